@@ -1,0 +1,1 @@
+"""One target, one file; the file name is what `--to` takes. Installed as `edgekit.converters`."""

@@ -1,0 +1,57 @@
+"""What an artefact carries beside its weights, so that one file is the whole model.
+
+The files that lie beside a checkpoint's weights (config, generation defaults, tokenizer) travel byte for byte
+under the key `edgekit.file.NAME`, each with its sha256, together with where the artefact came from. GGUF stores
+them as uint8 arrays, ONNX as base64 text in `metadata_props`; this module knows only names and bytes.
+"""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Mapping
+
+from edgekit import __version__, tokenizer
+from edgekit.errors import CheckpointError
+
+FILE = "edgekit.file."
+SHA256 = ".sha256"
+
+# Beside the tokenizer's files; `config.json` makes the way back to a Hugging Face folder exact.
+CONFIGURATION = ("config.json", "generation_config.json", "chat_template.jinja")
+CARRIED = (*CONFIGURATION, *tokenizer.FILES)
+
+
+def pack(files: Mapping[str, bytes], *, source_sha256: str, quant: str) -> tuple[dict[str, str], dict[str, bytes]]:
+    """The artefact's own keys: short texts, and whole files by key."""
+    texts = {"edgekit.version": __version__, "edgekit.source.sha256": source_sha256, "edgekit.quant": quant}
+    blobs = {}
+    for name in CARRIED:
+        if name in files:
+            blobs[FILE + name] = bytes(files[name])
+            texts[FILE + name + SHA256] = hashlib.sha256(files[name]).hexdigest()
+    return texts, blobs
+
+
+def unpack(texts: Mapping[str, str], blobs: Mapping[str, bytes], where: object) -> dict[str, bytes]:
+    """The files that `pack` put in. Raises `CheckpointError` if one does not match its sha256."""
+    files = {}
+    for key, data in blobs.items():
+        if not key.startswith(FILE):
+            continue
+        name = key.removeprefix(FILE)
+        if texts.get(key + SHA256) != hashlib.sha256(data).hexdigest():
+            raise CheckpointError(f"{where}: the {name} inside does not match its sha256: the file is damaged")
+        files[name] = bytes(data)
+    return files
+
+
+def to_text(data: bytes) -> str:
+    """Bytes for a format whose metadata is text only."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def from_text(text: str, where: object) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise CheckpointError(f"{where}: a file inside is not base64: the artefact is damaged") from error

@@ -1,0 +1,360 @@
+"""A Hugging Face Llama folder, read with numpy and safetensors alone, and held to its word.
+
+A checkpoint that loads silently and talks nonsense is the worst outcome. So every key of the configuration is
+either understood or refused by name, and every tensor is there, has the right shape and is finite.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+from numpy.typing import NDArray
+
+from edgekit import artefact
+from edgekit.errors import CheckpointError
+from edgekit.files import read_bytes
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+# Keys that change nothing in what the model computes at inference: bookkeeping, training and generation settings.
+# Everything not listed here or read in `LlamaConfig.from_dict` is refused.
+HARMLESS = frozenset(
+    """architectures _name_or_path transformers_version torch_dtype dtype use_cache initializer_range
+    attention_dropout tokenizer_class auto_map return_dict output_hidden_states output_attentions torchscript
+    use_bfloat16 tf_legacy_loss pruned_heads chunk_size_feed_forward id2label label2id task_specific_params
+    problem_type prefix finetuning_task sep_token_id decoder_start_token_id max_length min_length do_sample
+    early_stopping num_beams temperature top_k top_p typical_p repetition_penalty length_penalty
+    no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores
+    return_dict_in_generate forced_bos_token_id forced_eos_token_id remove_invalid_values
+    exponential_decay_length_penalty suppress_tokens begin_suppress_tokens num_beam_groups diversity_penalty
+    unsloth_fixed unsloth_version _attn_implementation_autoset _from_model_config""".split()
+)
+
+# Keys that may be present only with the value that switches the feature off.
+MUST_BE: dict[str, tuple[Any, ...]] = {
+    "attention_bias": (False, None),
+    "mlp_bias": (False, None),
+    "hidden_act": ("silu",),
+    "pretraining_tp": (1, None),
+    "is_encoder_decoder": (False,),
+    "is_decoder": (False, True),
+    "add_cross_attention": (False,),
+    "cross_attention_hidden_size": (None,),
+    "tie_encoder_decoder": (False,),
+    "quantization_config": (None,),
+    "sliding_window": (None,),
+    "partial_rotary_factor": (1, 1.0, None),
+}
+
+# What training wrappers put before a tensor's name (DistributedDataParallel, torch.compile).
+PREFIXES = ("module.", "_orig_mod.")
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """The numbers of a Llama, by Hugging Face's names. Shapes follow from them: see `shapes`."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    tie_word_embeddings: bool = False
+    bos_token_id: int | None = None
+    eos_token_id: tuple[int, ...] = ()
+    pad_token_id: int | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: object = "config.json") -> "LlamaConfig":
+        """Read a `config.json`. Defaults for absent keys are those of transformers' `LlamaConfig`.
+
+        Raises:
+            CheckpointError: not a Llama, a key that is missing, unknown, out of range or not supported.
+        """
+        left = dict(values)
+        kind = left.pop("model_type", None)
+        if kind != "llama":
+            raise CheckpointError(f"{where}: model_type is {kind!r}; edgekit reads `llama` only")
+
+        def whole(key: str, default: int | None = None) -> int:
+            value = left.pop(key, None)
+            value = default if value is None else value
+            if value is None:
+                raise CheckpointError(f"{where}: {key} is missing")
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
+                raise CheckpointError(f"{where}: {key} must be a whole number above 0, not {value!r}")
+            return value
+
+        def real(key: str, default: float, found: Any = None) -> float:
+            value = left.pop(key, None) if found is None else found
+            value = default if value is None else value
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
+                raise CheckpointError(f"{where}: {key} must be a number above 0, not {value!r}")
+            return float(value)
+
+        heads = whole("num_attention_heads")
+        hidden = whole("hidden_size")
+        config = cls(
+            vocab_size=whole("vocab_size"),
+            hidden_size=hidden,
+            intermediate_size=whole("intermediate_size"),
+            num_hidden_layers=whole("num_hidden_layers"),
+            num_attention_heads=heads,
+            num_key_value_heads=whole("num_key_value_heads", heads),
+            head_dim=whole("head_dim", hidden // heads or 1),
+            max_position_embeddings=whole("max_position_embeddings", 2048),
+            rms_norm_eps=real("rms_norm_eps", 1e-6),
+            rope_theta=real("rope_theta", 10000.0, _rope_theta(left, where)),
+            tie_word_embeddings=bool(left.pop("tie_word_embeddings", False)),
+            bos_token_id=_token_id(left, "bos_token_id", where),
+            eos_token_id=_token_ids(left, "eos_token_id", where),
+            pad_token_id=_token_id(left, "pad_token_id", where),
+        )
+        if "head_dim" not in values and hidden % heads:
+            raise CheckpointError(f"{where}: hidden_size {hidden} does not divide by num_attention_heads {heads}")
+        if config.head_dim % 2:
+            raise CheckpointError(f"{where}: head_dim {config.head_dim} is odd; rotary embeddings need pairs")
+        if heads % config.num_key_value_heads:
+            raise CheckpointError(
+                f"{where}: num_attention_heads {heads} does not divide by num_key_value_heads "
+                f"{config.num_key_value_heads}"
+            )
+        for key, allowed in MUST_BE.items():
+            if key in left and (value := left.pop(key)) not in allowed:
+                raise CheckpointError(f"{where}: {key} is {value!r}, which edgekit does not support")
+        for key in left:
+            if key not in HARMLESS:
+                raise CheckpointError(
+                    f"{where}: unknown key {key!r}: edgekit cannot tell what it changes; remove it if it is only a note"
+                )
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """A `config.json` that transformers 4 and 5 read."""
+        eos: Any = list(self.eos_token_id)
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "attention_bias": False,
+            "mlp_bias": False,
+            "hidden_act": "silu",
+            "rope_scaling": None,
+            **{name: getattr(self, name) for name in self.__dataclass_fields__},
+            "eos_token_id": None if not eos else eos[0] if len(eos) == 1 else eos,
+        }
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor of the model by Hugging Face's name, in file order; `lm_head.weight` only if it is untied."""
+        d, ff = self.hidden_size, self.intermediate_size
+        q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab_size, d)}
+        for i in range(self.num_hidden_layers):
+            layer = f"model.layers.{i}."
+            shapes |= {
+                layer + "input_layernorm.weight": (d,),
+                layer + "self_attn.q_proj.weight": (q, d),
+                layer + "self_attn.k_proj.weight": (kv, d),
+                layer + "self_attn.v_proj.weight": (kv, d),
+                layer + "self_attn.o_proj.weight": (d, q),
+                layer + "post_attention_layernorm.weight": (d,),
+                layer + "mlp.gate_proj.weight": (ff, d),
+                layer + "mlp.up_proj.weight": (ff, d),
+                layer + "mlp.down_proj.weight": (d, ff),
+            }
+        shapes["model.norm.weight"] = (d,)
+        if not self.tie_word_embeddings:
+            shapes["lm_head.weight"] = (self.vocab_size, d)
+        return shapes
+
+
+@dataclass
+class Checkpoint:
+    """A whole model in memory: configuration, tensors and the files beside them.
+
+    `tensors` maps each name of `config.shapes()` to an array of float32 or float16 (BF16 is widened to float32,
+    losing nothing); `dtypes` says what the file held: "F32", "F16" or "BF16".
+    """
+
+    name: str
+    config: LlamaConfig
+    tensors: dict[str, NDArray]
+    dtypes: dict[str, str]
+    files: dict[str, bytes]
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def float32(self, name: str) -> NDArray[np.float32]:
+        """One tensor widened to float32, C order."""
+        return np.ascontiguousarray(self.tensors[name], dtype=np.float32)
+
+    def __iter__(self) -> Iterator[tuple[str, NDArray]]:
+        return iter(self.tensors.items())
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of everything that a conversion can depend on: tensors in order, and the files beside them."""
+        digest = hashlib.sha256()
+        for name in self.config.shapes():
+            digest.update(f"{name} {self.dtypes[name]}\0".encode())
+            digest.update(np.ascontiguousarray(self.tensors[name]).data)
+        for name in sorted(self.files):
+            digest.update(f"\0{name}\0".encode())
+            digest.update(self.files[name])
+        return digest.hexdigest()
+
+
+def open_folder(path: Path) -> Checkpoint:
+    """Read a Hugging Face folder: `config.json` and safetensors, one file or sharded.
+
+    Raises:
+        FileError: a file cannot be read.
+        CheckpointError: not a Llama that edgekit supports, or a missing, unexpected, misshapen, non-finite or
+            unreadable tensor; the message names it.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is not a folder" if path.exists() else f"{path} does not exist")
+    if not (path / "config.json").is_file():
+        raise CheckpointError(f"{path} has no config.json: a model folder holds config.json and {WEIGHTS}")
+    files = {name: read_bytes(path / name) for name in artefact.CARRIED if (path / name).is_file()}
+    config = LlamaConfig.from_dict(_json(files["config.json"], path / "config.json"), path / "config.json")
+    tensors, dtypes = {}, {}
+    for shard in _shards(path):
+        for name, tensor, dtype in read_safetensors(shard):
+            name = _without_prefix(name)
+            if name in tensors:
+                raise CheckpointError(f"{shard}: tensor {name} is there twice")
+            tensors[name], dtypes[name] = tensor, dtype
+    return Checkpoint(path.resolve().name, config, tensors, dtypes, files)
+
+
+def read_safetensors(path: Path) -> Iterator[tuple[str, NDArray, str]]:
+    """(name, array, dtype) of each tensor in one file; BF16 comes widened to float32.
+
+    Raises `CheckpointError` for a damaged file or a type that is no float of 16 or 32 bits.
+    """
+    try:
+        entries = safetensors.deserialize(read_bytes(path))
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
+    for name, entry in entries:
+        kind, data = entry["dtype"], entry["data"]
+        if kind == "F32":
+            array: NDArray = np.frombuffer(data, np.float32)
+        elif kind == "F16":
+            array = np.frombuffer(data, np.float16)
+        elif kind == "BF16":
+            # bfloat16 is the upper half of a float32. numpy has no such type, and neither has safetensors.numpy.
+            array = (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
+        else:
+            raise CheckpointError(f"{path}: tensor {name} is {kind}; edgekit reads F32, F16 and BF16")
+        yield name, array.reshape(entry["shape"]), kind
+
+
+def _shards(path: Path) -> list[Path]:
+    if (path / INDEX).is_file():
+        index = _json(read_bytes(path / INDEX), path / INDEX).get("weight_map")
+        if not isinstance(index, dict) or not all(isinstance(v, str) for v in index.values()):
+            raise CheckpointError(f"{path / INDEX}: weight_map is missing or not a table of file names")
+        shards = [path / name for name in sorted(set(index.values()))]
+        for shard in shards:
+            # A name with a folder in it could point anywhere on the disk.
+            if shard.parent != path or not shard.is_file():
+                raise CheckpointError(f"{path / INDEX} names {shard.name!r}, which is not in the folder")
+        return shards
+    if (path / WEIGHTS).is_file():
+        return [path / WEIGHTS]
+    single = sorted(path.glob("*.safetensors"))
+    if len(single) == 1:
+        return single
+    if any(path.glob("*.bin")) or any(path.glob("*.pt*")):
+        raise CheckpointError(
+            f"{path} has pickled weights only, which edgekit never loads: save it again with safe_serialization=True"
+        )
+    raise CheckpointError(f"{path} has no {WEIGHTS}")
+
+
+def _check(checkpoint: Checkpoint) -> None:
+    """Hold the tensors to the configuration; drops what is known to be redundant. Raises `CheckpointError`."""
+    where, tensors = checkpoint.name, checkpoint.tensors
+    for name in [n for n in tensors if n.endswith("rotary_emb.inv_freq")]:
+        del tensors[name]  # written by old transformers, computed from rope_theta ever since
+    if checkpoint.config.tie_word_embeddings and "lm_head.weight" in tensors:
+        head, embedding = tensors.pop("lm_head.weight"), tensors.get("model.embed_tokens.weight")
+        if embedding is not None and not np.array_equal(head, embedding):
+            raise CheckpointError(
+                f"{where}: lm_head.weight differs from model.embed_tokens.weight, but the configuration ties them "
+                "(set tie_word_embeddings to false)"
+            )
+    shapes = checkpoint.config.shapes()
+    for name in shapes:
+        if name not in tensors:
+            raise CheckpointError(f"{where}: tensor {name} is missing")
+    for name in tensors:
+        if name not in shapes:
+            raise CheckpointError(f"{where}: unexpected tensor {name}")
+    for name, shape in shapes.items():
+        if tensors[name].shape != shape:
+            raise CheckpointError(
+                f"{where}: tensor {name} has shape {list(tensors[name].shape)}, the configuration wants {list(shape)}"
+            )
+        if not np.isfinite(tensors[name]).all():
+            count = int((~np.isfinite(tensors[name])).sum())
+            raise CheckpointError(f"{where}: tensor {name} has {count} values that are NaN or infinite")
+
+
+def _without_prefix(name: str) -> str:
+    while name.startswith(PREFIXES):
+        name = next(name.removeprefix(p) for p in PREFIXES if name.startswith(p))
+    return name
+
+
+def _json(data: bytes, where: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{where} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{where} is not a JSON object")
+    return value
+
+
+def _rope_theta(left: dict[str, Any], where: object) -> Any:
+    """`rope_theta` as transformers 5 writes it, inside `rope_parameters`; refuses every kind of scaling."""
+    scaling = left.pop("rope_scaling", None)
+    parameters = left.pop("rope_parameters", None)
+    for key, value in (("rope_scaling", scaling), ("rope_parameters", parameters)):
+        if value is None:
+            continue
+        if not isinstance(value, dict) or value.get("rope_type", value.get("type", "default")) != "default":
+            raise CheckpointError(f"{where}: {key} is {value!r}; edgekit supports plain rotary embeddings only")
+        if unknown := set(value) - {"rope_type", "type", "rope_theta"}:
+            raise CheckpointError(f"{where}: {key} has {sorted(unknown)[0]!r}, which edgekit does not support")
+    return (parameters or {}).get("rope_theta")
+
+
+def _token_id(left: dict[str, Any], key: str, where: object) -> int | None:
+    ids = _token_ids(left, key, where)
+    return ids[0] if ids else None
+
+
+def _token_ids(left: dict[str, Any], key: str, where: object) -> tuple[int, ...]:
+    value = left.pop(key, None)
+    ids = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
+        raise CheckpointError(f"{where}: {key} must be a token id or a list of them, not {value!r}")
+    return tuple(i for i in ids if i >= 0)  # some files write -1 for none

@@ -1,0 +1,105 @@
+"""The verb `convert`: any model that edgekit reads, into any format that a converter writes.
+
+A file `converters/NAME.py` is a converter if it has
+
+    SUFFIX: str                 of what it writes: ".gguf", ".onnx", or "" for a folder
+    QUANTS: tuple[str, ...]     what `--quant` takes, cheapest loss first
+    DEFAULT: str                the one taken when none is named
+    def convert(checkpoint, out, settings, progress) -> list[Written]
+
+`convert` writes to `out`, a temporary name; renaming, naming and overwriting are done here, once.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekit import files, rooms
+from edgekit.checkpoint import Checkpoint, open_folder
+from edgekit.errors import CheckpointError, SettingError, UnknownRoomError
+from edgekit.settings import Converting
+
+Progress = Callable[[Iterable[Any], str, int], Iterator[Any]]
+"""Wraps a loop: (items, what they are, how many) -> the same items. The command line draws a bar."""
+
+
+def silent(items: Iterable[Any], what: str, total: int) -> Iterator[Any]:
+    """The progress that says nothing."""
+    yield from items
+
+
+@dataclass(frozen=True)
+class Written:
+    """One tensor of an artefact."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    """As the format calls it: Q4_0, F32, int8, ..."""
+    bytes: int
+    note: str = ""
+    """Why the type is not the one asked for."""
+
+
+def open_model(path: Path) -> Checkpoint:
+    """A checkpoint from whatever holds one: a Hugging Face folder, or a `.gguf`, dequantized.
+
+    Raises:
+        CheckpointError: `path` holds no model that can be read back to tensors.
+        MissingExtraError: the converter that reads it needs a package.
+    """
+    path = Path(path)
+    if path.is_file():
+        for name in rooms.names("converters"):
+            if path.suffix == rooms.suffix("converters", name):
+                room = rooms.load("converters", name)
+                if hasattr(room, "read"):
+                    return room.read(path)
+        raise CheckpointError(
+            f"{path} cannot be turned back into a checkpoint: give the model folder or .gguf it was made from"
+        )
+    return open_folder(path)
+
+
+def check_quant(to: str, quant: str | None) -> str:
+    """The quantization to use; raises `SettingError` that lists the converter's own."""
+    room = rooms.load("converters", to)
+    quant = (quant or room.DEFAULT).lower()
+    if quant not in room.QUANTS:
+        raise SettingError(f"unknown quantization {quant!r} for {to}: choose from {', '.join(room.QUANTS)}")
+    return quant
+
+
+def convert(
+    source: Path,
+    to: str,
+    out: Path | None = None,
+    *,
+    settings: Converting | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+) -> tuple[Path, list[Written]]:
+    """Convert a model, whole or not at all; the path written and its tensors.
+
+    Args:
+        source: a Hugging Face folder or a `.gguf`.
+        to: the converter's name.
+        out: where to; by default `NAME-QUANT.SUFFIX` in the current folder.
+        force: replace a file that is there.
+
+    Raises:
+        EdgekitError: any of its kinds; nothing is left behind.
+    """
+    to = rooms.ALIASES.get(to, to)
+    if to not in rooms.names("converters"):
+        raise UnknownRoomError(f"unknown format {to!r}: choose from {', '.join(rooms.names('converters'))}")
+    settings = settings or Converting()
+    room = rooms.load("converters", to)
+    quant = check_quant(to, settings.quant)
+    settings = Converting(quant, settings.embedding_type, settings.reduce_range)
+    checkpoint = open_model(source)
+    out = Path(out) if out else Path(f"{checkpoint.name}-{quant}{room.SUFFIX}")
+    with files.replacing(out, force=force) as temporary:
+        written = room.convert(checkpoint, temporary, settings, progress)
+    return out, written

@@ -1,0 +1,79 @@
+"""Every error that edgekit raises on purpose. Catch `EdgekitError` to catch them all.
+
+EdgekitError                    one line for a person: what was wrong, and what to do
+├── UsageError                  the call itself cannot be meant (exit status 2)
+│   ├── UnknownRoomError        no such runtime, converter or quantization
+│   └── SettingError            a sampling or conversion value outside its range
+├── MissingExtraError           a package is not installed; the message ends in the command that installs it
+├── FileError                   a file cannot be read or written
+│   ├── CheckpointError         a model folder or artefact that is not what it claims to be
+│   └── VocabularyError         a tokenizer file that is not what it claims to be
+├── PromptError                 an empty prompt, or text that is not UTF-8
+├── ContextError                more tokens than the model's context holds
+└── RuntimeFailure              a backend refused the model or a call
+
+The command line turns each into one line on stderr, exit status 2 for `UsageError` and 1 for the rest.
+Anything else that escapes is a bug and keeps its traceback.
+"""
+
+__all__ = [
+    "CheckpointError",
+    "ContextError",
+    "EdgekitError",
+    "FileError",
+    "MissingExtraError",
+    "PromptError",
+    "RuntimeFailure",
+    "SettingError",
+    "UnknownRoomError",
+    "UsageError",
+    "VocabularyError",
+]
+
+
+class EdgekitError(Exception):
+    """Base of every deliberate error; `str()` of it is one line meant for a person."""
+
+    exit_code = 1
+
+
+class UsageError(EdgekitError):
+    """The call cannot be meant: two flags that exclude each other, an unknown name."""
+
+    exit_code = 2
+
+
+class UnknownRoomError(UsageError):
+    """A runtime, converter or quantization that does not exist; the message lists those that do."""
+
+
+class SettingError(UsageError):
+    """A setting outside its range; the message names the setting and the range."""
+
+
+class MissingExtraError(EdgekitError):
+    """A package is not installed; the message ends in the pip command that installs it."""
+
+
+class FileError(EdgekitError):
+    """A file cannot be read or written."""
+
+
+class CheckpointError(FileError):
+    """A model folder or artefact is damaged, foreign or unsupported; names the file, tensor or key."""
+
+
+class VocabularyError(FileError):
+    """A tokenizer file is damaged or foreign."""
+
+
+class PromptError(EdgekitError):
+    """A prompt that no model can continue: empty, or not UTF-8."""
+
+
+class ContextError(EdgekitError):
+    """More tokens than the context holds; the message names both numbers."""
+
+
+class RuntimeFailure(EdgekitError):
+    """A backend refused a model or a call; carries what the backend said."""
