@@ -1,0 +1,112 @@
+"""How fast does a TokenMonster vocabulary encode and decode here? Plain Python, compiled, and the reference.
+
+    python examples/bench_tokenizer.py english-8000-strict-nocapcode-v1.vocab            # text from Python's own docs
+    python examples/bench_tokenizer.py my.vocab book.txt --runs 9
+
+One core. Each figure is input (or output) text in MB (10^6 bytes) a second, best and median of the runs, after one
+run to warm up. The paths' ids are compared; a difference ends the run with status 1.
+"""
+
+import argparse
+import json
+import pydoc_data.topics
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from edgekit.tokenmonster import Vocabulary
+
+REFERENCE = """
+import json, sys, time
+from pathlib import Path
+from edgekit.training.reference_tokenizer import load
+reference = load(Path(sys.argv[1]).read_bytes(), patience=15)
+text, times = Path(sys.argv[2]).read_bytes().decode(), []
+for _ in range(int(sys.argv[3]) + 1):
+    start = time.perf_counter()
+    ids = reference.encode(text)
+    times.append(time.perf_counter() - start)
+print(json.dumps([ids, times[1:]]))
+"""
+
+
+def own_text() -> bytes:
+    """About 0.7 MB of English that every Python has: the language reference behind `help()`."""
+    return "\n\n".join(pydoc_data.topics.topics.values()).encode()
+
+
+def timed(call: Callable[[], object], runs: int) -> list[float]:
+    call()
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def show(what: str, size: int, times: Sequence[float]) -> None:
+    best, median = size / min(times) / 1e6, size / statistics.median(times) / 1e6
+    print(f"{what:<18} best {best:8.2f} MB/s   median {median:8.2f} MB/s")
+
+
+def reference(vocabulary: Path, text: Path, runs: int) -> tuple[list[int], list[float]] | str:
+    """Ids and times of the published package in a process of its own, or one line why not."""
+    command = [sys.executable, "-c", REFERENCE, str(vocabulary), str(text), str(runs)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        return "no answer in 120 seconds"
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+    ids, times = json.loads(done.stdout)
+    return ids, times
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("vocabulary", type=Path, help="a .vocab file")
+    parser.add_argument("text", type=Path, nargs="?", help="UTF-8 text (default: Python's own language reference)")
+    parser.add_argument("--runs", type=int, default=5)
+    options = parser.parse_args()
+    vocabulary = Vocabulary.load(options.vocabulary)
+    data = options.text.read_bytes() if options.text else own_text()
+
+    start = time.perf_counter()
+    Vocabulary.load(options.vocabulary).encode("Once upon a time")
+    print(f"load and first encode in plain Python: {(time.perf_counter() - start) * 1e3:.0f} ms")
+    ids = vocabulary.encode(data)
+    print(f"{len(data) / 1e6:.2f} MB of text, {len(ids):,} tokens, {len(data) / max(1, len(ids)):.2f} bytes each")
+    show("plain encode", len(data), timed(lambda: vocabulary.encode(data), options.runs))
+    show("decode", len(vocabulary.decode_bytes(ids)), timed(lambda: vocabulary.decode_bytes(ids), options.runs))
+
+    same = True
+    try:
+        from edgekit.training.fast_tokenizer import FastEncoder
+    except ModuleNotFoundError as error:
+        print(f"compiled: needs {error.name}: pip install 'edgekit[train]'")
+    else:
+        start = time.perf_counter()
+        fast = FastEncoder(vocabulary)
+        same = fast.encode(data).tolist() == ids
+        print(f"compiled: {time.perf_counter() - start:.1f} s to make, compile and run once, ids equal: {same}")
+        show("compiled encode", len(data), timed(lambda: fast.encode(data), options.runs))
+
+    if options.text is None:
+        print("reference: give a text file to compare with the tokenmonster package")
+        return 0 if same else 1
+    answer = reference(options.vocabulary, options.text, options.runs)
+    if isinstance(answer, str):
+        print(f"reference: {answer}")
+    else:
+        show("reference encode", len(data), answer[1])
+        print(f"reference: ids equal: {answer[0] == ids}")
+        same = same and answer[0] == ids
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
