@@ -55,3 +55,13 @@ def from_text(text: str, where: object) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise CheckpointError(f"{where}: a file inside is not base64: the artefact is damaged") from error
+
+
+def files_in_texts(texts: Mapping[str, str], where: object) -> dict[str, bytes]:
+    """`unpack` for a format whose metadata is text only, where `to_text` made the values."""
+    blobs = {
+        key: from_text(value, where)
+        for key, value in texts.items()
+        if key.startswith(FILE) and not key.endswith(SHA256)
+    }
+    return unpack(texts, blobs, where)

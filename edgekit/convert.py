@@ -103,3 +103,20 @@ def convert(
     with files.replacing(out, force=force) as temporary:
         written = room.convert(checkpoint, temporary, settings, progress)
     return out, written
+
+
+def summary(path: Path, written: list[Written]) -> str:
+    """The table that a person sees after a conversion: size by type, and every tensor that is not as asked for."""
+    sizes: dict[str, list[int]] = {}
+    for w in written:
+        sizes.setdefault(w.type, []).append(w.bytes)
+    total = sum(p.stat().st_size for p in ([path] if path.is_file() else path.iterdir()))
+    lines = [f"{path.name}: {total / 1e6:.2f} MB, {len(written)} tensors"]
+    lines += [f"  {kind:<8}{len(each):>4} tensors {sum(each) / 1e6:>9.2f} MB" for kind, each in sizes.items()]
+    notes: dict[str, list[str]] = {}
+    for w in written:
+        if w.note:
+            notes.setdefault(w.note, []).append(w.name)
+    for note, names in notes.items():
+        lines.append(f"  {note}: {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
+    return "\n".join(lines)

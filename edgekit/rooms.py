@@ -7,6 +7,8 @@
 import importlib
 import importlib.util
 import pkgutil
+import re
+from pathlib import Path
 from types import ModuleType
 
 from edgekit.errors import MissingExtraError, UnknownRoomError
@@ -15,7 +17,7 @@ from edgekit.errors import MissingExtraError, UnknownRoomError
 ALIASES = {"llama.cpp": "llamacpp", "llama-cpp": "llamacpp", "pytorch": "torch", "onnxruntime": "onnx", "ort": "onnx"}
 
 # A runtime's extra has the runtime's name; a converter's is named for what it brings along.
-EXTRAS = {("converters", "onnx"): "export"}
+EXTRAS = {("converters", "onnx"): "export", ("converters", "optimum"): "export"}
 
 ROOMS = ("runtimes", "converters", "training")
 
@@ -56,10 +58,12 @@ def load(room: str, name: str) -> ModuleType:
         ) from error
 
 
-# The suffix of each format, said here so that a path can be matched without importing the room.
-SUFFIXES = {"gguf": ".gguf", "onnx": ".onnx", "llamacpp": ".gguf"}
-
-
 def suffix(room: str, name: str) -> str:
-    """The suffix of what a converter writes or a runtime opens; "" for a model folder."""
-    return SUFFIXES.get(name, "")
+    """The file suffix that a converter writes or a runtime opens; "" for a model folder.
+
+    It is the file's own `SUFFIX = "..."` line, read as text: to match a path must not import a backend.
+    """
+    spec = importlib.util.find_spec(f"edgekit.{room}.{ALIASES.get(name, name)}")
+    source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
+    found = re.search(r'^SUFFIX(?:: str)? = "([^"]*)"', source, re.MULTILINE)
+    return found.group(1) if found else ""

@@ -24,8 +24,11 @@ class Runtime(Protocol):
     context_length: int
     length: int
     """Tokens now in the cache."""
-    files: Mapping[str, bytes]
-    """What lies beside the weights, by Hugging Face's file names: config.json, tokenizer files, ..."""
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """What lies beside the weights, by Hugging Face's file names: config.json, tokenizer files, ..."""
+        ...
 
     def forward(self, tokens: Sequence[int], *, every: bool = False) -> Logits:
         """Append tokens and return float32 logits, an array that the caller owns.

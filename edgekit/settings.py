@@ -12,7 +12,9 @@ from typing import Any
 from edgekit.errors import SettingError
 
 
-def setting(default: Any, help: str, *, check: Callable[[Any], bool] | None = None, range: str = "", **more: Any) -> Any:
+def setting(
+    default: Any, help: str, *, check: Callable[[Any], bool] | None = None, range: str = "", **more: Any
+) -> Any:
     """A dataclass field with its help, its test and the words for the values that pass it."""
     metadata = {"help": help, "check": check, "range": range, **more}
     if isinstance(default, (list, dict)):
@@ -55,17 +57,33 @@ def _whole(low: int, high: int = 2**63) -> Callable[[Any], bool]:
 class Sampling(Checked):
     """How the next token is chosen. Order and meaning of the steps are those of Hugging Face `generate`."""
 
-    temperature: float = setting(0.0, "Divide the logits by this; 0 takes the likeliest token.",
-                                 check=_number(0), range="a number from 0 up")
-    top_k: int = setting(0, "Keep the K likeliest tokens; 0 keeps all.", check=_whole(0), range="a whole number from 0 up")
-    top_p: float = setting(1.0, "Keep the fewest tokens whose probabilities reach P.",
-                           check=_number(0, 1, above=True), range="above 0 and at most 1")
-    min_p: float = setting(0.0, "Drop tokens less likely than P times the likeliest.",
-                           check=_number(0, 1), range="from 0 to 1")
-    repetition_penalty: float = setting(1.0, "Weaken tokens of the prompt and of the text so far; 1 is off.",
-                                        check=_number(0, above=True), range="a number above 0")
-    seed: int | None = setting(None, "Same seed, same text, on every runtime; none draws a new one.",
-                               check=_whole(0), range="a whole number from 0 up")
+    temperature: float = setting(
+        0.0, "Divide the logits by this; 0 takes the likeliest token.", check=_number(0), range="a number from 0 up"
+    )
+    top_k: int = setting(
+        0, "Keep the K likeliest tokens; 0 keeps all.", check=_whole(0), range="a whole number from 0 up"
+    )
+    top_p: float = setting(
+        1.0,
+        "Keep the fewest tokens whose probabilities reach P.",
+        check=_number(0, 1, above=True),
+        range="above 0 and at most 1",
+    )
+    min_p: float = setting(
+        0.0, "Drop tokens less likely than P times the likeliest.", check=_number(0, 1), range="from 0 to 1"
+    )
+    repetition_penalty: float = setting(
+        1.0,
+        "Weaken tokens of the prompt and of the text so far; 1 is off.",
+        check=_number(0, above=True),
+        range="a number above 0",
+    )
+    seed: int | None = setting(
+        None,
+        "Same seed, same text, on every runtime; none draws a new one.",
+        check=_whole(0),
+        range="a whole number from 0 up",
+    )
     logit_bias: dict[int, float] = setting({}, "Add to the logit of a token id.", flag=False)
     banned: tuple[int, ...] = setting((), "Token ids that are never chosen.", flag=False)
     ban_replacement: bool = setting(False, "Never print U+FFFD: mask tokens that cannot continue valid UTF-8.")
@@ -75,24 +93,49 @@ class Sampling(Checked):
 class Generating(Sampling):
     """Everything that one call of `generate` or `stream` takes: the sampling, and where to stop."""
 
-    max_new_tokens: int = setting(256, "Stop after this many tokens.", check=_whole(1), range="a whole number from 1 up")
-    stop: tuple[str, ...] = setting((), "Stop before this text; may be repeated.", metavar="TEXT",
-                                    check=lambda v: all(isinstance(s, str) and s for s in v), range="non-empty texts")
+    max_new_tokens: int = setting(
+        256, "Stop after this many tokens.", check=_whole(1), range="a whole number from 1 up"
+    )
+    stop: tuple[str, ...] = setting(
+        (),
+        "Stop before this text; may be repeated.",
+        metavar="TEXT",
+        check=lambda v: all(isinstance(s, str) and s for s in v),
+        range="non-empty texts",
+    )
     ignore_eos: bool = setting(False, "Go on past the end of the text.")
-    truncate: str | None = setting(None, "Shorten a prompt that is too long: `left` drops its beginning.",
-                                   check=lambda v: v in ("left",), range="`left`", choices=("left",))
-    logprobs: int | None = setting(None, "Record each token's log-probability, and the N likeliest beside it.",
-                                   check=_whole(0), range="a whole number from 0 up")
+    truncate: str | None = setting(
+        None,
+        "Shorten a prompt that is too long: `left` drops its beginning.",
+        check=lambda v: v in ("left",),
+        range="`left`",
+        choices=("left",),
+    )
+    logprobs: int | None = setting(
+        None,
+        "Record each token's log-probability, and the N likeliest beside it.",
+        check=_whole(0),
+        range="a whole number from 0 up",
+    )
 
 
 @dataclass(frozen=True)
 class Running(Checked):
     """How a runtime is set up."""
 
-    threads: int | None = setting(None, "CPU threads; default: the physical cores, at most 4.",
-                                  check=_whole(1, 1024), range="a whole number from 1 to 1024")
-    kv_type: str = setting("f16", "Type of llama.cpp's KV cache; f32 for exact comparison.",
-                           check=lambda v: v in ("f16", "f32"), range="f16 or f32", choices=("f16", "f32"))
+    threads: int | None = setting(
+        None,
+        "CPU threads; default: the physical cores, at most 4.",
+        check=_whole(1, 1024),
+        range="a whole number from 1 to 1024",
+    )
+    kv_type: str = setting(
+        "f16",
+        "Type of llama.cpp's KV cache; f32 for exact comparison.",
+        check=lambda v: v in ("f16", "f32"),
+        range="f16 or f32",
+        choices=("f16", "f32"),
+    )
 
 
 @dataclass(frozen=True)

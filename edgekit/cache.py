@@ -1,0 +1,46 @@
+"""Conversions that a runtime needs, made once and kept in the user's cache folder.
+
+The key covers the source's bytes, the quantization and edgekit's version, so that nothing stale is ever used.
+`EDGEKIT_CACHE` names another folder.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+import platformdirs
+
+from edgekit import __version__, artefact, rooms
+from edgekit.convert import Progress, convert, silent
+from edgekit.errors import FileError
+from edgekit.files import said
+from edgekit.settings import Converting
+
+
+def folder() -> Path:
+    """Where converted models are kept; safe to delete at any time."""
+    return Path(os.environ.get("EDGEKIT_CACHE") or platformdirs.user_cache_path("edgekit")) / "converted"
+
+
+def converted(source: Path, to: str, quant: str, progress: Progress = silent) -> Path:
+    """`source` in another format, from the cache or made now. Raises as `edgekit.convert.convert`."""
+    path = folder() / f"{Path(source).resolve().stem}-{quant}-{digest(source, quant)}{rooms.suffix('converters', to)}"
+    if not path.exists():
+        convert(source, to, path, settings=Converting(quant=quant), force=True, progress=progress)
+    return path
+
+
+def digest(source: Path, quant: str) -> str:
+    """24 hexadecimal digits over the bytes of every file that a conversion reads, the quantization and the version."""
+    source = Path(source)
+    files = [source]
+    if source.is_dir():
+        files = sorted(p for p in source.iterdir() if p.name in artefact.CARRIED or ".safetensors" in p.name)
+    total = hashlib.sha256(f"{__version__}\0{quant}".encode())
+    for path in files:
+        try:
+            with open(path, "rb") as file:
+                total.update(f"\0{path.name}\0".encode() + hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise FileError(f"cannot read {path}: {said(error)}") from error
+    return total.hexdigest()[:24]

@@ -1,0 +1,314 @@
+"""The command line. Imports nothing heavy, not even numpy: what a command needs is imported when it runs.
+
+Text and paths go to stdout, everything else (progress, statistics, errors) to stderr. Exit status 0 for success,
+2 for a call that cannot be meant, 1 for every other failure, 130 after Ctrl-C.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgekit import __version__, rooms
+from edgekit.errors import EdgekitError, PromptError, UsageError
+from edgekit.options import given, options
+from edgekit.settings import Converting, Generating, Running
+
+
+SHOWN = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+class OneLine(click.ClickException):
+    """An error as a person sees it."""
+
+    def __init__(self, error: EdgekitError):
+        super().__init__(" ".join(str(error).split()))
+        self.exit_code = error.exit_code  # type: ignore[misc]
+
+
+class Commands(click.Group):
+    """Every deliberate error becomes one line and an exit status, here and nowhere else."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EdgekitError as error:
+            raise OneLine(error) from error
+
+
+@click.group(cls=Commands, context_settings=SHOWN)
+@click.version_option(__version__, prog_name="edgekit")
+def main() -> None:
+    """A tiny Llama the whole way: convert it, prove it, run it anywhere with the same tokens.
+
+    \b
+    edgekit run -m MODEL "Once upon a time"
+    edgekit convert -m MODEL --to gguf --quant q4_0
+    edgekit inspect -m MODEL
+
+    MODEL is a Hugging Face folder, a .gguf, a .onnx, or a Hub id such as StentorLabs/Stentor2-12M.
+    """
+
+
+model_option = click.option("-m", "--model", metavar="MODEL", help="Model folder, .gguf, .onnx or Hub id.")
+revision_option = click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub id.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+
+
+def progress(items: Iterable[Any], what: str, total: int) -> Iterator[Any]:
+    """A bar on stderr; silent where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    with click.progressbar(items, length=total, label=what, file=sys.stderr) as bar:
+        yield from bar
+
+
+# -----------------------------------------------------------------------------
+# run
+
+
+@main.command()
+@click.argument("prompt", required=False)
+@model_option
+@click.option(
+    "--runtime", metavar="NAME", help=f"One of {', '.join(rooms.names('runtimes'))}; default: the format's own."
+)
+@click.option("--quant", metavar="TYPE", help="For a folder on onnx or llamacpp: the type of its cached conversion.")
+@revision_option
+@options(Generating, Running)
+@click.option("--echo/--no-echo", default=True, help="Print the prompt before the text that goes on from it.")
+@click.option("--stats", is_flag=True, help="Print timings on stderr.")
+@json_option
+def run(
+    prompt: str | None,
+    model: str | None,
+    runtime: str | None,
+    quant: str | None,
+    revision: str | None,
+    echo: bool,
+    stats: bool,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Go on from PROMPT, streaming the text.
+
+    Without PROMPT it reads a piped stdin, or asks for prompts one by one.
+
+    \b
+    edgekit run -m model.gguf "Once upon a time"
+    edgekit run -m model.onnx "The science of" --temperature 0.8 --top-p 0.7 --repetition-penalty 1.2 --seed 7
+    echo "Once upon a time" | edgekit run -m ./checkpoint --runtime torch --stats
+
+    What no flag says, the model's own generation config does; a [default] holds where that is silent too.
+    """
+    if prompt is None and not sys.stdin.isatty():
+        prompt = _piped()
+    elif prompt is not None:
+        _check_utf8(prompt)
+    running, settings = given(Running, values), given(Generating, values)
+    from edgekit.model import load
+
+    loaded = load(model, runtime=runtime, quant=quant, revision=revision, progress=progress, **running)
+    if prompt is not None:
+        _answer(loaded, prompt, settings, echo, stats, as_json)
+    else:
+        _converse(loaded, settings, stats, as_json)
+
+
+def _piped() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise PromptError(f"the prompt on stdin is not UTF-8 (at byte {error.start})") from error
+
+
+def _check_utf8(prompt: str) -> None:
+    """Arguments that are not UTF-8 reach Python as lone surrogates."""
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PromptError(f"the prompt is not UTF-8 (at character {error.start + 1})") from error
+
+
+def _answer(loaded: Any, prompt: str, settings: dict[str, Any], echo: bool, stats: bool, as_json: bool) -> None:
+    stream = loaded.stream(prompt, **settings)
+    interrupted = False
+    try:
+        if echo and not as_json:
+            _say(prompt)
+        for piece in stream:
+            if not as_json:
+                _say(piece)
+    except KeyboardInterrupt:
+        interrupted = True
+        stream.close()
+    if as_json:
+        click.echo(json.dumps(_record(stream.result, loaded)))
+    else:
+        click.echo()
+    if stats:
+        click.echo(_statistics(stream.result), err=True)
+    if interrupted:
+        sys.exit(130)
+
+
+def _converse(loaded: Any, settings: dict[str, Any], stats: bool, as_json: bool) -> None:
+    """A prompt line. Ctrl-C ends a text, or the session when there is none; so does Ctrl-D."""
+    import contextlib
+
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  (gives `input` a history and arrow keys)
+    click.echo("Type the beginning of a text; Ctrl-C stops a text, Ctrl-D ends.", err=True)
+    while True:
+        try:
+            prompt = input("> ")
+        except (EOFError, KeyboardInterrupt):
+            click.echo(err=True)
+            return
+        if not prompt:
+            continue
+        try:
+            _answer(loaded, prompt, settings, True, stats, as_json)
+        except EdgekitError as error:
+            click.echo(f"Error: {error}", err=True)
+        except SystemExit:
+            continue
+
+
+def _say(piece: str) -> None:
+    click.echo(piece, nl=False)
+    sys.stdout.flush()
+
+
+def _statistics(result: Any) -> str:
+    t = result.timings
+    return (
+        f"load {1000 * t.load:.0f} ms · first token {1000 * t.first_token:.1f} ms · "
+        f"prefill {t.prompt_tokens} tokens {t.prefill_rate:,.0f}/s · "
+        f"decode {t.new_tokens} tokens {t.decode_rate:,.0f}/s · {result.finish_reason} · seed {result.seed}"
+    )
+
+
+def _record(result: Any, loaded: Any) -> dict[str, Any]:
+    import dataclasses
+
+    record = dataclasses.asdict(result)
+    record["timings"] |= {"prefill_rate": result.timings.prefill_rate, "decode_rate": result.timings.decode_rate}
+    return record | {"runtime": type(loaded.runtime).__module__.rpartition(".")[2]}
+
+
+# -----------------------------------------------------------------------------
+# convert
+
+
+@main.command()
+@model_option
+@click.option("--to", required=True, metavar="FORMAT", help=f"One of {', '.join(rooms.names('converters'))}.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to; default: NAME-QUANT in this folder.")
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@revision_option
+@options(Converting)
+@json_option
+def convert(
+    model: str | None, to: str, output: Path | None, force: bool, revision: str | None, as_json: bool, **values: Any
+) -> None:
+    """Write a model in another format; prints the path.
+
+    \b
+    edgekit convert -m ./checkpoint --to gguf --quant q4_0
+    edgekit convert -m ./checkpoint --to onnx --quant int8 -o out.onnx
+    edgekit convert -m model.gguf --to hf -o ./checkpoint-again
+    """
+    from edgekit import convert as verb
+    from edgekit import source
+
+    settings = Converting(**given(Converting, values))
+    path, written = verb.convert(
+        source.resolve(model, revision=revision), to, output, settings=settings, force=force, progress=progress
+    )
+    if as_json:
+        import dataclasses
+
+        click.echo(json.dumps({"path": str(path), "tensors": [dataclasses.asdict(w) for w in written]}))
+        return
+    click.echo(verb.summary(path, written), err=True)
+    click.echo(str(path))
+
+
+# -----------------------------------------------------------------------------
+# inspect
+
+
+@main.command()
+@model_option
+@click.option("--tensors/--no-tensors", default=True, help="List every tensor.")
+@revision_option
+@json_option
+def inspect(model: str | None, tensors: bool, revision: str | None, as_json: bool) -> None:
+    """Say what a model or artefact is: parameters, vocabulary, tensors, size by type.
+
+    \b
+    edgekit inspect -m ./checkpoint
+    edgekit inspect -m model.gguf --json
+    """
+    from edgekit import inspect as verb
+    from edgekit import source
+
+    found = verb.describe(source.resolve(model, revision=revision))
+    click.echo(json.dumps(found) if as_json else verb.report(found, tensors=tensors))
+
+
+# -----------------------------------------------------------------------------
+# tokenize
+
+
+@main.command()
+@click.argument("text", required=False)
+@model_option
+@click.option("--vocab", metavar="VOCAB", help="A .vocab file or a TokenMonster name, instead of a model.")
+@click.option("--decode", is_flag=True, help="TEXT is ids (spaces or commas between); print their text.")
+@click.option("--count", is_flag=True, help="Print only how many tokens.")
+@revision_option
+@json_option
+def tokenize(
+    text: str | None,
+    model: str | None,
+    vocab: str | None,
+    decode: bool,
+    count: bool,
+    revision: str | None,
+    as_json: bool,
+) -> None:
+    """Show the tokens of TEXT (or of a piped stdin), or the text of token ids.
+
+    \b
+    edgekit tokenize --vocab english-8000-strict-nocapcode-v1 "Hello, World!"
+    edgekit tokenize -m ./checkpoint --decode "98 1637 593"
+    """
+    if model and vocab:
+        raise UsageError("give --model or --vocab, not both")
+    if text is None:
+        if sys.stdin.isatty():
+            raise UsageError("nothing to tokenize: give TEXT, or pipe it in")
+        text = _piped()
+    _check_utf8(text)
+    from edgekit import tokenize as verb
+
+    tokenizer = verb.open_tokenizer(model, vocab, revision)
+    if decode:
+        ids = verb.parse_ids(text, tokenizer.vocab_size)
+        shown = tokenizer.decode(ids)
+        click.echo(json.dumps({"ids": ids, "text": shown}) if as_json else shown)
+        return
+    ids = tokenizer.encode(text)
+    if as_json:
+        click.echo(json.dumps({"ids": ids, "pieces": verb.pieces(tokenizer, ids), "count": len(ids)}))
+    elif count:
+        click.echo(str(len(ids)))
+    else:
+        for token, piece in zip(ids, verb.pieces(tokenizer, ids), strict=True):
+            click.echo(f"{token:>7}  {json.dumps(piece, ensure_ascii=False)}")

@@ -1,0 +1,232 @@
+"""The one loop: prompt ids in, text out, the same on every runtime.
+
+    prefill -> choose -> show -> (stop?) -> decode step -> choose -> ...
+
+No forward call is made after the last token. Text leaves through the tokenizer's stream decoder, and a piece
+that may be the beginning of a stop string waits until it is certain.
+"""
+
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgekit.errors import ContextError, PromptError
+from edgekit.runtime import Logits, Runtime
+from edgekit.sampling import Sampler, log_softmax
+from edgekit.settings import Generating
+from edgekit.tokenizer import Decoder, Tokenizer
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A chosen token, its natural log-probability under the model (before the sampler), and the likeliest ones."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass
+class Timings:
+    """Seconds. `first_token` runs from the call to the first token chosen; `decode` covers the tokens after it."""
+
+    load: float = 0.0
+    prefill: float = 0.0
+    first_token: float = 0.0
+    decode: float = 0.0
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+
+    @property
+    def prefill_rate(self) -> float:
+        """Prompt tokens per second."""
+        return self.prompt_tokens / self.prefill if self.prefill else 0.0
+
+    @property
+    def decode_rate(self) -> float:
+        """New tokens per second, the first not counted."""
+        return (self.new_tokens - 1) / self.decode if self.decode and self.new_tokens > 1 else 0.0
+
+
+@dataclass
+class Generation:
+    """What a call of `generate` gives back."""
+
+    prompt: list[int]
+    """The ids that the model saw, BOS included."""
+    tokens: list[int] = field(default_factory=list)
+    """The ids it added; the last may be the one that ends a text."""
+    text: str = ""
+    """The text of `tokens`, continuing the prompt's, up to a stop string."""
+    finish_reason: str | None = None
+    """"stop" (end of text or a stop string), "length" (max_new_tokens or the context), "cancelled"; None while it runs."""
+    logprobs: list[TokenLogprob] | None = None
+    seed: int = 0
+    timings: Timings = field(default_factory=Timings)
+
+
+class Stream(Iterator[str]):
+    """The pieces of a text as they come; `result` holds what there is so far, and all of it at the end.
+
+    Closing it, or `cancel()` from another thread, ends the text after the current token.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        tokenizer: Tokenizer,
+        prompt: Sequence[int],
+        settings: Generating,
+        cancelled: Callable[[], bool] | None = None,
+    ):
+        self._runtime, self._tokenizer, self._settings = runtime, tokenizer, settings
+        self._asked = cancelled
+        self._stopped = False
+        self.result = Generation(fit(prompt, runtime.context_length, settings, tokenizer.bos))
+        self._pieces = self._run()
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def cancel(self) -> None:
+        """End the text after the current token, with finish_reason "cancelled". Safe from any thread."""
+        self._stopped = True
+
+    def close(self) -> None:
+        """End the text now; `result` keeps what was said."""
+        self._pieces.close()
+
+    def drain(self) -> Generation:
+        """Run to the end and return the result."""
+        for _ in self:
+            pass
+        return self.result
+
+    def _run(self) -> Generator[str, None, None]:
+        result, settings, runtime = self.result, self._settings, self._runtime
+        decoder = self._tokenizer.decoder(result.prompt)
+        sampler = Sampler(settings, runtime.vocab_size, result.prompt)
+        text = StopText(settings.stop)
+        result.seed = sampler.seed
+        result.logprobs = None if settings.logprobs is None else []
+        result.finish_reason = "cancelled"  # what it stays if nobody asks for the rest
+        begin = time.perf_counter()
+        runtime.rewind(0)
+        logits = runtime.forward(result.prompt)
+        result.timings.prompt_tokens = len(result.prompt)
+        result.timings.prefill = time.perf_counter() - begin
+        first = None
+        while True:
+            token = sampler.choose(logits, self._allowed(decoder))
+            now = time.perf_counter()
+            first = first or now
+            result.tokens.append(token)
+            result.timings.first_token, result.timings.decode = first - begin, now - first
+            result.timings.new_tokens = len(result.tokens)
+            if result.logprobs is not None:
+                result.logprobs.append(token_logprob(logits, token, settings.logprobs or 0))
+            reason = self._finished(token)
+            piece = text.add("" if token in self._tokenizer.stop else decoder.feed(token))
+            if reason and not text.found:
+                piece += text.add(self._rest(decoder)) + text.flush()
+            if text.found:
+                reason = "stop"
+            result.text += piece
+            if reason:
+                result.finish_reason = reason
+            if piece:
+                yield piece
+            if reason:
+                return
+            if self._stopped or (self._asked and self._asked()):
+                rest = text.add(self._rest(decoder)) + text.flush()
+                result.text += rest
+                if rest:
+                    yield rest
+                return
+            logits = runtime.forward([token])
+
+    def _finished(self, token: int) -> str | None:
+        if token in self._tokenizer.stop and not self._settings.ignore_eos:
+            return "stop"
+        full = len(self.result.prompt) + len(self.result.tokens) > self._runtime.context_length
+        return "length" if full or len(self.result.tokens) >= self._settings.max_new_tokens else None
+
+    def _allowed(self, decoder: Decoder) -> np.ndarray | None:
+        """What may come next under `ban_replacement`; no character is begun that cannot be finished in time."""
+        if not self._settings.ban_replacement:
+            return None
+        room = self._runtime.context_length - len(self.result.prompt)
+        remaining = min(self._settings.max_new_tokens - 1, room) - len(self.result.tokens)
+        return self._tokenizer.utf8_mask(decoder, remaining)
+
+    def _rest(self, decoder: Decoder) -> str:
+        """What the decoder still holds; half a character is dropped if no U+FFFD may be printed."""
+        rest = decoder.flush()
+        return rest.replace("\ufffd", "") if self._settings.ban_replacement else rest
+
+
+class StopText:
+    """Text on its way out, held back while its end may be the beginning of a stop string."""
+
+    def __init__(self, stops: Sequence[str]):
+        self._stops = tuple(stops)
+        self._held = ""
+        self.found = False
+
+    def add(self, piece: str) -> str:
+        """The text that is certain now. After a stop string was found, nothing more comes."""
+        if self.found or not self._stops:
+            return "" if self.found else piece
+        self._held += piece
+        places = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if places:
+            self.found = True
+            certain, self._held = self._held[: min(places)], ""
+            return certain
+        keep = max(_overlap(self._held, stop) for stop in self._stops)
+        certain, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        return certain
+
+    def flush(self) -> str:
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that is a beginning of `stop`."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+def token_logprob(logits: Logits, token: int, top: int) -> TokenLogprob:
+    """Natural logarithms, from logits (vocab_size,); the `top` likeliest in descending order, lower ids first."""
+    logprobs = log_softmax(logits)
+    likeliest = np.argsort(-logprobs, kind="stable")[:top] if top else ()
+    return TokenLogprob(token, float(logprobs[token]), tuple((int(i), float(logprobs[i])) for i in likeliest))
+
+
+def fit(prompt: Sequence[int], context_length: int, settings: Generating, bos: int | None) -> list[int]:
+    """The prompt, held to the context.
+
+    With `truncate="left"` a prompt that is too long loses its beginning (not its BOS), so far that
+    `max_new_tokens` fit behind it, or half the context if they are more than that.
+
+    Raises:
+        PromptError: no ids at all.
+        ContextError: more ids than the context holds, and no leave to truncate.
+    """
+    prompt = [int(token) for token in prompt]
+    if not prompt:
+        raise PromptError("the prompt is empty: give the model at least one character to go on from")
+    if len(prompt) <= context_length:
+        return prompt
+    if settings.truncate != "left":
+        raise ContextError(
+            f"the prompt has {len(prompt)} tokens, but the model's context holds {context_length}: "
+            "shorten it, or use --truncate left to drop its beginning"
+        )
+    keep = max(context_length - settings.max_new_tokens, context_length // 2, 1)
+    head = prompt[:1] if prompt[0] == bos and keep > 1 else []
+    return head + prompt[len(prompt) - (keep - len(head)) :]

@@ -1,0 +1,164 @@
+"""The verb `inspect`: what a model folder or an artefact is, in words and in JSON."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit import gguf_file, rooms, tokenizer
+from edgekit.checkpoint import Checkpoint, LlamaConfig, open_folder
+from edgekit.convert import Written
+from edgekit.errors import CheckpointError, EdgekitError
+
+# Where a tensor's parameters are counted, by a part of its Hugging Face name; the first that fits.
+GROUPS = {"embed_tokens": "embedding", "lm_head": "head", "norm": "norms", "self_attn": "attention", "mlp": "ffn"}
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Everything that `report` prints, as plain values for JSON.
+
+    Raises:
+        CheckpointError: no model, or a damaged one.
+        MissingExtraError: a `.onnx` needs the package `onnx` to be looked into.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _describe_folder(path)
+    if path.suffix == ".gguf":
+        return _describe_gguf(path)
+    if path.suffix == ".onnx":
+        return _describe_onnx(path)
+    raise CheckpointError(f"{path} is no model that edgekit knows: give a model folder, a .gguf or a .onnx")
+
+
+def parameters(config: LlamaConfig) -> dict[str, int]:
+    """Number of parameters by group; a tied head is counted once, as the embedding."""
+    counts: Counter[str] = Counter()
+    for name, shape in config.shapes().items():
+        counts[next(group for part, group in GROUPS.items() if part in name)] += int(np.prod(shape))
+    return dict(counts)
+
+
+def _describe_folder(path: Path) -> dict[str, Any]:
+    checkpoint: Checkpoint = open_folder(path)
+    width = {"F32": 4, "F16": 2, "BF16": 2}
+    tensors = [
+        Written(name, shape, checkpoint.dtypes[name], int(np.prod(shape)) * width[checkpoint.dtypes[name]])
+        for name, shape in checkpoint.config.shapes().items()
+    ]
+    return _facts(checkpoint.name, "Hugging Face folder", checkpoint.config, checkpoint.files, tensors) | {
+        "metadata": {"source.sha256": checkpoint.sha256}
+    }
+
+
+def _describe_gguf(path: Path) -> dict[str, Any]:
+    file = gguf_file.GGUFFile(path)
+    config, files = gguf_file.llama_config(file), file.files()
+    tensors = [Written(t.name, t.shape, t.type, t.bytes) for t in file.tensors.values()]
+    metadata = {key: _short(value) for key, value in file.metadata.items()}
+    name = str(file.metadata.get("general.name", path.stem))
+    facts = _facts(name, f"GGUF v{file.version}", config, files, tensors)
+    if not facts["vocabulary"]:
+        tokens = file.metadata.get("tokenizer.ggml.tokens", [])
+        facts["vocabulary"] = {"kind": file.metadata.get("tokenizer.ggml.model"), "ids": len(tokens)}
+    return facts | {"metadata": metadata, "bytes": path.stat().st_size}
+
+
+def _describe_onnx(path: Path) -> dict[str, Any]:
+    from edgekit import artefact
+
+    metadata, tensors, nodes = rooms.load("converters", "onnx").describe(path)
+    files = artefact.files_in_texts(metadata, path)
+    config = None
+    if "config.json" in files:
+        config = LlamaConfig.from_dict(json.loads(files["config.json"]), f"{path}: config.json")
+    shown = {key: _short(value) for key, value in metadata.items()}
+    return _facts(path.stem, "ONNX", config, files, tensors) | {
+        "metadata": shown, "bytes": path.stat().st_size, "nodes": dict(nodes)
+    }  # fmt: skip
+
+
+def _facts(
+    name: str, format: str, config: LlamaConfig | None, files: Mapping[str, bytes], tensors: list[Written]
+) -> dict[str, Any]:
+    sizes: dict[str, dict[str, int]] = {}
+    for t in tensors:
+        entry = sizes.setdefault(t.type, {"tensors": 0, "bytes": 0})
+        entry["tensors"] += 1
+        entry["bytes"] += t.bytes
+    counts = parameters(config) if config else {}
+    return {
+        "name": name,
+        "format": format,
+        "architecture": "llama" if config else None,
+        "parameters": {"total": sum(counts.values()), **counts} if config else None,
+        "config": config.to_dict() if config else None,
+        "vocabulary": _vocabulary(config, files) if config else {},
+        "weights_bytes": sum(t.bytes for t in tensors),
+        "size_by_type": sizes,
+        "tensors": [{"name": t.name, "shape": list(t.shape), "type": t.type, "bytes": t.bytes} for t in tensors],
+    }
+
+
+def _vocabulary(config: LlamaConfig, files: Mapping[str, bytes]) -> dict[str, Any]:
+    """Facts of the tokenizer; what is wrong with it is a fact too, since the weights may still be of use."""
+    if not any(name in files for name in tokenizer.FILES):
+        return {}
+    try:
+        found = tokenizer.from_files(files, config.vocab_size)
+    except EdgekitError as error:
+        return {"error": str(error)}
+    return found.facts() | {"ids": config.vocab_size, "bos": found.bos, "stop": sorted(found.stop)}
+
+
+def _short(value: Any) -> Any:
+    """Metadata for the eye: long arrays and texts become their length."""
+    if isinstance(value, str):
+        return value if len(value) <= 100 else f"<{len(value)} characters>"
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, list | tuple | np.ndarray):
+        return f"<{len(value)} values>" if len(value) > 8 else [_short(v) for v in value]
+    return value
+
+
+def report(found: dict[str, Any], *, tensors: bool = True) -> str:
+    """The text that a person reads."""
+    lines = [f"{found['name']} · {found['format']} · {found['architecture'] or 'architecture not stated'}"]
+    if count := found["parameters"]:
+        lines.append(f"\nparameters  {count['total']:>12,}")
+        for group, n in count.items():
+            if group != "total":
+                tied = "  (also the head)" if group == "embedding" and found["config"]["tie_word_embeddings"] else ""
+                lines.append(f"  {group:<10}{n:>12,}  {100 * n / count['total']:5.1f} %{tied}")
+    if c := found["config"]:
+        lines.append(
+            f"\nshape       hidden {c['hidden_size']} · {c['num_hidden_layers']} layers · "
+            f"{c['num_attention_heads']} heads of {c['head_dim']} ({c['num_key_value_heads']} key/value) · "
+            f"FFN {c['intermediate_size']} · context {c['max_position_embeddings']:,}\n"
+            f"            rope theta {c['rope_theta']:g} · RMSNorm epsilon {c['rms_norm_eps']:g} · "
+            f"{'tied' if c['tie_word_embeddings'] else 'untied'} head"
+        )
+    vocabulary = " · ".join(f"{key} {value}" for key, value in found["vocabulary"].items() if value is not None)
+    lines.append(f"vocabulary  {vocabulary or 'none'}")
+    sizes = " · ".join(
+        f"{kind} {entry['bytes'] / 1e6:.2f} MB in {entry['tensors']}" for kind, entry in found["size_by_type"].items()
+    )
+    lines.append(f"weights     {found['weights_bytes'] / 1e6:.2f} MB: {sizes}")
+    if "bytes" in found:
+        lines.append(f"file        {found['bytes'] / 1e6:.2f} MB")
+    if "nodes" in found:
+        lines.append(f"graph       {sum(found['nodes'].values())} nodes")
+    if found.get("metadata"):
+        lines.append("\nmetadata")
+        lines += [f"  {key} = {value}" for key, value in found["metadata"].items()]
+    if tensors:
+        width = max((len(t["name"]) for t in found["tensors"]), default=0)
+        lines.append("\ntensors")
+        for t in found["tensors"]:
+            shape = " x ".join(map(str, t["shape"])) or "scalar"
+            lines.append(f"  {t['name']:<{width}}  {shape:>14}  {t['type']:<5} {t['bytes']:>12,}")
+    return "\n".join(lines)

@@ -1,0 +1,190 @@
+"""What people import: a runtime and a tokenizer, and text out of them."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgekit import cache, rooms, source, tokenizer
+from edgekit.convert import Progress, silent
+from edgekit.errors import CheckpointError, MissingExtraError, PromptError, SettingError, UsageError, VocabularyError
+from edgekit.generate import Generation, Stream
+from edgekit.runtime import Runtime
+from edgekit.settings import Generating, Running
+from edgekit.tokenizer import Tokenizer
+
+# Which runtime opens a model folder if none is named: the first whose packages are installed.
+PREFERENCE = ("onnx", "llamacpp", "torch")
+
+# Stentor2's model card: "Always use repetition_penalty >= 1.1", personal favourites 0.8 / 0.7 / 1.2. TokenMonster
+# checkpoints whose generation config says nothing of sampling are taken for its kin.
+TOKENMONSTER_DEFAULTS = {"temperature": 0.8, "top_p": 0.7, "repetition_penalty": 1.2}
+
+
+class Model:
+    """A loaded model: `stream` gives text as it comes, `generate` all of it.
+
+    Attributes:
+        runtime: see `edgekit.runtime.Runtime`; its cache is this model's one sequence.
+        tokenizer: see `edgekit.tokenizer.Tokenizer`.
+        defaults: the settings that hold where a call says nothing, from the model's generation config.
+        load_seconds: how long loading took.
+    """
+
+    def __init__(self, runtime: Runtime, tokenizer: Tokenizer, defaults: Generating | None = None):
+        self.runtime = runtime
+        self.tokenizer = tokenizer
+        self.defaults = defaults or Generating()
+        self.load_seconds = 0.0
+
+    def encode(self, prompt: str | Sequence[int]) -> list[int]:
+        """The ids to feed for a prompt: BOS first if the model wants it. Ids are taken as they are.
+
+        Raises:
+            PromptError: the prompt is empty or not UTF-8.
+        """
+        if not isinstance(prompt, str):
+            return [int(token) for token in prompt]
+        try:
+            prompt.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise PromptError(f"the prompt is not UTF-8 (at character {error.start + 1})") from error
+        tokens = self.tokenizer.encode(prompt)
+        if not tokens:
+            why = "is empty" if not prompt else "has no character that the vocabulary can write"
+            raise PromptError(f"the prompt {why}: give the model at least one character to go on from")
+        return tokens if self.tokenizer.bos is None else [self.tokenizer.bos, *tokens]
+
+    def stream(
+        self, prompt: str | Sequence[int], *, cancelled: Callable[[], bool] | None = None, **settings: Any
+    ) -> Stream:
+        """Start a text; iterate for its pieces, `.result` has the rest.
+
+        Args:
+            prompt: text, or token ids as they are.
+            cancelled: asked after each token; True ends the text.
+            settings: the fields of `edgekit.settings.Generating`; `defaults` holds for those not given.
+
+        Raises:
+            SettingError: an unknown setting or a value out of range.
+            PromptError, ContextError: a prompt that is empty, not UTF-8 or too long.
+        """
+        known = {f.name for f in dataclasses.fields(Generating)}
+        if unknown := sorted(set(settings) - known):
+            raise SettingError(f"unknown setting {unknown[0]!r}: choose from {', '.join(sorted(known))}")
+        if isinstance(stop := settings.get("stop"), str):
+            settings["stop"] = (stop,)
+        elif stop is not None:
+            settings["stop"] = tuple(stop)
+        stream = Stream(
+            self.runtime, self.tokenizer, self.encode(prompt), dataclasses.replace(self.defaults, **settings), cancelled
+        )
+        stream.result.timings.load = self.load_seconds
+        return stream
+
+    def generate(self, prompt: str | Sequence[int], **settings: Any) -> Generation:
+        """The whole text at once: `.text .tokens .finish_reason .logprobs .timings`. Takes what `stream` takes."""
+        return self.stream(prompt, **settings).drain()
+
+
+def load(
+    path: str | Path | None = None,
+    *,
+    runtime: str | None = None,
+    quant: str | None = None,
+    revision: str | None = None,
+    threads: int | None = None,
+    kv_type: str = "f16",
+    progress: Progress = silent,
+) -> Model:
+    """Open a model for generation.
+
+    Args:
+        path: a Hugging Face folder, a `.gguf`, a `.onnx`, a Hub id, or None for the bundled model.
+        runtime: `torch`, `onnx` or `llamacpp`; by default what the artefact's format says, and for a folder the
+            first of onnx, llamacpp and torch that is installed.
+        quant: for a folder on onnx or llamacpp, which is converted once into the user's cache: the weights' type;
+            by default the full float32, which loses nothing.
+        revision: of a Hub id.
+        threads, kv_type: see `edgekit.settings.Running`.
+
+    Raises:
+        EdgekitError: one line that says what is wrong with the model, or which package is missing.
+    """
+    begin = time.perf_counter()
+    running = Running(threads=threads, kv_type=kv_type)
+    where = source.resolve(path, revision=revision)
+    opened = _open(where, runtime, quant, running, progress)
+    model = Model(opened, _tokenizer(opened, where), defaults(opened.files))
+    model.load_seconds = time.perf_counter() - begin
+    return model
+
+
+def _open(where: Path, name: str | None, quant: str | None, running: Running, progress: Progress) -> Runtime:
+    if name is None:
+        candidates = [r for r in rooms.names("runtimes") if rooms.suffix("runtimes", r) == where.suffix != ""]
+        if where.is_dir():
+            candidates = [r for r in PREFERENCE if r in rooms.names("runtimes")]
+        if not candidates:
+            raise CheckpointError(f"{where} is no model that edgekit knows: give a model folder, a .gguf or a .onnx")
+    else:
+        name = rooms.ALIASES.get(name, name)
+        candidates = [name]
+    missing: MissingExtraError | None = None
+    for candidate in candidates:
+        try:
+            room = rooms.load("runtimes", candidate)
+            return room.load(_artefact(where, candidate, room.SUFFIX, quant, progress), running)
+        except MissingExtraError as error:
+            missing = missing or error
+    assert missing is not None
+    raise missing
+
+
+def _artefact(where: Path, runtime: str, suffix: str, quant: str | None, progress: Progress) -> Path:
+    """The file that this runtime opens: `where` itself, or a conversion of it from the cache."""
+    direct = where.suffix == suffix if suffix else where.is_dir() or where.suffix == ".gguf"
+    if direct:
+        if quant is not None:
+            raise UsageError(f"--quant does not apply: {runtime} opens {where.name} as it is")
+        return where
+    if where.suffix == ".onnx":
+        raise UsageError(f"{where.name} runs on onnx only: give the model folder it was made from to {runtime}")
+    to = next(c for c in rooms.names("converters") if rooms.suffix("converters", c) == suffix)
+    return cache.converted(where, to, quant or rooms.load("converters", to).QUANTS[0], progress)
+
+
+def _tokenizer(opened: Runtime, where: Path) -> Tokenizer:
+    if any(name in opened.files for name in tokenizer.FILES):
+        return tokenizer.from_files(opened.files, opened.vocab_size)
+    own: Callable[[], Tokenizer] | None = getattr(opened, "own_tokenizer", None)
+    if own is None:
+        raise VocabularyError(
+            f"{where} has no tokenizer: put tokenizer.json, or tokenizer_config.json and a .vocab, beside the weights"
+        )
+    return own()
+
+
+def defaults(files: Mapping[str, bytes]) -> Generating:
+    """The settings that a model's own files ask for, with the meaning that Hugging Face gives them.
+
+    `generation_config.json` without `do_sample: true` means greedy, whatever temperature stands beside it; the
+    repetition penalty and `max_new_tokens` hold either way. Raises `SettingError` for values out of range.
+    """
+    try:
+        config = json.loads(files.get("generation_config.json", b"{}"))
+        kind = json.loads(files.get("tokenizer_config.json", b"{}")).get("tokenizer_type")
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"generation_config.json or tokenizer_config.json is not JSON: {error}") from error
+    wanted = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens")
+    found = {name: config[name] for name in wanted if config.get(name) is not None}
+    if kind == "tokenmonster" and "do_sample" not in config and not set(found) - {"max_new_tokens"}:
+        found |= TOKENMONSTER_DEFAULTS
+    elif not config.get("do_sample"):
+        found = {name: found[name] for name in ("repetition_penalty", "max_new_tokens") if name in found}
+    else:
+        # What transformers samples with where the file is silent.
+        found = {"temperature": 1.0, "top_k": 50} | found
+    return Generating(**found)

@@ -1,0 +1,42 @@
+"""Which files `-m` means: a path, a Hub id, or nothing for the bundled model."""
+
+import re
+from pathlib import Path
+
+from edgekit.errors import CheckpointError, FileError
+
+# Weights as safetensors, and text: never a pickle, never code.
+WANTED = ["*.safetensors", "*.json", "*.vocab", "tokenizer.model", "chat_template.jinja"]
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+BUNDLED = Path(__file__).parent / "bundled"
+
+
+def resolve(path: str | Path | None, *, revision: str | None = None) -> Path:
+    """A folder or file on this machine; a Hub id is downloaded into huggingface_hub's own cache.
+
+    Raises:
+        CheckpointError: no such file, and not a Hub id either.
+        FileError: the Hub cannot be reached or has no such model.
+    """
+    if path is None:
+        if not (BUNDLED / "config.json").is_file():
+            raise CheckpointError("this version of edgekit bundles no model: name one with -m")
+        return BUNDLED
+    if Path(path).exists():
+        return Path(path)
+    if isinstance(path, str) and HUB_ID.fullmatch(path) and not path.endswith((".gguf", ".onnx")):
+        return _download(path, revision)
+    raise CheckpointError(f"{path} does not exist, and is no Hub id of the form owner/name")
+
+
+def _download(name: str, revision: str | None) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=WANTED))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise FileError(f"{name} is no path here, and cannot be had from the Hub: {reason}") from error

@@ -1,0 +1,218 @@
+"""A checkpoint is held to its word: what is read is right, what is wrong is named."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import write_model
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from edgekit.checkpoint import LlamaConfig, open_folder
+from edgekit.errors import CheckpointError
+
+SMALL = LlamaConfig(
+    vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=4, max_position_embeddings=32, tie_word_embeddings=True, eos_token_id=(1,),
+)  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_model(tmp_path / "small", SMALL)
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in config.items() if v != "DELETE"}))
+
+
+def edit_tensors(folder, change):
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path)
+
+
+def test_reads_a_folder(folder):
+    checkpoint = open_folder(folder)
+    assert checkpoint.name == "small" and checkpoint.config == SMALL
+    assert set(checkpoint.tensors) == set(SMALL.shapes())
+    expected = load_file(folder / "model.safetensors")
+    for name, tensor in checkpoint:
+        assert (tensor == expected[name]).all() and checkpoint.dtypes[name] == "F32"
+
+
+def test_stentor2_has_12294400_parameters(stentor):
+    shapes = open_folder(stentor).config.shapes()
+    assert sum(int(np.prod(s)) for s in shapes.values()) == 12_294_400
+
+
+def test_a_real_checkpoint(stories):
+    checkpoint = open_folder(stories)
+    assert sum(t.size for _, t in checkpoint) == 260_032
+    assert checkpoint.config.num_key_value_heads == 4 and checkpoint.config.num_attention_heads == 8
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16"])
+def test_types_widen_as_torch_widens_them(tmp_path, kind):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file as save_torch
+
+    folder = write_model(tmp_path / "m", SMALL)
+    tensors = {n: torch.tensor(t).to(getattr(torch, kind)) for n, t in load_file(folder / "model.safetensors").items()}
+    save_torch(tensors, folder / "model.safetensors")
+    checkpoint = open_folder(folder)
+    for name, tensor in tensors.items():
+        assert (checkpoint.float32(name) == tensor.float().numpy()).all()
+        assert checkpoint.dtypes[name] == {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[kind]
+
+
+def test_shards(folder):
+    whole = open_folder(folder)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    weight_map = {}
+    for part, chosen in enumerate((names[::2], names[1::2])):
+        save_file({n: tensors[n] for n in chosen}, folder / f"part-{part}.safetensors")
+        weight_map |= dict.fromkeys(chosen, f"part-{part}.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    assert open_folder(folder).sha256 == whole.sha256
+    (folder / "part-1.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="names 'part-1.safetensors', which is not in the folder"):
+        open_folder(folder)
+    index.write_text(json.dumps({"weight_map": {"a": "../../etc/passwd"}}))
+    with pytest.raises(CheckpointError, match="not in the folder"):
+        open_folder(folder)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
+def test_wrappers_prefixes(folder, prefix):
+    before = open_folder(folder).sha256
+    edit_tensors(folder, lambda t: {prefix + n: v for n, v in t.items()})
+    assert open_folder(folder).sha256 == before
+
+
+def test_redundant_tensors_are_dropped(folder):
+    before = open_folder(folder).sha256
+    edit_tensors(
+        folder,
+        lambda t: t
+        | {
+            "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(2, np.float32),
+            "lm_head.weight": t["model.embed_tokens.weight"].copy(),
+        },
+    )
+    assert open_folder(folder).sha256 == before
+
+
+def without(tensors, name):
+    return {n: t for n, t in tensors.items() if n != name}
+
+
+DAMAGE = [
+    (lambda t: without(t, "model.norm.weight"), "tensor model.norm.weight is missing"),
+    (lambda t: t | {"model.extra": np.ones(1, np.float32)}, "unexpected tensor model.extra"),
+    (lambda t: t | {"model.layers.2.input_layernorm.weight": np.ones(16, np.float32)}, "unexpected .*layers.2"),
+    (lambda t: t | {"model.norm.weight": np.ones(15, np.float32)}, r"model.norm.weight has shape \[15\].*\[16\]"),
+    (lambda t: t | {"model.embed_tokens.weight": np.ones((41, 16), np.float32)}, r"embed_tokens.* \[41, 16\].* \[40, 16\]"),
+    (lambda t: t | {"lm_head.weight": np.ones((40, 16), np.float32)}, "lm_head.weight differs"),
+    (lambda t: t | {"model.norm.weight": np.ones(16, np.int32)}, "model.norm.weight is I32"),
+    (lambda t: t | {"model.norm.weight": np.array([np.nan] + [1] * 15, np.float32)}, "model.norm.weight has 1 values that are NaN"),
+]
+
+
+@pytest.mark.parametrize("change, said", DAMAGE, ids=[d[1][:24] for d in DAMAGE])
+def test_damaged_tensors_are_named(folder, change, said):
+    edit_tensors(folder, change)
+    with pytest.raises(CheckpointError, match=said):
+        open_folder(folder)
+
+
+REFUSED = [
+    ({"model_type": "mistral"}, "model_type is 'mistral'"),
+    ({"attention_bias": True}, "attention_bias is True"),
+    ({"mlp_bias": True}, "mlp_bias"),
+    ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+    ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling"),
+    ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_parameters"),
+    ({"some_new_feature": 3}, "unknown key 'some_new_feature'"),
+    ({"num_key_value_heads": 3}, "does not divide by num_key_value_heads 3"),
+    ({"num_hidden_layers": "two"}, "num_hidden_layers must be a whole number"),
+    ({"rms_norm_eps": -1}, "rms_norm_eps"),
+    ({"hidden_size": "DELETE"}, "hidden_size is missing"),
+    ({"eos_token_id": "one"}, "eos_token_id"),
+    ({"head_dim": 5}, "head_dim 5 is odd"),
+    ({"quantization_config": {"bits": 4}}, "quantization_config"),
+]
+
+
+@pytest.mark.parametrize("changes, said", REFUSED, ids=[next(iter(c[0])) for c in REFUSED])
+def test_unsupported_configuration_is_refused_by_name(folder, changes, said):
+    edit_config(folder, **changes)
+    with pytest.raises(CheckpointError, match=said):
+        open_folder(folder)
+
+
+def test_transformers_5_writes_rope_parameters(folder):
+    edit_config(folder, rope_scaling="DELETE", rope_theta="DELETE",
+                rope_parameters={"rope_type": "default", "rope_theta": 5e5})  # fmt: skip
+    assert open_folder(folder).config.rope_theta == 5e5
+
+
+def test_our_config_reads_back_and_transformers_reads_it():
+    assert LlamaConfig.from_dict(SMALL.to_dict()) == SMALL
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.LlamaConfig.from_dict(SMALL.to_dict())
+    for name in ("hidden_size", "head_dim", "num_key_value_heads", "tie_word_embeddings", "eos_token_id"):
+        expected = getattr(SMALL, name)
+        assert getattr(theirs, name) == (expected[0] if name == "eos_token_id" else expected)
+
+
+def test_what_transformers_saves_is_read(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+                                      num_attention_heads=2)  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "m")
+    assert open_folder(tmp_path / "m").config.num_key_value_heads == 2
+
+
+def test_folders_that_are_none(tmp_path, folder):
+    with pytest.raises(CheckpointError, match="does not exist"):
+        open_folder(tmp_path / "absent")
+    with pytest.raises(CheckpointError, match="is not a folder"):
+        open_folder(folder / "config.json")
+    with pytest.raises(CheckpointError, match="no config.json"):
+        open_folder(tmp_path)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="pickled weights only"):
+        open_folder(folder)
+    (folder / "pytorch_model.bin").unlink()
+    with pytest.raises(CheckpointError, match="no model.safetensors"):
+        open_folder(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="not JSON"):
+        open_folder(folder)
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_damage_to_a_safetensors_file_is_one_clear_error(tmp_path, data):
+    """Cut anywhere or any bytes changed: either the floats differ, or `CheckpointError`; nothing else escapes."""
+    path = tmp_path / "m"
+    whole = (path if path.exists() else write_model(path, SMALL)) / "model.safetensors"
+    if not (path / "whole").exists():
+        (path / "whole").write_bytes(whole.read_bytes())
+    raw = bytearray((path / "whole").read_bytes())
+    if data.draw(st.booleans()):
+        raw = raw[: data.draw(st.integers(0, len(raw) - 1))]
+    else:
+        for _ in range(data.draw(st.integers(1, 4))):
+            raw[data.draw(st.integers(0, min(len(raw) - 1, 2500)))] = data.draw(st.integers(0, 255))
+    whole.write_bytes(raw)
+    try:
+        assert open_folder(path).config == SMALL
+    except CheckpointError as error:
+        assert "\n" not in str(error)

@@ -1,0 +1,265 @@
+"""The command line as a person meets it: what it prints where, how it ends, and one line for every mistake."""
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+from conftest import STENTOR, write_model
+
+from edgekit.cli import main
+
+EDGEKIT = [sys.executable, "-m", "edgekit"]
+STORY = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
+
+
+def call(*arguments, input=None, **environment):
+    return subprocess.run(
+        [*EDGEKIT, *map(str, arguments)], capture_output=True, input=input, timeout=120, env=os.environ | environment
+    )
+
+
+@pytest.fixture(scope="session")
+def gguf(stories, tmp_path_factory):
+    pytest.importorskip("gguf")
+    path = tmp_path_factory.mktemp("cli") / "stories.gguf"
+    done = call("convert", "-m", stories, "--to", "gguf", "--quant", "q8_0", "-o", path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode() == f"{path}\n", "stdout is the path alone"
+    return path
+
+
+def test_help_has_examples():
+    for arguments in ([], ["run"], ["convert"], ["inspect"], ["tokenize"]):
+        shown = CliRunner().invoke(main, [*arguments, "--help"])
+        assert shown.exit_code == 0 and "edgekit " + " ".join(arguments) in shown.output
+
+
+def test_run_streams_the_story(gguf):
+    pytest.importorskip("llama_cpp")
+    done = call("run", "-m", gguf, "Once upon a time", "--max-new-tokens", 40, "--stats")
+    assert done.returncode == 0 and done.stdout.decode().startswith(STORY[:60])
+    assert done.stdout.endswith(b"\n") and b"tokens" not in done.stdout
+    assert b"first token" in done.stderr and b"decode 40 tokens" in done.stderr and b"seed" in done.stderr
+
+
+def test_a_piped_prompt_and_no_echo(gguf):
+    pytest.importorskip("llama_cpp")
+    piped = call("run", "-m", gguf, "--max-new-tokens", 20, "--no-echo", input=b"Once upon a time\n")
+    assert piped.returncode == 0 and piped.stdout.decode().startswith(", there was")
+
+
+def test_run_json(gguf):
+    pytest.importorskip("llama_cpp")
+    done = call("run", "-m", gguf, "Once", "--max-new-tokens", 3, "--json", "--logprobs", 2, "--seed", 5)
+    record = json.loads(done.stdout)
+    assert record["finish_reason"] == "length" and len(record["tokens"]) == 3 and record["seed"] == 5
+    assert record["runtime"] == "llamacpp" and len(record["logprobs"][0]["top"]) == 2
+    assert record["timings"]["decode_rate"] > 0
+
+
+def test_inspect(stories, gguf):
+    for path, kind in ((stories, "F32"), (gguf, "Q8_0")):
+        found = json.loads(call("inspect", "-m", path, "--json").stdout)
+        assert found["parameters"]["total"] == 260_032 and found["architecture"] == "llama"
+        assert kind in found["size_by_type"] and found["vocabulary"]["ids"] == 512
+        assert sum(t["bytes"] for t in found["tensors"]) == found["weights_bytes"]
+        shown = call("inspect", "-m", path).stdout.decode()
+        assert "260,032" in shown and "8 heads of 8 (4 key/value)" in shown
+
+
+def test_inspect_stentor2s_numbers(stentor):
+    counts = json.loads(call("inspect", "-m", stentor, "--json").stdout)["parameters"]
+    # The model card's parameter breakdown.
+    assert counts == {
+        "total": 12_294_400, "embedding": 2_064_384, "norms": 6_144 + 256, "attention": 3_145_728, "ffn": 7_077_888,
+    }  # fmt: skip
+    assert "16.8 %" in call("inspect", "-m", stentor).stdout.decode()
+
+
+def test_tokenize(stentor):
+    ids = [98, 1637, 593, 15, 3346, 4]
+    record = json.loads(call("tokenize", "-m", stentor, "Hello, World!", "--json").stdout)
+    assert record["ids"] == ids and "".join(record["pieces"]) == "Hello, World!" and record["count"] == 6
+    assert call("tokenize", "-m", stentor, "--decode", "98, 1637 593").stdout == b"Hello\n"
+    assert call("tokenize", "-m", stentor, "--count", input=b"Hello, World!\n").stdout == b"6\n"
+    shown = call("tokenize", "-m", stentor, "Hello").stdout.decode()
+    assert shown.splitlines()[1].split() == ["1637", '"Hel"']
+
+
+def test_tokenize_with_a_vocabulary_alone(shared):
+    vocabs = shared / "tokenmonster" / "vocabs"
+    name = "english-8000-strict-nocapcode-v1"
+    for vocab in (vocabs / f"{name}.vocab", name):
+        done = call("tokenize", "--vocab", vocab, "Hello", "--count", EDGEKIT_VOCABS=str(vocabs))
+        assert done.stdout == b"3\n", done.stderr
+
+
+# ----------------------------------------------------------------------------- mistakes
+
+
+@pytest.fixture(scope="session")
+def broken(tmp_path_factory):
+    """A folder of things that are no models."""
+    folder = tmp_path_factory.mktemp("broken")
+    small = write_model(folder / "model", STENTOR.__class__(**{**STENTOR.__dict__, "vocab_size": 64,
+                                                               "hidden_size": 16, "num_hidden_layers": 1,
+                                                               "intermediate_size": 16, "num_attention_heads": 2,
+                                                               "num_key_value_heads": 2, "head_dim": 8}))  # fmt: skip
+    (folder / "text.gguf").write_bytes(b"hello world, this is no model at all")
+    (folder / "empty.gguf").write_bytes(b"")
+    (folder / "text.onnx").write_bytes(b"hello world, this is no model at all")
+    (folder / "text.vocab").write_bytes(b"\x01\x01\x01\x04 no vocabulary at all, though it begins like one")
+    (folder / "text.txt").write_text("x")
+    cut = folder / "cut"
+    cut.mkdir()
+    (cut / "config.json").write_bytes((small / "config.json").read_bytes())
+    (cut / "model.safetensors").write_bytes((small / "model.safetensors").read_bytes()[:-100])
+    return folder
+
+
+MISTAKES = [
+    (["run", "-m", "{b}/absent", "x"], 1, "does not exist"),
+    (["run", "-m", "{b}/text.gguf", "x"], 1, "text.gguf"),
+    (["run", "-m", "{b}/empty.gguf", "x"], 1, "empty.gguf"),
+    (["run", "-m", "{b}/text.onnx", "x"], 1, "text.onnx"),
+    (["run", "-m", "{b}/text.txt", "x"], 1, "no model that edgekit knows"),
+    (["run", "-m", "{b}/cut", "--runtime", "torch", "x"], 1, "not a whole safetensors file"),
+    (["run", "-m", "{b}/model", "--runtime", "torch", "x"], 1, "no tokenizer"),
+    (["run", "-m", "{b}/model", "--runtime", "nonsense", "x"], 2, "unknown runtime 'nonsense': choose from"),
+    (["run", "x"], 1, "name one with -m"),
+    (["run", "-m", "{b}/text.onnx", "--runtime", "llama.cpp", "x"], 2, "runs on onnx only"),
+    (["convert", "-m", "{b}/model", "--to", "gguf", "--quant", "q9_9"], 2, "unknown quantization 'q9_9'"),
+    (["convert", "-m", "{b}/model", "--to", "nonsense"], 2, "unknown format 'nonsense': choose from gguf, hf, onnx"),
+    (["convert", "-m", "{b}/model"], 2, "Missing option '--to'"),
+    (["convert", "-m", "{b}/cut", "--to", "gguf"], 1, "not a whole safetensors file"),
+    (["convert", "-m", "{b}/text.onnx", "--to", "gguf"], 1, "cannot be turned back"),
+    (["convert", "-m", "{b}/model", "--to", "gguf", "-o", "{b}/text.txt"], 1, "exists already: add --force"),
+    (["convert", "-m", "{b}/model", "--to", "gguf", "-o", "/proc/edgekit.gguf"], 1, "cannot write /proc/edgekit.gguf"),
+    (["inspect", "-m", "{b}/text.gguf"], 1, "text.gguf"),
+    (["inspect", "-m", "{b}/text.onnx"], 1, "text.onnx"),
+    (["tokenize", "--vocab", "{b}/text.vocab", "x"], 1, "text.vocab"),
+    (["tokenize", "--vocab", "{b}/absent.vocab", "x"], 1, "absent.vocab"),
+    (["tokenize", "--vocab", "a", "-m", "b", "x"], 2, "not both"),
+    (["nonsense"], 2, "No such command"),
+]
+
+
+@pytest.mark.parametrize("arguments, status, said", MISTAKES, ids=[f"{m[0][0]}-{m[2][:20]}" for m in MISTAKES])
+def test_a_mistake_is_one_clear_line(broken, tmp_path, arguments, status, said):
+    before = sorted(broken.rglob("*"))
+    done = subprocess.run([*EDGEKIT, *[a.format(b=broken) for a in arguments]], capture_output=True, text=True,
+                          timeout=120, cwd=tmp_path, stdin=subprocess.DEVNULL,
+                          env=os.environ | {"HF_HUB_OFFLINE": "1", "EDGEKIT_CACHE": str(tmp_path / "cache")})  # fmt: skip
+    assert done.returncode == status, done.stderr
+    assert said in done.stderr and "Traceback" not in done.stderr and done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert lines[-1].startswith("Error: ") and (len(lines) == 1 or lines[0].startswith("Usage: ")), done.stderr
+    assert sorted(broken.rglob("*")) == before
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [], "nothing is left behind"
+
+
+PROMPT_MISTAKES = [
+    ([""], None, 1, "the prompt is empty"),
+    ([], b"", 1, "the prompt is empty"),
+    ([], b"\xff\xfe", 1, "not UTF-8 (at byte 0)"),
+    ([b"caf\xe9"], None, 1, "not UTF-8"),
+    (["word " * 600], None, 1, "the model's context holds 512"),
+    (["x", "--temperature", "-1"], None, 2, "temperature must be a number from 0 up, not -1.0"),
+    (["x", "--top-p", "0"], None, 2, "top_p"),
+    (["x", "--top-k", "-4"], None, 2, "top_k"),
+    (["x", "--repetition-penalty", "0"], None, 2, "repetition_penalty"),
+    (["x", "--temperature", "warm"], None, 2, "--temperature"),
+    (["x", "--threads", "0"], None, 2, "threads"),
+    (["x", "--max-new-tokens", "0"], None, 2, "max_new_tokens"),
+    (["x", "--quant", "q4_0"], None, 2, "--quant does not apply"),
+]
+
+
+@pytest.mark.parametrize("arguments, input, status, said", PROMPT_MISTAKES, ids=[m[3][:24] for m in PROMPT_MISTAKES])
+def test_bad_prompts_and_settings(gguf, arguments, input, status, said):
+    pytest.importorskip("llama_cpp")
+    done = subprocess.run([*EDGEKIT, "run", "-m", str(gguf), *arguments], capture_output=True, input=input, timeout=60)
+    assert done.returncode == status and said in done.stderr.decode(), done.stderr
+    assert b"Traceback" not in done.stderr and done.stderr.strip().splitlines()[-1].startswith(b"Error: ")
+
+
+def test_truncate_left_makes_a_long_prompt_fit(gguf):
+    pytest.importorskip("llama_cpp")
+    done = call("run", "-m", gguf, "word " * 600, "--truncate", "left", "--max-new-tokens", 5)
+    assert done.returncode == 0, done.stderr
+
+
+# ----------------------------------------------------------------------------- terminals
+
+
+class Terminal:
+    """edgekit on a pseudo-terminal, as a person sits at it."""
+
+    def __init__(self, *arguments):
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execv(sys.executable, [*EDGEKIT, *map(str, arguments)])
+        self.seen = ""
+
+    def until(self, text, seconds=30.0):
+        deadline = time.monotonic() + seconds
+        while text not in self.seen:
+            ready, _, _ = select.select([self.fd], [], [], max(0, deadline - time.monotonic()))
+            assert ready, f"{text!r} did not come; seen: {self.seen!r}"
+            try:
+                self.seen += os.read(self.fd, 4096).decode(errors="replace")
+            except OSError:
+                break
+        assert text in self.seen, self.seen
+
+    def type(self, text):
+        os.write(self.fd, text.encode())
+
+    def ended(self):
+        for _ in range(300):
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            if select.select([self.fd], [], [], 0.05)[0]:
+                try:
+                    self.seen += os.read(self.fd, 4096).decode(errors="replace")
+                except OSError:
+                    time.sleep(0.05)
+        os.kill(self.pid, signal.SIGKILL)
+        raise AssertionError("it did not end")
+
+
+def test_a_prompt_line(gguf):
+    pytest.importorskip("llama_cpp")
+    terminal = Terminal("run", "-m", gguf, "--max-new-tokens", 12)
+    terminal.until("> ")
+    terminal.type("Once upon a time\n")
+    terminal.until("there was")
+    terminal.type("word " * 600 + "\n")
+    terminal.until("context holds 512")  # a mistake does not end the session
+    terminal.type("\x04")
+    assert terminal.ended() == 0 and "Traceback" not in terminal.seen
+
+
+def test_ctrl_c_leaves_the_text_and_ends(gguf):
+    pytest.importorskip("llama_cpp")
+    terminal = Terminal("run", "-m", gguf, "Once upon a time", "--max-new-tokens", "400", "--ignore-eos")
+    terminal.until("there was")
+    terminal.type("\x03")
+    assert terminal.ended() in (130, 0)  # 0 if it was quicker than the finger
+    assert "Traceback" not in terminal.seen and "Once upon a time, there was" in terminal.seen
+
+
+def test_ctrl_c_at_the_prompt_line_ends(gguf):
+    pytest.importorskip("llama_cpp")
+    terminal = Terminal("run", "-m", gguf)
+    terminal.until("> ")
+    terminal.type("\x03")
+    assert terminal.ended() == 0 and "Traceback" not in terminal.seen

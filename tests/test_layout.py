@@ -1,0 +1,143 @@
+"""The house's rules, held by tests: who may import whom, what start-up may cost, what every room must offer."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import edgekit
+from edgekit import errors, rooms
+from edgekit.errors import MissingExtraError, UnknownRoomError
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = {
+    "numpy", "torch", "transformers", "onnx", "onnxruntime", "optimum", "gguf", "llama_cpp", "numba", "tokenizers",
+    "safetensors", "huggingface_hub", "platformdirs", "tokenmonster",
+}  # fmt: skip
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports by statement, wherever the statement stands."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "edgekit").rglob("*.py")), ids=lambda p: p.stem)
+def test_core_never_imports_a_room(path):
+    bad = [m for m in imports(path) if m.startswith(tuple(f"edgekit.{room}" for room in rooms.ROOMS))]
+    assert not bad, f"{path.name} imports {bad}: go through rooms.load"
+
+
+@pytest.mark.parametrize("room", rooms.ROOMS)
+def test_rooms_never_import_each_other(room):
+    others = tuple(f"edgekit.{other}" for other in rooms.ROOMS if other != room)
+    for path in (ROOT / room).glob("*.py"):
+        bad = [m for m in imports(path) if m.startswith(others)]
+        assert not bad, f"{path} imports {bad}"
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level modules in a fresh interpreter after running some code."""
+    script = f"{code}\nimport sys\nprint('\\n'.join({{m.split('.')[0] for m in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["convert", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments):
+    found = loaded_by(
+        "import contextlib, io\nfrom edgekit.cli import main\n"
+        f"with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit): main({arguments!r})"
+    )
+    assert not found & HEAVY
+
+
+def test_import_edgekit_imports_nothing_heavy():
+    assert not loaded_by("import edgekit") & HEAVY
+
+
+def test_public_names():
+    assert sorted(edgekit.__all__) == ["EdgekitError", "Generation", "Model", "__version__", "load"]
+    for name in edgekit.__all__:
+        assert getattr(edgekit, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        edgekit.nonsense  # noqa: B018
+
+
+def test_version_is_said_once():
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        project = tomllib.load(file)["project"]
+    assert "version" in project["dynamic"], "pyproject.toml takes it from edgekit.__version__"
+
+
+@pytest.mark.parametrize("room", rooms.ROOMS)
+def test_every_file_of_a_room_has_its_extra(room):
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        extras = tomllib.load(file)["project"]["optional-dependencies"]
+    for name in rooms.names(room):
+        if (room, name) != ("converters", "hf"):  # writes with what edgekit needs anyway
+            assert rooms.extra(room, name) in extras
+
+
+def test_runtimes_and_converters_keep_their_contracts():
+    for room, wanted in (("runtimes", ["SUFFIX", "load"]), ("converters", ["SUFFIX", "QUANTS", "DEFAULT", "convert"])):
+        assert rooms.names(room)
+        for name in rooms.names(room):
+            try:
+                module = rooms.load(room, name)
+            except MissingExtraError:
+                continue
+            assert all(hasattr(module, attribute) for attribute in wanted), name
+            assert rooms.suffix(room, name) == module.SUFFIX
+            if room == "converters":
+                assert module.DEFAULT in module.QUANTS
+
+
+def test_unknown_rooms_are_listed():
+    with pytest.raises(UnknownRoomError, match="choose from llamacpp, onnx, torch"):
+        rooms.load("runtimes", "nonsense")
+
+
+@pytest.mark.parametrize("room, name, package, extra", [
+    ("runtimes", "onnx", "onnxruntime", "onnx"),
+    ("runtimes", "llama.cpp", "llama_cpp", "llamacpp"),
+    ("converters", "gguf", "gguf", "gguf"),
+    ("converters", "onnx", "onnx", "export"),
+])  # fmt: skip
+def test_a_missing_package_ends_in_the_command_that_cures_it(monkeypatch, room, name, package, extra):
+    module = f"edgekit.{room}.{rooms.ALIASES.get(name, name)}"
+    for loaded in [m for m in sys.modules if m == package or m.startswith(package + ".")]:
+        monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.delitem(sys.modules, module, raising=False)
+
+    class Hidden:
+        def find_spec(self, wanted, path=None, target=None):
+            if wanted.split(".")[0] == package:
+                raise ModuleNotFoundError(f"No module named {wanted!r}", name=wanted)
+
+    monkeypatch.setattr(sys, "meta_path", [Hidden(), *sys.meta_path])
+    with pytest.raises(MissingExtraError, match=rf"needs {package}.*pip install 'edgekit\[{extra}\]'$"):
+        rooms.load(room, name)
+
+
+def test_every_error_is_in_the_tree():
+    drawn = errors.__doc__ or ""
+    for name in errors.__all__:
+        assert issubclass(getattr(errors, name), errors.EdgekitError) and name in drawn
+
+
+def test_the_readme_names_every_file():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for folder in ("edgekit", *rooms.ROOMS):
+        for path in (ROOT / folder).glob("*.py"):
+            if path.stem not in ("__init__", "__main__"):
+                assert path.name in text, f"README's tree lacks {folder}/{path.name}"
