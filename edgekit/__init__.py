@@ -1,9 +1,9 @@
 """edgekit: a tiny Llama the whole way, from training to text, with the same tokens on every runtime.
 
-    import edgekit
-    model = edgekit.load("my.gguf")
-    for piece in model.stream("Once upon a time", max_new_tokens=80, temperature=0.8, seed=7):
-        print(piece, end="", flush=True)
+import edgekit
+model = edgekit.load("my.gguf")
+for piece in model.stream("Once upon a time", max_new_tokens=80, temperature=0.8, seed=7):
+    print(piece, end="", flush=True)
 """
 
 from typing import Any

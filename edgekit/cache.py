@@ -35,7 +35,11 @@ def digest(source: Path, quant: str) -> str:
     source = Path(source)
     files = [source]
     if source.is_dir():
-        files = sorted(p for p in source.iterdir() if p.name in artefact.CARRIED or ".safetensors" in p.name)
+        files = sorted(
+            path
+            for path in source.iterdir()
+            if path.name in artefact.CARRIED or ".safetensors" in path.name or path.suffix == ".vocab"
+        )
     total = hashlib.sha256(f"{__version__}\0{quant}".encode())
     for path in files:
         try:

@@ -230,7 +230,7 @@ def open_folder(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} is not a folder" if path.exists() else f"{path} does not exist")
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{path} has no config.json: a model folder holds config.json and {WEIGHTS}")
-    files = {name: read_bytes(path / name) for name in artefact.CARRIED if (path / name).is_file()}
+    files = side_files(path)
     config = LlamaConfig.from_dict(_json(files["config.json"], path / "config.json"), path / "config.json")
     tensors, dtypes = {}, {}
     for shard in _shards(path):
@@ -240,6 +240,22 @@ def open_folder(path: Path) -> Checkpoint:
                 raise CheckpointError(f"{shard}: tensor {name} is there twice")
             tensors[name], dtypes[name] = tensor, dtype
     return Checkpoint(path.resolve().name, config, tensors, dtypes, files)
+
+
+def side_files(path: Path) -> dict[str, bytes]:
+    """The files beside the weights that make up a model: `artefact.CARRIED`, and the vocabulary.
+
+    A TokenMonster vocabulary may have any name, which tokenizer_config.json tells as `vocab_file`; here, and in every
+    artefact, it is `tokenmonster.vocab`.
+    """
+    files = {name: read_bytes(path / name) for name in artefact.CARRIED if (path / name).is_file()}
+    config = _json(files.get("tokenizer_config.json", b"{}"), path / "tokenizer_config.json")
+    name, usual = config.get("vocab_file"), "tokenmonster.vocab"
+    own = config.get("tokenizer_type") == "tokenmonster" and isinstance(name, str) and name != usual
+    if own and Path(name).name == name and (path / name).is_file():
+        files[usual] = read_bytes(path / name)
+        files["tokenizer_config.json"] = json.dumps(config | {"vocab_file": usual}, indent=2).encode()
+    return files
 
 
 def read_safetensors(path: Path) -> Iterator[tuple[str, NDArray, str]]:

@@ -17,7 +17,6 @@ from edgekit.errors import EdgekitError, PromptError, UsageError
 from edgekit.options import given, options
 from edgekit.settings import Converting, Generating, Running
 
-
 SHOWN = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 

@@ -3,14 +3,17 @@
 EdgekitError                    one line for a person: what was wrong, and what to do
 ├── UsageError                  the call itself cannot be meant (exit status 2)
 │   ├── UnknownRoomError        no such runtime, converter or quantization
-│   └── SettingError            a sampling or conversion value outside its range
+│   ├── SettingError            a sampling or conversion value outside its range
+│   └── RecipeError             a training recipe with unknown, missing or contradictory keys
 ├── MissingExtraError           a package is not installed; the message ends in the command that installs it
 ├── FileError                   a file cannot be read or written
 │   ├── CheckpointError         a model folder or artefact that is not what it claims to be
-│   └── VocabularyError         a tokenizer file that is not what it claims to be
+│   ├── VocabularyError         a tokenizer file that is not what it claims to be
+│   └── DataError               training text that is empty, binary, damaged or too little
 ├── PromptError                 an empty prompt, or text that is not UTF-8
 ├── ContextError                more tokens than the model's context holds
-└── RuntimeFailure              a backend refused the model or a call
+├── RuntimeFailure              a backend refused the model or a call
+└── TrainingError               a training run that cannot go on: a loss that is not finite, no checkpoint to resume
 
 The command line turns each into one line on stderr, exit status 2 for `UsageError` and 1 for the rest.
 Anything else that escapes is a bug and keeps its traceback.
@@ -19,12 +22,15 @@ Anything else that escapes is a bug and keeps its traceback.
 __all__ = [
     "CheckpointError",
     "ContextError",
+    "DataError",
     "EdgekitError",
     "FileError",
     "MissingExtraError",
     "PromptError",
+    "RecipeError",
     "RuntimeFailure",
     "SettingError",
+    "TrainingError",
     "UnknownRoomError",
     "UsageError",
     "VocabularyError",
@@ -51,6 +57,10 @@ class SettingError(UsageError):
     """A setting outside its range; the message names the setting and the range."""
 
 
+class RecipeError(UsageError):
+    """A training recipe that cannot be meant; the message names the file and the key."""
+
+
 class MissingExtraError(EdgekitError):
     """A package is not installed; the message ends in the pip command that installs it."""
 
@@ -67,6 +77,10 @@ class VocabularyError(FileError):
     """A tokenizer file is damaged or foreign."""
 
 
+class DataError(FileError):
+    """Training text that cannot be trained on; the message names the file or the amount."""
+
+
 class PromptError(EdgekitError):
     """A prompt that no model can continue: empty, or not UTF-8."""
 
@@ -77,3 +91,7 @@ class ContextError(EdgekitError):
 
 class RuntimeFailure(EdgekitError):
     """A backend refused a model or a call; carries what the backend said."""
+
+
+class TrainingError(EdgekitError):
+    """A training run that cannot go on; the message gives the step and what is kept."""

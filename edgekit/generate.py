@@ -61,7 +61,7 @@ class Generation:
     text: str = ""
     """The text of `tokens`, continuing the prompt's, up to a stop string."""
     finish_reason: str | None = None
-    """"stop" (end of text or a stop string), "length" (max_new_tokens or the context), "cancelled"; None while it runs."""
+    """"stop" (end of text or a stop string), "length" (max_new_tokens or the context) or "cancelled"; None at first."""
     logprobs: list[TokenLogprob] | None = None
     seed: int = 0
     timings: Timings = field(default_factory=Timings)

@@ -4,7 +4,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgekit import artefact, rooms, source, tokenizer
+from edgekit import rooms, source, tokenizer
+from edgekit.checkpoint import side_files
 from edgekit.errors import UsageError, VocabularyError
 from edgekit.files import read_bytes
 from edgekit.tokenizer import Tokenizer
@@ -25,7 +26,7 @@ def open_tokenizer(model: str | None, vocab: str | None, revision: str | None = 
         return tokenizer.from_files(files, json.loads(files["tokenizer_config.json"])["vocab_size"])
     where = source.resolve(model, revision=revision)
     if where.is_dir():
-        files = {name: read_bytes(where / name) for name in artefact.CARRIED if (where / name).is_file()}
+        files = side_files(where)
         size = json.loads(files.get("config.json", b"{}")).get("vocab_size")
         if not isinstance(size, int):
             raise VocabularyError(f"{where} has no config.json that says vocab_size")

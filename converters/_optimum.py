@@ -1,0 +1,76 @@
+"""The part of the ONNX converter that needs torch, transformers and optimum: the export itself.
+
+Loaded by `converters/onnx.py` when it converts, so that looking into an `.onnx` file needs none of them.
+"""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from optimum.exporters.onnx.convert import export as optimum_export
+from optimum.exporters.onnx.model_configs import LlamaOnnxConfig
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from edgekit.checkpoint import Checkpoint
+from edgekit.errors import RuntimeFailure
+
+# Of the two that can be traced, `eager` gives the graph with fewer nodes: no search for NaN behind each softmax.
+ATTENTION = "eager"
+
+
+def export(checkpoint: Checkpoint, path: Path) -> None:
+    """Write optimum's graph of a checkpoint, task text-generation-with-past, float32, to `path`.
+
+    Constants are not folded, so each weight keeps its Hugging Face name and its own layout: folding is what stores a
+    tied head a second time (huggingface/optimum#1326). Tracing costs 1.5 s for 12 layers, the imports above 4 s.
+
+    Raises:
+        RuntimeFailure: torch or optimum failed; carries what it said.
+    """
+    try:
+        with quiet():
+            model = build(checkpoint)
+            config = LlamaOnnxConfig(model.config, task="text-generation", use_past=True, use_past_in_inputs=True)
+            # The dynamic axes need no fix: only batch and lengths come out as such, which a test holds.
+            optimum_export(model, config, path, do_constant_folding=False, disable_dynamic_axes_fix=True)
+    except OSError:
+        raise  # a full disk: the caller's own business
+    except Exception as error:  # torch.onnx raises a dozen kinds
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise RuntimeFailure(f"{checkpoint.name}: the export to ONNX failed: {lines[0]}") from error
+
+
+def build(checkpoint: Checkpoint) -> LlamaForCausalLM:
+    """The transformers model of a checkpoint, float32; made without drawing initial weights."""
+    config = LlamaConfig.from_dict(checkpoint.config.to_dict())
+    with torch.device("meta"):
+        model = LlamaForCausalLM._from_config(config, attn_implementation=ATTENTION)
+    weights = {name: torch.from_numpy(np.array(tensor, np.float32, order="C")) for name, tensor in checkpoint}
+    model.load_state_dict(weights, strict=not config.tie_word_embeddings, assign=True)
+    model.model.rotary_emb = LlamaRotaryEmbedding(config=config)  # computed, not stored: the meta one is empty
+    model.tie_weights()
+    return model.eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep warnings and logging of the packages behind an export to themselves; exceptions pass.
+
+    Tracing warns of every Python condition it meets. `logging.warning` of a library also gives the root logger a
+    handler, which is the application's to choose: it is taken back.
+    """
+    root, before = logging.getLogger(), logging.getLogger().handlers[:]
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        root.handlers[:] = before

@@ -1,0 +1,402 @@
+"""Reading a GGUF file: its metadata and where each tensor lies. numpy and struct alone, so that a Pi needs no more.
+
+The layout (ggml/docs/gguf.md), little endian throughout:
+
+    magic "GGUF" · u32 version · u64 number of tensors · u64 number of key-values
+    key-value: string key · u32 type · value      string: u64 length · bytes
+    array: u32 type of its items · u64 count · items
+    tensor: string name · u32 dimensions · u64 each, fastest first · u32 type · u64 offset into the data
+    padding to `general.alignment` (32) · the data, each tensor padded to the alignment
+
+The file is mapped, not read: opening costs a walk over the strings, and numeric arrays are views. Everything that
+a count or length claims is held against the bytes that are there before anything is allocated.
+"""
+
+import mmap
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit import artefact
+from edgekit.checkpoint import LlamaConfig
+from edgekit.errors import CheckpointError, FileError
+from edgekit.files import said
+
+MAGIC = b"GGUF"
+ALIGNMENT = 32
+
+UINT8, INT8, UINT16, INT16, UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY, UINT64, INT64, FLOAT64 = range(13)
+
+NUMBERS: dict[int, np.dtype] = {
+    UINT8: np.dtype("<u1"),
+    INT8: np.dtype("<i1"),
+    UINT16: np.dtype("<u2"),
+    INT16: np.dtype("<i2"),
+    UINT32: np.dtype("<u4"),
+    INT32: np.dtype("<i4"),
+    FLOAT32: np.dtype("<f4"),
+    UINT64: np.dtype("<u8"),
+    INT64: np.dtype("<i8"),
+    FLOAT64: np.dtype("<f8"),
+}
+
+# ggml's tensor types: number -> name, elements in a block, bytes of a block (ggml.c, `type_traits`).
+TYPES: dict[int, tuple[str, int, int]] = {
+    0: ("F32", 1, 4),
+    1: ("F16", 1, 2),
+    2: ("Q4_0", 32, 18),
+    3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24),
+    8: ("Q8_0", 32, 34),
+    9: ("Q8_1", 32, 36),
+    10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210),
+    15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66),
+    17: ("IQ2_XS", 256, 74),
+    18: ("IQ3_XXS", 256, 98),
+    19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18),
+    21: ("IQ3_S", 256, 110),
+    22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136),
+    24: ("I8", 1, 1),
+    25: ("I16", 1, 2),
+    26: ("I32", 1, 4),
+    27: ("I64", 1, 8),
+    28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56),
+    30: ("BF16", 1, 2),
+    34: ("TQ1_0", 256, 54),
+    35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17),
+    40: ("NVFP4", 64, 36),
+    41: ("Q1_0", 128, 18),
+}
+NUMBER = {name: number for number, (name, _, _) in TYPES.items()}
+BLOCKS = {name: (elements, size) for name, elements, size in TYPES.values()}
+
+# Far above any real file (the largest vocabularies have half a million merges), and low enough that a hostile one
+# cannot keep a person waiting or fill the memory.
+MOST_STRINGS = 1 << 22
+MOST_ENTRIES = 1 << 16
+LONGEST_NAME = 1 << 16
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where one tensor lies. `shape` is in numpy's order: the row width is last."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    """As ggml calls it: F32, Q4_0, ..."""
+    bytes: int
+    offset: int
+    """From the start of the file."""
+
+
+class GGUFFile:
+    """An open GGUF file.
+
+    Attributes:
+        version: 2 or 3.
+        metadata: values by key: int, float, bool, str (bytes that are not UTF-8 become surrogates, as in file names),
+            a list of str, or a read-only numpy array (bool for truth values).
+        tensors: `TensorInfo` by name, in file order.
+        size: of the file, in bytes.
+
+    Raises:
+        FileError: the system cannot open the file.
+        CheckpointError: not a GGUF file, or damaged; the message names the file and the key or tensor.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        try:
+            with open(self.path, "rb") as file:
+                self.size = os.fstat(file.fileno()).st_size
+                self._map: mmap.mmap | bytes = b""
+                if self.size:
+                    self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise FileError(f"cannot read {self.path}: {said(error)}") from error
+        try:
+            reader = _Reader(self._map, self.size)
+            self.version, self.metadata, self.tensors = reader.file()
+        except _Damage as error:
+            raise CheckpointError(f"{self.path}: {error}") from None
+
+    def data(self, name: str) -> NDArray[np.uint8]:
+        """One tensor's bytes, a read-only view of the mapped file, shape (bytes,)."""
+        info = self.tensors[name]
+        return np.frombuffer(self._map, np.uint8, info.bytes, info.offset)
+
+    def files(self) -> dict[str, bytes]:
+        """The files that edgekit put in, by name. Raises `CheckpointError` if one does not match its sha256."""
+        texts = {key: value for key, value in self.metadata.items() if isinstance(value, str)}
+        blobs = {
+            key: value.tobytes()
+            for key, value in self.metadata.items()
+            if isinstance(value, np.ndarray) and value.dtype == np.uint8
+        }
+        return artefact.unpack(texts, blobs, self.path)
+
+
+class _Damage(Exception):
+    """What is wrong, without the file's name."""
+
+
+_UNPACK = {
+    kind: struct.Struct("<" + letter).unpack_from for kind, letter in zip(NUMBERS, "BbHhIifQqd", strict=True)
+}
+_U32 = struct.Struct("<I").unpack_from
+_U64 = struct.Struct("<Q").unpack_from
+
+
+class _Reader:
+    """A cursor over the mapped bytes; `where` is what is being read, for the message."""
+
+    def __init__(self, data: Any, size: int):
+        self.data, self.size, self.position, self.where = data, size, 0, "the header"
+
+    def file(self) -> tuple[int, dict[str, Any], dict[str, TensorInfo]]:
+        if self.size < 4 or self.data[:4] != MAGIC:
+            raise _Damage("not a GGUF file (it does not begin with `GGUF`)")
+        self.position = 4
+        version = self.number(UINT32)
+        if version not in (2, 3):
+            if version >> 16:
+                raise _Damage("a big-endian GGUF file; edgekit reads little-endian ones")
+            raise _Damage(f"GGUF version {version}; edgekit reads 2 and 3")
+        tensors, keys = self.number(UINT64), self.number(UINT64)
+        # The least that an entry takes: an empty name and a value of one byte; an empty name and no dimension.
+        self.sane(keys, 13, MOST_ENTRIES, "keys")
+        self.sane(tensors, 24, MOST_ENTRIES, "tensors")
+        metadata: dict[str, Any] = {}
+        for i in range(keys):
+            self.where = f"key {i + 1} of {keys}"
+            key = self.name()
+            self.where = f"key {key!r}"
+            if key in metadata:
+                raise _Damage(f"key {key!r} is there twice")
+            metadata[key] = self.value(self.number(UINT32))
+        return version, metadata, self.infos(tensors, _alignment(metadata))
+
+    def infos(self, count: int, alignment: int) -> dict[str, TensorInfo]:
+        found: dict[str, TensorInfo] = {}
+        for i in range(count):
+            self.where = f"tensor {i + 1} of {count}"
+            info = self.info()
+            if info.name in found:
+                raise _Damage(f"tensor {info.name!r} is there twice")
+            found[info.name] = info
+        start = -(-self.position // alignment) * alignment
+        # llama.cpp takes tensors only if they lie one after the other; so do we, and none can overlap another.
+        expected = 0
+        for info in found.values():
+            if info.offset != expected:
+                raise _Damage(f"tensor {info.name!r} begins at {info.offset} of the data, not at {expected}")
+            if start + info.offset + info.bytes > self.size:
+                raise _Damage(f"tensor {info.name!r} reaches past the end of the file: it is cut off")
+            expected += -(-info.bytes // alignment) * alignment
+        return {n: TensorInfo(n, i.shape, i.type, i.bytes, start + i.offset) for n, i in found.items()}
+
+    def info(self) -> TensorInfo:
+        name = self.name()
+        self.where = f"tensor {name!r}"
+        dimensions = self.number(UINT32)
+        if not 1 <= dimensions <= 4:
+            raise _Damage(f"tensor {name!r} has {dimensions} dimensions, not 1 to 4")
+        shape = tuple(self.number(UINT64) for _ in range(dimensions))
+        number = self.number(UINT32)
+        if number not in TYPES:
+            raise _Damage(f"tensor {name!r} has the unknown type {number}")
+        kind, elements, size = TYPES[number]
+        count = 1
+        for width in shape:
+            count *= width
+        if count == 0 or count >= 1 << 60:
+            raise _Damage(f"tensor {name!r} has the impossible shape {list(shape[::-1])}")
+        if shape[0] % elements:
+            raise _Damage(f"tensor {name!r}: rows of {shape[0]} do not divide into {kind} blocks of {elements}")
+        return TensorInfo(name, shape[::-1], kind, count // elements * size, self.number(UINT64))
+
+    def value(self, kind: int) -> Any:
+        if kind in NUMBERS:
+            return self.number(kind)
+        if kind == BOOL:
+            return bool(self.truth(self.number(UINT8)))
+        if kind == STRING:
+            return self.text()
+        if kind == ARRAY:
+            return self.array()
+        raise _Damage(f"{self.where} has the unknown type {kind}")
+
+    def array(self) -> list[str] | NDArray:
+        kind, count = self.number(UINT32), self.number(UINT64)
+        if kind == STRING:
+            self.sane(count, 8, MOST_STRINGS, "strings")
+            return self.strings(count)
+        if kind == BOOL:
+            values = self.numbers(UINT8, count)
+            self.truth(int(values.max(initial=0)))
+            return values.view(np.bool_)
+        if kind not in NUMBERS:
+            what = "arrays" if kind == ARRAY else f"items of the unknown type {kind}"
+            raise _Damage(f"{self.where} is an array of {what}, which GGUF readers do not take")
+        return self.numbers(kind, count)
+
+    def numbers(self, kind: int, count: int) -> NDArray:
+        dtype = NUMBERS[kind]
+        self.sane(count, dtype.itemsize, 1 << 60, "items")
+        values = np.frombuffer(self.data, dtype, count, self.position) if count else np.empty(0, dtype)
+        self.position += count * dtype.itemsize
+        return values
+
+    def strings(self, count: int) -> list[str]:
+        # The one loop that is long in a real file, so without a call per string.
+        data, size, at, found = self.data, self.size, self.position, []
+        for _ in range(count):
+            if at + 8 > size:
+                raise self.cut()
+            (length,) = _U64(data, at)
+            at += 8 + length
+            if at > size:
+                raise self.cut()
+            found.append(data[at - length : at].decode("utf-8", "surrogateescape"))
+        self.position = at
+        return found
+
+    def text(self) -> str:
+        length = self.number(UINT64)
+        if length > self.size - self.position:
+            raise self.cut()
+        self.position += length
+        return self.data[self.position - length : self.position].decode("utf-8", "surrogateescape")
+
+    def name(self) -> str:
+        (length,) = _U64(self.data, self.position) if self.position + 8 <= self.size else (0,)
+        if length > LONGEST_NAME:
+            raise _Damage(f"{self.where} has a name of {length} bytes: the file is damaged")
+        return self.text()
+
+    def number(self, kind: int) -> Any:
+        if self.position + NUMBERS[kind].itemsize > self.size:
+            raise self.cut()
+        (value,) = _UNPACK[kind](self.data, self.position)
+        self.position += NUMBERS[kind].itemsize
+        return value
+
+    def truth(self, value: int) -> int:
+        if value > 1:
+            raise _Damage(f"{self.where} is a truth value of {value}: the file is damaged")
+        return value
+
+    def sane(self, count: int, least: int, most: int, what: str) -> None:
+        """Refuse a count of things of at least `least` bytes each that the rest of the file cannot hold."""
+        if count * least > self.size - self.position:
+            raise _Damage(f"{self.where} claims {count} {what}, more than the file holds: it is cut off or damaged")
+        if count > most:
+            raise _Damage(f"{self.where} claims {count} {what}; edgekit reads at most {most}")
+
+    def cut(self) -> _Damage:
+        return _Damage(f"the file ends inside {self.where}: it is cut off or damaged")
+
+
+def _alignment(metadata: dict[str, Any]) -> int:
+    value = metadata.get("general.alignment", ALIGNMENT)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= 1 << 20 or value & (value - 1):
+        raise _Damage(f"general.alignment must be a power of two, not {value!r}")
+    return value
+
+
+# `llama.*` keys that are read, or change nothing. Any other is refused: it may change what the model computes.
+KNOWN = frozenset(
+    """vocab_size context_length embedding_length block_count feed_forward_length attention.head_count
+    attention.head_count_kv attention.layer_norm_rms_epsilon attention.key_length attention.value_length
+    rope.dimension_count rope.freq_base tensor_data_layout""".split()
+)
+# Keys that may be there with the value that switches the feature off.
+OFF: dict[str, tuple[Any, ...]] = {
+    "expert_count": (0,),
+    "expert_used_count": (0,),
+    "rope.scaling.type": ("none",),
+    "rope.scale_linear": (1.0,),
+    "use_parallel_residual": (False,),
+    "attention.causal": (True,),
+}
+
+
+def llama_config(file: GGUFFile) -> LlamaConfig:
+    """The configuration that a file's own keys say, whatever else it carries. Raises `CheckpointError`."""
+    where, keys = file.path, file.metadata
+    if (architecture := keys.get("general.architecture")) != "llama":
+        raise CheckpointError(f"{where}: general.architecture is {_short(architecture)}; edgekit reads `llama` only")
+    for key, value in keys.items():
+        if not key.startswith("llama.") or key[6:] in KNOWN:
+            continue
+        if isinstance(value, np.ndarray | list) or value not in OFF.get(key[6:], ()):
+            raise CheckpointError(f"{where}: {key} is {_short(value)}, which edgekit does not support")
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise CheckpointError(f"{where}: tensor token_embd.weight is missing or no matrix")
+
+    def number(key: str, default: Any = None) -> Any:
+        value = keys.get("llama." + key, default)
+        if isinstance(value, np.ndarray):  # one number a layer: taken where they are all one
+            if value.size == 0 or (value != value.flat[0]).any():
+                raise CheckpointError(f"{where}: llama.{key} differs from layer to layer: not supported")
+            value = value.flat[0].item()
+        if value is None:
+            raise CheckpointError(f"{where}: key llama.{key} is missing")
+        if isinstance(value, bool | str | list):
+            raise CheckpointError(f"{where}: llama.{key} must be a number, not {_short(value)}")
+        return value
+
+    # Nothing may be built for layers that only a damaged number claims.
+    if not isinstance(layers := number("block_count"), int) or layers > len(file.tensors):
+        raise CheckpointError(f"{where}: llama.block_count is {layers}, but the file has {len(file.tensors)} tensors")
+    heads, hidden = number("attention.head_count"), number("embedding_length")
+    head_dim = number("attention.key_length", hidden // heads if isinstance(heads, int) and heads > 0 else 0)
+    for key in ("attention.value_length", "rope.dimension_count"):
+        if number(key, head_dim) != head_dim:
+            raise CheckpointError(f"{where}: llama.{key} is {number(key)}, head_dim {head_dim}: not supported")
+    values = {
+        "model_type": "llama",
+        "vocab_size": embedding.shape[0],
+        "hidden_size": hidden,
+        "intermediate_size": number("feed_forward_length"),
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": number("attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "max_position_embeddings": number("context_length"),
+        "rms_norm_eps": _shortest(number("attention.layer_norm_rms_epsilon")),
+        "rope_theta": _shortest(number("rope.freq_base", 10000.0)),
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+        "bos_token_id": keys.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": [
+            keys[key] for key in ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id") if key in keys
+        ],
+        "pad_token_id": keys.get("tokenizer.ggml.padding_token_id"),
+    }
+    return LlamaConfig.from_dict(values, where)
+
+
+def _short(value: Any) -> str:
+    return " ".join(repr(value).split())[:60]
+
+
+def _shortest(value: float) -> float:
+    """The decimal that a float32 was written as: 1e-05 and not 9.999999747378752e-06."""
+    return float(str(np.float32(value)))

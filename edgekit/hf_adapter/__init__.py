@@ -1,0 +1,81 @@
+"""What makes a TokenMonster checkpoint load in plain transformers, where edgekit is not installed.
+
+`AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)` runs the code beside the weights: the adapter in
+tokenization_tokenmonster.py, and copies of the modules of edgekit that encode and decode.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+from edgekit.tokenizer import read_json
+from edgekit.tokenmonster_tokenizer import CHAT_TEMPLATE, VOCAB_FILE, TokenMonsterTokenizer
+
+ENTRY = "tokenization_tokenmonster"
+CLASS = "TokenMonsterTokenizer"
+
+# The entry imports each of these (transformers 4 copies no others); a test follows the imports.
+MODULES = ("capcode", "errors", "files", "matcher", "out_of_band", "tokenmonster", "unicode13")
+
+
+def files(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The files to write beside the weights of a checkpoint, so that transformers finds its tokenizer.
+
+    Args:
+        files: those of the checkpoint, by name; `config.json` says how many rows the embedding has.
+
+    For a TokenMonster checkpoint: the same files, tokenizer_config.json extended, and the adapter's sources. The
+    vocabulary is called tokenmonster.vocab whatever its name was. Any other checkpoint: the same files.
+
+    Raises:
+        VocabularyError: a damaged vocabulary or configuration, or more ids than rows.
+    """
+    out = dict(files)
+    config = read_json(files, "tokenizer_config.json")
+    if config.get("tokenizer_type") != "tokenmonster":
+        return out
+    rows = read_json(files, "config.json").get("vocab_size", config.get("vocab_size"))
+    tokenizer = TokenMonsterTokenizer.from_files(files, rows if isinstance(rows, int) else 2**31)
+    out.pop(str(config.get("vocab_file")), None)
+    out[VOCAB_FILE] = tokenizer.vocabulary.to_bytes()
+    out["tokenizer_config.json"] = json.dumps(
+        {**config, **described(tokenizer, config, files), **({"vocab_size": rows} if isinstance(rows, int) else {})},
+        indent=2, ensure_ascii=False,
+    ).encode() + b"\n"  # fmt: skip
+    out |= {f"{name}.py": source(name).encode() for name in (*MODULES, ENTRY)}
+    return out
+
+
+def described(
+    tokenizer: TokenMonsterTokenizer, config: Mapping[str, Any], files: Mapping[str, bytes]
+) -> dict[str, Any]:
+    """The keys of tokenizer_config.json that transformers goes by."""
+    spelled = {id: token for token, id in tokenizer.specials.items()}
+    keys: dict[str, Any] = {
+        "tokenizer_class": CLASS,
+        "auto_map": {"AutoTokenizer": [f"{ENTRY}.{CLASS}", None]},
+        "vocab_file": VOCAB_FILE,
+        "clean_up_tokenization_spaces": False,
+        "added_tokens_decoder": {
+            str(id): {"content": token, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False,
+                      "special": True}
+            for id, token in sorted(spelled.items())
+        },
+    }  # fmt: skip
+    for key, id in (("eos_token", tokenizer.eos), ("bos_token", tokenizer.bos_id), ("pad_token", tokenizer.pad)):
+        if id in spelled:
+            keys[key] = spelled[id]
+    if own := sorted(tokenizer.vocabulary.special_ids - {tokenizer.eos, tokenizer.bos_id}):
+        keys["additional_special_tokens"] = [spelled[id] for id in own]
+    if not config.get("chat_template") and "chat_template.jinja" not in files:
+        keys["chat_template"] = CHAT_TEMPLATE
+    return keys
+
+
+def source(name: str) -> str:
+    """A module as it goes beside a checkpoint: edgekit's own, its imports of edgekit made relative."""
+    where = resources.files("edgekit.hf_adapter" if name == ENTRY else "edgekit")
+    text = where.joinpath(f"{name}.py").read_text(encoding="utf-8")
+    return re.sub(r"^(\s*)from edgekit\.(\w+) import", r"\1from .\2 import", text, flags=re.MULTILINE)

@@ -1,0 +1,37 @@
+"""A vocabulary that does not match its own special tokens in text.
+
+TokenMonster keeps specials in its dictionary, so a text that spells one is encoded to it, sometimes (a token that
+overlaps its beginning wins): neither safe nor reliable. Relative imports only: copied beside exported checkpoints.
+"""
+
+from .tokenmonster import NONE, Vocabulary
+
+
+def without_specials(vocabulary: Vocabulary) -> Vocabulary:
+    """The same vocabulary, ids and all, less the records of its special tokens; itself if it has none."""
+    if not vocabulary.special_ids:
+        return vocabulary
+    kept = [i for i, record in enumerate(vocabulary.records) if record.id not in vocabulary.special_ids]
+    place = {old: new for new, old in enumerate(kept)}
+    records = []
+    for i in kept:
+        # Alternatives are record indexes. One that is gone leaves its place to the second.
+        alts = [place[a] for a in vocabulary.records[i][3:5] if a in place]
+        alt1, alt2 = [*alts, NONE, NONE][:2]
+        records.append(vocabulary.records[i]._replace(alt1=alt1, alt2=alt2))
+    ids = [record.id for record in records] + [token.id for token in vocabulary.deleted if token.id != NONE]
+    ids += [vocabulary.unk] if vocabulary.unk != NONE else []
+    return Vocabulary(
+        capcode=vocabulary.capcode,
+        charset=vocabulary.charset,
+        normalization=vocabulary.normalization,
+        mode=vocabulary.mode,
+        reserve=vocabulary.reserve,
+        unk=vocabulary.unk,
+        table_size=max(ids, default=-1) + 1,
+        delete_token=vocabulary.delete_token,
+        records=records,
+        follow=vocabulary.follow,
+        deleted=vocabulary.deleted,
+        name=vocabulary.name,
+    )

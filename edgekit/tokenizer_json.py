@@ -1,0 +1,313 @@
+"""Ordinary tokenizers: `tokenizer.json` through the `tokenizers` library.
+
+The library encodes. Decoding is done here, on bytes: each id has the bytes that the file's decoder would print for
+it, so a stream needs no look back and costs the same for every id. The texts are the library's own, but for one case:
+where byte tokens do not make up UTF-8, it replaces the whole run of them, each by one U+FFFD, good characters too.
+Here, as in llama.cpp, only the ill-formed part is replaced; a stream cannot take a character back.
+"""
+
+import codecs
+import hashlib
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import tokenizers
+
+from edgekit.errors import PromptError, VocabularyError
+from edgekit.tokenizer import configured_ids, read_json, spelling
+
+if TYPE_CHECKING:
+    from edgekit.tokenizer import Decoder
+    from edgekit.utf8_mask import Mask, Masks
+
+
+class JsonTokenizer:
+    """See `edgekit.tokenizer.Tokenizer`.
+
+    Args:
+        data: the content of a tokenizer.json.
+        vocab_size: rows of the model's embedding.
+        stop: ids that end a text. bos: see the protocol. Where these are added tokens they count as special, also
+            if the file forgot to say so.
+
+    Attributes:
+        special_ids: ids that the file marks special; they decode to nothing, and text does not produce them.
+
+    Raises:
+        VocabularyError: damaged, of a kind that edgekit cannot decode, or with more ids than `vocab_size`.
+    """
+
+    def __init__(self, data: bytes, vocab_size: int, *, stop: Sequence[int] = (), bos: int | None = None):
+        self._data = data = _mark_special(data, {*stop, bos})
+        self._library = _open(data)
+        ids = self._library.get_vocab(with_added_tokens=True)
+        size = max(ids.values(), default=-1) + 1
+        if size > vocab_size:
+            raise VocabularyError(
+                f"tokenizer.json has {size} ids, but the model's embedding has {vocab_size} rows: "
+                "this tokenizer belongs to another model"
+            )
+        self.vocab_size = vocab_size
+        self.bos = bos
+        self.stop = frozenset(id for id in stop if id < vocab_size)
+        added = self._library.get_added_tokens_decoder()
+        self.special_ids = frozenset(id for id, token in added.items() if token.special)
+        rules = Rules.read(json.loads(data).get("decoder"))
+        self.strip = rules.strip
+        tokens = {id: token for token, id in ids.items() if id not in self.special_ids}
+        self.pieces = [rules.piece(tokens[id]) if id in tokens else b"" for id in range(vocab_size)]
+        """What each id prints: bytes, `b""` for specials and padding."""
+        firsts = ((id, rules.piece(token, first=True)) for id, token in tokens.items())
+        self.first_pieces = {id: first for id, first in firsts if first != self.pieces[id]}
+        """What it prints instead as the first id of a text that prints anything, where that differs."""
+        self._silent = frozenset(range(vocab_size)).difference(tokens)
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes], vocab_size: int) -> "JsonTokenizer":
+        """The tokenizer of a checkpoint, with what its configuration says of the beginning and the end of a text."""
+        data = files["tokenizer.json"]
+        library = _open(data)
+
+        def ids(key: str) -> list[int]:
+            spelled = library.token_to_id(spelling(files, key))
+            found = configured_ids(files, f"{key}_id")
+            return [id for id in ([] if spelled is None else [spelled]) + found if id < vocab_size]
+
+        add = read_json(files, "tokenizer_config.json").get("add_bos_token")
+        bos = _template_bos(library) if add is None else next(iter(ids("bos_token")), None) if add is True else None
+        return cls(data, vocab_size, stop=ids("eos_token"), bos=bos)
+
+    def encode(self, text: str, *, specials: bool = False) -> list[int]:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise PromptError(f"the text is not UTF-8 (at character {error.start + 1})") from error
+        if specials:
+            return self._parsing.encode(text, add_special_tokens=False).ids
+        ids = self._library.encode(text, add_special_tokens=False).ids
+        if self._spelled.isdisjoint(ids):
+            return ids
+        return [part for id in ids for part in (self._spell(id) if id in self._spelled else [id])]
+
+    @cached_property
+    def _parsing(self) -> tokenizers.Tokenizer:
+        library = _open(self._data)
+        library.encode_special_tokens = False
+        return library
+
+    @cached_property
+    def _spelled(self) -> frozenset[int]:
+        """Specials that must not come out of text. The unknown token must: it is what unknown text becomes."""
+        unknown = getattr(self._library.model, "unk_token", None)
+        unk = self._library.token_to_id(unknown) if isinstance(unknown, str) else None
+        if isinstance(index := json.loads(self._data)["model"].get("unk_id"), int):
+            unk = index  # Unigram names it by number
+        return self.special_ids - {unk}
+
+    def _spell(self, id: int) -> list[int]:
+        """A special token's spelling in ordinary tokens.
+
+        Only for files whose model itself holds the special (WordLevel, Unigram): it matches there as any word does,
+        whatever is said of added tokens. Spelled by characters, then by bytes; what has neither is left out.
+        """
+        ids = []
+        for char in self._library.id_to_token(id) or "":
+            codes = [char] if self._library.token_to_id(char) is not None else [f"<0x{b:02X}>" for b in char.encode()]
+            ids += [found for code in codes if (found := self._library.token_to_id(code)) is not None]
+        return [found for found in ids if found not in self.special_ids]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        decoder = self.decoder()
+        return decoder.feed_all(tokens) + decoder.flush()
+
+    def decoder(self, context: Sequence[int] = ()) -> "JsonDecoder":
+        decoder = JsonDecoder(self)
+        decoder.feed_all(context)
+        return decoder
+
+    def utf8_mask(self, decoder: "Decoder", remaining: int | None = None) -> "Mask":
+        assert isinstance(decoder, JsonDecoder)
+        return self._masks.mask(decoder.mask_state(self._masks), remaining)
+
+    def facts(self) -> dict[str, Any]:
+        made = json.loads(self._data)
+        added = self._library.get_added_tokens_decoder()
+        return {
+            "kind": f"tokenizer.json ({made['model'].get('type', 'BPE')})",
+            "tokens": self._library.get_vocab_size(with_added_tokens=True),
+            "padding": self.vocab_size - self._library.get_vocab_size(with_added_tokens=True),
+            "merges": len(made["model"].get("merges", ())),
+            "specials": {added[id].content: id for id in sorted(self.special_ids)},
+            "sha256": hashlib.sha256(self._data).hexdigest(),
+        }
+
+    @cached_property
+    def _masks(self) -> "Masks":
+        from edgekit.utf8_mask import Masks
+
+        return Masks(self.pieces, [id for id in self.special_ids | self.stop if not self.pieces[id]])
+
+
+class JsonDecoder:
+    """See `edgekit.tokenizer.Decoder`. Pending between ids: half a character; at the start, what is stripped there."""
+
+    __slots__ = ("_started", "_strip", "_tokenizer", "_utf8")
+
+    def __init__(self, tokenizer: JsonTokenizer):
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._anew()
+
+    def _anew(self) -> None:
+        self._utf8.reset()
+        self._started = not self._tokenizer.first_pieces
+        self._strip = len(self._tokenizer.strip)
+
+    def feed(self, token: int) -> str:
+        return self.feed_all((token,))
+
+    def feed_all(self, tokens: Sequence[int]) -> str:
+        """The text of several ids at once."""
+        pieces = self._tokenizer.pieces
+        parts = [pieces[token] if 0 <= token < len(pieces) else b"" for token in tokens]
+        if not self._started:
+            silent = self._tokenizer._silent
+            place = next((i for i, t in enumerate(tokens) if 0 <= t < len(pieces) and t not in silent), None)
+            if place is not None:
+                self._started = True
+                parts[place] = self._tokenizer.first_pieces.get(tokens[place], parts[place])
+        text = self._utf8.decode(b"".join(parts))
+        return self._stripped(text) if self._strip and text else text
+
+    def flush(self) -> str:
+        text = self._utf8.decode(b"", True)
+        text = self._stripped(text) if self._strip and text else text
+        self._anew()
+        return text
+
+    def _stripped(self, text: str) -> str:
+        char = self._tokenizer.strip[0]
+        count = min(len(text) - len(text.lstrip(char)), self._strip)
+        self._strip = self._strip - count if count == len(text) else 0
+        return text[count:]
+
+    def mask_state(self, masks: "Masks") -> int:
+        """Where the mask's machine is: it reads the bytes that are pending."""
+        return masks.after_bytes(self._utf8.getstate()[0])
+
+
+@dataclass
+class Rules:
+    """What a file's `decoder` makes of a token's spelling."""
+
+    kind: str
+    """"bytes": each character stands for a byte (GPT-2); "text": as `replace` and `byte_tokens` say."""
+    replace: tuple[tuple[str, str], ...] = ()
+    byte_tokens: bool = False
+    """Whether `<0xE2>` is that byte."""
+    drop_first: str = ""
+    """A character that the first token of a text loses."""
+    between: str = ""
+    """What is put before every token but the first."""
+    strip: str = ""
+    """What a whole text loses at its start, at most: n times one character."""
+
+    @classmethod
+    def read(cls, decoder: Any) -> "Rules":
+        """From the JSON of the file. Raises `VocabularyError` for a decoder that edgekit does not know."""
+        if decoder is None:
+            return cls("text", between=" ")  # what the library does without one
+        steps = decoder.get("decoders", []) if _kind(decoder) == "Sequence" else [decoder]
+        kinds = [_kind(step) for step in steps]
+        if kinds == ["ByteLevel"]:
+            return cls("bytes")
+        if kinds == ["Metaspace"]:
+            mark = steps[0].get("replacement", "▁")
+            scheme = steps[0].get("prepend_scheme", "always")
+            keeps = scheme == "never" or steps[0].get("add_prefix_space") is False
+            return cls("text", replace=((mark, " "),), drop_first="" if keeps else mark)
+        replace, byte_tokens, fused, strip = [], False, False, ""
+        for step, kind in zip(steps, kinds, strict=True):
+            pattern = step.get("pattern", {}).get("String") if kind == "Replace" else None
+            if kind == "Replace" and pattern and not byte_tokens and not fused:
+                replace.append((pattern, step["content"]))
+            elif kind == "ByteFallback" and not fused:
+                byte_tokens = True
+            elif kind == "Fuse":
+                fused = True
+            elif kind == "Strip" and fused and not strip and step.get("stop") == 0 and len(step["content"]) == 1:
+                strip = step["content"] * step.get("start", 0)
+            else:
+                raise VocabularyError(f"tokenizer.json: decoder {'+'.join(kinds)} is not supported ({kind})")
+        return cls("text", tuple(replace), byte_tokens, strip=strip)
+
+    def piece(self, token: str, *, first: bool = False) -> bytes:
+        """The bytes that a token prints."""
+        if self.kind == "bytes":
+            table = byte_of_char()
+            return bytes(table[c] for c in token) if all(c in table for c in token) else token.encode()
+        if first and self.drop_first:
+            token = token.replace(self.drop_first, "")
+        for pattern, content in self.replace:
+            token = token.replace(pattern, content)
+        if self.byte_tokens and (found := re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", token)):
+            return bytes([int(found[1], 16)])
+        return (token if first else self.between + token).encode()
+
+
+def _kind(step: Any) -> str:
+    kind = step.get("type") if isinstance(step, dict) else None
+    if not isinstance(kind, str):
+        raise VocabularyError("tokenizer.json: the decoder has no type")
+    return kind
+
+
+def byte_of_char() -> dict[str, int]:
+    """GPT-2's table: printable bytes stand for themselves, the others for characters from U+0100 on."""
+    if not _BYTES:
+        printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+        others = [value for value in range(256) if value not in printable]
+        _BYTES.update({chr(value): value for value in printable})
+        _BYTES.update({chr(0x100 + i): value for i, value in enumerate(others)})
+    return _BYTES
+
+
+_BYTES: dict[str, int] = {}
+
+
+def _mark_special(data: bytes, ids: Collection[int | None]) -> bytes:
+    """The file with these added tokens marked special; itself if they are."""
+    try:
+        values = json.loads(data)
+        forgotten = [t for t in values["added_tokens"] if t["id"] in ids and not t["special"]]
+    except (ValueError, LookupError, TypeError):
+        return data  # the library will say what is wrong with it
+    for token in forgotten:
+        token["special"] = True
+    return json.dumps(values).encode() if forgotten else data
+
+
+def _template_bos(library: tokenizers.Tokenizer) -> int | None:
+    """The id that a file's own post-processor puts before a text."""
+    plain = library.encode("a", add_special_tokens=False).ids
+    whole = library.encode("a", add_special_tokens=True).ids
+    count = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
+    special = {id for id, token in library.get_added_tokens_decoder().items() if token.special}
+    return whole[0] if count and whole[0] in special else None
+
+
+def _open(data: bytes) -> tokenizers.Tokenizer:
+    try:
+        library = tokenizers.Tokenizer.from_buffer(data)
+    except Exception as error:  # the library raises plain Exception
+        raise VocabularyError(f"tokenizer.json cannot be read: {' '.join(str(error).split())}") from error
+    # A file may carry the settings of its training run; a prompt must come out whole.
+    library.no_truncation()
+    library.no_padding()
+    # Special tokens in text are text: with this the library does not look for them.
+    library.encode_special_tokens = True
+    return library

@@ -1,0 +1,341 @@
+"""The tokenizer of a TokenMonster checkpoint: a `.vocab`, EOS and BOS above it, padding up to the embedding's rows.
+
+As Stentor2's model card describes it: 8,000 base tokens, EOS 8000, BOS 8001, pad = EOS, padded to a multiple of 128:
+8,064. Text never produces EOS or BOS, nor a special token of the vocabulary itself, unless asked.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from edgekit import capcode
+from edgekit.errors import FileError, PromptError, VocabularyError
+from edgekit.out_of_band import without_specials
+from edgekit.tokenizer import configured_ids, read_json, spelling
+from edgekit.tokenmonster import MODES, Vocabulary
+
+if TYPE_CHECKING:
+    from edgekit.tokenizer import Decoder
+    from edgekit.utf8_mask import Mask, Masks
+
+REPOSITORY = "alasdairforsythe/tokenmonster"
+VOCAB_FILE = "tokenmonster.vocab"
+MULTIPLE = 128
+
+# Bits of a vocabulary's normalisation byte, for the eye.
+NORMALIZATIONS = {
+    capcode.NFD: "NFD", capcode.LOWERCASE: "lowercase", capcode.ACCENTS: "strip accents",
+    capcode.QUOTEMARKS: "quotemarks", capcode.COLLAPSE: "collapse spaces", capcode.TRIM: "trim",
+    capcode.LEADING_SPACE: "leading space", capcode.UNIX_LINES: "unix lines",
+}  # fmt: skip
+EOS, BOS = "</s>", "<s>"
+
+# The model card's, whose own line breaks a Markdown formatter lost: as in the `<|role|>` templates it follows.
+CHAT_TEMPLATE = """{% for message in messages %}
+<|{{ message['role'] }}|>
+{{ message['content'] }}
+{% endfor %}
+{% if add_generation_prompt %}<|assistant|>
+{% endif %}"""
+
+
+class Backend(Protocol):
+    """What encodes and decodes: a `Vocabulary`, or the reference library's (training/reference_tokenizer.py)."""
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: Iterable[int]) -> str: ...
+
+
+class TokenMonsterTokenizer:
+    """See `edgekit.tokenizer.Tokenizer`.
+
+    Args:
+        vocabulary: the base vocabulary; its ids come first.
+        vocab_size: rows of the model's embedding.
+        eos: ids that end a text; by default the first above the vocabulary, if there is a row for it. Ids that are
+            ordinary text, or outside `vocab_size`, are passed over, here and in `bos`.
+        bos: ids that begin one, the first of which counts; by default the second above the vocabulary.
+        add_bos: whether a prompt begins with `bos`. The published adapter's `encode` adds none.
+        eos_token, bos_token: their spellings, for `encode(specials=True)`.
+        backend: "edgekit", or "tokenmonster" for the reference library's `encode` and `decode` (extra `train`).
+            Streams are edgekit's either way: the reference's server dies of split characters.
+
+    Attributes:
+        vocabulary: the base vocabulary.
+        eos, bos_id, pad: ids or None; pad is EOS. `bos` is None unless `add_bos`.
+        specials: spelling -> id, the vocabulary's own included.
+
+    Raises:
+        VocabularyError: more ids than `vocab_size`.
+        MissingExtraError: the reference backend cannot be had.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        vocab_size: int,
+        *,
+        eos: Sequence[int] = (),
+        bos: Sequence[int] = (),
+        add_bos: bool = False,
+        eos_token: str = EOS,
+        bos_token: str = BOS,
+        backend: str = "edgekit",
+    ):
+        base = vocabulary.table_size
+        if base > vocab_size:
+            raise VocabularyError(
+                f"{vocabulary.name} has {base} ids, but the model's embedding has {vocab_size} rows: "
+                "this vocabulary belongs to another model"
+            )
+        self.vocabulary, self.vocab_size = vocabulary, vocab_size
+        accepted = [[id for id in ids if self._may_be_special(id)] for ids in (eos, bos)]
+        above = [id for id in (base, base + 1) if id < vocab_size]
+        ends = accepted[0] or [id for id in above if id not in accepted[1]][:1]
+        begins = accepted[1] or [id for id in reversed(above) if id not in ends]
+        self.eos = self.pad = ends[0] if ends else None
+        self.stop = frozenset(ends)
+        self.bos_id = begins[0] if begins else None
+        self.bos = self.bos_id if add_bos else None
+        self.specials = {vocabulary.decode([id]): id for id in sorted(vocabulary.special_ids)}
+        for token, id in ((bos_token, self.bos_id), (eos_token, self.eos)):
+            if token and id is not None:
+                self.specials[token] = id
+        self._silent = vocabulary.special_ids | self.stop | {self.bos_id}
+        self._backend: Backend = vocabulary
+        if backend == "tokenmonster":
+            self._backend = _reference(vocabulary)
+        elif backend != "edgekit":
+            raise VocabularyError(f"unknown TokenMonster backend {backend!r}: choose from edgekit, tokenmonster")
+        elif vocabulary.special_ids:
+            self._backend = without_specials(vocabulary)
+
+    @classmethod
+    def from_files(
+        cls, files: Mapping[str, bytes], vocab_size: int, backend: str = "edgekit"
+    ) -> "TokenMonsterTokenizer":
+        """The tokenizer of a checkpoint: its `vocab_file` and what its configuration says of EOS and BOS.
+
+        Ids that the configuration names count if they lie above the vocabulary or are special tokens of it. Others
+        are passed over: transformers writes its Llama defaults, BOS 1 and EOS 2, into every config.json, and
+        those are ordinary text here.
+
+        Raises:
+            VocabularyError: no such file, a damaged one, or more ids than `vocab_size`.
+        """
+        config = read_json(files, "tokenizer_config.json")
+        name = config.get("vocab_file") or VOCAB_FILE
+        if not isinstance(name, str) or name in (".", "..") or re.search(r"[/\\:\0]", name):
+            raise VocabularyError(f"tokenizer_config.json: vocab_file must be a file name, not {name!r}")
+        if name not in files:
+            raise VocabularyError(f"tokenizer_config.json names the vocabulary {name}, which is not beside the model")
+        named = {
+            key: configured_ids(files, f"{key}_id") + added_ids(config, spelling(files, key))
+            for key in ("eos_token", "bos_token")
+        }
+        return cls(
+            Vocabulary.from_bytes(files[name], name),
+            vocab_size,
+            eos=named["eos_token"],
+            bos=named["bos_token"],
+            add_bos=config.get("add_bos_token") is True,
+            eos_token=spelling(files, "eos_token") or EOS,
+            bos_token=spelling(files, "bos_token") or BOS,
+            backend=backend,
+        )
+
+    def _may_be_special(self, id: int) -> bool:
+        return self.vocabulary.table_size <= id < self.vocab_size or id in self.vocabulary.special_ids
+
+    def encode(self, text: str, *, specials: bool = False) -> list[int]:
+        try:
+            if not specials or not self.specials:
+                return self._backend.encode(text)
+            spelled = sorted(self.specials, key=len, reverse=True)
+            parts = re.split(f"({'|'.join(map(re.escape, spelled))})", text)
+            return [
+                id
+                for i, part in enumerate(parts)
+                for id in ([self.specials[part]] if i % 2 else self._backend.encode(part) if part else [])
+            ]
+        except UnicodeEncodeError as error:
+            raise PromptError(f"the text is not UTF-8 (at character {error.start + 1})") from error
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return self._backend.decode([id for id in tokens if id not in self._silent and id < self.vocabulary.table_size])
+
+    def decoder(self, context: Sequence[int] = ()) -> "TokenMonsterDecoder":
+        decoder = TokenMonsterDecoder(self)
+        for token in context:
+            decoder.feed(token)
+        return decoder
+
+    def utf8_mask(self, decoder: "Decoder", remaining: int | None = None) -> "Mask":
+        assert isinstance(decoder, TokenMonsterDecoder)
+        return self._masks.mask(decoder.mask_state(self._masks), remaining)
+
+    def facts(self) -> dict[str, Any]:
+        own, flags = self.vocabulary, self.vocabulary.normalization
+        return {
+            "kind": "TokenMonster",
+            "tokens": own.size,
+            "padding": self.vocab_size - own.table_size - len({self.eos, self.bos_id} - {None} - own.special_ids),
+            "capcode": own.capcode,
+            "normalization": [name for bit, name in NORMALIZATIONS.items() if flags & bit],
+            "mode": MODES[own.mode] if own.mode < len(MODES) else own.mode,
+            "longest_token": own.maxlen,
+            "bytes_without_token": 256 - len({r.token for r in own.records if len(r.token) == 1}),
+            "specials": self.specials,
+            "sha256": hashlib.sha256(own.to_bytes()).hexdigest(),
+        }
+
+    @cached_property
+    def _masks(self) -> "Masks":
+        from edgekit.utf8_mask import Masks  # numpy: only where masks are asked for
+
+        pieces = [b"" if id in self._silent else self.vocabulary.piece(id) for id in range(self.vocab_size)]
+        return Masks(pieces, [id for id in self._silent if id is not None], self.vocabulary.capcode)
+
+
+class TokenMonsterDecoder:
+    """See `edgekit.tokenizer.Decoder`. Pending between ids: half a character, a delete marker, capitals."""
+
+    __slots__ = ("_fed", "_inner", "_mask_state", "_silent")
+
+    def __init__(self, tokenizer: TokenMonsterTokenizer):
+        self._inner = tokenizer.vocabulary.decoder()
+        self._silent = tokenizer._silent
+        self._fed: list[int] = []
+        self._mask_state: int | None = None
+
+    def feed(self, token: int) -> str:
+        if token in self._silent:
+            return ""
+        self._fed.append(token)
+        return self._inner.feed(token)
+
+    def flush(self) -> str:
+        self._fed, self._mask_state = [], None
+        return self._inner.flush()
+
+    def mask_state(self, masks: "Masks") -> int:
+        """Where the mask's machine is; it reads what was fed since it was last asked, so no one else pays."""
+        state = masks.start if self._mask_state is None else self._mask_state
+        for token in self._fed:
+            state = masks.advance(state, token)
+        self._fed, self._mask_state = [], state
+        return state
+
+
+def added_ids(config: Mapping[str, Any], token: str) -> list[int]:
+    """Ids that transformers' `added_tokens_decoder` table gives to this spelling."""
+    table = config.get("added_tokens_decoder")
+    if not token or not isinstance(table, dict):
+        return []
+    return [int(id) for id, entry in table.items()
+            if str(id).isdecimal() and isinstance(entry, dict) and entry.get("content") == token]  # fmt: skip
+
+
+def _reference(vocabulary: Vocabulary) -> Backend:
+    from edgekit import rooms
+
+    if vocabulary.special_ids:
+        # Its dictionary matches them in text, and out of band is the promise here.
+        raise VocabularyError(
+            f"{vocabulary.name} has special tokens, which the tokenmonster backend cannot keep out of band: "
+            "use the edgekit backend"
+        )
+    return rooms.load("training", "reference_tokenizer").load(vocabulary.to_bytes())
+
+
+def files_for(vocabulary: bytes, vocab_size: int | None = None) -> dict[str, bytes]:
+    """The files beside the weights of a new TokenMonster checkpoint, as Stentor2's model card shows them.
+
+    Args:
+        vocabulary: the content of a `.vocab` file.
+        vocab_size: rows of the embedding; by default the vocabulary, EOS and BOS, rounded up to a multiple of 128.
+
+    Raises:
+        VocabularyError: no vocabulary, or one that does not fit with EOS and BOS into `vocab_size`.
+    """
+    base = Vocabulary.from_bytes(vocabulary).table_size
+    if vocab_size is None:
+        vocab_size = -(-(base + 2) // MULTIPLE) * MULTIPLE
+    if base + 2 > vocab_size:
+        raise VocabularyError(
+            f"the vocabulary has {base} ids, which with EOS and BOS do not fit into {vocab_size} embedding rows"
+        )
+    config = {
+        "tokenizer_type": "tokenmonster",
+        "vocab_file": VOCAB_FILE,
+        "model_max_length": 1024,
+        "eos_token": EOS,
+        "bos_token": BOS,
+        "pad_token": EOS,
+        "vocab_size": vocab_size,
+        "chat_template": CHAT_TEMPLATE,
+    }
+    return {
+        "tokenizer_config.json": json.dumps(config, indent=2).encode() + b"\n",
+        VOCAB_FILE: bytes(vocabulary),
+    }
+
+
+def resolve(name: str | Path, *, folder: Path | None = None, revision: str | None = None) -> Path:
+    """The `.vocab` file for a path or for a published vocabulary's name, `english-8000-strict-nocapcode-v1`.
+
+    Looked for in this order: a file of that path; NAME.vocab in `folder` or, without one, in the folder that the
+    environment variable EDGEKIT_VOCABS names; the Hugging Face cache; the repository alasdairforsythe/tokenmonster.
+    With HF_HUB_OFFLINE=1 the network is not asked; otherwise it has 5 seconds to answer.
+
+    Raises:
+        FileError: nowhere to be found; the message says where to put the file, or that a network would help.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    plain = str(name).removesuffix(".vocab")
+    if re.search(r"[/\\\0]", plain) or plain in ("", ".", ".."):
+        raise FileError(f"cannot read {name}: no such file")
+    where = folder or (Path(value) if (value := os.environ.get("EDGEKIT_VOCABS")) else None)
+    if where is not None and (local := Path(where) / f"{plain}.vocab").is_file():
+        return local
+    # Here, not above: a model folder brings its own vocabulary, and nobody else needs the hub's client.
+    import huggingface_hub
+
+    filename = f"vocabs/{plain}.vocab"
+    cached = huggingface_hub.try_to_load_from_cache(REPOSITORY, filename, revision=revision)
+    if isinstance(cached, str):
+        return Path(cached)
+    try:
+        if not huggingface_hub.constants.HF_HUB_OFFLINE:
+            _knock(huggingface_hub.hf_hub_url(REPOSITORY, filename, revision=revision))
+        return Path(huggingface_hub.hf_hub_download(REPOSITORY, filename, revision=revision, etag_timeout=5))
+    except Exception as error:  # whatever its HTTP library raises: requests', httpx's or its own
+        seen = f"{where} has no {plain}.vocab, and " if where is not None else ""
+        said = str(error).strip().splitlines()
+        raise FileError(
+            f"vocabulary {plain!r} not found: {seen}{REPOSITORY} did not give it "
+            f"({type(error).__name__}{': ' + said[0][:120] if said else ''}); check the name and the network, or put "
+            f"{plain}.vocab into a folder and set EDGEKIT_VOCABS to it"
+        ) from error
+
+
+def _knock(url: str) -> None:
+    """Raise `URLError` if nobody answers at `url`. The hub's client would try again for half a minute, and say so."""
+    import ssl
+    import urllib.error
+    import urllib.request
+
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=5).close()
+    except urllib.error.HTTPError:
+        pass  # somebody did answer: what the status means is the hub's client's to say
+    except urllib.error.URLError as error:
+        if not isinstance(error.reason, ssl.SSLError):  # the client brings its own certificates
+            raise

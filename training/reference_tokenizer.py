@@ -1,0 +1,65 @@
+"""The published `tokenmonster` package as a backend, to check edgekit's own tokenizer against.
+
+The package talks to a Go program, which it downloads at its first use. Where that cannot be had, `load` says so.
+"""
+
+import tempfile
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import tokenmonster
+
+from edgekit.errors import MissingExtraError
+
+PATIENCE = 60.0
+"""Seconds that the package may take to download and start its server."""
+
+
+class Reference:
+    """A vocabulary in the reference's server. `encode` and `decode` as `edgekit.tokenmonster.Vocabulary` has them."""
+
+    def __init__(self, vocabulary: Any):
+        self._vocabulary = vocabulary
+
+    def encode(self, text: str) -> list[int]:
+        ids = self._vocabulary.tokenize(text)
+        return [] if ids is None else [int(id) for id in ids]  # None is its answer to an empty text
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self._vocabulary.decode(list(ids)) or ""
+
+
+def load(vocabulary: bytes, *, patience: float = PATIENCE) -> Reference:
+    """Load the content of a `.vocab` file into the reference's server.
+
+    Raises:
+        MissingExtraError: the server cannot be downloaded or started, or did not answer within `patience` seconds.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+        path = Path(folder) / "reference.vocab"
+        path.write_bytes(vocabulary)
+        return Reference(_within(patience, lambda: tokenmonster.load(str(path))))
+
+
+def _within(seconds: float, call: Callable[[], Any]) -> Any:
+    """What `call` returns. In a thread of its own: the package's downloads and pipes have no time limits."""
+    outcome: list[tuple[bool, Any]] = []
+
+    def run() -> None:
+        try:
+            outcome.append((True, call()))
+        except BaseException as error:  # it also leaves by SystemExit
+            outcome.append((False, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if outcome and outcome[0][0]:
+        return outcome[0][1]
+    why = f"{type(outcome[0][1]).__name__}: {outcome[0][1]}" if outcome else f"no answer in {seconds:g} seconds"
+    why = " ".join(why.split())
+    raise MissingExtraError(
+        f"the reference tokenizer's server cannot be had ({why}); with a network: pip install 'edgekit[train]'"
+    )
