@@ -99,11 +99,13 @@ def test_redundant_tensors_are_dropped(folder):
     before = open_folder(folder).sha256
     edit_tensors(
         folder,
-        lambda t: t
-        | {
-            "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(2, np.float32),
-            "lm_head.weight": t["model.embed_tokens.weight"].copy(),
-        },
+        lambda t: (
+            t
+            | {
+                "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(2, np.float32),
+                "lm_head.weight": t["model.embed_tokens.weight"].copy(),
+            }
+        ),
     )
     assert open_folder(folder).sha256 == before
 
@@ -117,10 +119,16 @@ DAMAGE = [
     (lambda t: t | {"model.extra": np.ones(1, np.float32)}, "unexpected tensor model.extra"),
     (lambda t: t | {"model.layers.2.input_layernorm.weight": np.ones(16, np.float32)}, "unexpected .*layers.2"),
     (lambda t: t | {"model.norm.weight": np.ones(15, np.float32)}, r"model.norm.weight has shape \[15\].*\[16\]"),
-    (lambda t: t | {"model.embed_tokens.weight": np.ones((41, 16), np.float32)}, r"embed_tokens.* \[41, 16\].* \[40, 16\]"),
+    (
+        lambda t: t | {"model.embed_tokens.weight": np.ones((41, 16), np.float32)},
+        r"embed_tokens.* \[41, 16\].* \[40, 16\]",
+    ),
     (lambda t: t | {"lm_head.weight": np.ones((40, 16), np.float32)}, "lm_head.weight differs"),
     (lambda t: t | {"model.norm.weight": np.ones(16, np.int32)}, "model.norm.weight is I32"),
-    (lambda t: t | {"model.norm.weight": np.array([np.nan] + [1] * 15, np.float32)}, "model.norm.weight has 1 values that are NaN"),
+    (
+        lambda t: t | {"model.norm.weight": np.array([np.nan] + [1] * 15, np.float32)},
+        "model.norm.weight has 1 values that are NaN",
+    ),
 ]
 
 
@@ -216,3 +224,14 @@ def test_any_damage_to_a_safetensors_file_is_one_clear_error(tmp_path, data):
         assert open_folder(path).config == SMALL
     except CheckpointError as error:
         assert "\n" not in str(error)
+
+
+def test_a_vocabulary_of_any_name(stentor, tmp_path):
+    from edgekit.tokenizer import from_files
+
+    folder = write_model(tmp_path / "m", SMALL)
+    config = json.loads((stentor / "tokenizer_config.json").read_text()) | {"vocab_file": "english.vocab"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "english.vocab").write_bytes((stentor / "tokenmonster.vocab").read_bytes())
+    files = open_folder(folder).files
+    assert from_files(files, 8064).encode("Hello, World!") == [98, 1637, 593, 15, 3346, 4]

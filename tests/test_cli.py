@@ -141,7 +141,7 @@ MISTAKES = [
     (["convert", "-m", "{b}/cut", "--to", "gguf"], 1, "not a whole safetensors file"),
     (["convert", "-m", "{b}/text.onnx", "--to", "gguf"], 1, "cannot be turned back"),
     (["convert", "-m", "{b}/model", "--to", "gguf", "-o", "{b}/text.txt"], 1, "exists already: add --force"),
-    (["convert", "-m", "{b}/model", "--to", "gguf", "-o", "/proc/edgekit.gguf"], 1, "cannot write /proc/edgekit.gguf"),
+    (["convert", "-m", "{b}/model", "--to", "gguf", "-o", "/proc/x.gguf"], 1, "cannot write /proc/x.gguf"),
     (["inspect", "-m", "{b}/text.gguf"], 1, "text.gguf"),
     (["inspect", "-m", "{b}/text.onnx"], 1, "text.onnx"),
     (["tokenize", "--vocab", "{b}/text.vocab", "x"], 1, "text.vocab"),

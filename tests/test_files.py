@@ -52,9 +52,10 @@ def test_a_folder_replaces_a_folder(tmp_path):
 
 
 def test_a_full_disk_is_one_line(tmp_path):
-    with pytest.raises(FileError, match=r"cannot write .*a\.bin: No space left on device"), replacing(
-        tmp_path / "a.bin"
-    ) as temporary:
+    with (
+        pytest.raises(FileError, match=r"cannot write .*a\.bin: No space left on device"),
+        replacing(tmp_path / "a.bin") as temporary,
+    ):
         temporary.write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert os.listdir(tmp_path) == []
@@ -75,7 +76,8 @@ def test_killed_in_the_middle_leaves_the_old(tmp_path):
     path.write_bytes(b"old")
     script = (
         "import sys, time\nfrom pathlib import Path\nfrom edgekit.files import replacing\n"
-        f"with replacing(Path({str(path)!r})) as t:\n    t.write_bytes(b'half'); print('ready', flush=True); time.sleep(60)"
+        f"with replacing(Path({str(path)!r})) as t:\n    t.write_bytes(b'half'); "
+        "print('ready', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"

@@ -84,7 +84,9 @@ def test_ignore_eos_goes_on(model):
     assert model.generate([254], max_new_tokens=4, ignore_eos=True).tokens == [255, 0, 1, 2]
 
 
-@pytest.mark.parametrize("stop, text", [("d", "bc"), ("de", "bc"), ("ef", "bcd"), ("gx", "bcdefghi"), (["zz", "ghi"], "bcdef")])
+@pytest.mark.parametrize(
+    "stop, text", [("d", "bc"), ("de", "bc"), ("ef", "bcd"), ("gx", "bcdefghi"), (["zz", "ghi"], "bcdef")]
+)
 def test_stop_strings_across_token_borders(model, stop, text):
     stream = model.stream("a", max_new_tokens=8, stop=stop)
     assert "".join(stream) == stream.result.text == text
@@ -111,7 +113,13 @@ def test_context_limit(model):
 
 def test_truncate_left_keeps_bos_and_the_end():
     settings = Generating(truncate="left", max_new_tokens=4)
-    assert fit([9, 1, 2, 3, 4, 5, 6, 7, 8, 8, 7], 10, settings, bos=9) == [9, 4, 5, 6, 7, 8, 8, 7][0:1] + [6, 7, 8, 8, 7]
+    assert fit([9, 1, 2, 3, 4, 5, 6, 7, 8, 8, 7], 10, settings, bos=9) == [9, 4, 5, 6, 7, 8, 8, 7][0:1] + [
+        6,
+        7,
+        8,
+        8,
+        7,
+    ]
     assert fit(list(range(30)), 10, settings, bos=None) == list(range(24, 30))
     assert fit(list(range(30)), 10, Generating(truncate="left", max_new_tokens=99), None) == list(range(25, 30))
 
