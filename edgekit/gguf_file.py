@@ -23,9 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit import artefact
-from edgekit.checkpoint import LlamaConfig
 from edgekit.errors import CheckpointError, FileError
 from edgekit.files import said
+from edgekit.gguf_config import llama_config
+
+__all__ = ["BLOCKS", "NUMBER", "TYPES", "GGUFFile", "TensorInfo", "llama_config"]
 
 MAGIC = b"GGUF"
 ALIGNMENT = 32
@@ -156,9 +158,7 @@ class _Damage(Exception):
     """What is wrong, without the file's name."""
 
 
-_UNPACK = {
-    kind: struct.Struct("<" + letter).unpack_from for kind, letter in zip(NUMBERS, "BbHhIifQqd", strict=True)
-}
+_UNPACK = {kind: struct.Struct("<" + letter).unpack_from for kind, letter in zip(NUMBERS, "BbHhIifQqd", strict=True)}
 _U32 = struct.Struct("<I").unpack_from
 _U64 = struct.Struct("<Q").unpack_from
 
@@ -288,7 +288,10 @@ class _Reader:
         (length,) = _U64(self.data, self.position) if self.position + 8 <= self.size else (0,)
         if length > LONGEST_NAME:
             raise _Damage(f"{self.where} has a name of {length} bytes: the file is damaged")
-        return self.text()
+        name = self.text()
+        if not name.isprintable():  # the names go into one-line messages
+            raise _Damage(f"{self.where} is named {name[:60]!r}: the file is damaged")
+        return name
 
     def number(self, kind: int) -> Any:
         if self.position + NUMBERS[kind].itemsize > self.size:
@@ -318,85 +321,3 @@ def _alignment(metadata: dict[str, Any]) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= 1 << 20 or value & (value - 1):
         raise _Damage(f"general.alignment must be a power of two, not {value!r}")
     return value
-
-
-# `llama.*` keys that are read, or change nothing. Any other is refused: it may change what the model computes.
-KNOWN = frozenset(
-    """vocab_size context_length embedding_length block_count feed_forward_length attention.head_count
-    attention.head_count_kv attention.layer_norm_rms_epsilon attention.key_length attention.value_length
-    rope.dimension_count rope.freq_base tensor_data_layout""".split()
-)
-# Keys that may be there with the value that switches the feature off.
-OFF: dict[str, tuple[Any, ...]] = {
-    "expert_count": (0,),
-    "expert_used_count": (0,),
-    "rope.scaling.type": ("none",),
-    "rope.scale_linear": (1.0,),
-    "use_parallel_residual": (False,),
-    "attention.causal": (True,),
-}
-
-
-def llama_config(file: GGUFFile) -> LlamaConfig:
-    """The configuration that a file's own keys say, whatever else it carries. Raises `CheckpointError`."""
-    where, keys = file.path, file.metadata
-    if (architecture := keys.get("general.architecture")) != "llama":
-        raise CheckpointError(f"{where}: general.architecture is {_short(architecture)}; edgekit reads `llama` only")
-    for key, value in keys.items():
-        if not key.startswith("llama.") or key[6:] in KNOWN:
-            continue
-        if isinstance(value, np.ndarray | list) or value not in OFF.get(key[6:], ()):
-            raise CheckpointError(f"{where}: {key} is {_short(value)}, which edgekit does not support")
-    embedding = file.tensors.get("token_embd.weight")
-    if embedding is None or len(embedding.shape) != 2:
-        raise CheckpointError(f"{where}: tensor token_embd.weight is missing or no matrix")
-
-    def number(key: str, default: Any = None) -> Any:
-        value = keys.get("llama." + key, default)
-        if isinstance(value, np.ndarray):  # one number a layer: taken where they are all one
-            if value.size == 0 or (value != value.flat[0]).any():
-                raise CheckpointError(f"{where}: llama.{key} differs from layer to layer: not supported")
-            value = value.flat[0].item()
-        if value is None:
-            raise CheckpointError(f"{where}: key llama.{key} is missing")
-        if isinstance(value, bool | str | list):
-            raise CheckpointError(f"{where}: llama.{key} must be a number, not {_short(value)}")
-        return value
-
-    # Nothing may be built for layers that only a damaged number claims.
-    if not isinstance(layers := number("block_count"), int) or layers > len(file.tensors):
-        raise CheckpointError(f"{where}: llama.block_count is {layers}, but the file has {len(file.tensors)} tensors")
-    heads, hidden = number("attention.head_count"), number("embedding_length")
-    head_dim = number("attention.key_length", hidden // heads if isinstance(heads, int) and heads > 0 else 0)
-    for key in ("attention.value_length", "rope.dimension_count"):
-        if number(key, head_dim) != head_dim:
-            raise CheckpointError(f"{where}: llama.{key} is {number(key)}, head_dim {head_dim}: not supported")
-    values = {
-        "model_type": "llama",
-        "vocab_size": embedding.shape[0],
-        "hidden_size": hidden,
-        "intermediate_size": number("feed_forward_length"),
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": number("attention.head_count_kv", heads),
-        "head_dim": head_dim,
-        "max_position_embeddings": number("context_length"),
-        "rms_norm_eps": _shortest(number("attention.layer_norm_rms_epsilon")),
-        "rope_theta": _shortest(number("rope.freq_base", 10000.0)),
-        "tie_word_embeddings": "output.weight" not in file.tensors,
-        "bos_token_id": keys.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": [
-            keys[key] for key in ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id") if key in keys
-        ],
-        "pad_token_id": keys.get("tokenizer.ggml.padding_token_id"),
-    }
-    return LlamaConfig.from_dict(values, where)
-
-
-def _short(value: Any) -> str:
-    return " ".join(repr(value).split())[:60]
-
-
-def _shortest(value: float) -> float:
-    """The decimal that a float32 was written as: 1e-05 and not 9.999999747378752e-06."""
-    return float(str(np.float32(value)))

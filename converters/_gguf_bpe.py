@@ -1,0 +1,296 @@
+"""Ordinary tokenizers as llama.cpp's `llama` (SentencePiece) and `gpt2` (byte-level BPE) vocabularies."""
+
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from edgekit.converters._gguf_tokens import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    Specials,
+    Tokens,
+)
+from edgekit.errors import VocabularyError
+from edgekit.tokenizer import read_json
+
+CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_LEAD = r"[^\r\n\p{L}\p{N}]?"
+_CASED_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+# The regex of a `Split` in tokenizer.json -> llama.cpp's name for the same (llama-vocab.cpp, llm_tokenizer_bpe).
+SPLITS = {
+    GPT2: "gpt-2",
+    CONTRACTIONS + "|" + _LEAD + r"\p{L}+|\p{N}{1,3}" + _TAIL: "llama-bpe",
+    CONTRACTIONS + "|" + _LEAD + r"\p{L}+|\p{N}" + _TAIL: "qwen2",
+    f"{_LEAD}{_UPPER}*{_LOWER}+{CONTRACTIONS}?|{_LEAD}{_UPPER}+{_LOWER}*{CONTRACTIONS}?|\\p{{N}}{{1,3}}{_CASED_TAIL}": (
+        "gpt-4o"
+    ),
+    f"{_LEAD}{_UPPER}*{_LOWER}+|{_LEAD}{_UPPER}+{_LOWER}*|\\p{{N}}{_CASED_TAIL}": "tekken",
+}
+
+UNSURE = "llama.cpp knows no pre-tokenizer like this one's ({what}): stock programs may split otherwise than edgekit"
+
+
+def tokens(files: Mapping[str, bytes], special: Specials) -> Tokens:
+    """The vocabulary as llama.cpp reads it; of kind `none`, with a note, if llama.cpp has nothing like it.
+
+    Raises `VocabularyError` for damaged files, and for more tokens than the embedding has rows.
+    """
+    pieces = sentencepiece(files["tokenizer.model"]) if "tokenizer.model" in files else None
+    if "tokenizer.json" not in files:
+        assert pieces is not None
+        if pieces.kind != "BPE":
+            return _nothing(f"a SentencePiece {pieces.kind} model")
+        texts = [text for text, _, _ in pieces.pieces]
+        made = Tokens(
+            "llama",
+            texts,
+            [_TYPES.get(kind, NORMAL) for _, _, kind in pieces.pieces],
+            [score for _, score, _ in pieces.pieces],
+            add_space_prefix=pieces.add_dummy_prefix,
+        )
+        return _padded(made, special, "tokenizer.model")
+    values = read_json(files, "tokenizer.json")
+    model = values.get("model")
+    if not isinstance(model, dict):
+        raise VocabularyError("tokenizer.json has no model")
+    kind = model.get("type", "BPE")
+    if kind != "BPE":
+        return _nothing(f"a {kind} tokenizer")
+    try:
+        if model.get("byte_fallback"):
+            return _padded(_llama(values, model, pieces), special, "tokenizer.json")
+        if "ByteLevel" in {p.get("type") for p in (*_parts(values, "pre_tokenizer"), *_parts(values, "decoder"))}:
+            return _padded(_gpt2(values, model), special, "tokenizer.json")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise VocabularyError(f"tokenizer.json is damaged: {type(error).__name__} {error}") from error
+    return _nothing("a BPE tokenizer without byte tokens")
+
+
+def _nothing(what: str) -> Tokens:
+    return Tokens("none", notes=[f"llama.cpp has nothing like {what}: stock programs cannot show this model's text"])
+
+
+def _llama(values: dict[str, Any], model: dict[str, Any], pieces: "Pieces | None") -> Tokens:
+    texts, types = _vocabulary(values, model)
+    for id, text in enumerate(texts):
+        if types[id] == NORMAL and len(text) == 6 and text.startswith(b"<0x"):
+            types[id] = BYTE
+        elif text.decode("utf-8", "replace") == model.get("unk_token"):
+            types[id] = UNKNOWN
+    known = {text: score for text, score, _ in pieces.pieces} if pieces else {}
+    notes = []
+    if known and all(text in known for text, kind in zip(texts, types, strict=True) if kind == NORMAL):
+        scores = [known.get(text, 0.0) for text in texts]
+    else:
+        # llama.cpp joins the pair whose whole has the best score; here the one whose merge comes first. The same, as
+        # long as every pair that makes a token is among the merges, which is so for those SentencePiece trained.
+        rank: dict[bytes, int] = {}
+        for position, (left, right) in enumerate(_merges(model)):
+            rank.setdefault((left + right).encode(), position)
+        worst = len(rank) + 1.0
+        scores = [-float(rank.get(t, worst)) if k == NORMAL else 0.0 for t, k in zip(texts, types, strict=True)]
+        halves = {(left, right) for left, right in _merges(model)}
+        if _unlisted(texts, types, halves):
+            notes.append("llama.cpp merges by score, not by rank: stock programs may split otherwise than edgekit")
+    return Tokens("llama", texts, types, scores, add_space_prefix=_prefixes_space(values), notes=notes)
+
+
+def _unlisted(texts: list[bytes], types: list[int], merges: set[tuple[str, str]]) -> bool:
+    """Whether some token is also made by a pair that is no merge."""
+    normal = {t.decode("utf-8", "replace") for t, k in zip(texts, types, strict=True) if k == NORMAL}
+    pairs = ((t[:i], t[i:]) for t in normal for i in range(1, len(t)))
+    return any(left in normal and right in normal and (left, right) not in merges for left, right in pairs)
+
+
+def _prefixes_space(values: dict[str, Any]) -> bool:
+    for part in (*_parts(values, "normalizer"), *_parts(values, "pre_tokenizer")):
+        if part.get("type") == "Prepend" and part.get("prepend") == "▁":
+            return True
+        if part.get("type") == "Metaspace" and part.get("prepend_scheme", "always") != "never":
+            return bool(part.get("add_prefix_space", True))
+    return False
+
+
+def _gpt2(values: dict[str, Any], model: dict[str, Any]) -> Tokens:
+    texts, types = _vocabulary(values, model)
+    pre, notes = pre_tokenizer(values)
+    merges = [f"{left} {right}" for left, right in _merges(model)]
+    unk = model.get("unk_token")
+    return Tokens(
+        "gpt2",
+        texts,
+        types,
+        merges=merges,
+        pre=pre,
+        unk=texts.index(unk.encode()) if unk and unk.encode() in texts else None,
+        notes=notes,
+    )
+
+
+def pre_tokenizer(values: dict[str, Any]) -> tuple[str, list[str]]:
+    """llama.cpp's name for how a byte-level tokenizer.json cuts a text into words, and notes where it is a guess."""
+    parts = _parts(values, "pre_tokenizer")
+    kinds = [part.get("type") for part in parts]
+    notes = []
+    if any(part.get("type") == "ByteLevel" and part.get("add_prefix_space") for part in parts):
+        notes.append("this tokenizer puts a space before a text, llama.cpp does not")
+    if values.get("normalizer") is not None:
+        notes.append("this tokenizer normalises a text, llama.cpp does not")
+    words = parts and parts[-1].get("type") == "ByteLevel" and parts[-1].get("use_regex", True)
+    name = None
+    if kinds == ["ByteLevel"] and words:
+        name = "gpt-2"
+    elif kinds == ["Digits", "ByteLevel"] and words and parts[0].get("individual_digits"):
+        name = "smollm"
+    elif kinds == ["Split", "ByteLevel"] and not words and parts[0].get("behavior") == "Isolated":
+        name = SPLITS.get(parts[0].get("pattern", {}).get("Regex"))
+    if name is None:
+        what = " + ".join(map(str, kinds)) or "none"
+        return "default", [*notes, UNSURE.format(what=what)]
+    return name, notes
+
+
+def _parts(values: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """A tokenizer.json component as the flat list of its parts."""
+    part = values.get(key)
+    if not isinstance(part, dict):
+        return []
+    inner = next((part[k] for k in ("normalizers", "pretokenizers", "decoders", "processors") if k in part), None)
+    return [part] if inner is None else [p for p in inner if isinstance(p, dict)]
+
+
+def _merges(model: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for merge in model.get("merges", []):
+        left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+        yield left, right
+
+
+def _vocabulary(values: dict[str, Any], model: dict[str, Any]) -> tuple[list[bytes], list[int]]:
+    """Texts and types by id, added tokens included; ids that nothing has are left empty and unused."""
+    added = values.get("added_tokens") or []
+    found = {int(id): text.encode() for text, id in model["vocab"].items()}
+    count = max([*found, *(int(token["id"]) for token in added)], default=-1) + 1
+    if count > 1 << 22 or min(found, default=0) < 0:
+        raise VocabularyError(f"tokenizer.json has ids up to {count}")
+    texts = [found.get(id, b"") for id in range(count)]
+    types = [NORMAL if text else UNUSED for text in texts]
+    for token in added:
+        texts[token["id"]] = token["content"].encode()
+        types[token["id"]] = CONTROL if token.get("special") else USER_DEFINED
+    return texts, types
+
+
+def _padded(tokens: Tokens, special: Specials, where: str) -> Tokens:
+    """One text for each row of the embedding, all different, specials typed as such."""
+    if len(tokens.texts) > special.rows:
+        raise VocabularyError(f"{where} has {len(tokens.texts)} tokens, the model's embedding {special.rows} rows")
+    missing = special.rows - len(tokens.texts)
+    tokens.texts += [b""] * missing
+    tokens.types += [UNUSED] * missing
+    if tokens.scores is not None:
+        tokens.scores += [0.0] * missing
+    if tokens.model == "llama" and not _lend_bytes(tokens):
+        return _nothing("a SentencePiece vocabulary that lacks byte tokens")
+    seen: set[bytes] = set()
+    for id, text in enumerate(tokens.texts):
+        if not text or text in seen:
+            text = special.names.get(id, f"[PAD{id}]").encode()
+            while text in seen:
+                text = b"[" + text + b"]"
+            tokens.texts[id], tokens.types[id] = text, UNUSED
+        seen.add(text)
+        if (id in special.names or id in special.stop) and tokens.types[id] != UNKNOWN:
+            tokens.types[id] = CONTROL
+        if tokens.types[id] == UNKNOWN and tokens.unk is None:
+            tokens.unk = id
+    return tokens
+
+
+def _lend_bytes(tokens: Tokens) -> bool:
+    """Give empty rows to the byte tokens that are missing: llama.cpp aborts the process when it looks one up in vain.
+
+    False if there are too few rows.
+    """
+    have, free = set(tokens.texts), [i for i, text in enumerate(tokens.texts) if not text]
+    for byte in range(256):
+        name = b"<0x%02X>" % byte
+        if name not in have and bytes([byte]) not in have:
+            if not free:
+                return False
+            id = free.pop()
+            tokens.texts[id], tokens.types[id] = name, BYTE
+    return True
+
+
+# SentencePiece's own numbers (sentencepiece_model.proto, SentencePiece.Type), which llama.cpp took over but for 0.
+_TYPES = {1: NORMAL, 2: UNKNOWN, 3: CONTROL, 4: USER_DEFINED, 5: UNUSED, 6: BYTE}
+
+
+class Pieces:
+    """What `tokenizer.model` says: `pieces` as (text, score, type), in id order."""
+
+    def __init__(self) -> None:
+        self.pieces: list[tuple[bytes, float, int]] = []
+        self.kind = "unigram"
+        self.add_dummy_prefix = True
+
+
+def sentencepiece(data: bytes) -> Pieces:
+    """Walk a SentencePiece model (sentencepiece_model.proto). Raises `VocabularyError` if it is damaged."""
+    found = Pieces()
+    try:
+        for number, value in _fields(data):
+            if number == 1:
+                parts = dict(_fields(value))
+                score = struct.unpack("<f", parts[2])[0] if 2 in parts else 0.0
+                found.pieces.append((parts.get(1, b""), score, parts.get(3, 1)))
+            elif number == 2:
+                found.kind = {2: "BPE", 3: "word", 4: "char"}.get(dict(_fields(value)).get(3, 1), "unigram")
+            elif number == 3:
+                found.add_dummy_prefix = bool(dict(_fields(value)).get(3, 1))
+    except (IndexError, TypeError, ValueError, struct.error) as error:
+        raise VocabularyError("tokenizer.model is not a whole SentencePiece model") from error
+    if not found.pieces:
+        raise VocabularyError("tokenizer.model has no pieces")
+    return found
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
+    """(number, value) of a protobuf message's fields: int for a varint, bytes for the rest."""
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = data[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+            shift += 7
+            if shift > 63:
+                raise ValueError("varint too long")
+
+    while at < len(data):
+        tag = varint()
+        number, wire = tag >> 3, tag & 7
+        if wire == 0:
+            yield number, varint()
+            continue
+        if wire not in (1, 2, 5):
+            raise ValueError(f"wire type {wire}")
+        size = varint() if wire == 2 else 8 if wire == 1 else 4
+        if at + size > len(data):
+            raise ValueError("cut off")
+        yield number, data[at : at + size]
+        at += size

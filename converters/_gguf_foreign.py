@@ -1,0 +1,121 @@
+"""A tokenizer for a GGUF file that edgekit did not write: `tokenizer.json` rebuilt from llama.cpp's keys."""
+
+import json
+from typing import Any
+
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex as TokenizersRegex
+
+from edgekit.checkpoint import LlamaConfig
+from edgekit.converters._gguf_bpe import SPLITS
+from edgekit.converters._gguf_tokens import CONTROL, NORMAL, UNKNOWN, USER_DEFINED
+from edgekit.errors import CheckpointError
+from edgekit.gguf_file import GGUFFile
+
+CUTS = {name: regex for regex, name in SPLITS.items()}
+CUTS["smollm"] = ""
+
+
+def files(file: GGUFFile, config: LlamaConfig) -> tuple[dict[str, bytes], str]:
+    """`tokenizer.json` and `tokenizer_config.json` for llama.cpp's `llama` and `gpt2` vocabularies, and a note.
+
+    Other kinds give no files and a note that says so. Raises `CheckpointError` if the keys are damaged.
+    """
+    keys = file.metadata
+    kind = keys.get("tokenizer.ggml.model")
+    if kind not in ("llama", "gpt2"):
+        return {}, f"the file's tokenizer is of llama.cpp's kind {kind!r}, which cannot be rebuilt: none is written"
+    texts, types = keys.get("tokenizer.ggml.tokens"), keys.get("tokenizer.ggml.token_type")
+    if not isinstance(texts, list) or len(texts) != config.vocab_size or len(set(texts)) != len(texts):
+        raise CheckpointError(f"{file.path}: tokenizer.ggml.tokens does not hold {config.vocab_size} different texts")
+    if types is None:
+        types = np.full(len(texts), NORMAL)
+    if not isinstance(types, np.ndarray) or types.shape != (len(texts),):
+        raise CheckpointError(f"{file.path}: tokenizer.ggml.token_type does not hold one type for each token")
+    try:
+        "".join(texts).encode()
+        made, note = _llama(keys, texts, types) if kind == "llama" else _gpt2(keys, texts)
+    except Exception as error:  # the tokenizers library raises plain Exception, over several lines
+        said = " ".join(str(error).split())
+        raise CheckpointError(f"{file.path}: the tokenizer's keys are damaged: {said}") from error
+    for id in np.flatnonzero((types == CONTROL) | (types == USER_DEFINED) | (types == UNKNOWN)):
+        special = types[id] != USER_DEFINED
+        token = AddedToken(texts[id], special=bool(special), normalized=False)
+        made.add_special_tokens([token]) if special else made.add_tokens([token])
+    names = {f"{name}_token": texts[id] for name, id in _ids(keys, len(texts)).items()}
+    add_bos = bool(keys.get("tokenizer.ggml.add_bos_token", kind == "llama")) and "bos_token" in names
+    if add_bos:
+        bos = names["bos_token"]
+        made.post_processor = processors.TemplateProcessing(
+            single=[bos, "$A"], pair=[bos, "$A", bos, "$B"], special_tokens=[(bos, texts.index(bos))]
+        )
+    values = {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": add_bos, **names}
+    values |= {"model_max_length": config.max_position_embeddings, "clean_up_tokenization_spaces": False}
+    found = {"tokenizer.json": made.to_str().encode(), "tokenizer_config.json": json.dumps(values, indent=2).encode()}
+    if isinstance(template := keys.get("tokenizer.chat_template"), str):
+        found["chat_template.jinja"] = template.encode("utf-8", "surrogateescape")
+    return found, note
+
+
+def _ids(keys: dict[str, Any], count: int) -> dict[str, int]:
+    ids = {name: keys.get(f"tokenizer.ggml.{key}_token_id") for name, key in
+           (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))}  # fmt: skip
+    return {name: id for name, id in ids.items() if isinstance(id, int) and 0 <= id < count}
+
+
+def _llama(keys: dict[str, Any], texts: list[str], types: np.ndarray) -> tuple[Tokenizer, str]:
+    scores = keys.get("tokenizer.ggml.scores")
+    if not isinstance(scores, np.ndarray) or scores.shape != (len(texts),):
+        raise ValueError("tokenizer.ggml.scores does not hold one score for each token")
+    vocab = {text: id for id, text in enumerate(texts)}
+    # SentencePiece joins the pair whose whole scores best; so every way to halve a token is a merge, best first
+    # (transformers' generate_merges does the same).
+    normal = {text for text, kind in zip(texts, types, strict=True) if kind == NORMAL}
+    merges = [
+        (-float(scores[vocab[text]]), vocab[text[:i]], vocab[text[i:]], text[:i], text[i:])
+        for text in texts
+        if text in normal
+        for i in range(1, len(text))
+        if text[:i] in normal and text[i:] in normal
+    ]
+    unknown = next((t for t, kind in zip(texts, types, strict=True) if kind == UNKNOWN), None)
+    made = Tokenizer(
+        models.BPE(
+            vocab=vocab,
+            merges=[(left, right) for *_, left, right in sorted(merges)],
+            unk_token=unknown,
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    prefix = bool(keys.get("tokenizer.ggml.add_space_prefix", True))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁")] * prefix + [normalizers.Replace(" ", "▁")])
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()] + [decoders.Strip(" ", 1, 0)] * prefix
+    )
+    return made, ""
+
+
+def _gpt2(keys: dict[str, Any], texts: list[str]) -> tuple[Tokenizer, str]:
+    merges = keys.get("tokenizer.ggml.merges")
+    if not isinstance(merges, list) or not all(" " in merge[1:] for merge in merges):
+        raise ValueError("tokenizer.ggml.merges is missing or no list of pairs")
+    pairs = [(merge[:at], merge[at + 1 :]) for merge in merges if (at := merge.index(" ", 1))]
+    pre, note = keys.get("tokenizer.ggml.pre", "default"), ""
+    made = Tokenizer(models.BPE(vocab={text: id for id, text in enumerate(texts)}, merges=pairs))
+    if pre not in CUTS:
+        note = f"the pre-tokenizer {pre!r} is not known here: tokenizer.json cuts words as GPT-2 does"
+    if pre == "smollm":
+        made.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+    elif pre in CUTS and pre != "gpt-2":
+        split = pre_tokenizers.Split(TokenizersRegex(CUTS[pre]), "isolated")
+        made.pre_tokenizer = pre_tokenizers.Sequence(
+            [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
+    else:
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    return made, note

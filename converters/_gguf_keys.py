@@ -1,0 +1,126 @@
+"""The metadata of a GGUF file: what llama.cpp asks for, what its programs honour, and edgekit's own keys."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import gguf
+import numpy as np
+
+from edgekit import artefact, model
+from edgekit.checkpoint import Checkpoint, LlamaConfig
+from edgekit.converters import _gguf_bpe, _gguf_tokenmonster
+from edgekit.converters._gguf_tokens import Tokens, specials
+from edgekit.settings import Sampling
+from edgekit.tokenizer import read_json
+from edgekit.tokenmonster import Vocabulary
+
+NOTE = "edgekit.tokenizer.note"
+
+
+def metadata(checkpoint: Checkpoint, quant: str, file_type: int) -> tuple[dict[str, Any], list[str]]:
+    """All keys of the file, in order, and notes on what stock llama.cpp programs will do otherwise than edgekit.
+
+    Raises `VocabularyError` if the tokenizer's files are damaged or do not fit the embedding.
+    """
+    config, files = checkpoint.config, dict(checkpoint.files)
+    files.setdefault("config.json", json.dumps(config.to_dict(), indent=2).encode())
+    tokens, notes = tokenizer_keys(files, config)
+    texts, blobs = artefact.pack(files, source_sha256=checkpoint.sha256, quant=quant)
+    if notes:
+        texts[NOTE] = "; ".join(notes)
+    keys = general_keys(checkpoint, file_type) | llama_keys(config) | sampling_keys(files, config)
+    return keys | tokens | texts | blobs, notes
+
+
+def general_keys(checkpoint: Checkpoint, file_type: int) -> dict[str, Any]:
+    # llama.cpp looks for tokens of Phi-3 if the *name* says phi3, and does not load the file if they are missing.
+    name = re.sub("(phi)-?3", r"\1 3", checkpoint.name, flags=re.IGNORECASE)
+    count = sum(tensor.size for _, tensor in checkpoint)
+    return {
+        "general.architecture": "llama",
+        "general.type": "model",
+        "general.name": name,
+        "general.size_label": gguf.size_label(count, count, 0, 0),
+        "general.file_type": file_type,
+        "general.quantization_version": gguf.GGML_QUANT_VERSION,
+    }
+
+
+def llama_keys(config: LlamaConfig) -> dict[str, Any]:
+    """The hyperparameters. head_dim is said three times: llama.cpp otherwise takes hidden_size / heads."""
+    return {
+        "llama.vocab_size": config.vocab_size,
+        "llama.context_length": config.max_position_embeddings,
+        "llama.embedding_length": config.hidden_size,
+        "llama.block_count": config.num_hidden_layers,
+        "llama.feed_forward_length": config.intermediate_size,
+        "llama.attention.head_count": config.num_attention_heads,
+        "llama.attention.head_count_kv": config.num_key_value_heads,
+        "llama.attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
+        "llama.attention.key_length": config.head_dim,
+        "llama.attention.value_length": config.head_dim,
+        "llama.rope.dimension_count": config.head_dim,
+        "llama.rope.freq_base": float(config.rope_theta),
+    }
+
+
+def sampling_keys(files: Mapping[str, bytes], config: LlamaConfig) -> dict[str, Any]:
+    """The defaults of `edgekit run` for this model, where its files ask for any: llama-cli and llama-server take
+    them over. The penalty's window is the whole context, since here and in Hugging Face it is the whole sequence
+    (llama.cpp's own default is 64 tokens)."""
+    wanted = model.defaults(files)
+    if all(getattr(wanted, name) == getattr(Sampling, name) for name in _SAMPLING):
+        return {}
+    return {
+        "general.sampling.temp": float(wanted.temperature),
+        "general.sampling.top_k": np.int32(min(wanted.top_k, config.vocab_size)),
+        "general.sampling.top_p": float(wanted.top_p),
+        "general.sampling.min_p": float(wanted.min_p),
+        "general.sampling.penalty_repeat": float(wanted.repetition_penalty),
+        "general.sampling.penalty_last_n": np.int32(config.max_position_embeddings),
+    }
+
+
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
+
+def tokenizer_keys(files: Mapping[str, bytes], config: LlamaConfig) -> tuple[dict[str, Any], list[str]]:
+    """The `tokenizer.*` keys, and the mapping's notes."""
+    special = specials(files, config)
+    if "tokenmonster.vocab" in files:
+        tokens = _gguf_tokenmonster.tokens(Vocabulary.from_bytes(files["tokenmonster.vocab"]), special)
+    elif "tokenizer.json" in files or "tokenizer.model" in files:
+        tokens = _gguf_bpe.tokens(files, special)
+    else:
+        tokens = Tokens("none", notes=["the model has no tokenizer: stock llama.cpp programs cannot show its text"])
+    found: dict[str, Any] = {"tokenizer.ggml.model": tokens.model}
+    if tokens.pre is not None:
+        found["tokenizer.ggml.pre"] = tokens.pre
+    if tokens.texts:
+        # llama.cpp dies on a duplicate, taking the whole process along; better here than there.
+        assert len(tokens.texts) == len(set(tokens.texts)) == config.vocab_size
+        found["tokenizer.ggml.tokens"] = tokens.texts
+        found["tokenizer.ggml.token_type"] = np.array(tokens.types, np.int32)
+    if tokens.scores is not None:
+        found["tokenizer.ggml.scores"] = np.array(tokens.scores, np.float32)
+    if tokens.merges is not None:
+        found["tokenizer.ggml.merges"] = tokens.merges
+    # Always all that there are: llama.cpp has defaults by kind (BOS 1, EOS 2, or both 11) that mean something else.
+    eos, eot = (*special.stop, None, None)[:2]
+    ids = {"bos": special.bos, "eos": eos, "eot": eot, "unknown": tokens.unk, "padding": special.pad}
+    found |= {f"tokenizer.ggml.{name}_token_id": id for name, id in ids.items() if id is not None}
+    found["tokenizer.ggml.add_bos_token"] = special.add_bos
+    found["tokenizer.ggml.add_eos_token"] = False
+    found["tokenizer.ggml.add_space_prefix"] = tokens.add_space_prefix
+    if (template := _chat_template(files)) is not None:
+        found["tokenizer.chat_template"] = template
+    return found, tokens.notes
+
+
+def _chat_template(files: Mapping[str, bytes]) -> str | None:
+    if "chat_template.jinja" in files:
+        return files["chat_template.jinja"].decode("utf-8", "replace")
+    template = read_json(files, "tokenizer_config.json").get("chat_template")
+    return template if isinstance(template, str) else None

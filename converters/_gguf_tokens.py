@@ -1,0 +1,67 @@
+"""What the two kinds of tokenizer mapping share: the tokens of a GGUF file, and a model's special ids."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from edgekit import tokenizer
+from edgekit.checkpoint import LlamaConfig
+
+# llama.h, enum llama_token_type
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+
+DEFAULT_NAMES = {"bos_token": "<s>", "eos_token": "</s>"}
+
+
+@dataclass
+class Tokens:
+    """A vocabulary as llama.cpp reads it; `texts` has one entry for each row of the embedding, all different."""
+
+    model: str
+    """llama.cpp's kind: rwkv, llama, gpt2 or none."""
+    texts: list[bytes] = field(default_factory=list)
+    types: list[int] = field(default_factory=list)
+    scores: list[float] | None = None
+    merges: list[str] | None = None
+    pre: str | None = None
+    unk: int | None = None
+    add_space_prefix: bool = False
+    notes: list[str] = field(default_factory=list)
+    """What stock programs will do otherwise than edgekit."""
+
+
+@dataclass(frozen=True)
+class Specials:
+    """Ids of the model's specials, all below `rows`, and how the texts are spelled that stand for them."""
+
+    rows: int
+    bos: int | None
+    add_bos: bool
+    stop: tuple[int, ...]
+    pad: int | None
+    names: dict[int, str]
+
+
+def specials(files: Mapping[str, bytes], config: LlamaConfig) -> Specials:
+    """The specials as edgekit's own tokenizer has them, so that both sides begin and stop alike."""
+    rows = config.vocab_size
+    stop, bos, add_bos = config.eos_token_id, config.bos_token_id, False
+    pad = config.pad_token_id
+    if "tokenmonster.vocab" in files or "tokenizer.json" in files:
+        ours = tokenizer.from_files(files, rows)
+        add_bos = ours.bos is not None
+        # A TokenMonster model's specials lie above its vocabulary, whatever Llama defaults the configuration holds.
+        bos = ours.bos if add_bos else getattr(ours, "bos_id", bos)
+        pad = getattr(ours, "pad", pad)
+        # The configuration's order first: llama.cpp calls only one of them EOS.
+        stop = (*(i for i in stop if i in ours.stop), *sorted(ours.stop.difference(stop)))
+    elif "tokenizer.model" in files:
+        add_bos = bool(tokenizer.read_json(files, "tokenizer_config.json").get("add_bos_token", True))
+    stop = tuple(i for i in stop if i < rows)
+    bos = bos if bos is not None and bos < rows else None
+    if pad is None or pad >= rows:
+        pad = stop[0] if stop else None
+    names = {}
+    for id, key in ((bos, "bos_token"), (stop[0] if stop else None, "eos_token")):
+        if id is not None:
+            names[id] = tokenizer.spelling(files, key) or DEFAULT_NAMES[key]
+    return Specials(rows, bos, add_bos and bos is not None, stop, pad, names)

@@ -1,0 +1,137 @@
+"""GGUF, for llama.cpp: one file that edgekit and every stock llama.cpp program load. numpy and `gguf`; no torch.
+
+f32, f16, bf16 and the simple block types are written here, with gguf's quantizers, whose bytes equal llama.cpp's own.
+The K-quants and iq4_nl exist only in llama.cpp: they go through its `llama_model_quantize`.
+
+Which type a tensor gets:
+
+* Vectors (the norms) stay F32.
+* The output matrix, which for tied models is the embedding too, stays at 8 bits where `--quant` asks for fewer: every
+  logit is a sum over one of its rows, and models fall apart on 4 bits there (llama-quantize keeps it at Q6_K for
+  the same reason; `gguf` cannot write that one). K-quants take llama-quantize's own choice, Q6_K. An embedding that
+  is only looked up has the type of the rest. `--embedding-type` names another for the embedding.
+* A row that does not divide into the type's blocks falls back to a wider type, and the table says so.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from edgekit.checkpoint import Checkpoint
+from edgekit.convert import Progress, Written
+from edgekit.converters import _gguf_keys, _gguf_llama
+from edgekit.converters._gguf_read import read
+from edgekit.converters._gguf_tensors import gguf_name, permute
+from edgekit.converters._gguf_write import tensor_bytes, write
+from edgekit.errors import CheckpointError, SettingError
+from edgekit.gguf_file import BLOCKS
+from edgekit.settings import Converting
+
+__all__ = ["DEFAULT", "EMBEDDING_TYPES", "QUANTS", "SUFFIX", "convert", "read"]
+
+SUFFIX = ".gguf"
+DIRECT = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
+QUANTS = (
+    "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k", "q4_k_m", "q4_k_s",
+    "iq4_nl", "q4_1", "q4_0", "q3_k", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k",
+)  # fmt: skip
+DEFAULT = "q8_0"
+EMBEDDING_TYPES = (*DIRECT, "q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "iq4_nl")
+
+TIED_NOTE = "8 bits: it is the output matrix too (--embedding-type names another)"
+HEAD_NOTE = "8 bits: the output matrix"
+
+# The largest absolute value that a type holds: scales and minima are float16, and a scale is the largest value of a
+# block divided by the largest whole number that the type counts to.
+LARGEST = {
+    "F16": 65504.0,
+    "BF16": 3.3895e38,
+    "Q8_0": 65504.0 * 127,
+    "Q5_0": 65504.0 * 16,
+    "Q4_0": 65504.0 * 8,
+    "Q5_1": 65504.0,
+    "Q4_1": 65504.0,
+}
+
+
+def convert(checkpoint: Checkpoint, out: Path, settings: Converting, progress: Progress) -> list[Written]:
+    """Write `checkpoint` to `out`, its tensors as `settings` asks; says what became of each.
+
+    Notes on what stock llama.cpp programs will do otherwise than edgekit are added to `checkpoint.notes`.
+
+    Raises:
+        SettingError: an unknown quantization or embedding type.
+        CheckpointError: a value that the type cannot hold; names the tensor.
+        VocabularyError: tokenizer files that are damaged or do not fit the embedding.
+        MissingExtraError: a K-quant without llama-cpp-python.
+    """
+    quant = (settings.quant or DEFAULT).lower()
+    embedding = settings.embedding_type.lower() if settings.embedding_type else None
+    for what, value, known in (("quantization", quant, QUANTS), ("embedding type", embedding, EMBEDDING_TYPES)):
+        if value is not None and value not in known:
+            raise SettingError(f"unknown {what} {value!r} for gguf: choose from {', '.join(known)}")
+    if quant in DIRECT and (embedding is None or embedding in DIRECT):
+        return _direct(checkpoint, out, quant, embedding, progress)
+    llama = _gguf_llama.library(f"gguf {quant if quant not in DIRECT else f'with a {embedding} embedding'}")
+    plain = out.with_name(f"{out.stem}.f32{out.suffix}")
+    try:
+        # The receipt must name the type asked for, whatever the file in between has.
+        _direct(checkpoint, plain, "f32", None, progress, receipt=quant)
+        return _gguf_llama.quantize(llama, checkpoint, plain, out, quant, embedding)
+    finally:
+        plain.unlink(missing_ok=True)
+
+
+def _direct(
+    checkpoint: Checkpoint, out: Path, quant: str, embedding: str | None, progress: Progress, receipt: str = ""
+) -> list[Written]:
+    plan = [_plan(checkpoint, name, quant.upper(), embedding) for name in checkpoint.config.shapes()]
+    # gguf's names are ALL_F32 for the one and MOSTLY_... for the rest.
+    file_type = gguf.LlamaFileType[("ALL_" if quant == "f32" else "MOSTLY_") + quant.upper()]
+    keys, notes = _gguf_keys.metadata(checkpoint, receipt or quant, int(file_type))
+
+    def data() -> Iterator[np.ndarray]:
+        names = list(checkpoint.config.shapes())
+        rows = zip(names, plan, strict=True)
+        for name, written in progress(rows, "tensors", len(names)):
+            yield encode(permute(name, checkpoint.float32(name), checkpoint.config), written.type, name)
+
+    write(out, keys, [(w.name, w.shape, w.type) for w in plan], data())
+    checkpoint.notes.extend(note for note in notes if note not in checkpoint.notes)
+    return plan
+
+
+def _plan(checkpoint: Checkpoint, name: str, quant: str, embedding: str | None) -> Written:
+    """The type of one tensor, and why it is not the one asked for."""
+    config, shape = checkpoint.config, checkpoint.config.shapes()[name]
+    kind, note = quant, ""
+    if len(shape) == 1:
+        kind, note = "F32", "" if quant == "F32" else "a vector"
+    elif name == "model.embed_tokens.weight" and embedding:
+        kind = embedding.upper()
+    elif BLOCKS[quant][0] > 1 and quant != "Q8_0":
+        if name == "lm_head.weight":
+            kind, note = "Q8_0", HEAD_NOTE
+        elif name == "model.embed_tokens.weight" and config.tie_word_embeddings:
+            kind, note = "Q8_0", TIED_NOTE
+    elements = BLOCKS[kind][0]
+    if shape[-1] % elements:
+        kind, note = "F16", f"rows of {shape[-1]} do not divide into {kind} blocks of {elements}"
+    return Written(gguf_name(name), shape, kind, tensor_bytes(shape, kind), note)
+
+
+def encode(values: np.ndarray, kind: str, name: str) -> np.ndarray:
+    """float32 values, shape (rows, width) or (width,), as a type's bytes; same rounding as ggml's reference code.
+
+    Raises `CheckpointError` naming the tensor and its worst value if the type cannot hold it.
+    """
+    if kind in LARGEST and values.size:
+        worst = float(np.abs(values).max())
+        if worst > LARGEST[kind]:
+            raise CheckpointError(
+                f"tensor {name} has a value of {worst:.4g}, more than {kind} can hold ({LARGEST[kind]:.4g}): "
+                "take --quant f32 or bf16"
+            )
+    return gguf.quantize(values, gguf.GGMLQuantizationType[kind])

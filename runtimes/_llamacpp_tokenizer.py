@@ -1,0 +1,192 @@
+"""llama.cpp's own tokenizer, for `.gguf` files that carry no tokenizer of edgekit's."""
+
+import codecs
+import ctypes
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+
+from edgekit.errors import CheckpointError, PromptError, VocabularyError
+from edgekit.gguf_file import GGUFFile
+from edgekit.utf8_mask import Mask, Masks
+
+if TYPE_CHECKING:
+    from edgekit.tokenizer import Decoder
+
+NONE, SPM = 0, 1  # llama.h, enum llama_vocab_type
+BUFFER = 256
+
+
+def check_vocabulary(file: GGUFFile) -> None:
+    """Refuse a vocabulary on which llama.cpp would abort the process or hang while loading.
+
+    Raises `CheckpointError`.
+    """
+    texts, kind = file.metadata.get("tokenizer.ggml.tokens"), file.metadata.get("tokenizer.ggml.model")
+    if not isinstance(texts, list):
+        if kind in ("none", "no_vocab"):
+            return
+        raise CheckpointError(f"{file.path}: tokenizer.ggml.tokens is missing or no list of texts")
+    rows = file.tensors["token_embd.weight"].shape[0]
+    if len(texts) != rows:
+        raise CheckpointError(f"{file.path}: {len(texts)} tokens, but the embedding has {rows} rows")
+    if len(set(texts)) != len(texts):
+        twice = next(text for i, text in enumerate(texts) if text in texts[:i])
+        raise CheckpointError(f"{file.path}: token {twice!r:.60} is there twice, at which llama.cpp would abort")
+    # Loading tokenizes a newline, and must come back from it.
+    newline = ("\n", "\\n", "\\x0a")
+    if kind == "rwkv" and not any(t in newline for t in texts) and any(t.startswith(newline) for t in texts):
+        raise CheckpointError(f"{file.path}: tokens begin with a newline, which is no token: llama.cpp would hang")
+
+
+def check_text(file: GGUFFile) -> None:
+    """Refuse a vocabulary on which llama.cpp would abort the process or hang at some text.
+
+    Raises `VocabularyError`.
+    """
+    texts, kind = file.metadata.get("tokenizer.ggml.tokens", []), file.metadata.get("tokenizer.ggml.model")
+    if kind == "rwkv" and (stuck := _endless(texts)):
+        raise VocabularyError(
+            f"{file.path}: tokens begin with byte 0x{min(stuck):02x}, which is no token itself: llama.cpp would hang"
+        )
+    if kind == "llama" and (lacking := _without_bytes(texts)):
+        raise VocabularyError(f"{file.path}: no token for byte 0x{lacking[0]:02x}, at which llama.cpp would abort")
+
+
+def _endless(texts: list[str]) -> set[int]:
+    """First bytes of tokens that are no tokens: llama.cpp's walk begins anew at them, for ever."""
+    pieces = [unescape(text.encode("utf-8", "surrogateescape")) for text in texts]
+    return {p[0] for p in pieces if p} - {p[0] for p in pieces if len(p) == 1}
+
+
+def _without_bytes(texts: list[str]) -> list[int]:
+    known = set(texts)
+    return [b for b in range(256) if f"<0x{b:02X}>" not in known and not (b < 0x80 and chr(b) in known)]
+
+
+def unescape(text: bytes) -> bytes:
+    """llama.cpp's llama_unescape_rwkv_token, quirks and all."""
+    out, at = bytearray(), 0
+    named = {0x74: 0x09, 0x6E: 0x0A, 0x72: 0x0D}
+    while at < len(text):
+        byte = text[at]
+        at += 1
+        if byte != 0x5C or at == len(text):
+            out += b"" if byte == 0x5C else bytes([byte])
+            continue
+        byte = text[at]
+        at += 1
+        if byte != 0x78:
+            out.append(named.get(byte, byte))
+            continue
+        digits = text[at : at + 2]
+        at += 2
+        if len(digits) == 2:
+            high, low = (d - 0x61 + 10 if d >= 0x61 else d - 0x30 for d in digits)
+            out.append(((high << 4) + low) & 0xFF)
+    return bytes(out)
+
+
+class LlamaTokenizer:
+    """See `edgekit.tokenizer.Tokenizer`. Encodes and spells by llama.cpp's vocabulary.
+
+    Args:
+        owner: the runtime, kept alive: the vocabulary is part of its model.
+        vocab: llama.cpp's handle.
+        file: what the model was loaded from.
+
+    Attributes:
+        pieces: the bytes that each id prints; `b""` for specials and padding.
+
+    Raises:
+        VocabularyError: the file has no vocabulary, or one that llama.cpp cannot use safely.
+    """
+
+    def __init__(self, owner: object, vocab: int, file: GGUFFile):
+        check_text(file)
+        if llama.llama_vocab_type(vocab) == NONE:
+            raise VocabularyError(f"{file.path} has no tokenizer: neither one of llama.cpp's kinds nor edgekit's files")
+        self._owner, self._vocab = owner, vocab
+        self.vocab_size = llama.llama_vocab_n_tokens(vocab)
+        ids = range(self.vocab_size)
+        self.stop = frozenset(id for id in ids if llama.llama_vocab_is_eog(vocab, id))
+        bos = llama.llama_vocab_bos(vocab) if llama.llama_vocab_get_add_bos(vocab) else -1
+        self.bos = bos if bos >= 0 else None
+        buffer = ctypes.create_string_buffer(BUFFER)
+        self.pieces = [_piece(vocab, id, buffer) for id in ids]
+        # SentencePiece puts a space before a text; it is taken from the first piece again.
+        self.strips = llama.llama_vocab_type(vocab) == SPM and self._begins_with_space()
+
+    def _begins_with_space(self) -> bool:
+        ids = self.encode("a")
+        return bool(ids) and self.pieces[ids[0]].startswith(b" ")
+
+    def encode(self, text: str, *, specials: bool = False) -> list[int]:
+        try:
+            data = text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise PromptError(f"the text is not UTF-8 (at character {error.start + 1})") from error
+        room = len(data) + 8
+        while True:
+            ids = np.empty(room, np.int32)
+            pointer = ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+            count = llama.llama_tokenize(self._vocab, data, len(data), pointer, room, False, specials)
+            if count >= 0:
+                # An unknown byte is -1 where the file names no unknown token: it has no id, so it is left out.
+                return [id for id in ids[:count].tolist() if id >= 0]
+            room = -count
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        decoder = self.decoder()
+        return "".join(map(decoder.feed, tokens)) + decoder.flush()
+
+    def decoder(self, context: Sequence[int] = ()) -> "LlamaDecoder":
+        decoder = LlamaDecoder(self)
+        for token in context:
+            decoder.feed(token)
+        return decoder
+
+    def utf8_mask(self, decoder: "Decoder", remaining: int | None = None) -> Mask:
+        assert isinstance(decoder, LlamaDecoder)
+        return self._masks.mask(self._masks.after_bytes(decoder.pending()), remaining)
+
+    @cached_property
+    def _masks(self) -> Masks:
+        return Masks(self.pieces, sorted(self.stop))
+
+
+class LlamaDecoder:
+    """See `edgekit.tokenizer.Decoder`. Pending between ids: half a character; at the start, the space taken back."""
+
+    def __init__(self, tokenizer: LlamaTokenizer):
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._strip = tokenizer.strips
+
+    def feed(self, token: int) -> str:
+        pieces = self._tokenizer.pieces
+        piece = pieces[token] if 0 <= token < len(pieces) else b""
+        if self._strip and piece:
+            piece, self._strip = piece.removeprefix(b" "), False
+        return self._utf8.decode(piece)
+
+    def flush(self) -> str:
+        text = self._utf8.decode(b"", True)
+        self._utf8.reset()
+        self._strip = self._tokenizer.strips
+        return text
+
+    def pending(self) -> bytes:
+        """The bytes of the unfinished character."""
+        return self._utf8.getstate()[0]
+
+
+def _piece(vocab: int, id: int, buffer: ctypes.Array) -> bytes:
+    size = llama.llama_token_to_piece(vocab, id, buffer, len(buffer), 0, False)
+    if size < 0:
+        buffer = ctypes.create_string_buffer(-size)
+        size = llama.llama_token_to_piece(vocab, id, buffer, len(buffer), 0, False)
+    return buffer.raw[:size]

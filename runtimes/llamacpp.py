@@ -1,0 +1,220 @@
+"""llama.cpp: a `.gguf` through llama-cpp-python's C bindings. No torch, no transformers.
+
+Its high-level `Llama` class, sampler and loop stay unused: one batch is laid out once, filled through numpy views,
+and the logits are read where llama.cpp leaves them. A decode step makes no Python object per token or logit.
+
+llama.cpp aborts the whole process on some files. So the file is read by edgekit first, and refused where it would.
+"""
+
+import ctypes
+import os
+import re
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+
+from edgekit.checkpoint import LlamaConfig
+from edgekit.errors import CheckpointError, RuntimeFailure
+from edgekit.gguf_file import GGUFFile, llama_config
+from edgekit.runtime import Logits, check_forward, check_rewind, check_threads
+from edgekit.runtimes._llamacpp_tokenizer import LlamaTokenizer, check_vocabulary
+from edgekit.settings import Running
+
+SUFFIX = ".gguf"
+
+KV_TYPES = {"f32": 0, "f16": 1}  # ggml.h, enum ggml_type
+
+# Tokens that llama.cpp takes at once, and the most logits that it makes room for with them: 4M floats are 16 MB.
+LARGEST_BATCH, SMALLEST_BATCH, MOST_LOGITS = 512, 32, 1 << 22
+
+
+def load(path: Path, settings: Running) -> "LlamaCppRuntime":
+    """Open a `.gguf` file.
+
+    Raises:
+        FileError: the file cannot be read.
+        CheckpointError: damaged, or no Llama that edgekit supports.
+        RuntimeFailure: llama.cpp refuses it; the message has llama.cpp's reason.
+    """
+    return LlamaCppRuntime(Path(path), settings)
+
+
+class LlamaCppRuntime:
+    """See `edgekit.runtime.Runtime`.
+
+    Prefill in one call, in several, or token by token agree to rounding (llama.cpp picks other kernels for other
+    batch sizes); with `kv_type` f32 and f32 weights that is 1e-5 and less.
+    """
+
+    def __init__(self, path: Path, settings: Running):
+        self._free = lambda: None
+        self._file = file = GGUFFile(path)
+        config = llama_config(file)
+        check_vocabulary(file)
+        self.files = file.files()
+        self.vocab_size, self.context_length, self.length = config.vocab_size, config.max_position_embeddings, 0
+        _listen()
+        self._model = _open_model(path)
+        context = None
+        try:
+            vocab = llama.llama_model_get_vocab(self._model)
+            if (rows := llama.llama_vocab_n_tokens(vocab)) != self.vocab_size:
+                raise CheckpointError(f"{path}: {rows} tokens, but the embedding has {self.vocab_size} rows")
+            context = _open_context(path, self._model, config, settings)
+        except BaseException:
+            llama.llama_model_free(self._model)
+            raise
+        self._context = context
+        self._memory = llama.llama_get_memory(context)
+        self._size = llama.llama_n_batch(context)
+        self._batch = batch = llama.llama_batch_init(self._size, 0, 1)
+        # Runs when the runtime is dropped, and at the interpreter's exit while the library still stands.
+        self._free = weakref.finalize(self, _free, context, self._model, batch)
+        # Everything that never changes is laid out here; a step writes one id, one position and one flag.
+        self._tokens = np.ctypeslib.as_array(batch.token, (self._size,))
+        self._positions = np.ctypeslib.as_array(batch.pos, (self._size,))
+        self._wanted = np.ctypeslib.as_array(batch.logits, (self._size,))
+        np.ctypeslib.as_array(batch.n_seq_id, (self._size,))[:] = 1
+        for i in range(self._size):
+            batch.seq_id[i][0] = 0
+        self._views: dict[tuple[int, int], Logits] = {}
+
+    def forward(self, tokens: Sequence[int], *, every: bool = False) -> Logits:
+        check_forward(self, tokens)
+        before, count = self.length, len(tokens)
+        found = np.empty((count, self.vocab_size), np.float32) if every else None
+        last = None
+        try:
+            for start in range(0, count, self._size):
+                part = tokens[start : start + self._size]
+                size = len(part)
+                self._batch.n_tokens = size
+                self._tokens[:size] = part
+                self._positions[:size] = np.arange(self.length, self.length + size) if size > 1 else self.length
+                self._wanted[:size] = every
+                self._wanted[size - 1] = every or start + size == count
+                self._decode(size)
+                if found is not None:
+                    found[start : start + size] = self._logits(size)
+                elif start + size == count:
+                    last = self._logits(1)[0].copy()
+                self.length += size
+        except BaseException:
+            # All or nothing: what this call had appended is taken back.
+            llama.llama_memory_seq_rm(self._memory, 0, before, -1)
+            self.length = before
+            raise
+        result = last if found is None else found
+        assert result is not None
+        return result
+
+    def rewind(self, length: int) -> None:
+        check_rewind(self, length)
+        if length < self.length and not llama.llama_memory_seq_rm(self._memory, 0, length, -1):
+            raise RuntimeFailure(f"llama.cpp cannot keep {length} of {self.length} cached tokens")
+        self.length = length
+
+    def own_tokenizer(self) -> LlamaTokenizer:
+        """The tokenizer in llama.cpp's own keys, for files that carry none of edgekit's.
+
+        Raises `VocabularyError` if the file has none that can be used.
+        """
+        return LlamaTokenizer(self, llama.llama_model_get_vocab(self._model), self._file)
+
+    def close(self) -> None:
+        """Give the memory back now; the runtime is of no use afterwards."""
+        self._free()
+
+    def _decode(self, size: int) -> None:
+        _said.clear()
+        if code := llama.llama_decode(self._context, self._batch):
+            raise RuntimeFailure(f"llama.cpp failed on {size} tokens at {self.length}: {_reason() or f'code {code}'}")
+
+    def _logits(self, rows: int) -> Logits:
+        """llama.cpp's own output buffer, float32 (rows, vocab_size): read before the next decode."""
+        pointer = llama.llama_get_logits(self._context)
+        if not pointer:
+            raise RuntimeFailure("llama.cpp gave no logits")
+        key = ctypes.addressof(pointer.contents), rows
+        view = self._views.get(key)
+        if view is None:
+            # The buffer moves only when it grows, so a handful of views serves a whole run.
+            view = np.ctypeslib.as_array(pointer, (rows, self.vocab_size))
+            self._views[key] = view
+        return view
+
+
+def _open_model(path: Path) -> int:
+    params = llama.llama_model_default_params()  # maps the file, and may repack weights for faster kernels
+    params.n_gpu_layers = 0
+    _said.clear()
+    model = llama.llama_model_load_from_file(str(path).encode(), params)
+    if not model:
+        raise RuntimeFailure(f"llama.cpp cannot load {path}: {_reason() or 'it does not say why'}")
+    return model
+
+
+def _open_context(path: Path, model: int, config: LlamaConfig, settings: Running) -> int:
+    params = llama.llama_context_default_params()
+    params.n_ctx = config.max_position_embeddings
+    fitting = max(SMALLEST_BATCH, min(LARGEST_BATCH, MOST_LOGITS // config.vocab_size))
+    params.n_batch = params.n_ubatch = min(fitting, config.max_position_embeddings)
+    params.n_seq_max = 1
+    params.n_threads = params.n_threads_batch = check_threads(settings.threads)
+    params.type_k = params.type_v = KV_TYPES[settings.kv_type]
+    # Flash attention on the CPU rounds to f16 inside even where the cache is f32, and with a long context a step of a
+    # small model is slower with it than without.
+    params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.offload_kqv = params.op_offload = False
+    params.no_perf = True
+    _check_memory(path, config, 2 if settings.kv_type == "f16" else 4)
+    _said.clear()
+    context = llama.llama_init_from_model(model, params)
+    if not context:
+        raise RuntimeFailure(f"llama.cpp cannot run {path}: {_reason() or 'it does not say why'}")
+    return context
+
+
+def _check_memory(path: Path, config: LlamaConfig, width: int) -> None:
+    """Refuse a context whose cache cannot fit: llama.cpp would fill the memory with it, and the system kill us."""
+    row = config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    needed = 2 * config.max_position_embeddings * row * width
+    try:
+        have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows does not say
+        return
+    if needed > have:
+        raise RuntimeFailure(
+            f"{path}: a context of {config.max_position_embeddings} tokens needs {needed / 1e9:.1f} GB of cache, "
+            f"this machine has {have / 1e9:.1f} GB of memory"
+        )
+
+
+def _free(context: int, model: int, batch: llama.llama_batch) -> None:
+    llama.llama_batch_free(batch)
+    llama.llama_free(context)
+    llama.llama_model_free(model)
+
+
+_said: deque[str] = deque(maxlen=16)
+
+
+@llama.llama_log_callback
+def _hear(level: int, text: bytes, _data: object) -> None:
+    if level == 4:  # ggml.h, GGML_LOG_LEVEL_ERROR; the rest would only drown the program's own output
+        _said.append(text.decode("utf-8", "replace").strip())
+
+
+def _listen() -> None:
+    """Silence llama.cpp, whose log is one for the process, and keep what it says of errors."""
+    llama.llama_backend_init()
+    llama.llama_log_set(_hear, ctypes.c_void_p(0))
+
+
+def _reason() -> str:
+    """llama.cpp's first error since the last call, without the names of its functions."""
+    return re.sub(r"^(\w+: )+(error loading model: )?", "", _said[0]) if _said else ""

@@ -1,0 +1,337 @@
+"""The llama.cpp runtime, held to Hugging Face's logits and to files that llama.cpp would die on."""
+
+import dataclasses
+import gc
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import tokenmonster_files, write_model
+
+from edgekit import convert, rooms, tokenizer
+from edgekit.checkpoint import LlamaConfig
+from edgekit.errors import CheckpointError, ContextError, FileError, RuntimeFailure, VocabularyError
+from edgekit.settings import Converting, Running
+
+pytest.importorskip("llama_cpp")
+gguf = pytest.importorskip("gguf")
+
+EXACT = Running(threads=1, kv_type="f32")
+
+SMALL = LlamaConfig(
+    vocab_size=320,
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    head_dim=16,
+    max_position_embeddings=100,
+    tie_word_embeddings=True,
+)
+
+SHAPES = {
+    "multi-head": {},
+    "grouped": {"num_key_value_heads": 2},
+    "one key head": {"num_key_value_heads": 1},
+    "untied": {"tie_word_embeddings": False, "num_key_value_heads": 2},
+    "wide heads": {"head_dim": 32, "num_key_value_heads": 2},
+    "narrow heads": {"head_dim": 8},
+    "theta and epsilon": {"rope_theta": 500000.0, "rms_norm_eps": 1e-3},
+}
+
+
+def artefact(source, tmp_path, quant="f32"):
+    return convert.convert(source, "gguf", tmp_path / f"{quant}.gguf", settings=Converting(quant))[0]
+
+
+def opened(path, settings=EXACT):
+    return rooms.load("runtimes", "llama.cpp").load(path, settings)
+
+
+def reference(folder, ids):
+    """Hugging Face's logits after each id."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    torch.set_num_threads(1)
+    model = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0].numpy()
+
+
+def ids_of(count, size, seed=0):
+    return np.random.default_rng(seed).integers(0, size, count).tolist()
+
+
+@pytest.fixture(scope="module")
+def story(stories, tmp_path_factory):
+    return artefact(stories, tmp_path_factory.mktemp("gguf"))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small")
+    return artefact(write_model(folder / "m", SMALL), folder)
+
+
+@pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
+def test_logits_are_hugging_faces(tmp_path, changes):
+    config = dataclasses.replace(SMALL, **changes)
+    folder = write_model(tmp_path / "m", config, std=0.2)
+    ids = ids_of(60, config.vocab_size)
+    found, wanted = opened(artefact(folder, tmp_path)).forward(ids, every=True), reference(folder, ids)
+    assert found.shape == wanted.shape and found.dtype == np.float32
+    assert np.abs(found - wanted).max() < 1e-5 * max(1, np.abs(wanted).max())
+
+
+def test_logits_depend_on_the_order_of_rows(tmp_path, monkeypatch):
+    """A converter that forgets to permute Q and K makes a file that loads and talks nonsense: the test would see."""
+    from edgekit.converters import gguf as room
+
+    monkeypatch.setattr(room, "permute", lambda name, values, config: values)
+    config = dataclasses.replace(SMALL, num_key_value_heads=2)
+    folder = write_model(tmp_path / "m", config, std=0.2)
+    ids = ids_of(60, config.vocab_size)
+    found = opened(artefact(folder, tmp_path)).forward(ids, every=True)
+    assert np.abs(found - reference(folder, ids)).max() > 0.1
+
+
+@pytest.mark.parametrize("kv_type, tolerance", [("f32", 1e-4), ("f16", 0.05)])
+def test_a_trained_model(stories, story, kv_type, tolerance):
+    ids = [1, *tokenizer.from_files(opened(story).files, 512).encode("Once upon a time, there was a little girl")]
+    found = opened(story, Running(threads=1, kv_type=kv_type)).forward(ids, every=True)
+    assert np.abs(found - reference(stories, ids)).max() < tolerance
+
+
+def test_chunks_steps_and_rewinds_agree(small):
+    ids = ids_of(100, 320)
+    runtime = opened(small)
+    runtime._size = 17  # llama.cpp takes at most this many at once; the prompt must come out the same
+    whole = runtime.forward(ids, every=True)
+    runtime.rewind(0)
+    assert np.abs(runtime.forward(ids) - whole[-1]).max() < 1e-5
+    runtime.rewind(40)
+    steps = [runtime.forward([token]) for token in ids[40:60]]
+    assert np.abs(np.array(steps) - whole[40:60]).max() < 1e-5
+    assert runtime.length == 60
+    runtime.rewind(59)
+    assert np.abs(runtime.forward(np.array(ids[59:61]), every=True) - whole[59:61]).max() < 1e-5
+
+
+def test_the_array_is_the_callers(small):
+    runtime = opened(small)
+    one = runtime.forward([5])
+    kept = one.copy()
+    two = runtime.forward([6, 7], every=True)
+    assert (one == kept).all() and one.flags.writeable and two.flags.owndata
+    one[:] = 0
+    runtime.rewind(0)
+    assert (runtime.forward([5]) == kept).all()
+
+
+def test_the_context_is_the_models_own(small):
+    """llama.cpp rounds a context of 100 up to 256."""
+    runtime = opened(small)
+    assert runtime.context_length == 100
+    runtime.forward(ids_of(99, 320))
+    with pytest.raises(ContextError, match="101 tokens do not fit into the context of 100"):
+        runtime.forward([1, 2])
+    assert runtime.length == 99
+    runtime.forward([1])
+
+
+def test_bad_calls(small):
+    runtime = opened(small)
+    for tokens in ([], [-1], [320]):
+        with pytest.raises(RuntimeFailure):
+            runtime.forward(tokens)
+    with pytest.raises(RuntimeFailure, match="cannot keep 1 of 0"):
+        runtime.rewind(1)
+
+
+def test_a_failing_decode_takes_back_what_it_appended(small, monkeypatch):
+    runtime = opened(small)
+    runtime._size = 10
+    first = runtime.forward(ids_of(20, 320))
+    runtime.rewind(0)
+    room = sys.modules["edgekit.runtimes.llamacpp"]
+    calls, real = [], room.llama.llama_decode
+
+    def decode(context, batch):
+        calls.append(0)
+        return 1 if len(calls) == 2 else real(context, batch)
+
+    monkeypatch.setattr(room.llama, "llama_decode", decode)
+    with pytest.raises(RuntimeFailure, match="llama.cpp failed on 10 tokens at 10"):
+        runtime.forward(ids_of(20, 320))
+    assert runtime.length == 0
+    assert (runtime.forward(ids_of(20, 320)) == first).all()
+
+
+def test_two_models_do_not_disturb_each_other(small, story):
+    one, two = opened(small), opened(story)
+    ids = ids_of(30, 320)
+    alone = opened(small).forward(ids, every=True)
+    mixed = []
+    for token in ids:
+        mixed.append(one.forward([token]))
+        two.forward([token])
+    assert np.abs(np.array(mixed) - alone).max() < 1e-5
+    two.close()
+    two.close()
+    one.forward([1])
+    del two
+    gc.collect()
+    one.forward([1])
+
+
+@pytest.mark.parametrize("quant", ["f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k_m", "q2_k", "iq4_nl"])
+def test_every_type_runs(stories, story, tmp_path, quant):
+    ids = [1, *ids_of(40, 512)]
+    wanted = opened(story).forward(ids, every=True)
+    found = opened(artefact(stories, tmp_path, quant)).forward(ids, every=True)
+    assert np.isfinite(found).all()
+    assert np.abs(found - wanted).mean() < {"f16": 0.05, "bf16": 0.05, "q8_0": 0.1}.get(quant, 1.5)
+
+
+def test_files_and_vocabulary_travel(stories, story):
+    runtime = opened(story)
+    assert runtime.files["tokenizer.json"] == (stories / "tokenizer.json").read_bytes()
+    assert runtime.vocab_size == 512
+
+
+# ---- llama.cpp's own tokenizer -------------------------------------------------------------------------------------
+
+TEXTS = ["Once upon a time", " two  spaces ", "naïve 😀 日本語", "a\nb\t", "</s><s>", "", "x"]
+
+
+def test_own_tokenizer_of_a_foreign_file(shared, stories):
+    runtime = opened(shared / "models" / "stories260K" / "stories260K.f32.gguf")
+    assert runtime.files == {}
+    own = runtime.own_tokenizer()
+    ours = tokenizer.from_files({p.name: p.read_bytes() for p in stories.iterdir() if p.suffix == ".json"}, 512)
+    assert (own.vocab_size, own.bos, own.stop) == (512, 1, {2}) == (ours.vocab_size, ours.bos, ours.stop)
+    for text in TEXTS:
+        ids = own.encode(text)
+        assert ids == ours.encode(text) and own.decode(ids) == text
+        decoder = own.decoder()
+        assert "".join(decoder.feed(id) for id in ids) + decoder.flush() == text
+    assert own.encode("</s>", specials=True) == [2]
+    decoder = own.decoder(own.encode("one"))
+    assert "".join(map(decoder.feed, own.encode("two"))) == " two"
+    half = own.encode("😀")[:-2]
+    assert own.decode(half).endswith("\ufffd")
+    mask = own.utf8_mask(own.decoder(half))
+    assert not mask[own.encode("x")[-1]] and mask[own.encode("😀")[-2]] and not mask[2]
+
+
+def test_own_tokenizer_is_alive_without_its_runtime(shared):
+    own = opened(shared / "models" / "stories260K" / "stories260K.f32.gguf").own_tokenizer()
+    gc.collect()
+    assert own.decode(own.encode("Once")) == "Once"
+
+
+def test_no_tokenizer_is_an_error_not_an_abort(small):
+    with pytest.raises(VocabularyError, match="has no tokenizer"):
+        opened(small).own_tokenizer()
+
+
+# ---- files that must not reach llama.cpp ---------------------------------------------------------------------------
+
+
+def rewritten(path, out, **changes):
+    """A copy with other values for some keys (`__` for `.`); None leaves a key out."""
+    reader = gguf.GGUFReader(path)
+    writer = gguf.GGUFWriter(out, "llama")
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    for key, field in reader.fields.items():
+        if key.startswith(("GGUF.", "edgekit.", "general.architecture")):
+            continue
+        value, kind = changes.get(key, field.contents()), field.types[0]
+        if value is not None:
+            kind = gguf.GGUFValueType.STRING if isinstance(value, str) else kind
+            writer.add_key_value(key, value, kind, sub_type=field.types[-1] if len(field.types) > 1 else None)
+    if "general.architecture" in changes:
+        writer.kv_data[0]["general.architecture"].value = changes["general.architecture"]
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return out
+
+
+def test_damaged_and_foreign_files(tmp_path, story):
+    data = story.read_bytes()
+    bad = tmp_path / "bad.gguf"
+    for cut in (0, 3, 100, len(data) // 2, len(data) - 500):
+        bad.write_bytes(data[:cut])
+        with pytest.raises(CheckpointError, match="bad.gguf"):
+            opened(bad)
+    bad.write_bytes(b"not a gguf file at all" * 10)
+    with pytest.raises(CheckpointError, match="not a GGUF file"):
+        opened(bad)
+    with pytest.raises(FileError, match="cannot read"):
+        opened(tmp_path / "none.gguf")
+
+
+@pytest.mark.parametrize("change, said", [
+    ({"general__architecture": "qwen2"}, "general.architecture is 'qwen2'"),
+    ({"llama__context_length": None}, "llama.context_length is missing"),
+    ({"tokenizer__ggml__tokens": ["a"] * 512}, "token 'a' is there twice"),
+    ({"tokenizer__ggml__tokens": ["a", "b"]}, "2 tokens, but the embedding has 512 rows"),
+    ({"tokenizer__ggml__tokens": None}, "tokenizer.ggml.tokens is missing"),
+    ({"tokenizer__ggml__model": "rwkv", "tokenizer__ggml__tokens": ["\\nx", *(f"a{i}" for i in range(511))]},
+     "begin with a newline"),
+])  # fmt: skip
+def test_files_that_would_kill_the_process(tmp_path, story, change, said):
+    path = rewritten(story, tmp_path / "changed.gguf", **change)
+    with pytest.raises(CheckpointError, match="changed.gguf") as caught:
+        opened(path)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change, said", [
+    ({"tokenizer__ggml__model": "rwkv", "tokenizer__ggml__tokens": [f"a{i}" for i in range(512)]}, "would hang"),
+    ({"tokenizer__ggml__tokens": [f"token{i}" for i in range(512)]}, "would abort"),
+])  # fmt: skip
+def test_vocabularies_that_would_kill_at_a_text(tmp_path, story, change, said):
+    runtime = opened(rewritten(story, tmp_path / "changed.gguf", **change))
+    runtime.forward([1])
+    with pytest.raises(VocabularyError, match=said):
+        runtime.own_tokenizer()
+
+
+def test_a_refusal_carries_llama_cpps_reason(tmp_path, story, capfd):
+    path = rewritten(story, tmp_path / "changed.gguf", tokenizer__ggml__model="klingon")
+    with pytest.raises(RuntimeFailure, match=r"cannot load .*changed.gguf: .*unknown tokenizer: 'klingon'"):
+        opened(path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_context_that_cannot_fit(tmp_path, story):
+    path = rewritten(story, tmp_path / "changed.gguf", llama__context_length=(1 << 31) - 1)
+    with pytest.raises(RuntimeFailure, match="a context of 2147483647 tokens needs .* GB of cache, this machine has"):
+        opened(path)
+
+
+def test_loading_and_running_print_nothing(story, capfd):
+    opened(story).forward([1, 2, 3])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_neither_torch_nor_transformers(shared, tmp_path):
+    """Nor `gguf`: a Raspberry Pi has llama-cpp-python and numpy alone."""
+    vocab = (shared / "tokenmonster" / "vocabs" / "english-1024-balanced-v1.vocab").read_bytes()
+    config = dataclasses.replace(SMALL, vocab_size=1152)
+    path = artefact(write_model(tmp_path / "m", config, files=tokenmonster_files(vocab, 1152)), tmp_path)
+    code = (
+        "import sys, json\nfrom edgekit import rooms\nfrom edgekit.settings import Running\n"
+        "runtime = rooms.load('runtimes', 'llamacpp').load(sys.argv[1], Running(threads=1))\n"
+        "runtime.forward([1, 2])\n"
+        "json.dump([m for m in ('torch', 'transformers', 'gguf', 'onnxruntime') if m in sys.modules], sys.stdout)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "") and json.loads(done.stdout) == []
