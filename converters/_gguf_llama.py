@@ -12,7 +12,7 @@ from edgekit.checkpoint import Checkpoint
 from edgekit.convert import Written
 from edgekit.errors import MissingExtraError, RuntimeFailure
 from edgekit.gguf_file import BLOCKS, GGUFFile
-from edgekit.runtime import default_threads
+from edgekit.runtime import physical_cores
 
 # quant -> llama.h's enum llama_ftype, by gguf's name. A K-quant without a letter is llama-quantize's medium.
 FILE_TYPES = {"q3_k": "Q3_K_M", "q4_k": "Q4_K_M", "q5_k": "Q5_K_M"}
@@ -40,7 +40,7 @@ def quantize(
     width, tied = checkpoint.config.hidden_size, checkpoint.config.tie_word_embeddings
     name = FILE_TYPES.get(quant, quant.upper())
     params = llama.llama_model_quantize_default_params()
-    params.nthread = default_threads()
+    params.nthread = physical_cores()
     params.ftype = int(gguf.LlamaFileType[("ALL_" if quant == "f32" else "MOSTLY_") + name])
     embedding_type = _fitting(embedding.upper(), width) if embedding else None
     if embedding_type:

@@ -131,6 +131,10 @@ class LlamaConfig:
                 f"{where}: num_attention_heads {heads} does not divide by num_key_value_heads "
                 f"{config.num_key_value_heads}"
             )
+        ids = {"bos_token_id": config.bos_token_id, "pad_token_id": config.pad_token_id}
+        for key, token in [*ids.items(), *(("eos_token_id", token) for token in config.eos_token_id)]:
+            if token is not None and token >= config.vocab_size:
+                raise CheckpointError(f"{where}: {key} {token} is outside the vocabulary of {config.vocab_size}")
         for key, allowed in MUST_BE.items():
             if key in left and (value := left.pop(key)) not in allowed:
                 raise CheckpointError(f"{where}: {key} is {value!r}, which edgekit does not support")
@@ -250,9 +254,9 @@ def side_files(path: Path) -> dict[str, bytes]:
     """
     files = {name: read_bytes(path / name) for name in artefact.CARRIED if (path / name).is_file()}
     config = _json(files.get("tokenizer_config.json", b"{}"), path / "tokenizer_config.json")
-    name, usual = config.get("vocab_file"), "tokenmonster.vocab"
-    own = config.get("tokenizer_type") == "tokenmonster" and isinstance(name, str) and name != usual
-    if own and Path(name).name == name and (path / name).is_file():
+    name, usual = str(config.get("vocab_file") or "tokenmonster.vocab"), "tokenmonster.vocab"
+    own = config.get("tokenizer_type") == "tokenmonster" and name != usual and Path(name).name == name
+    if own and (path / name).is_file():
         files[usual] = read_bytes(path / name)
         files["tokenizer_config.json"] = json.dumps(config | {"vocab_file": usual}, indent=2).encode()
     return files

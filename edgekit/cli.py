@@ -226,16 +226,19 @@ def convert(
     from edgekit import source
 
     settings = Converting(**given(Converting, values))
-    path, written = verb.convert(
-        source.resolve(model, revision=revision), to, output, settings=settings, force=force, progress=progress
-    )
+    where = source.resolve(model, revision=revision)
+    made = verb.convert(where, to, output, settings=settings, force=force, progress=progress)
     if as_json:
         import dataclasses
 
-        click.echo(json.dumps({"path": str(path), "tensors": [dataclasses.asdict(w) for w in written]}))
+        click.echo(
+            json.dumps(
+                {"path": str(made.path), "tensors": [dataclasses.asdict(t) for t in made.tensors], "notes": made.notes}
+            )
+        )
         return
-    click.echo(verb.summary(path, written), err=True)
-    click.echo(str(path))
+    click.echo(verb.summary(made), err=True)
+    click.echo(str(made.path))
 
 
 # -----------------------------------------------------------------------------

@@ -13,7 +13,7 @@ A file `converters/NAME.py` is a converter if it has
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgekit import files, rooms
 from edgekit.checkpoint import Checkpoint, open_folder
@@ -40,6 +40,15 @@ class Written:
     bytes: int
     note: str = ""
     """Why the type is not the one asked for."""
+
+
+class Conversion(NamedTuple):
+    """What a call of `convert` made."""
+
+    path: Path
+    tensors: list[Written]
+    notes: list[str]
+    """What other programs will do with the artefact otherwise than edgekit."""
 
 
 def open_model(path: Path) -> Checkpoint:
@@ -79,8 +88,8 @@ def convert(
     settings: Converting | None = None,
     force: bool = False,
     progress: Progress = silent,
-) -> tuple[Path, list[Written]]:
-    """Convert a model, whole or not at all; the path written and its tensors.
+) -> Conversion:
+    """Convert a model, whole or not at all.
 
     Args:
         source: a Hugging Face folder or a `.gguf`.
@@ -102,21 +111,22 @@ def convert(
     out = Path(out) if out else Path(f"{checkpoint.name}-{quant}{room.SUFFIX}")
     with files.replacing(out, force=force) as temporary:
         written = room.convert(checkpoint, temporary, settings, progress)
-    return out, written
+    return Conversion(out, written, checkpoint.notes)
 
 
-def summary(path: Path, written: list[Written]) -> str:
-    """The table that a person sees after a conversion: size by type, and every tensor that is not as asked for."""
+def summary(made: Conversion) -> str:
+    """The table that a person sees: size by type, every tensor that is not as asked for, and the notes."""
     sizes: dict[str, list[int]] = {}
-    for w in written:
-        sizes.setdefault(w.type, []).append(w.bytes)
+    reasons: dict[str, list[str]] = {}
+    for tensor in made.tensors:
+        sizes.setdefault(tensor.type, []).append(tensor.bytes)
+        if tensor.note:
+            reasons.setdefault(tensor.note, []).append(f"{tensor.name} is {tensor.type}")
+    path = made.path
     total = sum(p.stat().st_size for p in ([path] if path.is_file() else path.iterdir()))
-    lines = [f"{path.name}: {total / 1e6:.2f} MB, {len(written)} tensors"]
+    lines = [f"{path.name}: {total / 1e6:.2f} MB, {len(made.tensors)} tensors"]
     lines += [f"  {kind:<8}{len(each):>4} tensors {sum(each) / 1e6:>9.2f} MB" for kind, each in sizes.items()]
-    notes: dict[str, list[str]] = {}
-    for w in written:
-        if w.note:
-            notes.setdefault(w.note, []).append(w.name)
-    for note, names in notes.items():
-        lines.append(f"  {note}: {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
-    return "\n".join(lines)
+    for reason, which in reasons.items():
+        more = f" and {len(which) - 1} more" if len(which) > 1 else ""
+        lines.append(f"  {which[0]}{more}: {reason}")
+    return "\n".join(lines + [f"  note: {note}" for note in made.notes])

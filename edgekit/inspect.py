@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import gguf_file, rooms, tokenizer
+from edgekit import artefact, gguf_file, rooms, tokenizer
 from edgekit.checkpoint import Checkpoint, LlamaConfig, open_folder
 from edgekit.convert import Written
 from edgekit.errors import CheckpointError, EdgekitError
@@ -58,7 +58,7 @@ def _describe_gguf(path: Path) -> dict[str, Any]:
     file = gguf_file.GGUFFile(path)
     config, files = gguf_file.llama_config(file), file.files()
     tensors = [Written(t.name, t.shape, t.type, t.bytes) for t in file.tensors.values()]
-    metadata = {key: _short(value) for key, value in file.metadata.items()}
+    metadata = _shown(file.metadata, files)
     name = str(file.metadata.get("general.name", path.stem))
     facts = _facts(name, f"GGUF v{file.version}", config, files, tensors)
     if not facts["vocabulary"]:
@@ -68,14 +68,12 @@ def _describe_gguf(path: Path) -> dict[str, Any]:
 
 
 def _describe_onnx(path: Path) -> dict[str, Any]:
-    from edgekit import artefact
-
     metadata, tensors, nodes = rooms.load("converters", "onnx").describe(path)
     files = artefact.files_in_texts(metadata, path)
     config = None
     if "config.json" in files:
         config = LlamaConfig.from_dict(json.loads(files["config.json"]), f"{path}: config.json")
-    shown = {key: _short(value) for key, value in metadata.items()}
+    shown = _shown(metadata, files)
     return _facts(path.stem, "ONNX", config, files, tensors) | {
         "metadata": shown, "bytes": path.stat().st_size, "nodes": dict(nodes)
     }  # fmt: skip
@@ -114,6 +112,12 @@ def _vocabulary(config: LlamaConfig, files: Mapping[str, bytes]) -> dict[str, An
     return found.facts() | {"ids": config.vocab_size, "bos": found.bos, "stop": sorted(found.stop)}
 
 
+def _shown(metadata: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
+    """An artefact's metadata, the files that it carries by their size."""
+    carried = {artefact.FILE + name: f"<{len(data):,} bytes>" for name, data in files.items()}
+    return {key: carried[key] if key in carried else _short(value) for key, value in metadata.items()}
+
+
 def _short(value: Any) -> Any:
     """Metadata for the eye: long arrays and texts become their length."""
     if isinstance(value, str):
@@ -142,12 +146,10 @@ def report(found: dict[str, Any], *, tensors: bool = True) -> str:
             f"            rope theta {c['rope_theta']:g} · RMSNorm epsilon {c['rms_norm_eps']:g} · "
             f"{'tied' if c['tie_word_embeddings'] else 'untied'} head"
         )
-    vocabulary = " · ".join(f"{key} {value}" for key, value in found["vocabulary"].items() if value is not None)
-    lines.append(f"vocabulary  {vocabulary or 'none'}")
-    sizes = " · ".join(
-        f"{kind} {entry['bytes'] / 1e6:.2f} MB in {entry['tensors']}" for kind, entry in found["size_by_type"].items()
-    )
-    lines.append(f"weights     {found['weights_bytes'] / 1e6:.2f} MB: {sizes}")
+    facts = [f"{key.replace('_', ' ')} {value}" for key, value in found["vocabulary"].items() if value is not None]
+    lines += _wrapped("vocabulary", facts or ["none"])
+    sizes = [f"{kind} {e['bytes'] / 1e6:.2f} MB in {e['tensors']}" for kind, e in found["size_by_type"].items()]
+    lines += _wrapped("weights", [f"{found['weights_bytes'] / 1e6:.2f} MB in all", *sizes])
     if "bytes" in found:
         lines.append(f"file        {found['bytes'] / 1e6:.2f} MB")
     if "nodes" in found:
@@ -162,3 +164,14 @@ def report(found: dict[str, Any], *, tensors: bool = True) -> str:
             shape = " x ".join(map(str, t["shape"])) or "scalar"
             lines.append(f"  {t['name']:<{width}}  {shape:>14}  {t['type']:<5} {t['bytes']:>12,}")
     return "\n".join(lines)
+
+
+def _wrapped(title: str, facts: list[str], width: int = 110) -> list[str]:
+    """Facts with a dot between, in lines of some width under one title."""
+    lines = [f"{title:<12}{facts[0]}"]
+    for fact in facts[1:]:
+        if len(lines[-1]) + len(fact) + 3 > width:
+            lines.append(" " * 12 + fact)
+        else:
+            lines[-1] += f" · {fact}"
+    return lines

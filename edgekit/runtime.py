@@ -12,9 +12,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import ContextError, RuntimeFailure, SettingError
+from edgekit.errors import ContextError, RuntimeFailure
 
 Logits = NDArray[np.float32]
+
+WEIGHTS_A_THREAD = 16 << 20
 
 
 class Runtime(Protocol):
@@ -66,15 +68,15 @@ def check_rewind(runtime: Runtime, length: int) -> None:
         raise RuntimeFailure(f"cannot keep {length} of {runtime.length} cached tokens")
 
 
-def default_threads() -> int:
-    """The physical cores this process may use, at most 4: at 100M parameters and below, more threads only wait.
+def physical_cores() -> int:
+    """The physical cores that this process may use.
 
     Hyper-threads share one core's arithmetic units, so they are not counted where Linux tells them apart.
     """
     try:
         allowed = sorted(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
-        return max(1, min(4, os.cpu_count() or 1))
+        return os.cpu_count() or 1
     cores = set()
     for cpu in allowed:
         try:
@@ -82,11 +84,15 @@ def default_threads() -> int:
         except OSError:
             siblings = str(cpu)
         cores.add(siblings.strip())
-    return max(1, min(4, len(cores)))
+    return max(1, len(cores))
 
 
-def check_threads(threads: int | None) -> int:
-    """The number of threads to use for a setting that may be None."""
-    if threads is not None and threads < 1:
-        raise SettingError(f"threads must be at least 1, not {threads}")
-    return threads or default_threads()
+def choose_threads(threads: int | None, weights: int) -> int:
+    """The number of threads for a setting that may be None, and a model of so many bytes of weights.
+
+    By default one for each 16 MB of weights begun, at most four and at most the physical cores. A step through a
+    small model is over before a second thread has woken: at 12.3M parameters on two cores the second one made
+    float32 (49 MB) 1.1 to 1.5 times as fast, q8_0, q4_0 and int8 (8 to 13 MB) 0.8 to 1.1 times; and threads that wait
+    for each other fall far behind as soon as another program wants a core.
+    """
+    return threads or max(1, min(4, physical_cores(), -(-weights // WEIGHTS_A_THREAD)))

@@ -125,7 +125,7 @@ class Running(Checked):
 
     threads: int | None = setting(
         None,
-        "CPU threads; default: the physical cores, at most 4.",
+        "CPU threads; default: by the size of the model, at most the physical cores.",
         check=_whole(1, 1024),
         range="a whole number from 1 to 1024",
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 from edgekit import rooms, source, tokenizer
 from edgekit.checkpoint import side_files
 from edgekit.errors import UsageError, VocabularyError
-from edgekit.files import read_bytes
 from edgekit.tokenizer import Tokenizer
+from edgekit.tokenmonster import Vocabulary
 
 
 def open_tokenizer(model: str | None, vocab: str | None, revision: str | None = None) -> Tokenizer:
@@ -21,8 +21,8 @@ def open_tokenizer(model: str | None, vocab: str | None, revision: str | None = 
     if vocab is not None:
         from edgekit import tokenmonster_tokenizer
 
-        data = read_bytes(tokenmonster_tokenizer.resolve(vocab))
-        files = tokenmonster_tokenizer.files_for(data)
+        vocabulary = Vocabulary.load(tokenmonster_tokenizer.resolve(vocab))
+        files = tokenmonster_tokenizer.files_for(vocabulary.to_bytes())
         return tokenizer.from_files(files, json.loads(files["tokenizer_config.json"])["vocab_size"])
     where = source.resolve(model, revision=revision)
     if where.is_dir():

@@ -55,7 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.quant or USUAL:
             to, quant = name.split(":")
-            path, _ = convert(arguments.model, to, Path(folder) / f"m-{quant}.{to}", settings=Converting(quant=quant))
+            path = convert(arguments.model, to, Path(folder) / f"m-{quant}.{to}", settings=Converting(quant=quant)).path
             q = logprobs(edgekit.load(path), ids, window)
             kl = float((np.exp(p) * (p - q)).sum(-1).mean())
             top1 = float((p.argmax(-1) == q.argmax(-1)).mean())

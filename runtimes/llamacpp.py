@@ -20,7 +20,7 @@ import numpy as np
 from edgekit.checkpoint import LlamaConfig
 from edgekit.errors import CheckpointError, RuntimeFailure
 from edgekit.gguf_file import GGUFFile, llama_config
-from edgekit.runtime import Logits, check_forward, check_rewind, check_threads
+from edgekit.runtime import Logits, check_forward, check_rewind, choose_threads
 from edgekit.runtimes._llamacpp_tokenizer import LlamaTokenizer, check_vocabulary
 from edgekit.settings import Running
 
@@ -164,7 +164,7 @@ def _open_context(path: Path, model: int, config: LlamaConfig, settings: Running
     fitting = max(SMALLEST_BATCH, min(LARGEST_BATCH, MOST_LOGITS // config.vocab_size))
     params.n_batch = params.n_ubatch = min(fitting, config.max_position_embeddings)
     params.n_seq_max = 1
-    params.n_threads = params.n_threads_batch = check_threads(settings.threads)
+    params.n_threads = params.n_threads_batch = choose_threads(settings.threads, path.stat().st_size)
     params.type_k = params.type_v = KV_TYPES[settings.kv_type]
     # Flash attention on the CPU rounds to f16 inside even where the cache is f32, and with a long context a step of a
     # small model is slower with it than without.

@@ -19,7 +19,7 @@ from edgekit import artefact
 from edgekit.checkpoint import LlamaConfig
 from edgekit.errors import CheckpointError, FileError, RuntimeFailure
 from edgekit.files import read_bytes, said
-from edgekit.runtime import Logits, check_forward, check_rewind, check_threads
+from edgekit.runtime import Logits, check_forward, check_rewind, choose_threads
 from edgekit.settings import Running
 
 SUFFIX = ".onnx"
@@ -41,7 +41,9 @@ def load(path: Path, settings: Running) -> "OnnxRuntime":
     except OSError as error:
         raise FileError(f"cannot read {path}: {said(error)}") from error
     try:
-        session = ort.InferenceSession(path, options(check_threads(settings.threads)), ["CPUExecutionProvider"])
+        session = ort.InferenceSession(
+            path, options(choose_threads(settings.threads, path.stat().st_size)), ["CPUExecutionProvider"]
+        )
     except Exception as error:  # its exceptions have no common base of their own
         raise CheckpointError(f"{path}: ONNX Runtime cannot load it: {reason(error)}") from error
     return OnnxRuntime(session, path)

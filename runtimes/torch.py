@@ -16,7 +16,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from edgekit.checkpoint import Checkpoint
 from edgekit.convert import open_model
 from edgekit.errors import RuntimeFailure
-from edgekit.runtime import Logits, check_forward, check_rewind, check_threads
+from edgekit.runtime import Logits, check_forward, check_rewind, choose_threads
 from edgekit.settings import Running
 
 SUFFIX = ""
@@ -35,7 +35,7 @@ def load(path: Path, settings: Running) -> "TorchRuntime":
         MissingExtraError: reading a `.gguf` needs the `gguf` extra.
     """
     checkpoint = open_model(path)
-    torch.set_num_threads(check_threads(settings.threads))
+    torch.set_num_threads(choose_threads(settings.threads, 4 * sum(tensor.size for _, tensor in checkpoint)))
     return TorchRuntime(checkpoint)
 
 

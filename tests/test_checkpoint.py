@@ -152,6 +152,8 @@ REFUSED = [
     ({"rms_norm_eps": -1}, "rms_norm_eps"),
     ({"hidden_size": "DELETE"}, "hidden_size is missing"),
     ({"eos_token_id": "one"}, "eos_token_id"),
+    ({"pad_token_id": 40}, "pad_token_id 40 is outside the vocabulary of 40"),
+    ({"eos_token_id": [1, 99]}, "eos_token_id 99 is outside"),
     ({"head_dim": 5}, "head_dim 5 is odd"),
     ({"quantization_config": {"bits": 4}}, "quantization_config"),
 ]

@@ -1,5 +1,6 @@
 """The command line as a person meets it: what it prints where, how it ends, and one line for every mistake."""
 
+import dataclasses
 import json
 import os
 import pty
@@ -108,10 +109,12 @@ def test_tokenize_with_a_vocabulary_alone(shared):
 def broken(tmp_path_factory):
     """A folder of things that are no models."""
     folder = tmp_path_factory.mktemp("broken")
-    small = write_model(folder / "model", STENTOR.__class__(**{**STENTOR.__dict__, "vocab_size": 64,
-                                                               "hidden_size": 16, "num_hidden_layers": 1,
-                                                               "intermediate_size": 16, "num_attention_heads": 2,
-                                                               "num_key_value_heads": 2, "head_dim": 8}))  # fmt: skip
+    sizes = {
+        "vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8,
+    }  # fmt: skip
+    ids = {"bos_token_id": None, "eos_token_id": (), "pad_token_id": None}
+    small = write_model(folder / "model", dataclasses.replace(STENTOR, **sizes, **ids))
     (folder / "text.gguf").write_bytes(b"hello world, this is no model at all")
     (folder / "empty.gguf").write_bytes(b"")
     (folder / "text.onnx").write_bytes(b"hello world, this is no model at all")
@@ -154,9 +157,15 @@ MISTAKES = [
 @pytest.mark.parametrize("arguments, status, said", MISTAKES, ids=[f"{m[0][0]}-{m[2][:20]}" for m in MISTAKES])
 def test_a_mistake_is_one_clear_line(broken, tmp_path, arguments, status, said):
     before = sorted(broken.rglob("*"))
-    done = subprocess.run([*EDGEKIT, *[a.format(b=broken) for a in arguments]], capture_output=True, text=True,
-                          timeout=120, cwd=tmp_path, stdin=subprocess.DEVNULL,
-                          env=os.environ | {"HF_HUB_OFFLINE": "1", "EDGEKIT_CACHE": str(tmp_path / "cache")})  # fmt: skip
+    done = subprocess.run(
+        [*EDGEKIT, *[a.format(b=broken) for a in arguments]],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "EDGEKIT_CACHE": str(tmp_path / "cache")},
+    )
     assert done.returncode == status, done.stderr
     assert said in done.stderr and "Traceback" not in done.stderr and done.stdout == ""
     lines = done.stderr.strip().splitlines()

@@ -281,7 +281,7 @@ def test_quantized_stays_close(request, opened, reference, tmp_path, name, to, q
     from edgekit.settings import Converting
 
     try:
-        path, _ = convert(request.getfixturevalue(name), to, tmp_path / f"m.{to}", settings=Converting(quant=quant))
+        path = convert(request.getfixturevalue(name), to, tmp_path / f"m.{to}", settings=Converting(quant=quant)).path
         model = edgekit.load(path, threads=1)
     except MissingExtraError as error:
         pytest.skip(str(error))

@@ -99,7 +99,7 @@ def stock(path, texts: list[bytes]) -> dict:
 
 
 def converted(source, tmp_path, quant="f32", **settings):
-    return convert.convert(source, "gguf", tmp_path / f"m-{quant}.gguf", settings=Converting(quant, **settings))
+    return convert.convert(source, "gguf", tmp_path / f"m-{quant}.gguf", settings=Converting(quant, **settings))[:2]
 
 
 def undone(data: bytes) -> bytes:

@@ -27,7 +27,7 @@ def logits(folder, tokens=TOKENS, dtype="float32"):
 
 
 def to_hf(source, out, quant=None):
-    return convert(source, "hf", out, settings=Converting(quant))
+    return convert(source, "hf", out, settings=Converting(quant))[:2]
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -36,7 +36,7 @@ def describe(path):
 
 
 def to_onnx(source, out, quant="fp32", **more):
-    return convert(source, "onnx", out, settings=Converting(quant, **more))
+    return convert(source, "onnx", out, settings=Converting(quant, **more))[:2]
 
 
 def hugging_face(folder):
