@@ -4,8 +4,14 @@ Order and meaning are those of Hugging Face `generate` (transformers `generation
 penalty over prompt and text so far, bias and bans, temperature, top-k, top-p, min-p, one draw. The same seed
 therefore gives the same tokens wherever the logits agree.
 
-The draw: u is the next `random()` of `numpy.random.Generator(PCG64(seed))`, and the token is the first, in order
-of ids, whose cumulated probability exceeds u. It happens once a token, and not at all at temperature 0.
+The draw is a race: each token left has a uniform number u(seed, step, id), and the least -ln(u) / probability wins
+(the Gumbel-max trick: the winner is distributed as the probabilities say). Runtimes round differently, so their
+probabilities differ by 1e-6 or so. A race is then decided otherwise only if two tokens run that close; drawing
+from cumulated probabilities would shift every border between two tokens, and a token more or less at top-p's edge
+would shift them all.
+
+`uniform` has no state and no table, so that any language can draw the same: it is splitmix64 (Steele, Lea, Flood 2014)
+over seed, then step, then id.
 """
 
 import secrets
@@ -17,8 +23,8 @@ from numpy.typing import NDArray
 from edgekit.errors import SettingError
 from edgekit.settings import Sampling
 
-# Top-p rarely needs more tokens than this; looking at them first saves sorting the whole vocabulary.
-FIRST_LOOK = 256
+# Top-p rarely needs more tokens than these; looking at so few first saves sorting the whole vocabulary.
+FIRST_LOOKS = (128, 1024)
 
 
 def apply_repetition_penalty(logits: NDArray[np.float32], ids: NDArray[np.intp], penalty: float) -> None:
@@ -42,10 +48,13 @@ def keep_top_p(probabilities: NDArray[np.float64], p: float) -> NDArray[np.intp]
     A token stays if those before it, in descending order, sum to less than p; the first always does.
     """
     places = np.arange(probabilities.size)
-    if probabilities.size > 2 * FIRST_LOOK:
-        largest = np.argpartition(probabilities, -FIRST_LOOK)[-FIRST_LOOK:]
-        if probabilities[largest].sum() > p + 1e-9:
-            places = np.sort(largest)
+    for few in FIRST_LOOKS:
+        if few < probabilities.size / 2:
+            # A threshold is cheaper to find than an order: sort only what reaches it, ties and all.
+            likely = np.flatnonzero(probabilities >= np.partition(probabilities, -few)[-few])
+            if probabilities[likely].sum() > p + 1e-9:
+                places = likely
+                break
     order = places[np.argsort(-probabilities[places], kind="stable")]
     before = np.cumsum(probabilities[order]) - probabilities[order]
     keep = before < p
@@ -65,8 +74,32 @@ def log_softmax(logits: NDArray) -> NDArray[np.float64]:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
+GAMMA = 0x9E3779B97F4A7C15
+MASK = 2**64 - 1
+
+
+def mix(x: int) -> int:
+    """splitmix64's finalizer: 64 bits in, 64 bits out."""
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
+    return x ^ (x >> 31)
+
+
+def uniform(seed: int, step: int, ids: NDArray[np.intp]) -> NDArray[np.float64]:
+    """A number in (0, 1) for each id, a pure function of its three arguments.
+
+    (mix(s + GAMMA (id + 1)) >> 11 + 1/2) / 2^53, with s = mix(mix(seed) + GAMMA (step + 1)), all modulo 2^64.
+    """
+    start = np.uint64(mix((mix(seed & MASK) + GAMMA * (step + 1)) & MASK))
+    x = (ids.astype(np.uint64) + np.uint64(1)) * np.uint64(GAMMA) + start
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return ((x >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+
 class Sampler:
-    """The chain for one text: it remembers what was said, and draws from its own generator.
+    """The chain for one text: it remembers what was said, and how many tokens it drew.
 
     Args:
         settings: see `Sampling`.
@@ -80,7 +113,7 @@ class Sampler:
     def __init__(self, settings: Sampling, vocab_size: int, seen: Iterable[int] = ()):
         self.settings = settings
         self.seed = secrets.randbits(32) if settings.seed is None else settings.seed
-        self._random = np.random.Generator(np.random.PCG64(self.seed))
+        self._step = 0
         self._seen = np.zeros(vocab_size, dtype=bool)
         self._seen[list(seen)] = True
         for name, ids in (("logit_bias", settings.logit_bias), ("banned", settings.banned)):
@@ -119,8 +152,8 @@ class Sampler:
         ids, probabilities = self.distribution(logits, allowed)
         token = int(ids[0])
         if self.settings.temperature > 0:
-            place = np.searchsorted(np.cumsum(probabilities), self._random.random(), side="right")
-            token = int(ids[min(int(place), ids.size - 1)])
+            token = int(ids[np.argmin(-np.log(uniform(self.seed, self._step, ids)) / probabilities)])
+            self._step += 1
         self._seen[token] = True
         return token
 

@@ -43,4 +43,13 @@ class VocabTraining(Checked):
         choices=NORMALIZATIONS,
         flag=False,
     )
-    seed: int = setting(0, "Same seed and text, same vocabulary.", check=_whole(0, 1 << 63), range="from 0 up")
+    cleaning: str = setting(
+        "none",
+        "As the recipe that will train on the same text has it: none, lines or collapse.",
+        check=lambda v: v in ("none", "lines", "collapse"),
+        range="none, lines or collapse",
+        choices=("none", "lines", "collapse"),
+    )
+    seed: int = setting(
+        0, "Chooses the parts of a large corpus that are counted.", check=_whole(0, 1 << 63), range="from 0 up"
+    )

@@ -152,7 +152,11 @@ def test_special_tokens_of_the_vocabulary_and_bos(tmp_path, other):
     files["my.vocab"] = files.pop("tokenmonster.vocab")
     folder = written(tmp_path / "a" / "model", files)
     assert not (folder / "my.vocab").exists()
-    seen = run(folder, tmp_path / "again", other, script=r"""
+    seen = run(
+        folder,
+        tmp_path / "again",
+        other,
+        script=r"""
 import json, sys
 sys.modules["edgekit"] = None
 folder, again, other = sys.argv[1:]
@@ -167,7 +171,8 @@ out = {"special": sorted(t.all_special_ids), "ids": t.encode("the CAT<|end|>"), 
        "text": t.decode([end, *t.encode("a"), t.eos_token_id]), "eos": [t.eos_token, t.eos_token_id, t.pad_token_id]}
 t.split_special_tokens = False
 print(json.dumps({**out, "asked": t.encode("the<|end|>", add_special_tokens=False)}))
-""")
+""",
+    )
     tok = from_files(files, 512)
     assert tok.bos == base + 1 and tok.eos == base + 4
     assert seen["special"] == sorted({special, base + 1, base + 4}) and seen["end"] == special
