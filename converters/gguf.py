@@ -19,7 +19,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from edgekit.checkpoint import Checkpoint
+from edgekit.checkpoint import Checkpoint, LlamaConfig
 from edgekit.convert import Progress, Written
 from edgekit.converters import _gguf_keys, _gguf_llama
 from edgekit.converters._gguf_read import read
@@ -87,7 +87,7 @@ def convert(checkpoint: Checkpoint, out: Path, settings: Converting, progress: P
 def _direct(
     checkpoint: Checkpoint, out: Path, quant: str, embedding: str | None, progress: Progress, receipt: str = ""
 ) -> list[Written]:
-    plan = [_plan(checkpoint, name, quant.upper(), embedding) for name in checkpoint.config.shapes()]
+    plan = planned(checkpoint.config, quant, embedding)
     # gguf's names are ALL_F32 for the one and MOSTLY_... for the rest.
     file_type = gguf.LlamaFileType[("ALL_" if quant == "f32" else "MOSTLY_") + quant.upper()]
     keys, notes = _gguf_keys.metadata(checkpoint, receipt or quant, int(file_type))
@@ -103,9 +103,14 @@ def _direct(
     return plan
 
 
-def _plan(checkpoint: Checkpoint, name: str, quant: str, embedding: str | None) -> Written:
+def planned(config: LlamaConfig, quant: str, embedding: str | None = None) -> list[Written]:
+    """What a conversion to one of `DIRECT` will write, tensor by tensor, without writing it."""
+    return [_plan(config, name, quant.upper(), embedding) for name in config.shapes()]
+
+
+def _plan(config: LlamaConfig, name: str, quant: str, embedding: str | None) -> Written:
     """The type of one tensor, and why it is not the one asked for."""
-    config, shape = checkpoint.config, checkpoint.config.shapes()[name]
+    shape = config.shapes()[name]
     kind, note = quant, ""
     if len(shape) == 1:
         kind, note = "F32", "" if quant == "F32" else "a vector"

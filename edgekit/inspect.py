@@ -11,7 +11,7 @@ import numpy as np
 from edgekit import artefact, gguf_file, rooms, tokenizer
 from edgekit.checkpoint import Checkpoint, LlamaConfig, open_folder
 from edgekit.convert import Written
-from edgekit.errors import CheckpointError, EdgekitError
+from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError
 
 # Where a tensor's parameters are counted, by a part of its Hugging Face name; the first that fits.
 GROUPS = {"embed_tokens": "embedding", "lm_head": "head", "norm": "norms", "self_attn": "attention", "mlp": "ffn"}
@@ -49,9 +49,17 @@ def _describe_folder(path: Path) -> dict[str, Any]:
         Written(name, shape, checkpoint.dtypes[name], int(np.prod(shape)) * width[checkpoint.dtypes[name]])
         for name, shape in checkpoint.config.shapes().items()
     ]
-    return _facts(checkpoint.name, "Hugging Face folder", checkpoint.config, checkpoint.files, tensors) | {
-        "metadata": {"source.sha256": checkpoint.sha256}
-    }
+    facts = _facts(checkpoint.name, "Hugging Face folder", checkpoint.config, checkpoint.files, tensors)
+    return facts | {"metadata": {"source.sha256": checkpoint.sha256}, "size_as_gguf": _sizes(checkpoint.config)}
+
+
+def _sizes(config: LlamaConfig) -> dict[str, int]:
+    """Bytes of the weights in each type that GGUF files are written in; empty where that cannot be told."""
+    try:
+        room = rooms.load("converters", "gguf")
+    except MissingExtraError:
+        return {}
+    return {quant: sum(tensor.bytes for tensor in room.planned(config, quant)) for quant in room.DIRECT}
 
 
 def _describe_gguf(path: Path) -> dict[str, Any]:
@@ -150,6 +158,8 @@ def report(found: dict[str, Any], *, tensors: bool = True) -> str:
     lines += _wrapped("vocabulary", facts or ["none"])
     sizes = [f"{kind} {e['bytes'] / 1e6:.2f} MB in {e['tensors']}" for kind, e in found["size_by_type"].items()]
     lines += _wrapped("weights", [f"{found['weights_bytes'] / 1e6:.2f} MB in all", *sizes])
+    if found.get("size_as_gguf"):
+        lines += _wrapped("as gguf", [f"{quant} {size / 1e6:.2f} MB" for quant, size in found["size_as_gguf"].items()])
     if "bytes" in found:
         lines.append(f"file        {found['bytes'] / 1e6:.2f} MB")
     if "nodes" in found:

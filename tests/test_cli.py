@@ -81,6 +81,9 @@ def test_inspect_stentor2s_numbers(stentor):
     assert counts == {
         "total": 12_294_400, "embedding": 2_064_384, "norms": 6_144 + 256, "attention": 3_145_728, "ffn": 7_077_888,
     }  # fmt: skip
+    sizes = json.loads(call("inspect", "-m", stentor, "--json").stdout)["size_as_gguf"]
+    assert sizes["f32"] == 4 * 12_294_400
+    assert sizes["q8_0"] == (12_294_400 - 6_400) * 34 // 32 + 4 * 6_400
     assert "16.8 %" in call("inspect", "-m", stentor).stdout.decode()
 
 
