@@ -4,6 +4,7 @@ Text and paths go to stdout, everything else (progress, statistics, errors) to s
 2 for a call that cannot be meant, 1 for every other failure, 130 after Ctrl-C.
 """
 
+import importlib
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -28,8 +29,21 @@ class OneLine(click.ClickException):
         self.exit_code = error.exit_code  # type: ignore[misc]
 
 
+# Commands that live in `cli_NAME.py`, imported once they are called: the list of commands needs one line of each.
+LATER = {
+    "eval": "Measure a model: perplexity of texts, or grammar with BLiMP.",
+    "train": "Train a base model; prints the folder of the finished model.",
+    "vocab": "Train, inspect and change TokenMonster vocabularies.",
+}
+
+
 class Commands(click.Group):
     """Every deliberate error becomes one line and an exit status, here and nowhere else."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] in LATER:
+            self.add_command(importlib.import_module(f"edgekit.cli_{args[0]}").COMMAND, args[0])
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -314,3 +328,10 @@ def tokenize(
     else:
         for token, piece in zip(ids, verb.pieces(tokenizer, ids), strict=True):
             click.echo(f"{token:>7}  {json.dumps(piece, ensure_ascii=False)}")
+
+
+# -----------------------------------------------------------------------------
+# the larger verbs, each with a file of its own
+
+for name, line in LATER.items():
+    main.add_command(click.Command(name, help=line))

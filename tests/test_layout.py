@@ -1,6 +1,7 @@
 """The house's rules, held by tests: who may import whom, what start-up may cost, what every room must offer."""
 
 import ast
+import importlib
 import subprocess
 import sys
 import tomllib
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import edgekit
-from edgekit import errors, rooms
+from edgekit import cli, errors, rooms
 from edgekit.errors import MissingExtraError, UnknownRoomError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,13 +53,30 @@ def loaded_by(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["convert", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["convert", "--help"],
+        ["train", "--help"],
+        ["eval", "ppl", "--help"],
+        ["vocab", "--help"],
+        ["--version"],
+    ],
+)
 def test_help_imports_nothing_heavy(arguments):
     found = loaded_by(
         "import contextlib, io\nfrom edgekit.cli import main\n"
         f"with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit): main({arguments!r})"
     )
     assert not found & HEAVY
+
+
+@pytest.mark.parametrize("name", cli.LATER)
+def test_a_later_command_says_of_itself_what_the_list_says(name):
+    command = importlib.import_module(f"edgekit.cli_{name}").COMMAND
+    assert command.get_short_help_str(200) == cli.LATER[name]
 
 
 def test_import_edgekit_imports_nothing_heavy():

@@ -1,0 +1,161 @@
+"""`edgekit eval`: how well a model predicts text and knows grammar, with the same numbers on every runtime.
+
+As cli.py: nothing heavy is imported before a command runs; tables and JSON go to stdout, the rest to stderr.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgekit import rooms
+from edgekit.errors import UsageError
+from edgekit.eval_settings import Judging, Measuring
+from edgekit.options import given, options
+from edgekit.settings import Running
+
+OPTIONS = (
+    click.option("-m", "--model", metavar="MODEL", help="Model folder, .gguf, .onnx or Hub id."),
+    click.option(
+        "--runtime", metavar="NAME", help=f"One of {', '.join(rooms.names('runtimes'))}; default: the format's own."
+    ),
+    click.option("--quant", metavar="TYPE", help="For a folder on onnx or llamacpp: type of its cached conversion."),
+    click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub id."),
+    options(Running),
+    click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines."),
+    click.option(
+        "--csv", "csv_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the table there too."
+    ),
+    click.option("--markdown", is_flag=True, help="Print the tables in Markdown, for a model card."),
+)
+
+
+def _model_and_output(function: Callable[..., None]) -> Callable[..., None]:
+    """The flags that both commands share."""
+    for option in reversed(OPTIONS):
+        function = option(function)
+    return function
+
+
+@click.group("eval")
+def evaluate() -> None:
+    """Measure a model: perplexity of texts, or grammar with BLiMP.
+
+    \b
+    edgekit eval ppl -m model.gguf validation.jsonl.gz
+    edgekit eval blimp -m model.onnx blimp.zip --limit 100
+    """
+
+
+@evaluate.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="TEXT...")
+@_model_and_output
+@options(Measuring)
+def ppl(paths: tuple[Path, ...], **values: Any) -> None:
+    """Loss a token, perplexity, bits a byte and a word, by corpus and in all.
+
+    TEXT is a .txt or a .jsonl with a "text" (and a "corpus") in each line, gzipped or not, or a folder of them.
+
+    \b
+    edgekit eval ppl -m ./checkpoint validation/
+    edgekit eval ppl -m model.gguf book.txt --protocol strided --stride 512
+    edgekit eval ppl -m ./checkpoint validation/ --pack --context 1024 --csv losses.csv
+    """
+    output = _output(values)
+    settings = Measuring(**given(Measuring, values))
+    from edgekit import eval_report as report
+    from edgekit import eval_text
+    from edgekit import evaluate as verb
+
+    texts = eval_text.read(paths)
+    model, facts = _load(values)
+    begin = time.perf_counter()
+    found = verb.perplexity(model, texts, settings, progress=_progress)
+    facts["seconds"] = time.perf_counter() - begin
+    _show(
+        found.record(), facts, output, report.perplexity_csv(found), report.perplexity_report(found, markdown=output[2])
+    )
+
+
+@evaluate.command()
+@click.argument("pairs", type=click.Path(path_type=Path), metavar="PAIRS")
+@_model_and_output
+@options(Judging)
+@click.option("--paradigm", "paradigms", multiple=True, metavar="NAME", help="Only this paradigm; may be repeated.")
+@click.option(
+    "--reuse/--no-reuse",
+    default=None,
+    help="Share the work on common beginnings of sentences; default: where that does not change the numbers.",
+)
+def blimp(pairs: Path, **values: Any) -> None:
+    """Accuracy on minimal pairs: by paradigm, field and phenomenon, and their unweighted mean.
+
+    PAIRS is a zip with .jsonl files inside, a folder of them, or one; each line has "sentence_good", "sentence_bad".
+
+    \b
+    edgekit eval blimp -m model.gguf blimp.zip
+    edgekit eval blimp -m ./checkpoint blimp.zip --limit 100 --csv blimp.csv
+    edgekit eval blimp -m model.onnx blimp.zip --protocol bare --paradigm wh_island --paradigm adjunct_island
+    """
+    output = _output(values)
+    settings = Judging(**given(Judging, values))
+    from edgekit import blimp as verb
+    from edgekit import eval_report as report
+
+    read = verb.read(pairs)
+    model, facts = _load(values)
+    begin = time.perf_counter()
+    found = verb.blimp(model, read, settings, progress=_progress)
+    facts["seconds"] = time.perf_counter() - begin
+    _show(found.record(), facts, output, report.blimp_csv(found), report.blimp_report(found, markdown=output[2]))
+
+
+Output = tuple[bool, Path | None, bool]
+"""As JSON, a file for CSV, as Markdown."""
+
+
+def _output(values: dict[str, Any]) -> Output:
+    output = values.pop("as_json"), values.pop("csv_file"), values.pop("markdown")
+    if output[0] and output[2]:
+        raise UsageError("give --json or --markdown, not both")
+    if output[1] is not None and output[1].is_dir():
+        raise UsageError(f"--csv wants a file, and {output[1]} is a folder")
+    return output
+
+
+def _load(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The model, and what to say of it beside the figures."""
+    from edgekit.model import load
+
+    running, path = given(Running, values), values.pop("model")
+    loaded = load(path, progress=_progress, **values, **running)
+    return loaded, {"model": path, "runtime": type(loaded.runtime).__module__.rpartition(".")[2]}
+
+
+def _show(record: dict[str, Any], facts: dict[str, Any], output: Output, csv: str, report: str) -> None:
+    as_json, csv_file, _ = output
+    if csv_file is not None:
+        from edgekit import files
+
+        files.write_bytes(csv_file, csv.encode())
+    if as_json:
+        click.echo(json.dumps(facts | record))
+        return
+    click.echo(report)
+    click.echo(f"runtime {facts['runtime']} · {facts['seconds']:.1f} s", err=True)
+
+
+def _progress(items: Iterable[Any], what: str, total: int) -> Iterator[Any]:
+    """A bar on stderr; silent where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    with click.progressbar(items, length=total, label=what, file=sys.stderr) as bar:
+        yield from bar
+
+
+COMMAND = evaluate

@@ -1,0 +1,97 @@
+"""Texts to measure a model on: .txt and .jsonl files, gzipped or not, and folders of them, by corpus.
+
+The same rules as for training text: a .txt is one document, or several with lines of `<|endoftext|>` between them;
+a JSON line needs `"text"` and may say its `"corpus"`, which is else the file's name without its number.
+"""
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edgekit.errors import DataError
+from edgekit.files import read_bytes
+
+SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
+SEPARATOR = re.compile(r"^[ \t]*<\|endoftext\|>[ \t]*$", re.MULTILINE)
+
+
+class Document(NamedTuple):
+    """A text and the corpus whose figures it counts for."""
+
+    corpus: str
+    text: str
+
+
+def read(paths: Iterable[str | Path]) -> list[Document]:
+    """All documents of some files and folders, in order; a folder's files by name. Texts are not cleaned.
+
+    Raises:
+        FileError: a file cannot be read.
+        DataError: a file that is empty, binary or damaged, or a record without text; names the file and line.
+    """
+    return [document for path in paths for file in _files(Path(path)) for document in _documents(file)]
+
+
+def text_of(path: Path) -> str:
+    """A whole file as text, unzipped if its name says so. Raises `FileError`, `DataError`."""
+    data = read_bytes(path)
+    if path.name.endswith(".gz"):
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path} is not a whole gzip file: {error}") from error
+    return decode(data, str(path))
+
+
+def decode(data: bytes, where: str) -> str:
+    """Bytes of a text file as text. Raises `DataError` if they are none, or nothing."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where} is not UTF-8 text (at byte {error.start})") from error
+    if "\0" in text:
+        raise DataError(f"{where} is binary, not text (it holds a zero byte)")
+    if not text.strip():
+        raise DataError(f"{where} is empty")
+    return text
+
+
+def records(text: str, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of JSON lines, each with where it stands. Raises `DataError` naming the line that is none."""
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: JSON strings may hold U+2028
+        if line.strip():
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{where} line {number} is not JSON: {error}") from error
+            if not isinstance(record, dict):
+                raise DataError(f"{where} line {number} is not a JSON object")
+            yield f"{where} line {number}", record
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        if path.exists() and not path.name.endswith(SUFFIXES):
+            raise DataError(f"{path} is none of {', '.join(SUFFIXES)}")
+        return [path]
+    found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES))
+    if not found:
+        raise DataError(f"{path} holds no {', '.join(SUFFIXES)}")
+    return found
+
+
+def _documents(path: Path) -> Iterator[Document]:
+    text = text_of(path)
+    corpus = re.sub(r"-\d+$", "", path.name.split(".")[0])
+    if ".jsonl" not in path.suffixes:
+        yield from (Document(corpus, part) for part in SEPARATOR.split(text) if part.strip())
+        return
+    for where, record in records(text, str(path)):
+        if not isinstance(said := record.get("text"), str):
+            raise DataError(f'{where} has no "text"')
+        named = record.get("corpus")
+        yield Document(named if isinstance(named, str) and named else corpus, said)

@@ -1,0 +1,287 @@
+"""How well a model predicts texts: loss, perplexity, bits per byte and per word, by corpus and in all.
+
+A text longer than the context is cut into windows, and that is where figures of the same model come to differ:
+
+blockwise   each window starts anew. Its first token has nothing before it and is not scored, unless there is a
+            prefix, which then stands before each. With `pack` this is the training's own validation loss.
+strided     windows overlap, so that each token but the first few has at least context - stride before it; only
+            what the window before has not scored is scored. Hugging Face's guide "Perplexity of fixed-length models".
+rolling     lm-evaluation-harness's `get_rolling_token_windows`: disjoint, each with the last token of the one before
+            as its context, and the last window reaching back to be a whole one.
+
+In the latter two a prefix stands before the text, once. Documents are scored each by itself unless `pack` is given:
+so no figure depends on their order or neighbours, every token can be scored, and models with different
+vocabularies are compared on the same footing. `pack` joins a corpus as training does, EOS after each document.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from edgekit.convert import Progress, silent
+from edgekit.errors import ContextError, DataError, UsageError
+from edgekit.eval_settings import Measuring
+from edgekit.eval_text import Document
+from edgekit.logprobs import declared, prefix_id, target_logprobs
+from edgekit.model import Model
+from edgekit.runtime import Runtime
+
+MOST_LOGITS = 1 << 24
+"""Logits asked for at once, 64 MiB: 2,080 tokens of an 8,064-token vocabulary, 128 of one of 128,000."""
+
+
+@dataclass
+class Score:
+    """Sums over some documents, and what they mean."""
+
+    documents: int = 0
+    tokens: int = 0
+    """All tokens of the texts; with `pack` each document's EOS too."""
+    scored: int = 0
+    """Those whose probability counts: the first of a window without prefix does not."""
+    bytes: int = 0
+    """UTF-8 bytes of the original texts."""
+    words: int = 0
+    """Runs of anything but white space."""
+    nats: float = 0.0
+    """Negative natural log-probability, summed."""
+
+    @property
+    def loss(self) -> float:
+        """Nats a token."""
+        return self.nats / self.scored if self.scored else math.nan
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf if self.loss >= 700 else math.nan
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits for a byte of the original text; tokens that are not scored are taken to cost what the others do."""
+        return self.loss * self.tokens / math.log(2) / self.bytes if self.bytes else math.nan
+
+    @property
+    def bits_per_word(self) -> float:
+        """Likewise for a word."""
+        return self.loss * self.tokens / math.log(2) / self.words if self.words else math.nan
+
+    def __iadd__(self, other: "Score") -> "Score":
+        for name in ("documents", "tokens", "scored", "bytes", "words", "nats"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        return self
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON; what is not a number is None."""
+        sums = {name: getattr(self, name) for name in ("documents", "tokens", "scored", "bytes", "words", "nats")}
+        means = {name: getattr(self, name) for name in ("loss", "perplexity", "bits_per_byte", "bits_per_word")}
+        return sums | {name: value if math.isfinite(value) else None for name, value in means.items()}
+
+
+@dataclass
+class Perplexity:
+    """What `perplexity` found, and under which rules."""
+
+    protocol: str
+    context: int
+    stride: int | None
+    pack: bool
+    prefix: int | None
+    """The token before a text (strided, rolling) or before each window (blockwise)."""
+    total: Score = field(default_factory=Score)
+    corpora: dict[str, Score] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        rules = {name: getattr(self, name) for name in ("protocol", "context", "stride", "pack", "prefix")}
+        return rules | {
+            "total": self.total.record(),
+            "corpora": {name: score.record() for name, score in self.corpora.items()},
+        }
+
+
+Window = tuple[Sequence[int], int]
+"""Token ids, of which those from this place on are scored, each after all before it; the place is at least 1."""
+
+
+def blockwise(ids: Sequence[int], context: int, prefix: int | None) -> Iterator[Window]:
+    """Windows of `context` tokens, each starting anew, the last as long as it comes.
+
+    The prefix comes on top: the model is never fed a window's last token, so it still sees `context` at most.
+    """
+    before = [] if prefix is None else [prefix]
+    for start in range(0, len(ids), context):
+        yield [*before, *ids[start : start + context]], 1
+
+
+def strided(ids: Sequence[int], context: int, prefix: int | None, stride: int) -> Iterator[Window]:
+    """Windows of `context` tokens that begin `stride` apart, as in Hugging Face's guide.
+
+    With stride = context the first token of each window is not scored, as there.
+    """
+    ids = ids if prefix is None else [prefix, *ids]
+    done = 0
+    for start in range(0, len(ids), stride):
+        end = min(start + context, len(ids))
+        yield ids[start:end], max(1, done - start)
+        done = end
+        if end == len(ids):
+            return
+
+
+def rolling(ids: Sequence[int], context: int, prefix: int | None) -> Iterator[Window]:
+    """lm-evaluation-harness's windows with context_len = 1; without prefix the first token takes its place."""
+    ids = ids if prefix is None else [prefix, *ids]
+    for done in range(1, len(ids), context):
+        end = min(done + context, len(ids))
+        start = max(0, end - context - 1)
+        yield ids[start:end], done - start
+
+
+def perplexity(
+    model: Model,
+    texts: Iterable[Document | str],
+    settings: Measuring | None = None,
+    *,
+    progress: Progress = silent,
+    **values: Any,
+) -> Perplexity:
+    """Measure how well a model predicts some texts.
+
+    Args:
+        model: from `edgekit.load`; its cache is used, and empty afterwards.
+        texts: documents with the names of their corpora (see `eval_text.read`), or mere texts.
+        settings, values: the fields of `eval_settings.Measuring`, as an object or one by one.
+        progress: told of each document, or with `pack` of each window.
+
+    Raises:
+        SettingError, UsageError: settings that cannot be meant together, or a prefix that the model has not.
+        ContextError: a window longer than the model's context.
+        DataError: there is nothing to score.
+        PromptError: a text holds lone surrogates, which JSON may spell.
+        RuntimeFailure: the model's logits are not finite.
+    """
+    settings = settings or Measuring(**values)
+    found, windows = _rules(model, settings)
+    documents = list(_limited([_document(text) for text in texts], settings.limit))
+    if settings.pack:
+        _packed(model, documents, settings, found, windows, progress)
+    else:
+        _each(model, documents, settings, found, windows, progress)
+    model.runtime.rewind(0)
+    for score in found.corpora.values():
+        found.total += score
+    if not found.total.scored:
+        raise DataError(f"nothing to score: {found.total.tokens} tokens in {found.total.documents} documents")
+    return found
+
+
+Cut = Callable[[Sequence[int]], Iterator[Window]]
+
+
+def _rules(model: Model, settings: Measuring) -> tuple[Perplexity, Cut]:
+    """The settings with their defaults filled in, and the function that cuts a text by them."""
+    context = settings.context or model.runtime.context_length
+    if context > model.runtime.context_length:
+        raise ContextError(f"windows of {context} tokens do not fit into the context of {model.runtime.context_length}")
+    if context < 2:
+        raise ContextError(f"a context of {context} token is too short: nothing can be scored in it")
+    if settings.stride is not None and settings.protocol != "strided":
+        raise UsageError("--stride goes with --protocol strided")
+    stride = (settings.stride or context // 2) if settings.protocol == "strided" else None
+    if stride is not None and stride > context:
+        raise UsageError(f"a stride of {stride} would pass over tokens: windows have {context}")
+    prefix = prefix_id(model, settings.prefix or ("none" if settings.pack else "model"))
+    found = Perplexity(settings.protocol, context, stride, settings.pack, prefix)
+    cuts: dict[str, Cut] = {
+        "blockwise": lambda ids: blockwise(ids, context, prefix),
+        "strided": lambda ids: strided(ids, context, prefix, stride or context),
+        "rolling": lambda ids: rolling(ids, context, prefix),
+    }
+    return found, cuts[settings.protocol]
+
+
+def _each(
+    model: Model, documents: list[Document], settings: Measuring, found: Perplexity, cut: Cut, progress: Progress
+):
+    """Each document by itself."""
+    for document in progress(documents, "perplexity", len(documents)):
+        score = found.corpora.setdefault(document.corpus, Score())
+        if settings.max_tokens is None or score.tokens < settings.max_tokens:
+            ids = _count(model, document, score)
+            for window, first in cut(ids):
+                _add(model.runtime, window, first, score)
+
+
+def _packed(
+    model: Model, documents: list[Document], settings: Measuring, found: Perplexity, cut: Cut, progress: Progress
+):
+    """The documents of each corpus joined, EOS after each."""
+    eos = declared(model, "eos")
+    if eos is None:
+        raise UsageError("the model has no EOS to pack documents with: leave out --pack")
+    joined: dict[str, list[int]] = {}
+    for document in documents:
+        score = found.corpora.setdefault(document.corpus, Score())
+        if settings.max_tokens is None or score.tokens < settings.max_tokens:
+            joined.setdefault(document.corpus, []).extend([*_count(model, document, score), eos])
+            score.tokens += 1
+    windows = [(corpus, *window) for corpus, ids in joined.items() for window in cut(ids)]
+    for corpus, window, first in progress(windows, "perplexity", len(windows)):
+        _add(model.runtime, window, first, found.corpora[corpus])
+
+
+def _document(text: Document | str) -> Document:
+    return Document("text", text) if isinstance(text, str) else text
+
+
+def _limited(documents: Iterable[Document], limit: int | None) -> Iterator[Document]:
+    seen: dict[str, int] = {}
+    for document in documents:
+        seen[document.corpus] = seen.get(document.corpus, 0) + 1
+        if limit is None or seen[document.corpus] <= limit:
+            yield document
+
+
+def _count(model: Model, document: Document, score: Score) -> list[int]:
+    """The ids of a document, which is counted."""
+    ids = model.tokenizer.encode(document.text)
+    score.documents += 1
+    score.tokens += len(ids)
+    score.bytes += len(document.text.encode("utf-8"))
+    score.words += len(document.text.split())
+    return ids
+
+
+def _add(runtime: Runtime, window: Sequence[int], first: int, score: Score) -> None:
+    if len(window) > first:
+        logprobs = window_logprobs(runtime, window, first)
+        score.nats -= float(logprobs.sum())
+        score.scored += len(logprobs)
+
+
+def window_logprobs(runtime: Runtime, window: Sequence[int], first: int = 1) -> np.ndarray:
+    """Natural log-probabilities of window[first:], each after all before it: float64 (len(window) - first,).
+
+    Logits are asked for only where they are needed, and in parts where the vocabulary is large. On a model whose
+    numbers depend on how many tokens come at once (dynamic int8), parts give slightly other ones.
+
+    Raises:
+        ContextError: the window has more than context_length + 1 tokens.
+        RuntimeFailure: the logits are not finite.
+    """
+    runtime.rewind(0)
+    fed = window[:-1]
+    if first > 1:
+        runtime.forward(fed[: first - 1])
+    size = max(1, MOST_LOGITS // runtime.vocab_size)
+    targets = np.asarray(window)
+    found = []
+    for start in range(first - 1, len(fed), size):
+        part = fed[start : start + size]
+        logits = runtime.forward(part, every=True)
+        found.append(target_logprobs(logits, targets[start + 1 : start + 1 + len(part)]))
+    return np.concatenate(found)

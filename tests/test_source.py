@@ -1,0 +1,56 @@
+"""What `-m` means: a path, a Hub id, or nothing."""
+
+import fnmatch
+
+import pytest
+
+from edgekit import source
+from edgekit.errors import CheckpointError, FileError
+
+
+def test_a_path_is_itself(tmp_path):
+    assert source.resolve(tmp_path) == tmp_path
+    assert source.resolve(str(tmp_path)) == tmp_path
+
+
+def test_a_hub_id_is_downloaded_at_its_revision(monkeypatch, tmp_path):
+    asked = {}
+
+    def download(name, *, revision, allow_patterns):
+        asked.update(name=name, revision=revision, patterns=allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert source.resolve("StentorLabs/Stentor2-12M", revision="v1") == tmp_path
+    assert asked["name"] == "StentorLabs/Stentor2-12M" and asked["revision"] == "v1"
+
+    def wanted(name):
+        return any(fnmatch.fnmatch(name, pattern) for pattern in asked["patterns"])
+
+    needed = ["config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenmonster.vocab"]
+    assert all(map(wanted, needed))
+    assert not any(map(wanted, ["pytorch_model.bin", "modeling.py", "tokenizer.pkl"])), "no pickle, no code"
+
+
+@pytest.mark.parametrize("trouble", [OSError("no route to host"), ValueError("odd id")])
+def test_a_hub_that_does_not_answer_is_one_line(monkeypatch, trouble):
+    def download(*_, **__):
+        raise trouble
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(FileError, match=f"cannot be had from the Hub: {trouble}"):
+        source.resolve("StentorLabs/Nothing")
+
+
+@pytest.mark.parametrize("name", ["absent", "a/b/c", "owner/model.gguf", "../up/there"])
+def test_what_is_neither(name):
+    with pytest.raises(CheckpointError, match="does not exist, and is no Hub id"):
+        source.resolve(name)
+
+
+def test_nothing_is_the_bundled_model(monkeypatch, tmp_path):
+    monkeypatch.setattr(source, "BUNDLED", tmp_path)
+    with pytest.raises(CheckpointError, match="name one with -m"):
+        source.resolve(None)
+    (tmp_path / "config.json").write_text("{}")
+    assert source.resolve(None) == tmp_path
