@@ -7,13 +7,12 @@ Text and paths go to stdout, everything else (progress, statistics, errors) to s
 import importlib
 import json
 import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from edgekit import __version__, rooms
+from edgekit import __version__, flags, rooms
 from edgekit.errors import EdgekitError, PromptError, UsageError
 from edgekit.options import given, options
 from edgekit.settings import Converting, Generating, Running
@@ -66,36 +65,20 @@ def main() -> None:
     """
 
 
-model_option = click.option("-m", "--model", metavar="MODEL", help="Model folder, .gguf, .onnx or Hub id.")
-revision_option = click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub id.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
-
-
-def progress(items: Iterable[Any], what: str, total: int) -> Iterator[Any]:
-    """A bar on stderr; silent where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        yield from items
-        return
-    with click.progressbar(items, length=total, label=what, file=sys.stderr) as bar:
-        yield from bar
-
-
 # -----------------------------------------------------------------------------
 # run
 
 
 @main.command()
 @click.argument("prompt", required=False)
-@model_option
-@click.option(
-    "--runtime", metavar="NAME", help=f"One of {', '.join(rooms.names('runtimes'))}; default: the format's own."
-)
-@click.option("--quant", metavar="TYPE", help="For a folder on onnx or llamacpp: the type of its cached conversion.")
-@revision_option
+@flags.model
+@flags.runtime
+@flags.quant
+@flags.revision
 @options(Generating, Running)
 @click.option("--echo/--no-echo", default=True, help="Print the prompt before the text that goes on from it.")
 @click.option("--stats", is_flag=True, help="Print timings on stderr.")
-@json_option
+@flags.as_json
 def run(
     prompt: str | None,
     model: str | None,
@@ -125,7 +108,7 @@ def run(
     running, settings = given(Running, values), given(Generating, values)
     from edgekit.model import load
 
-    loaded = load(model, runtime=runtime, quant=quant, revision=revision, progress=progress, **running)
+    loaded = load(model, runtime=runtime, quant=quant, revision=revision, progress=flags.progress, **running)
     if prompt is not None:
         _answer(loaded, prompt, settings, echo, stats, as_json)
     else:
@@ -219,13 +202,13 @@ def _record(result: Any, loaded: Any) -> dict[str, Any]:
 
 
 @main.command()
-@model_option
+@flags.model
 @click.option("--to", required=True, metavar="FORMAT", help=f"One of {', '.join(rooms.names('converters'))}.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to; default: NAME-QUANT in this folder.")
-@click.option("--force", is_flag=True, help="Replace a file that is there.")
-@revision_option
+@flags.output
+@flags.force
+@flags.revision
 @options(Converting)
-@json_option
+@flags.as_json
 def convert(
     model: str | None, to: str, output: Path | None, force: bool, revision: str | None, as_json: bool, **values: Any
 ) -> None:
@@ -241,7 +224,7 @@ def convert(
 
     settings = Converting(**given(Converting, values))
     where = source.resolve(model, revision=revision)
-    made = verb.convert(where, to, output, settings=settings, force=force, progress=progress)
+    made = verb.convert(where, to, output, settings=settings, force=force, progress=flags.progress)
     if as_json:
         import dataclasses
 
@@ -260,10 +243,10 @@ def convert(
 
 
 @main.command()
-@model_option
+@flags.model
 @click.option("--tensors/--no-tensors", default=True, help="List every tensor.")
-@revision_option
-@json_option
+@flags.revision
+@flags.as_json
 def inspect(model: str | None, tensors: bool, revision: str | None, as_json: bool) -> None:
     """Say what a model or artefact is: parameters, vocabulary, tensors, size by type.
 
@@ -284,12 +267,12 @@ def inspect(model: str | None, tensors: bool, revision: str | None, as_json: boo
 
 @main.command()
 @click.argument("text", required=False)
-@model_option
+@flags.model
 @click.option("--vocab", metavar="VOCAB", help="A .vocab file or a TokenMonster name, instead of a model.")
 @click.option("--decode", is_flag=True, help="TEXT is ids (spaces or commas between); print their text.")
 @click.option("--count", is_flag=True, help="Print only how many tokens.")
-@revision_option
-@json_option
+@flags.revision
+@flags.as_json
 def tokenize(
     text: str | None,
     model: str | None,

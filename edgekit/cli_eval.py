@@ -4,29 +4,26 @@ As cli.py: nothing heavy is imported before a command runs; tables and JSON go t
 """
 
 import json
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from edgekit import rooms
+from edgekit import flags
 from edgekit.errors import UsageError
 from edgekit.eval_settings import Judging, Measuring
 from edgekit.options import given, options
 from edgekit.settings import Running
 
 OPTIONS = (
-    click.option("-m", "--model", metavar="MODEL", help="Model folder, .gguf, .onnx or Hub id."),
-    click.option(
-        "--runtime", metavar="NAME", help=f"One of {', '.join(rooms.names('runtimes'))}; default: the format's own."
-    ),
-    click.option("--quant", metavar="TYPE", help="For a folder on onnx or llamacpp: type of its cached conversion."),
-    click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub id."),
+    flags.model,
+    flags.runtime,
+    flags.quant,
+    flags.revision,
     options(Running),
-    click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines."),
+    flags.as_json,
     click.option(
         "--csv", "csv_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the table there too."
     ),
@@ -74,7 +71,7 @@ def ppl(paths: tuple[Path, ...], **values: Any) -> None:
     texts = eval_text.read(paths)
     model, facts = _load(values)
     begin = time.perf_counter()
-    found = verb.perplexity(model, texts, settings, progress=_progress)
+    found = verb.perplexity(model, texts, settings, progress=flags.progress)
     facts["seconds"] = time.perf_counter() - begin
     _show(
         found.record(), facts, output, report.perplexity_csv(found), report.perplexity_report(found, markdown=output[2])
@@ -109,7 +106,7 @@ def blimp(pairs: Path, **values: Any) -> None:
     read = verb.read(pairs)
     model, facts = _load(values)
     begin = time.perf_counter()
-    found = verb.blimp(model, read, settings, progress=_progress)
+    found = verb.blimp(model, read, settings, progress=flags.progress)
     facts["seconds"] = time.perf_counter() - begin
     _show(found.record(), facts, output, report.blimp_csv(found), report.blimp_report(found, markdown=output[2]))
 
@@ -132,7 +129,7 @@ def _load(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     from edgekit.model import load
 
     running, path = given(Running, values), values.pop("model")
-    loaded = load(path, progress=_progress, **values, **running)
+    loaded = load(path, progress=flags.progress, **values, **running)
     return loaded, {"model": path, "runtime": type(loaded.runtime).__module__.rpartition(".")[2]}
 
 
@@ -147,15 +144,6 @@ def _show(record: dict[str, Any], facts: dict[str, Any], output: Output, csv: st
         return
     click.echo(report)
     click.echo(f"runtime {facts['runtime']} · {facts['seconds']:.1f} s", err=True)
-
-
-def _progress(items: Iterable[Any], what: str, total: int) -> Iterator[Any]:
-    """A bar on stderr; silent where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        yield from items
-        return
-    with click.progressbar(items, length=total, label=what, file=sys.stderr) as bar:
-        yield from bar
 
 
 COMMAND = evaluate
