@@ -1,0 +1,277 @@
+"""`edgekit vocab`: TokenMonster vocabularies trained, looked at, changed, and weighed against a model's size.
+
+As cli.py: nothing heavy is imported before a command runs; the path goes to stdout, the rest to stderr.
+"""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgekit import flags, rooms
+from edgekit.errors import SettingError
+from edgekit.options import given, options
+from edgekit.vocab_settings import NORMALIZATIONS, VocabTraining
+
+_file = click.argument("file")
+
+
+@click.group()
+def vocab() -> None:
+    """Train, inspect and change TokenMonster vocabularies.
+
+    \b
+    edgekit vocab train --data ./stories --size 8000 -o stories.vocab
+    edgekit vocab inspect stories.vocab --text ./held-out
+    edgekit vocab plan --vocab 4096,8064,32768 --hidden 192,256
+
+    FILE is a .vocab file or the name of a published one, such as english-8000-strict-nocapcode-v1.
+    """
+
+
+def _open(name: str) -> Any:
+    from edgekit.tokenmonster import Vocabulary
+    from edgekit.tokenmonster_tokenizer import resolve
+
+    return Vocabulary.load(resolve(name))
+
+
+def _save(vocabulary: Any, output: Path, force: bool, as_json: bool, **facts: Any) -> None:
+    from edgekit import files
+
+    files.write_bytes(output, vocabulary.to_bytes(), force=force)
+    if as_json:
+        click.echo(json.dumps({"path": str(output), "size": vocabulary.size, **facts}))
+    else:
+        click.echo(str(output))
+
+
+@vocab.command()
+@click.option(
+    "--data",
+    "paths",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="A .txt, .jsonl or .jsonl.gz file, or a folder of them; may be repeated.",
+)
+@click.option(
+    "--weight",
+    "weights",
+    multiple=True,
+    metavar="CORPUS=W",
+    help="Count a corpus W times: a line's \"corpus\", or its file's name without number; may be repeated.",
+)
+@options(VocabTraining)
+@click.option(
+    "--normalize",
+    multiple=True,
+    type=click.Choice(["none", *NORMALIZATIONS]),
+    help="What is done to every text first; may be repeated.  [default: nfd]",
+)
+@flags.output
+@flags.force
+@flags.as_json
+def train(
+    paths: tuple[Path, ...],
+    weights: tuple[str, ...],
+    normalize: tuple[str, ...],
+    output: Path | None,
+    force: bool,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Train a vocabulary on text; prints the path.
+
+    Every single byte gets a token, so encoding loses nothing. The same text and seed give the same file.
+
+    \b
+    edgekit vocab train --data ./stories --size 4096 -o stories-4096.vocab
+    edgekit vocab train --data ./corpus --weight tinystories=3 --weight fairytales=2 --size 8000
+    """
+    typed = given(VocabTraining, values)
+    if normalize:
+        typed["normalize"] = tuple(name for name in normalize if name != "none")
+    settings = VocabTraining(**typed)
+    counted = dict(map(_weight, weights))
+    room = rooms.load("training", "vocab_train")
+    from edgekit import files
+
+    first = paths[0].name.split(".")[0] or "vocabulary"
+    output = output or Path(f"{first}-{settings.size}.vocab")
+    with files.replacing(output, force=force) as temporary:
+        temporary.touch()  # a folder that cannot be written to is better found now than in ten minutes
+        made = room.train(paths, settings, weights=counted, name=output.stem, progress=flags.progress)
+        temporary.write_bytes(made.vocabulary.to_bytes())
+    facts = {
+        "size": made.vocabulary.size, "text_bytes": made.text_bytes, "works": made.works,
+        "candidates": made.candidates, "bytes_per_token": made.bytes_per_token,
+    }  # fmt: skip
+    if as_json:
+        click.echo(json.dumps({"path": str(output), **facts}))
+        return
+    click.echo(
+        f"{made.vocabulary.size:,} tokens out of {made.candidates:,} candidates · {made.works:,} works, "
+        f"{made.text_bytes / 1e6:,.1f} MB · {made.bytes_per_token:.3f} bytes/token",
+        err=True,
+    )
+    click.echo(str(output))
+
+
+def _weight(text: str) -> tuple[str, float]:
+    name, _, number = text.rpartition("=")
+    try:
+        return name, float(number)
+    except ValueError:
+        raise SettingError(f"--weight takes CORPUS=NUMBER, not {text!r}") from None
+
+
+@vocab.command()
+@click.argument("files", nargs=-1, required=True)
+@click.option(
+    "--text",
+    "texts",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Also measure bytes per token on this text file or folder; may be repeated.",
+)
+@options(VocabTraining, only={"cleaning"})
+@flags.as_json
+def inspect(files: tuple[str, ...], texts: tuple[Path, ...], cleaning: str | None, as_json: bool) -> None:
+    """Say what FILES are: size, capcode, mode, bytes without a token, specials, and how they fare on a text.
+
+    \b
+    edgekit vocab inspect stories.vocab
+    edgekit vocab inspect stories.vocab english-8000-strict-nocapcode-v1 --text held-out.jsonl.gz
+    """
+    from edgekit import vocab_facts
+    from edgekit.tokenmonster_tokenizer import resolve
+
+    found = []
+    for name in files:
+        facts = vocab_facts.describe(resolve(name))
+        if texts:
+            room = rooms.load("training", "vocab_train")
+            opened = _open(name)
+            facts["text"] = {
+                str(path): room.bytes_per_token(opened, [path], cleaning=cleaning or "none", progress=flags.progress)
+                for path in texts
+            }
+        found.append(facts)
+    if as_json:
+        click.echo(json.dumps(found if len(found) > 1 else found[0]))
+        return
+    click.echo("\n\n".join(map(vocab_facts.report, found)))
+    if len(found) > 1 and texts:
+        click.echo("\nbytes/token" + "".join(f"{Path(facts['path']).stem:>36.34}" for facts in found))
+        for path in map(str, texts):
+            click.echo(f"{Path(path).name:<11.11}" + "".join(f"{facts['text'][path]:>36.3f}" for facts in found))
+
+
+@vocab.command("add-special")
+@_file
+@click.argument("texts", nargs=-1, required=True)
+@flags.output
+@flags.force
+@flags.as_json
+def add_special(file: str, texts: tuple[str, ...], output: Path | None, force: bool, as_json: bool) -> None:
+    """Add special tokens TEXTS to FILE; all other ids stay.
+
+    \b
+    edgekit vocab add-special english-8000-strict-nocapcode-v1 "<eos>" -o english-8001.vocab
+
+    Their spelling in a text is encoded to them, unless a regular token overlaps its beginning: no protection from
+    what a text may say. Models of edgekit's do without: they keep EOS and BOS out of the vocabulary.
+    """
+    vocabulary = _open(file)
+    changed = rooms.load("training", "vocab_modify").add_special(vocabulary, texts)
+    new = sorted(changed.special_ids - vocabulary.special_ids)
+    for id in new:
+        click.echo(f"{id}  {changed.base_bytes(id)!r}", err=True)
+    _save(changed, output or Path(f"{_stem(file)}-special.vocab"), force, as_json, special=new)
+
+
+@vocab.command()
+@_file
+@click.argument("size", type=click.IntRange(1))
+@flags.output
+@flags.force
+@flags.as_json
+def resize(file: str, size: int, output: Path | None, force: bool, as_json: bool) -> None:
+    """Cut FILE to its SIZE best tokens, or bring cut ones back; ids stay, with gaps.
+
+    \b
+    edgekit vocab resize english-8000-strict-nocapcode-v1 4000
+    """
+    changed = rooms.load("training", "vocab_modify").resize(_open(file), size)
+    _save(changed, output or Path(f"{_stem(file)}-{size}.vocab"), force, as_json, table_size=changed.table_size)
+
+
+def _stem(name: str) -> str:
+    return Path(name).name.removesuffix(".vocab")
+
+
+class _Numbers(click.ParamType):
+    """`4096,8064,32768`"""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of whole numbers such as 4096,8064", param, ctx)
+        if min(numbers) < 1:
+            self.fail(f"{min(numbers)} is not above 0", param, ctx)
+        return numbers
+
+
+_numbers = functools.partial(click.option, type=_Numbers(), show_default=True, metavar="N,N,...")
+
+
+@vocab.command()
+@_numbers("--vocab", "sizes", default="4096,8064,16000,32768", help="Vocabulary sizes (embedding rows).")
+@_numbers("--hidden", default="192,256", help="Hidden sizes.")
+@_numbers("--layers", default="12", help="Layers.")
+@_numbers("--ffn", help="Feed-forward widths; default: three times the hidden size.")
+@click.option("--budget", type=click.IntRange(1), help="Take the layers that fit into so many parameters.")
+@flags.as_json
+def plan(
+    sizes: tuple[int, ...],
+    hidden: tuple[int, ...],
+    layers: tuple[int, ...],
+    ffn: tuple[int, ...] | None,
+    budget: int | None,
+    as_json: bool,
+) -> None:
+    """What a vocabulary costs: parameters and the embedding's share, by vocabulary and hidden size.
+
+    In a small model the embedding table crowds out the layers: at hidden size 192, 32,768 tokens take half of
+    12 million parameters; at 256, 8,064 take a sixth. Counted for a Llama with tied embeddings and no grouped heads.
+
+    \b
+    edgekit vocab plan --vocab 4096,8064,32768 --hidden 192,256
+    edgekit vocab plan --vocab 4096,8064,32768 --hidden 256 --budget 12300000
+    """
+    from edgekit import vocab_facts
+
+    plans = [
+        vocab_facts.plan(size, width, layers=depth, ffn=inner, budget=budget or 0)
+        for width in hidden
+        for inner in ffn or (None,)
+        for depth in (layers if not budget else (0,))
+        for size in sizes
+    ]
+    if as_json:
+        click.echo(json.dumps([p._asdict() | {"embedding_share": p.embedding_share} for p in plans]))
+    else:
+        click.echo(vocab_facts.table(plans))
+
+
+COMMAND = vocab

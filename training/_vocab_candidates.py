@@ -1,0 +1,113 @@
+"""How often each substring of a corpus that may become a token occurs.
+
+Windows are counted level by level: one of n bytes is looked at only if the one of n - 1 bytes is frequent and could
+still become a token (see _vocab_modes.py), so a level costs one pass over what is left, and all levels together
+about a second per megabyte.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit import tokenmonster as tm
+from edgekit.training._compiled import compiled
+from edgekit.training._vocab_modes import judge
+from edgekit.training.vocab_build import kinds_of
+
+__all__ = ["count_candidates"]
+
+
+def count_candidates(
+    streams: list[NDArray[np.uint8]],
+    weights: NDArray[np.float32],
+    *,
+    mode: str,
+    level: int,
+    minimum: float,
+    progress: Callable[[Iterable[Any], str, int], Iterator[Any]],
+) -> dict[bytes, float]:
+    """Substrings of 2 to 40 bytes that `mode` allows at a capcode level, with their weighted number of occurrences.
+
+    Args:
+        streams: normalised documents, uint8 (n,) each. weights: the weight of each, float32 (documents,).
+        minimum: a window that weighs less is left out, and so is all that begins with it.
+    """
+    used = np.flatnonzero(sum(np.bincount(stream, minlength=256) for stream in streams))
+    width = len(used) + 1  # one more code, for the end of a document
+    codes, weight_at = _codes(streams, weights, used)
+    letters = np.array([*(_begins_letter(byte, level) for byte in used.tolist()), False])
+    place = np.flatnonzero(codes != len(used)).astype(np.int32)
+    group = np.zeros(place.size, np.int32)  # which of `windows` begins at each place
+    windows = [b""]
+    allowed: list[tuple[int, float, bool]] = []  # of `windows`: those that may be tokens, their weight, anywhere?
+    found: dict[bytes, float] = {}
+    for length in progress(range(1, tm.LONGEST + 2), "counting substrings", tm.LONGEST + 1):
+        counts = _count(codes, place, group, length, width, weight_at, len(windows))
+        before_letter = counts.reshape(len(windows), width)[:, letters].sum(1)
+        for index, weight, anywhere in allowed:
+            count = weight if anywhere else weight - before_letter[index]
+            if count >= minimum and length > 2:
+                found[windows[index]] = float(count)
+        if length > tm.LONGEST or not place.size:
+            continue
+        renamed = np.full(counts.size, -1, np.int32)
+        longer: list[bytes] = []
+        allowed = []
+        for key in np.flatnonzero(counts >= minimum).tolist():
+            if key % width == len(used):
+                continue
+            window = windows[key // width] + bytes((int(used[key % width]),))
+            verdict = judge(window, mode, level)
+            if verdict.accepted:
+                allowed.append((len(longer), float(counts[key]), verdict.before_letter))
+            if verdict.accepted or verdict.extendable:
+                renamed[key] = len(longer)
+                longer.append(window)
+        size = _advance(codes, place, group, length, width, renamed)
+        place, group, windows = place[:size], group[:size], longer
+    return found
+
+
+def _codes(
+    streams: list[NDArray[np.uint8]], weights: NDArray[np.float32], used: NDArray[Any]
+) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+    """The corpus in small codes with a gap (the last code) after each document, and the weight at each place."""
+    code_of = np.zeros(256, np.int16)
+    code_of[used] = np.arange(len(used))
+    size = sum(stream.size + 1 for stream in streams)
+    codes, weight_at, place = np.full(size, len(used), np.int16), np.zeros(size, np.float32), 0
+    for stream, weight in zip(streams, weights, strict=True):
+        codes[place : place + stream.size] = code_of[stream]
+        weight_at[place : place + stream.size] = weight
+        place += stream.size + 1
+    return codes, weight_at
+
+
+def _begins_letter(byte: int, level: int) -> bool:
+    """Whether a character that begins with this byte is (beyond ASCII: nearly always) a letter or mark."""
+    if byte < 0x80:
+        return kinds_of(bytes((byte,)), level)[0] == "L"
+    return 0xC3 <= byte <= 0xEF and byte != 0xE2
+
+
+@compiled
+def _count(codes, place, group, length, width, weight_at, groups):  # type: ignore[no-untyped-def]
+    """Weight of each window of `length` bytes: float32 (groups * width,), at its beginning's group and last code."""
+    counts = np.zeros(groups * width, np.float32)
+    for each in range(place.size):
+        counts[group[each] * width + codes[place[each] + length - 1]] += weight_at[place[each]]
+    return counts
+
+
+@compiled
+def _advance(codes, place, group, length, width, renamed):  # type: ignore[no-untyped-def]
+    """Drop, in place, the places whose window was dropped; how many stay."""
+    size = 0
+    for each in range(place.size):
+        new = renamed[group[each] * width + codes[place[each] + length - 1]]
+        if new >= 0:
+            place[size], group[size] = place[each], new
+            size += 1
+    return size

@@ -1,0 +1,408 @@
+"""A recipe: everything that decides what a training run makes, read from TOML and checked before anything starts.
+
+    recipe = load("recipe.toml", ["learning_rate=1e-3", "data.block_size=512"])
+
+A section is a dataclass here and a table of the file; a key that no section has is an error, and so are two keys
+that contradict each other. `--set` takes a key with its section, or alone where only one section has it.
+"""
+
+import dataclasses
+import tomllib
+import types
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from edgekit.errors import RecipeError, SettingError
+from edgekit.files import read_bytes
+from edgekit.settings import Checked, setting
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def whole(low: int) -> dict[str, Any]:
+    return {"check": lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= low,
+            "range": f"a whole number from {low} up"}  # fmt: skip
+
+
+def share(high: float = 1.0) -> dict[str, Any]:
+    return {"check": lambda v: 0 <= v <= high, "range": f"from 0 to {high:g}"}
+
+
+def above_zero() -> dict[str, Any]:
+    return {"check": lambda v: 0 < v < float("inf"), "range": "a number above 0"}
+
+
+def from_zero() -> dict[str, Any]:
+    return {"check": lambda v: 0 <= v < float("inf"), "range": "a number from 0 up"}
+
+
+def one_of(*choices: str) -> dict[str, Any]:
+    return {"check": lambda v: v in choices, "range": " or ".join(choices)}
+
+
+@dataclass(frozen=True)
+class Model(Checked):
+    """The shape of the Llama, by Hugging Face's names, and how its weights begin."""
+
+    hidden_size: int = setting(256, "Width of the stream.", **whole(1))
+    intermediate_size: int = setting(768, "Width of the feed-forward layers.", **whole(1))
+    num_hidden_layers: int = setting(12, "Layers.", **whole(1))
+    num_attention_heads: int = setting(4, "Query heads.", **whole(1))
+    num_key_value_heads: int | None = setting(None, "Key and value heads; none: as many.", **whole(1))
+    head_dim: int | None = setting(None, "Width of a head; none: hidden_size / heads.", **whole(2))
+    max_position_embeddings: int = setting(1024, "Context, in tokens.", **whole(2))
+    rms_norm_eps: float = setting(1e-5, "Added under the root of every norm.", **above_zero())
+    rope_theta: float = setting(10000.0, "Base of the rotary embedding.", **above_zero())
+    tie_word_embeddings: bool = setting(True, "One table for embedding and head.")
+    initializer_range: float = setting(
+        0.02, "Standard deviation of the first weights; norms begin at 1.", **above_zero()
+    )
+    vocab_size: int | None = setting(None, "Rows of the embedding; none: the vocabulary, padded.", **whole(1))
+    pad_vocab_multiple: int = setting(128, "Pad the vocabulary to a multiple of this.", **whole(1))
+
+
+@dataclass(frozen=True)
+class Tokenizer(Checked):
+    vocabulary: str = setting(
+        "english-8000-strict-nocapcode-v1",
+        "A .vocab file, the name of a published TokenMonster vocabulary, or `bytes` (256 tokens, one a byte).",
+    )
+
+
+@dataclass(frozen=True)
+class Source(Checked):
+    """Where text comes from: one of `path`, `hub` and `builtin`."""
+
+    path: str | None = setting(None, "A .txt, .jsonl or .jsonl.gz file, or a folder of them.")
+    hub: str | None = setting(None, "A dataset of the Hugging Face Hub, streamed.")
+    builtin: str | None = setting(None, "`python`: the language reference that comes with Python.", **one_of("python"))
+    name: str | None = setting(None, "Call its corpus so; by default as each record does, else as its file or dataset.")
+    text_field: str = setting("text", "Where a record has its text.")
+    split: str = setting("train", "hub: which split.")
+    subset: str | None = setting(None, "hub: which configuration of the dataset.")
+    revision: str | None = setting(None, "hub: branch, tag or commit.")
+    weight: float = setting(1.0, "How often an epoch sees each of its documents.", **from_zero())
+    weights: dict[str, float] = setting(
+        {}, "The same by corpus, where it differs from `weight`.",
+        check=lambda v: all(isinstance(w, int | float) and 0 <= w < 1000 for w in v.values()),
+        range="numbers from 0 to 1000",
+    )  # fmt: skip
+    tokens: int | None = setting(None, "Take at most so many tokens of it.", **whole(1))
+
+
+@dataclass(frozen=True)
+class Data(Checked):
+    block_size: int = setting(1024, "Tokens of a training sequence; documents are packed into it.", **whole(2))
+    cleaning: str = setting(
+        "collapse",
+        "`collapse`: NFKC and single spaces, as Stentor2; `lines`: the same within lines, line breaks kept; `none`.",
+        **one_of("collapse", "lines", "none"),
+    )
+    sources: tuple[Source, ...] = field(default=())
+    validation: tuple[Source, ...] = field(default=())
+    validation_fraction: float = setting(
+        0.0, "Hold out this share of the documents, chosen by a hash, instead of `validation`.", **share(0.5)
+    )
+    source_token_budget: int | None = setting(None, "Tokenize at most so many tokens, over all sources.", **whole(1))
+    workers: int | None = setting(None, "Processes that tokenize; none: one a core.", **whole(1))
+    cache: str | None = setting(None, "Folder for tokenized data; none: the user's cache folder.")
+
+
+@dataclass(frozen=True)
+class Training(Checked):
+    seed: int = setting(42, "Of the first weights and of the order of the data.", **whole(0))
+    per_device_train_batch_size: int = setting(32, "Blocks in one forward pass of one process.", **whole(1))
+    gradient_accumulation_steps: int = setting(1, "Forward passes in one optimizer step.", **whole(1))
+    total_batch_size: int | None = setting(None, "Blocks in one optimizer step, to hold the others to.", **whole(1))
+    num_train_epochs: int | None = setting(None, "Stop after so many passes over the weighted data.", **whole(1))
+    token_budget: int | None = setting(None, "Stop after so many tokens.", **whole(1))
+    max_train_steps: int | None = setting(
+        None, "Stop after so many optimizer steps. It is also where the schedule ends, if given.", **whole(1)
+    )
+    compile: bool = setting(False, "torch.compile the model: faster steps after a minute of compiling.")
+
+
+@dataclass(frozen=True)
+class Optimizer(Checked):
+    """AdamW. Decay is for the weights of linear layers only."""
+
+    learning_rate: float = setting(8e-4, "The peak.", **above_zero())
+    weight_decay: float = setting(0.01, "Decoupled decay.", **from_zero())
+    betas: tuple[float, float] = setting(
+        (0.9, 0.95), "Decays of the two moments.",
+        check=lambda v: len(v) == 2 and all(0 <= b < 1 for b in v), range="two numbers from 0 to below 1",
+    )  # fmt: skip
+    eps: float = setting(1e-8, "Added to the root of the second moment.", **above_zero())
+    max_grad_norm: float = setting(1.0, "Clip the gradient to this norm; 0: never.", **from_zero())
+
+
+@dataclass(frozen=True)
+class Schedule(Checked):
+    """The learning rate in optimizer steps. Ratios are of all steps."""
+
+    kind: str = setting(
+        "cosine", "`cosine` after the warmup, or `wsd`: warmup, stable, decay.", **one_of("cosine", "wsd", "constant")
+    )
+    warmup_ratio: float | None = setting(None, "Share of the steps that warm up, linearly.", **share())
+    warmup_steps: int | None = setting(None, "The same as a number.", **whole(0))
+    stable_ratio: float = setting(0.8, "wsd: share of the steps at the peak, after the warmup.", **share())
+    decay: str = setting("linear", "wsd: the way down.", **one_of("linear", "cosine", "sqrt"))
+    min_lr_ratio: float = setting(0.0, "Where the way down ends, as a share of the peak.", **share())
+
+
+@dataclass(frozen=True)
+class Precision(Checked):
+    """Stentor2's T4 recipe; see precision.py."""
+
+    mixed_precision: str = setting(
+        "auto", "`auto` is bf16 where the hardware has it (GPU capability 8.0 up, any CPU), else fp16.",
+        **one_of("auto", "fp16", "bf16", "no"),
+    )  # fmt: skip
+    fp32_norms: bool = setting(True, "Every RMSNorm in float32.")
+    fp32_layers: int = setting(2, "So many first layers wholly in float32.", **whole(0))
+    init_scale: float = setting(65536.0, "fp16: the first loss scale.", **above_zero())
+    growth_interval: int = setting(2000, "fp16: steps without overflow until the scale doubles.", **whole(1))
+
+
+@dataclass(frozen=True)
+class Evaluation(Checked):
+    eval_steps: int | None = setting(None, "Evaluate every so many steps; none: at the ends of epochs.", **whole(1))
+    per_device_eval_batch_size: int = setting(16, "Blocks in one forward pass.", **whole(1))
+    max_eval_samples: int | None = setting(None, "Evaluate on at most so many blocks.", **whole(1))
+    best_eval_start_step: int = setting(0, "Keep the best checkpoint from this step on.", **whole(0))
+    best_eval_steps: int | None = setting(None, "From there, evaluate every so many steps too.", **whole(1))
+
+
+@dataclass(frozen=True)
+class Saving(Checked):
+    output: str = setting("", "Folder of the run; none: runs/NAME.")
+    save_every_minutes: float = setting(30.0, "Save what a resume needs, by the clock.", **above_zero())
+    save_steps: int | None = setting(None, "The same by steps.", **whole(1))
+    save_total_limit: int = setting(2, "Keep so many of them.", **whole(1))
+    save_dtype: str = setting("float32", "Type of the saved model's weights.", **one_of("float32", "float16"))
+    logging_steps: int = setting(300, "Log every so many steps.", **whole(1))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    name: str = "run"
+    model: Model = field(default_factory=Model)
+    tokenizer: Tokenizer = field(default_factory=Tokenizer)
+    data: Data = field(default_factory=Data)
+    training: Training = field(default_factory=Training)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    precision: Precision = field(default_factory=Precision)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    saving: Saving = field(default_factory=Saving)
+    description: str = ""
+
+    @property
+    def output(self) -> Path:
+        """The run's folder."""
+        return Path(self.saving.output or f"runs/{self.name}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON can hold them."""
+        return dataclasses.asdict(self)
+
+
+# What may differ when a run is resumed: where and how often it writes, not what it computes.
+FREE = frozenset(
+    """description saving.output saving.save_every_minutes saving.save_steps saving.save_total_limit
+    saving.logging_steps saving.save_dtype
+    data.workers data.cache evaluation.per_device_eval_batch_size training.compile""".split()
+)
+
+
+def load(path: str | Path, changes: Iterable[str] = ()) -> Recipe:
+    """Read a recipe: a TOML file, or one of edgekit's own by name (`smoke`, `recipes/smoke.toml`).
+
+    Args:
+        changes: `key=value` texts that override it; the value is TOML, or else a text.
+
+    Raises:
+        RecipeError: unknown, missing, ill-typed, out-of-range or contradictory keys, by name.
+        FileError: no such file.
+    """
+    found = find(path)
+    try:
+        values = tomllib.loads(read_bytes(found).decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not TOML: {error}") from error
+    values.setdefault("name", found.stem)
+    for change in changes:
+        _set(values, change)
+    return from_dict(values, str(path))
+
+
+def find(path: str | Path) -> Path:
+    """The file of a recipe: the path itself, or edgekit's own of that name. Raises `RecipeError` if neither is."""
+    if Path(path).is_file():
+        return Path(path)
+    own = RECIPES / Path(path).with_suffix(".toml").name
+    if str(Path(path).parent) in (".", "recipes") and own.is_file():
+        return own
+    names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
+    raise RecipeError(f"no recipe {path}: give a TOML file, or one of {names}")
+
+
+def from_dict(values: dict[str, Any], where: str = "recipe") -> Recipe:
+    """A recipe from the tables of its file. Raises `RecipeError` led by `where`."""
+    try:
+        recipe = _build(Recipe, values, "")
+        _check(recipe)
+    except SettingError as error:
+        raise RecipeError(f"{where}: {error}") from error
+    return recipe
+
+
+def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str | None:
+    """The first key that differs between two `to_dict()`s and may not on a resume, as `section.key`, or None."""
+    for key in sorted(old.keys() | new.keys()):
+        name = f"{prefix}{key}"
+        before, after = old.get(key), new.get(key)
+        if name in FREE or before == after:
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            if found := difference(before, after, f"{name}."):
+                return found
+        else:
+            return name
+    return None
+
+
+class _Wrong(SettingError):
+    pass
+
+
+def _build(cls: type, values: Any, section: str) -> Any:
+    """One table -> its dataclass."""
+    if not isinstance(values, dict):
+        raise _Wrong(f"{section.rstrip('.')} must be a table, not {values!r}")
+    hints = get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise _Wrong(f"unknown key {section}{key}; {section.rstrip('.') or 'a recipe'} has {', '.join(hints)}")
+    made = {key: _convert(hints[key], value, f"{section}{key}") for key, value in values.items()}
+    try:
+        return cls(**made)
+    except SettingError as error:
+        if isinstance(error, _Wrong):
+            raise
+        raise _Wrong(f"{section}{error}") from error
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    """A TOML value -> what the field's type says. TOML's arrays become tuples, its integers floats where wanted."""
+    if get_origin(hint) in (Union, types.UnionType):
+        kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+        # TOML has no null: "none" takes a default away.
+        if value is None or value == "none":
+            return None
+        return _convert(kinds[0], value, name)
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, f"{name}.")  # type: ignore[arg-type]
+    if get_origin(hint) is tuple:
+        kinds = list(get_args(hint))
+        if not isinstance(value, list | tuple):
+            raise _Wrong(f"{name} must be an array, not {value!r}")
+        return tuple(_convert(kinds[0], item, f"{name}[{i}]") for i, item in enumerate(value))
+    if get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise _Wrong(f"{name} must be a table, not {value!r}")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+        raise _Wrong(f"{name} must be {words[hint]}, not {value!r}")
+    return value
+
+
+def _set(values: dict[str, Any], change: str) -> None:
+    """Apply one `key=value`. Raises `RecipeError`."""
+    key, equals, text = (part.strip() for part in change.partition("="))
+    if not equals or not key:
+        raise RecipeError(f"--set takes key=value, not {change!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    sections = {f.name: f.type for f in dataclasses.fields(Recipe) if dataclasses.is_dataclass(f.type)}
+    if "." not in key and key not in {f.name for f in dataclasses.fields(Recipe)}:
+        owners = [s for s, cls in sections.items() if key in {f.name for f in dataclasses.fields(cls)}]  # type: ignore[arg-type]
+        if len(owners) != 1:
+            raise RecipeError(f"--set {change}: no section of a recipe has the key {key!r}")
+        key = f"{owners[0]}.{key}"
+    *path, last = key.split(".")
+    table = values
+    for part in path:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"--set {change}: {part} is no table")
+    table[last] = value
+
+
+# ---- contradictions ------------------------------------------------------------------------------------------------
+
+
+def _check(recipe: Recipe) -> None:
+    for rule in RULES:
+        if said := rule(recipe):
+            raise _Wrong(said)
+
+
+def _shape(r: Recipe) -> str | None:
+    m = r.model
+    if m.head_dim is None and m.hidden_size % m.num_attention_heads:
+        return f"model.hidden_size {m.hidden_size} does not divide by num_attention_heads {m.num_attention_heads}"
+    if (m.head_dim or m.hidden_size // m.num_attention_heads) % 2:
+        return f"model.head_dim {m.head_dim or m.hidden_size // m.num_attention_heads} is odd; rotary needs pairs"
+    if m.num_key_value_heads and m.num_attention_heads % m.num_key_value_heads:
+        return f"model.num_attention_heads {m.num_attention_heads} does not divide by num_key_value_heads"
+    if r.data.block_size > m.max_position_embeddings:
+        return f"data.block_size {r.data.block_size} is above model.max_position_embeddings {m.max_position_embeddings}"
+    if r.precision.fp32_layers > m.num_hidden_layers:
+        return f"precision.fp32_layers {r.precision.fp32_layers} is above model.num_hidden_layers {m.num_hidden_layers}"
+    if m.vocab_size and m.vocab_size % m.pad_vocab_multiple:
+        return f"model.vocab_size {m.vocab_size} is no multiple of pad_vocab_multiple {m.pad_vocab_multiple}"
+    return None
+
+
+def _sources(r: Recipe) -> str | None:
+    if not r.data.sources:
+        return "data.sources is missing: name at least one with path, hub or builtin"
+    for kind, sources in (("sources", r.data.sources), ("validation", r.data.validation)):
+        for i, source in enumerate(sources):
+            given = [k for k in ("path", "hub", "builtin") if getattr(source, k)]
+            if len(given) != 1:
+                return f"data.{kind}[{i}] needs one of path, hub and builtin, not {' and '.join(given) or 'none'}"
+            if not source.hub and (source.subset or source.revision or source.split != "train"):
+                return f"data.{kind}[{i}]: split, subset and revision are for hub"
+    if r.data.validation and r.data.validation_fraction:
+        return "data.validation and data.validation_fraction exclude each other"
+    if r.evaluation.best_eval_steps and not (r.data.validation or r.data.validation_fraction):
+        return "evaluation.best_eval_steps needs data.validation or data.validation_fraction"
+    return None
+
+
+def _length(r: Recipe) -> str | None:
+    t, s = r.training, r.schedule
+    if not (t.num_train_epochs or t.token_budget or t.max_train_steps):
+        return "training has no end: give num_train_epochs, token_budget or max_train_steps"
+    if s.warmup_ratio is not None and s.warmup_steps is not None:
+        return "schedule.warmup_ratio and schedule.warmup_steps exclude each other"
+    if s.kind == "wsd" and (s.warmup_ratio or 0) + s.stable_ratio > 1:
+        return f"schedule.warmup_ratio {s.warmup_ratio} and stable_ratio {s.stable_ratio} are more than 1 together"
+    if t.max_train_steps and (s.warmup_steps or 0) > t.max_train_steps:
+        return f"schedule.warmup_steps {s.warmup_steps} is above training.max_train_steps {t.max_train_steps}"
+    step = t.per_device_train_batch_size * t.gradient_accumulation_steps
+    if t.total_batch_size and t.total_batch_size % step:
+        return f"training.total_batch_size {t.total_batch_size} is no multiple of batch x accumulation, {step}"
+    return None
+
+
+RULES: tuple[Callable[[Recipe], str | None], ...] = (_shape, _sources, _length)

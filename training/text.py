@@ -1,0 +1,137 @@
+"""Documents from where a recipe finds them: text files, JSON lines, the Hugging Face Hub, Python's own manual.
+
+A source yields `Document`s in a fixed order. Text files are one document each, or several with lines of
+`<|endoftext|>` between them; JSON lines carry `{"text", "doc", "corpus", ...}`, of which only the text must be there.
+"""
+
+import gzip
+import json
+import re
+import unicodedata
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edgekit.errors import DataError, MissingExtraError
+from edgekit.files import read_bytes
+from edgekit.training.recipe import Source
+
+SUFFIXES = (".txt", ".jsonl", ".jsonl.gz")
+SEPARATOR = "<|endoftext|>"
+
+
+class Document(NamedTuple):
+    corpus: str
+    doc: str
+    """The work it belongs to: the unit of a split. The text itself where nothing names one."""
+    text: str
+
+
+def clean(text: str, how: str) -> str:
+    """Stentor2's cleaning, `how` being a recipe's `cleaning`.
+
+    collapse: NFKC; lines stripped, empty ones dropped, and all white space one space (the model card's function).
+    lines: NFKC and single spaces within a line; lines stripped, at most one empty line between paragraphs.
+    none: the text as it is.
+    """
+    if how == "none":
+        return text
+    text = unicodedata.normalize("NFKC", text)
+    if how == "collapse":
+        return " ".join(text.split())  # equal to stripping and joining the lines first: split takes every white space
+    lines = "\n".join(" ".join(line.split()) for line in text.splitlines())
+    return re.sub(r"\n{3,}", "\n\n", lines).strip()
+
+
+def documents(source: Source) -> Iterator[Document]:
+    """All documents of a source, uncleaned.
+
+    Raises:
+        DataError: a file that is missing, empty, binary or damaged, or a record without text; names file and line.
+        MissingExtraError: the Hub is asked for and `datasets` is not installed.
+    """
+    if source.path is not None:
+        for path in paths(source):
+            yield from _file(path, source)
+    elif source.hub is not None:
+        yield from _hub(source)
+    else:
+        yield from _python(source)
+
+
+def paths(source: Source) -> list[Path]:
+    """The files of a source, sorted. Raises `DataError` if there are none."""
+    root = Path(source.path or "")
+    if root.is_file():
+        if not root.name.endswith(SUFFIXES):
+            raise DataError(f"{root} is none of {', '.join(SUFFIXES)}")
+        return [root]
+    found = sorted(p for p in root.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES))
+    if not found:
+        raise DataError(f"{root} {'holds no ' + ', '.join(SUFFIXES) if root.is_dir() else 'does not exist'}")
+    return found
+
+
+def _file(path: Path, source: Source) -> Iterator[Document]:
+    data = read_bytes(path)
+    if path.name.endswith(".gz"):
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path} is not a whole gzip file: {error}") from error
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (at byte {error.start})") from error
+    if "\0" in text:
+        raise DataError(f"{path} is binary, not text (a zero at byte {data.index(0)})")
+    if not text.strip():
+        raise DataError(f"{path} is empty")
+    corpus = source.name or re.sub(r"-\d+$", "", path.name.split(".")[0])
+    if path.suffix == ".txt":
+        parts = re.split(rf"^[ \t]*{re.escape(SEPARATOR)}[ \t]*$", text, flags=re.MULTILINE)
+        yield from (Document(corpus, part, part) for part in parts if part.strip())
+        return
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{path} line {number} is not JSON: {error}") from error
+            yield _record(record, source, corpus, f"{path} line {number}")
+
+
+def _record(record: Any, source: Source, corpus: str, where: str) -> Document:
+    text = record.get(source.text_field) if isinstance(record, dict) else None
+    if not isinstance(text, str):
+        raise DataError(f"{where} has no text under {source.text_field!r}")
+    named, doc = source.name or record.get("corpus"), record.get("doc")
+    return Document(named if isinstance(named, str) and named else corpus, str(doc) if doc else text, text)
+
+
+def _hub(source: Source) -> Iterator[Document]:
+    try:
+        import datasets  # here, not above: no other source needs it
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"{source.hub} needs datasets, which is not installed: pip install datasets") from error
+    try:
+        rows: Iterable[Any] = datasets.load_dataset(
+            source.hub, source.subset, split=source.split, revision=source.revision, streaming=True
+        )
+        corpus = source.name or str(source.hub).rpartition("/")[2]
+        for number, row in enumerate(rows):
+            yield _record(row, source, corpus, f"{source.hub} record {number}")
+    except (DataError, GeneratorExit):
+        raise
+    except Exception as error:  # whatever the Hub's client raises: no network, no such dataset, a gated one
+        raise DataError(f"cannot stream {source.hub}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _python(source: Source) -> Iterator[Document]:
+    try:
+        from pydoc_data.topics import topics
+    except ModuleNotFoundError as error:
+        raise DataError("this Python comes without its manual (pydoc_data): give a path instead of builtin") from error
+    for name in sorted(topics):
+        yield Document(source.name or "python", name, topics[name])
