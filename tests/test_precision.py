@@ -1,0 +1,256 @@
+"""The T4 precision recipe on any Llama: what is patched, in which dtype each part runs, and that nothing remains."""
+
+# ruff: noqa: E402  (a missing package skips the file before its imports fail)
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from edgekit.checkpoint import LlamaConfig
+from edgekit.errors import RecipeError
+from edgekit.training import optim, precision
+from edgekit.training.attention import causal_attention
+from edgekit.training.kernels import rms_norm
+from edgekit.training.loss import linear_cross_entropy
+from edgekit.training.model import Llama, initialize, parameters
+from edgekit.training.recipe import Optimizer
+
+CPU = torch.device("cpu")
+SMALL = LlamaConfig(
+    vocab_size=384, hidden_size=32, intermediate_size=96, num_hidden_layers=12, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=8, max_position_embeddings=64, tie_word_embeddings=True,
+)  # fmt: skip
+
+
+def ours(config=SMALL):
+    model = Llama(config)
+    initialize(model, 0.08, 3)
+    return model
+
+
+def theirs(config=SMALL):
+    transformers = pytest.importorskip("transformers")
+    values = {k: v for k, v in config.to_dict().items() if k not in ("architectures", "model_type")}
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**values, use_cache=False))
+
+
+def tokens(rows=3, length=48):
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 384, (rows, length)))
+
+
+@pytest.mark.parametrize("untied", [False, True])
+def test_the_model_is_transformers_s(untied):
+    """Logits, loss and every gradient, float32, beside transformers' own module with the same weights."""
+    config = LlamaConfig(**{**vars(SMALL), "num_hidden_layers": 3, "tie_word_embeddings": not untied})
+    model, reference = ours(config), theirs(config)
+    reference.load_state_dict(model.state_dict())  # strict: the names and shapes are the same
+    ids = tokens()
+    with torch.no_grad():
+        assert torch.allclose(model.logits(ids), reference(ids).logits, atol=1e-5)
+    for each, loss in ((model, model(ids)), (reference, reference(ids, labels=ids).loss)):
+        loss.backward()
+        each.said = loss.item()
+    assert model.said == pytest.approx(reference.said, abs=1e-5)
+    named = dict(reference.named_parameters())
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(parameter.grad, named[name].grad, atol=1e-5), name
+    assert sum(p.numel() for p in model.parameters()) == parameters(config)
+
+
+@pytest.mark.parametrize("make", [ours, theirs])
+def test_counts(make, caplog):
+    caplog.set_level("INFO", "edgekit.training")
+    counts = precision.apply(make(), norms=True, layers=2)
+    assert (counts.norms, counts.layers, counts.softmax) == (25, 2, 0)
+    assert "25 norms, 2 layers, 0 softmax" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("make", [ours, theirs])
+def test_the_dtype_at_each_boundary(make, dtype):
+    """Norms compute in float32 and answer in the dtype they were given; the first two layers compute in float32
+    throughout and hand the stream on as it came; the products of the others are in half precision."""
+    model, seen = make(), {}
+    precision.apply(model, norms=True, layers=2)
+
+    def watch(name, module):
+        def note(_, args, kwargs, out):
+            given = next(a.dtype for a in (*args, *kwargs.values()) if torch.is_tensor(a))
+            seen.setdefault(name, []).append((given, (out[0] if isinstance(out, tuple) else out).dtype))
+
+        module.register_forward_hook(note, with_kwargs=True)
+
+    for name, module in model.named_modules():
+        if name.count(".") >= 2 or name == "model.norm":
+            watch(name, module)
+    inside = []
+    norm_class = type(model.model.norm)
+    original = norm_class.forward
+    norm_class.forward = lambda self, x, *a, **k: (inside.append(x.dtype), original(self, x, *a, **k))[1]
+    try:
+        precision.apply(model, norms=True, layers=2)
+        with torch.autocast("cpu", dtype):
+            model(tokens(1, 8))
+    finally:
+        norm_class.forward = original
+    assert inside == [torch.float32] * 25
+    for name, pairs in seen.items():
+        for given, answered in pairs:
+            if "norm" in name or name.count(".") == 2:
+                assert given == answered, name  # a norm or a layer answers in the dtype it was given
+            if name.startswith(("model.layers.0.", "model.layers.1.")):
+                assert answered == torch.float32, name
+            elif name.endswith(("o_proj", "down_proj")):
+                assert answered == dtype, name
+    if make is ours:
+        assert seen["model.layers.5"] == [(dtype, dtype)]
+
+
+def test_nothing_remains():
+    model = ours()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    plain = model.logits(tokens())
+    precision.apply(model)
+    assert len(list(precision.patched(model))) == 27
+    assert list(model.state_dict()) == list(before)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    precision.apply(model)  # twice is once
+    assert len(list(precision.patched(model))) == 27
+    precision.remove(model)
+    assert not list(precision.patched(model)) and "forward" not in model.model.norm.__dict__
+    assert torch.equal(model.logits(tokens()), plain)
+
+
+def test_patches_change_nothing_in_float32():
+    model = ours()
+    plain = model(tokens())
+    precision.apply(model)
+    assert torch.equal(model(tokens()), plain)
+
+
+class FakeGPU:
+    """torch.cuda as a T4, or a newer GPU, answers."""
+
+    def __init__(self, monkeypatch, capability):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Tesla T4")
+        # On a T4 this says True: it counts emulation. Asking it is the mistake.
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: pytest.fail("asked is_bf16_supported"))
+
+
+def test_a_t4_never_gets_bf16(monkeypatch):
+    FakeGPU(monkeypatch, (7, 5))
+    cuda = torch.device("cuda")
+    assert precision.choose("auto", cuda) == torch.float16
+    assert precision.choose("fp16", cuda) == torch.float16
+    with pytest.raises(RecipeError, match="bf16, which Tesla T4 only emulates: use fp16"):
+        precision.choose("bf16", cuda)
+
+
+def test_choices_elsewhere(monkeypatch):
+    FakeGPU(monkeypatch, (8, 0))
+    assert precision.choose("auto", torch.device("cuda")) == torch.bfloat16
+    assert precision.choose("fp16", torch.device("cuda")) == torch.float16
+    assert precision.choose("auto", CPU) == torch.bfloat16
+    assert precision.choose("no", CPU) == torch.float32
+
+
+def test_decay_is_for_linear_weights_only():
+    model = ours(LlamaConfig(**{**vars(SMALL), "num_hidden_layers": 2}))
+    decayed, spared = optim.groups(model, 0.01)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert decayed["weight_decay"] == 0.01 and spared["weight_decay"] == 0.0
+    assert {names[id(p)].split(".")[-2] for p in decayed["params"]} == set(
+        "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
+    )
+    assert {names[id(p)].rsplit(".", 1)[0].split(".")[-1] for p in spared["params"]} == set(
+        "embed_tokens input_layernorm post_attention_layernorm norm".split()
+    )
+    untied = ours(LlamaConfig(**{**vars(SMALL), "num_hidden_layers": 2, "tie_word_embeddings": False}))
+    assert any(p is untied.lm_head.weight for p in optim.groups(untied, 0.1)[0]["params"])
+    assert optim.adamw(model, Optimizer()).defaults["fused"]
+
+
+def test_initialization():
+    model = Llama(SMALL)
+    initialize(model, 0.02, 42)
+    again = Llama(SMALL)
+    initialize(again, 0.02, 42)
+    for (name, one), two in zip(model.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, two)
+        if "norm" in name:
+            assert torch.equal(one, torch.ones_like(one))
+        else:
+            assert one.std().item() == pytest.approx(0.02, rel=0.15) and abs(one.mean().item()) < 3e-3
+    initialize(again, 0.02, 43)
+    assert not torch.equal(model.model.embed_tokens.weight, again.model.embed_tokens.weight)
+
+
+# ---- the written-out gradients ---------------------------------------------------------------------------------------
+
+
+def grads(function, *tensors):
+    leaves = [t.detach().clone().requires_grad_() for t in tensors]
+    out = function(*leaves)
+    out.backward(torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape))
+    return [out.detach(), *(leaf.grad for leaf in leaves)]
+
+
+def close(ours, theirs, tolerance):
+    for one, two in zip(ours, theirs, strict=True):
+        assert one.dtype == two.dtype and one.shape == two.shape
+        assert (one.float() - two.float()).norm() <= tolerance * two.float().norm()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12), (torch.bfloat16, 0.02)]
+)
+def test_rms_norm(dtype, tolerance):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 5, 32, generator=generator).to(dtype)
+    weight = 1 + 0.1 * torch.randn(32, generator=generator)
+
+    def plain(x, weight):
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * weight.to(x.dtype)
+
+    close(grads(lambda x, w: rms_norm(x, w, 1e-5), x, weight), grads(plain, x, weight), tolerance)
+
+
+@pytest.mark.parametrize("length", [1, 7, 128, 300])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
+def test_attention(length, dtype, tolerance):
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(2, 4, length, 8, generator=generator).to(dtype)
+    k, v = (torch.randn(2, 2, length, 8, generator=generator).to(dtype) for _ in range(2))
+
+    def sdpa(q, k, v):
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+    close(grads(causal_attention, q, k, v), grads(sdpa, q, k, v), tolerance)
+
+
+@pytest.mark.parametrize("rows", [1, 50])
+def test_cross_entropy(rows, monkeypatch):
+    monkeypatch.setattr("edgekit.training.loss.CHUNK", 384 * 7)  # several chunks and groups, the last ones short
+    monkeypatch.setattr("edgekit.training.loss.GROUP", 384 * 16)
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(rows, 32, generator=generator), torch.randn(384, 32, generator=generator)
+    targets = torch.randint(0, 384, (rows,), generator=generator)
+    close(
+        grads(lambda x, w: linear_cross_entropy(x, w, targets), x, weight),
+        grads(lambda x, w: torch.nn.functional.cross_entropy(x @ w.T, targets), x, weight),
+        1e-5,
+    )
+
+
+def test_fp16_gradients_survive_a_large_batch():
+    """Divided by 32,768 rows before the loss scale reaches it, softmax - onehot would be zero in fp16."""
+    x = torch.full((1 << 15, 4), 0.1).requires_grad_()
+    weight = torch.randn(64, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    with torch.autocast("cpu", torch.float16):
+        loss = linear_cross_entropy(x, weight, torch.arange(1 << 15) % 64)
+    (loss * 65536.0).backward()
+    exact = torch.nn.functional.cross_entropy(x @ weight.T, torch.arange(1 << 15) % 64)
+    wanted = torch.autograd.grad(exact, [x, weight])
+    close([x.grad / 65536, weight.grad / 65536], list(wanted), 5e-3)

@@ -1,0 +1,474 @@
+"""Whole runs: exact resume, kill -9, two processes, what is saved, what is refused."""
+
+# ruff: noqa: E402  (a missing package skips the file before its imports fail)
+
+import csv
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate")
+pytest.importorskip("numba")
+
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from edgekit import cli_train, tokenizer
+from edgekit.checkpoint import open_folder
+from edgekit.errors import DataError, FileError, RecipeError, TrainingError
+from edgekit.training import checkpoints, loop, recipe
+from edgekit.training.curves import svg, ticks
+from edgekit.training.logs import COLUMNS
+from edgekit.training.model import Llama
+from edgekit.training.progress import describe
+
+MINI = """
+[model]
+hidden_size = 32
+intermediate_size = 64
+num_hidden_layers = 3
+num_attention_heads = 2
+max_position_embeddings = 32
+[tokenizer]
+vocabulary = "bytes"
+[data]
+block_size = 32
+validation_fraction = 0.1
+[[data.sources]]
+builtin = "python"
+[training]
+per_device_train_batch_size = 4
+gradient_accumulation_steps = 2
+max_train_steps = 100
+[optimizer]
+learning_rate = 3e-3
+[schedule]
+warmup_steps = 10
+[precision]
+mixed_precision = "bf16"
+[evaluation]
+eval_steps = 25
+max_eval_samples = 16
+[saving]
+logging_steps = 7
+save_steps = 20
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Two threads that wait for each other are slower than one where tests run side by side."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def mini(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mini")
+    path = folder / "mini.toml"
+    path.write_text(MINI.replace("block_size = 32", f'block_size = 32\ncache = "{folder}/cache"'))
+    return path
+
+
+def run(mini, folder, *changes, **how):
+    return loop.train(recipe.load(mini, [f"output={folder}", *changes]), **how)
+
+
+@pytest.fixture(scope="session")
+def whole(mini, tmp_path_factory):
+    """A run of 100 steps that nothing interrupted."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("whole")
+    assert run(mini, folder).finished
+    return folder
+
+
+def rows(folder):
+    """The log without what a clock says."""
+    found = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "tokens_per_s"} for row in found]
+
+
+def same(one, two):
+    """Two finished runs: the same weights bit for bit, the same best, the same log."""
+    for name in ("model", "best"):
+        assert (one / name / "model.safetensors").read_bytes() == (two / name / "model.safetensors").read_bytes()
+    assert rows(one) == rows(two)
+
+
+def start(mini, folder, *changes, program=("-m", "edgekit.training"), **more):
+    """A run in a process of its own."""
+    sets = [part for change in changes for part in ("--set", change)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, *program, str(mini), "-o", str(folder), *sets],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=env, text=True, **more,
+    )  # fmt: skip
+
+
+def finish(process):
+    try:
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+    return out, err
+
+
+# ---- resume ----------------------------------------------------------------------------------------------------------
+
+
+def test_50_steps_and_50_more_are_100(mini, whole, tmp_path):
+    first = run(mini, tmp_path, stop_at=50)
+    assert (first.position.step, first.finished) == (50, False)
+    assert not (tmp_path / "model").exists()
+    assert run(mini, tmp_path, "logging_steps=7").finished
+    same(whole, tmp_path)
+
+
+def test_a_stop_anywhere_is_exact(mini, whole, tmp_path):
+    """Also in the middle of what a log row sums up, and right after an evaluation."""
+    for step in (1, 25, 26, 75, 99):
+        run(mini, tmp_path, stop_at=step)
+    run(mini, tmp_path)
+    same(whole, tmp_path)
+
+
+def test_fp16_with_its_scaler_resumes_exactly(mini, tmp_path):
+    """The scale grows and shrinks on the way; forgetting it would show at once."""
+    changes = ["mixed_precision=fp16", "max_train_steps=24", "growth_interval=3", "init_scale=1048576",
+               "logging_steps=1", "per_device_train_batch_size=2", "gradient_accumulation_steps=1"]  # fmt: skip
+    one = run(mini, tmp_path / "one", *changes)
+    run(mini, tmp_path / "two", *changes, stop_at=13)
+    run(mini, tmp_path / "two", *changes)
+    same(tmp_path / "one", tmp_path / "two")
+    scales = [row["loss_scale"] for row in rows(tmp_path / "one")]
+    assert len(set(scales)) > 2
+    assert one.position.skipped > 0 and f"{one.position.skipped} skipped" in rows(tmp_path / "one")[-1]["note"]
+
+
+def test_a_finished_run_has_nothing_to_do(mini, whole):
+    before = (whole / "model" / "model.safetensors").read_bytes()
+    again = run(mini, whole)
+    assert again.finished and again.position.step == 100
+    assert (whole / "model" / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("moment", ["half the state is written", "all is written, nothing renamed"])
+def test_kill_in_the_middle_of_saving(mini, whole, tmp_path, moment):
+    program = f"""
+import os, signal, sys
+from pathlib import Path
+from edgekit import files
+from edgekit.training import checkpoints
+saves = 0
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+original, save = Path.write_bytes, checkpoints.save
+def write_half(path, data):
+    if path.name == "state.pt":
+        with open(path, "wb") as file:
+            file.write(bytes(data)[: len(data) // 2])
+        die()
+    return original(path, data)
+def third(*args, **kwargs):
+    global saves
+    saves += 1
+    if saves == 3:
+        if {moment!r}.startswith("half"):
+            Path.write_bytes = write_half
+        else:
+            files._rename = die
+    return save(*args, **kwargs)
+checkpoints.save = third
+from edgekit.cli_train import main
+main()
+"""
+    killed = start(mini, tmp_path, program=("-c", program))
+    killed.communicate(timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    assert [p.name for p in checkpoints.folders(tmp_path)] == ["step-00000020", "step-00000040"]
+    assert list((tmp_path / "checkpoints").glob(".*"))  # what the killed process left
+    run(mini, tmp_path)
+    same(whole, tmp_path)
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+@pytest.mark.slow
+def test_kill_at_any_moment(mini, whole, tmp_path):
+    """kill -9 from outside, again and again, until a run gets through."""
+    for delay in (0.05, 0.4, 0.9, 1.7, 0.2):
+        process = start(mini, tmp_path, "save_steps=3", "logging_steps=7")
+        for line in process.stderr:  # wait until it steps, then a little
+            if "saved" in line:
+                break
+        time.sleep(delay)
+        process.kill()
+        process.communicate()
+    finish(start(mini, tmp_path, "save_steps=3"))
+    same(whole, tmp_path)
+
+
+def test_sigterm_saves_and_stops(mini, whole, tmp_path):
+    process = start(mini, tmp_path, "save_steps=5")
+    for line in process.stderr:
+        if "saved" in line:
+            break
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on from here" in err
+    run(mini, tmp_path)
+    same(whole, tmp_path)
+
+
+def test_resume_with_another_recipe_is_refused(mini, whole, tmp_path):
+    run(mini, tmp_path, stop_at=3)
+    with pytest.raises(TrainingError, match=r"optimizer.learning_rate was 0.003, is 0.001; .*--fresh"):
+        run(mini, tmp_path, "learning_rate=1e-3")
+    with pytest.raises(TrainingError, match="training.gradient_accumulation_steps was 2, is 4"):
+        run(mini, tmp_path, "gradient_accumulation_steps=4")
+    assert checkpoints.folders(tmp_path)  # nothing lost
+    assert run(mini, tmp_path, "learning_rate=1e-3", fresh=True, stop_at=2).position.step == 2
+
+
+def test_resume_with_other_text_is_refused(tmp_path):
+    text = tmp_path / "a.txt"
+    text.write_text("a text. " * 500)
+    r = recipe.from_dict({
+        "model": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1,
+                  "max_position_embeddings": 16},
+        "tokenizer": {"vocabulary": "bytes"},
+        "data": {"block_size": 16, "sources": [{"path": str(text)}], "cache": str(tmp_path / "cache")},
+        "training": {"max_train_steps": 4, "per_device_train_batch_size": 2},
+        "precision": {"fp32_layers": 0}, "saving": {"output": str(tmp_path / "run")},
+    })  # fmt: skip
+    loop.train(r, stop_at=2)
+    text.write_text("another text. " * 500)
+    with pytest.raises(TrainingError, match="was trained with data tokens-"):
+        loop.train(r)
+
+
+def test_a_damaged_checkpoint_is_passed_over(mini, whole, tmp_path, caplog):
+    run(mini, tmp_path, stop_at=60)
+    newest = checkpoints.folders(tmp_path)[-1]
+    (newest / "state.pt").write_bytes((newest / "state.pt").read_bytes()[:1000])
+    caplog.set_level("INFO", "edgekit.training")
+    run(mini, tmp_path)
+    assert f"{newest} is damaged" in caplog.text
+    same(whole, tmp_path)
+
+
+# ---- several processes -----------------------------------------------------------------------------------------------
+
+
+def test_two_processes_train_as_one(mini, tmp_path):
+    """gloo on two CPU processes: the same losses as one process with the same global batch, across a resume too."""
+    changes = ["mixed_precision=no", "max_train_steps=30", "logging_steps=1", "eval_steps=10", "total_batch_size=8"]
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "edgekit.training")
+    _, err = finish(start(mini, tmp_path / "two", *changes, "gradient_accumulation_steps=1", program=launch))
+    assert " on 2 x CPU" in err
+    one = run(mini, tmp_path / "one", *changes)
+    first, second = rows(tmp_path / "one"), rows(tmp_path / "two")
+    assert one.position.step == 30 and len(first) == len(second) == 30
+    for a, b in zip(first, second, strict=True):
+        assert (a["step"], a["tokens"], a["lr"]) == (b["step"], b["tokens"], b["lr"])
+        assert a["train_loss"] == pytest.approx(b["train_loss"], abs=2e-5)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+        if "eval_loss" in a:
+            assert a["eval_loss"] == pytest.approx(b["eval_loss"], abs=2e-5)
+    weights = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two")]
+    for name, tensor in weights[0].items():
+        assert torch.allclose(tensor, weights[1][name], atol=2e-4), name
+
+
+def test_the_batch_is_held_to_what_the_recipe_says(mini, tmp_path):
+    with pytest.raises(RecipeError, match="is 8: --set gradient_accumulation_steps=4"):
+        run(mini, tmp_path, "total_batch_size=16")
+
+
+# ---- precision -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("half", ["bf16", "fp16"])
+def test_200_steps_stay_close_to_float32(mini, tmp_path, half):
+    """Stentor2's precision recipe beside full float32: the same order of data, the same losses to 2e-3.
+
+    (Measured 4e-4 here, and 1.3e-3 without the float32 layers. At three times this learning rate even two float32
+    runs, one with a weight moved by 1e-4, are 0.02 apart.)"""
+    changes = ["max_train_steps=200", "logging_steps=20", "per_device_train_batch_size=8", "eval_steps=none",
+               "gradient_accumulation_steps=1", "save_steps=1000", "learning_rate=1e-3"]  # fmt: skip
+    run(mini, tmp_path / "full", *changes, "mixed_precision=no")
+    run(mini, tmp_path / "half", *changes, f"mixed_precision={half}", "fp32_layers=2")
+    full, short = rows(tmp_path / "full"), rows(tmp_path / "half")
+    assert full[0]["train_loss"] - full[-1]["train_loss"] > 1.5  # it learnt something
+    for a, b in zip(full, short, strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], abs=2e-3)
+    assert full[-1]["eval_loss"] == pytest.approx(short[-1]["eval_loss"], abs=2e-3)
+
+
+# ---- what is written -------------------------------------------------------------------------------------------------
+
+
+def test_the_saved_model_is_a_plain_one(mini, whole, tmp_path):
+    """Plain transformers loads it and computes what the trainer's own module does; edgekit reads it as well."""
+    transformers = pytest.importorskip("transformers")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(whole / "model")
+    assert type(loaded).__name__ == "LlamaForCausalLM" and loaded.dtype == torch.float32
+    assert loaded.generation_config.eos_token_id == 256
+    checkpoint = open_folder(whole / "model")
+    model = Llama(checkpoint.config)
+    state = torch.load(checkpoints.folders(whole)[-1] / "state.pt", weights_only=True)
+    model.load_state_dict(state["model"])
+    ids = torch.arange(32)[None] * 7 % 256
+    with torch.no_grad():
+        assert torch.allclose(loaded(ids).logits, model.logits(ids), atol=1e-5)
+    assert checkpoint.config.max_position_embeddings == 32 and checkpoint.config.tie_word_embeddings
+    words = tokenizer.from_files(checkpoint.files, checkpoint.config.vocab_size)
+    assert words.decode(words.encode("Once upon a time")) == "Once upon a time" and words.stop == {256}
+    names = {p.name for p in (whole / "model").iterdir()}
+    assert names == set(
+        "README.md config.json generation_config.json model.safetensors tokenizer_config.json tokenmonster.vocab "
+        "training_curves.csv training_curves.svg".split()
+    ) or "png" in " ".join(names)
+
+
+def test_a_saved_model_in_float16(mini, tmp_path):
+    run(
+        mini,
+        tmp_path,
+        "max_train_steps=3",
+        "warmup_steps=1",
+        "save_dtype=float16",
+        "eval_steps=none",
+        "validation_fraction=0.0",
+    )
+    checkpoint = open_folder(tmp_path / "model")
+    assert set(checkpoint.dtypes.values()) == {"F16"}
+    assert json.loads(checkpoint.files["config.json"])["torch_dtype"] == "float16"
+    assert not (tmp_path / "best").exists()
+
+
+def test_logs_and_card(whole):
+    with open(whole / "training_curves.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert tuple(table[0]) == COLUMNS
+    assert [int(row["step"]) for row in table if row["train_loss"]] == [*range(7, 99, 7), 100]
+    assert [int(row["step"]) for row in table if row["eval_loss"]] == [25, 50, 75, 100]
+    losses = [float(row["train_loss"]) for row in table if row["train_loss"]]
+    assert losses[-1] < losses[0] - 1
+    last = table[-1]
+    assert int(last["tokens"]) == 100 * 8 * 32
+    assert float(last["eval_ppl"]) == pytest.approx(2.718281828 ** float(last["eval_loss"]), rel=1e-5)
+    # One token a byte but for the EOS of each document: bits per byte is the loss in bits, and a little more.
+    assert 1.0 < float(last["bits_per_byte"]) / (float(last["eval_loss"]) / 0.6931) < 1.01
+    text = (whole / "model" / "README.md").read_text()
+    for part in ("43,232", "AdamW", "bits per byte", "training_curves.svg", "3 norms", "100 of 100", "python"):
+        assert part in text or part == "3 norms" and "7 norms" in text, part
+    picture = (whole / "training_curves.svg").read_text()
+    assert picture.startswith("<svg") and picture.count("<polyline") == 4
+
+
+def test_curves_are_well_formed():
+    from xml.etree import ElementTree
+
+    drawn = svg(
+        [{"step": i, "train_loss": 9 / i, "lr": 1e-3} for i in range(1, 99)] + [{"step": 5, "eval_loss": 1}], "a<b"
+    )
+    assert ElementTree.fromstring(drawn).tag.endswith("svg") and "a&lt;b" in drawn
+    assert ElementTree.fromstring(svg([], "none")).tag.endswith("svg")
+    assert ticks(0, 100) == [0, 20, 40, 60, 80, 100] and ticks(3.0, 3.0) == [3.0, 4.0]
+
+
+def test_progress():
+    assert describe("training", 120, 500, "steps", 3.1) == "training 120/500 steps · 24 % · 3.10 steps/s · 2:02 left"
+    assert describe("reading", 1200, None, "tokens", 900) == "reading 1,200 tokens · 900 tokens/s"
+
+
+def test_checkpoints_are_kept_to_the_limit(whole):
+    assert [p.name for p in checkpoints.folders(whole)] == ["step-00000080", "step-00000100"]
+
+
+# ---- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(mini, tmp_path):
+    run(mini, tmp_path, "learning_rate=1e25", "warmup_steps=0", "save_steps=1", stop_at=1)
+    with pytest.raises(TrainingError) as caught:
+        run(mini, tmp_path, "learning_rate=1e25", "warmup_steps=0", "save_steps=1")
+    said = str(caught.value)
+    assert re.search(r"step \d+: the (loss|gradient norm) is (nan|inf)", said) and "learning rate 1e+25" in said
+    assert said.endswith("step-00000001") and checkpoints.folders(tmp_path)
+    assert "not finite" in rows(tmp_path)[-1]["note"]
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(mini, tmp_path, monkeypatch):
+    run(mini, tmp_path, stop_at=20)
+    original = Path.write_bytes
+
+    def full(path, data):
+        if path.name == "state.pt":
+            original(path, bytes(data)[:100])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(FileError, match="cannot write .*step-00000040: No space left on device"):
+        run(mini, tmp_path)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000020"]
+    monkeypatch.undo()
+    assert run(mini, tmp_path, stop_at=41).position.step == 41
+
+
+def test_too_little_text(mini, tmp_path):
+    (tmp_path / "a.txt").write_text("short")
+    with pytest.raises(DataError, match="fewer than one block of 32"):
+        run(mini, tmp_path / "run", f'data.sources=[{{path="{tmp_path}/a.txt"}}]', "validation_fraction=0.0")
+    with pytest.raises(DataError, match="fewer than one optimizer step takes"):
+        run(mini, tmp_path / "run", "per_device_train_batch_size=100000")
+
+
+def test_a_vocabulary_that_does_not_fit(mini, tmp_path):
+    with pytest.raises(RecipeError, match=r"has 256 ids, which with EOS and BOS do not fit into model.vocab_size 256"):
+        run(mini, tmp_path, "vocab_size=256")
+
+
+def test_the_command(mini, tmp_path):
+    invoke = CliRunner().invoke
+    done = invoke(
+        cli_train.train,
+        [str(mini), "-o", str(tmp_path / "run"), "--set", "max_train_steps=3", "--set", "warmup_steps=1"],
+    )
+    assert done.exit_code == 0 and done.stdout == f"{tmp_path}/run/model\n"
+    assert "step 3/3" in done.stderr and "float32 under autocast: 7 norms, 2 layers" in done.stderr
+    assert "MFU" in done.stderr and "tokens/s" in done.stderr
+    missing = subprocess.run(
+        [sys.executable, "-m", "edgekit.training", "absent.toml"], capture_output=True, text=True, timeout=60
+    )
+    assert missing.returncode == 2 and missing.stderr.startswith(
+        "Error: no recipe absent.toml: give a TOML file, or one of"
+    )
+    assert missing.stderr.count("\n") == 1
+    wrong = subprocess.run(
+        [sys.executable, "-m", "edgekit.training", str(mini), "-o", str(tmp_path / "none"), "--resume"],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert wrong.returncode == 2 and "has no checkpoint to go on from" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_the_smoke_recipe(tmp_path):
+    out, err = finish(start("smoke", tmp_path / "smoke", f"cache={tmp_path}/cache"))
+    assert out == f"{tmp_path}/smoke/model\n" and "bits/byte" in err
+    assert open_folder(tmp_path / "smoke" / "model").config.max_position_embeddings == 128

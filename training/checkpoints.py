@@ -1,0 +1,94 @@
+"""What a resume needs, saved whole or not at all.
+
+    RUN/checkpoints/step-00000900/state.pt     model, optimizer, scaler, random state, data position, best metric, ...
+    RUN/checkpoints/step-00000900/recipe.json  what it was trained by
+
+A checkpoint is written under another name, flushed and renamed, and only then are older ones deleted: a run killed at
+any moment has the last whole one. `state.pt` holds tensors and plain values only (`weights_only`): no code runs.
+"""
+
+import io
+import json
+import logging
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgekit import files
+from edgekit.errors import TrainingError
+from edgekit.training.recipe import Recipe, difference
+
+log = logging.getLogger(__name__)
+
+STATE, RECIPE = "state.pt", "recipe.json"
+
+
+def folders(run: Path) -> list[Path]:
+    """The whole checkpoints of a run, oldest first."""
+    return sorted(p for p in (run / "checkpoints").glob("step-*") if (p / STATE).is_file())
+
+
+def save(run: Path, step: int, state: dict[str, Any], recipe: Recipe, keep: int) -> Path:
+    """Save, then delete all but the newest `keep`. Raises `FileError`, with the older ones still there."""
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    buffer = io.BytesIO()  # torch writing to a full disk raises anything; plain bytes raise OSError
+    torch.save(state, buffer)
+    with files.replacing(folder) as temporary:
+        temporary.mkdir()
+        (temporary / STATE).write_bytes(buffer.getbuffer())
+        (temporary / RECIPE).write_text(json.dumps(recipe.to_dict(), indent=1) + "\n")
+    for old in folders(run)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def load(run: Path, recipe: Recipe) -> dict[str, Any] | None:
+    """The state of the newest checkpoint that can be read; None if the run has none.
+
+    Raises:
+        TrainingError: it was made by another recipe (the message names the key), or none of them can be read.
+    """
+    found = folders(run)
+    for folder in reversed(found):
+        try:
+            made_by = json.loads((folder / RECIPE).read_bytes())
+            state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            log.warning("%s is damaged (%s): trying the one before", folder, " ".join(str(error).split())[:200])
+            continue
+        # JSON has no tuples: compare what both look like after it.
+        if key := difference(made_by, json.loads(json.dumps(recipe.to_dict()))):
+            raise TrainingError(
+                f"{run} was trained with another recipe: {key} was {_at(made_by, key)!r}, is "
+                f"{_at(recipe.to_dict(), key)!r}; resume with the old one, name another folder with -o, or begin anew "
+                "with --fresh"
+            )
+        return state
+    if found:
+        raise TrainingError(f"{run}: none of the {len(found)} checkpoints can be read; --fresh begins anew")
+    return None
+
+
+def clear(run: Path) -> None:
+    """Delete what an earlier run of this folder left: its checkpoints and models."""
+    for name in ("checkpoints", "best", "model"):
+        shutil.rmtree(run / name, ignore_errors=True)
+
+
+def sweep(run: Path) -> None:
+    """Delete the temporary folders that a killed run left."""
+    for stale in [*run.glob(".*.tmp*"), *(run / "checkpoints").glob(".*.tmp*"), *run.glob(".*.old")]:
+        if stale.is_dir():
+            shutil.rmtree(stale, ignore_errors=True)
+        else:
+            stale.unlink(missing_ok=True)
+
+
+def _at(values: dict[str, Any], key: str) -> Any:
+    value: Any = values
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value

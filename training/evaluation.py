@@ -1,0 +1,69 @@
+"""Loss on held-out blocks, per corpus and over all, and as bits per byte, which vocabularies can be compared by."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+
+from edgekit.training.model import Llama
+from edgekit.training.precision import autocast
+from edgekit.training.shards import Meter, silent
+
+
+@dataclass(frozen=True)
+class Score:
+    loss: float
+    """Mean cross entropy in nats per predicted token."""
+    tokens: int
+    """Tokens predicted."""
+    bits_per_byte: float
+    """Of the cleaned text; the cost of every document's EOS is in it, and its bytes are none."""
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(min(self.loss, 700.0))
+
+
+def evaluate(
+    model: Llama,
+    blocks: Mapping[str, NDArray[np.uint16]],
+    bytes_per_token: Mapping[str, float],
+    *,
+    accelerator: Accelerator,
+    dtype: torch.dtype,
+    batch_size: int,
+    meter: Meter = silent,
+) -> dict[str, Score]:
+    """Score each corpus, and all of them under "". Every process takes its share of the blocks and gets the result.
+
+    Args:
+        blocks: uint16 (n, block size) by corpus; a block of T tokens has T - 1 predictions.
+    """
+    device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
+    names, sums = list(blocks), torch.zeros(len(blocks), 2, dtype=torch.float64)
+    total, done = sum(map(len, blocks.values())), 0
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode(), autocast(device, dtype):
+        for index, name in enumerate(names):
+            mine = blocks[name][rank::world]
+            for start in range(0, len(mine), batch_size):
+                ids = torch.from_numpy(mine[start : start + batch_size].astype(np.int64)).to(device)
+                count = ids.numel() - len(ids)
+                sums[index] += torch.tensor([float(model(ids)) * count, count], dtype=torch.float64)
+                done += len(ids) * world
+                meter("evaluating", min(done, total), total, "blocks")
+    model.train(was_training)
+    sums = accelerator.reduce(sums.to(device), "sum").cpu()
+    scores = {name: _score(sums[i], bytes_per_token[name]) for i, name in enumerate(names)}
+    rates = torch.tensor([bytes_per_token[name] for name in names], dtype=torch.float64)
+    return scores | {"": _score(sums.sum(dim=0), float((sums[:, 1] * rates).sum() / sums[:, 1].sum()))}
+
+
+def _score(row: torch.Tensor, bytes_per_token: float) -> Score:
+    loss = float(row[0] / row[1])
+    return Score(loss, int(row[1]), loss / math.log(2) / bytes_per_token)

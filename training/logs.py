@@ -1,0 +1,71 @@
+"""What a run writes down: the same rows as CSV, for a spreadsheet, and as JSON lines, for a program.
+
+Rows are appended and flushed one by one. On a resume the rows after the checkpoint's step are dropped: those steps
+are taken again.
+"""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from edgekit import files
+from edgekit.errors import FileError
+
+COLUMNS = (
+    "step", "epoch", "tokens", "train_loss", "eval_loss", "eval_ppl", "bits_per_byte", "lr", "grad_norm", "loss_scale",
+    "tokens_per_s", "note",
+)  # fmt: skip
+CSV, JSONL = "training_curves.csv", "training_log.jsonl"
+
+
+class Logs:
+    """The two files in a run's folder.
+
+    Args:
+        step: keep the rows up to this step (0: begin anew).
+    """
+
+    def __init__(self, folder: Path, step: int = 0):
+        self.folder = folder
+        self.rows = [row for row in read(folder) if row["step"] <= step] if step else []
+        files.write_bytes(folder / JSONL, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
+        files.write_bytes(folder / CSV, (_line(COLUMNS) + "".join(map(_csv, self.rows))).encode())
+
+    def add(self, **values: Any) -> dict[str, Any]:
+        """Append a row of `COLUMNS`, and of anything else for the JSON lines. Raises `FileError`."""
+        row = {"step": 0, **{k: v for k, v in values.items() if v is not None and v != ""}}
+        self.rows.append(row)
+        for name, line in ((JSONL, json.dumps(row) + "\n"), (CSV, _csv(row))):
+            try:
+                with open(self.folder / name, "a", encoding="utf-8", newline="") as file:
+                    file.write(line)
+            except OSError as error:
+                raise FileError(f"cannot write {self.folder / name}: {files.said(error)}") from error
+        return row
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run so far; a last line that a killed run left unfinished is passed over."""
+    if not (folder / JSONL).is_file():
+        return []
+    rows = []
+    for line in files.read_bytes(folder / JSONL).decode("utf-8", "replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+    return rows
+
+
+def _line(values: Any) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerow(values)
+    return out.getvalue()
+
+
+def _csv(row: dict[str, Any]) -> str:
+    return _line([f"{v:.8g}" if isinstance(v := row.get(name, ""), float) else v for name in COLUMNS])

@@ -1,0 +1,234 @@
+"""Text tokenized once, in parallel processes, into memory-mapped uint16 shards beside a manifest.
+
+    folder/000.bin, 001.bin ...   ids, one document after the other, each ended by EOS
+    folder/documents.npy          where each document lies, its corpus and its split: a table of `DOCUMENT`
+    folder/manifest.json          what it was made from; a folder is reused if the same would be written again
+
+The folder's name is a hash over the sources' bytes, the vocabulary and the cleaning, so that nothing stale is used.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+
+from edgekit import files
+from edgekit.errors import DataError, FileError
+from edgekit.tokenmonster import Vocabulary
+from edgekit.training.encoding import Encoders
+from edgekit.training.recipe import Data, Source
+from edgekit.training.text import documents, paths
+
+VERSION = 1
+SHARD = 1 << 26
+"""Tokens after which a new shard begins: 128 MiB."""
+TRAIN, VALIDATION = 0, 1
+DOCUMENT = np.dtype(
+    [("shard", "<u2"), ("corpus", "<u2"), ("source", "<u2"), ("split", "u1")]
+    + [("start", "<i8"), ("tokens", "<i8"), ("bytes", "<i8")]
+)
+
+
+class Meter(Protocol):
+    """Told how far something is; `total` is None where nobody knows."""
+
+    def __call__(self, what: str, done: float, total: float | None, unit: str, note: str = "") -> None: ...
+
+
+def silent(what: str, done: float, total: float | None, unit: str, note: str = "") -> None:
+    """The meter that shows nothing."""
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Tokenized documents, memory-mapped.
+
+    Attributes:
+        folder: where they lie.
+        corpora: names; `documents["corpus"]` is an index into them.
+        documents: `DOCUMENT` (n,), in the order of the sources. `tokens` counts the EOS, `bytes` is the cleaned
+            text's UTF-8 length.
+    """
+
+    folder: Path
+    corpora: tuple[str, ...]
+    documents: NDArray[Any]
+    shards: tuple[NDArray[np.uint16], ...]
+
+    def split(self, split: int) -> NDArray[Any]:
+        """The documents of TRAIN or VALIDATION."""
+        return self.documents[self.documents["split"] == split]
+
+    def summary(self) -> dict[str, dict[str, dict[str, int]]]:
+        """{split: {corpus: {documents, tokens, bytes}}}, for logs and the model card."""
+        found: dict[str, dict[str, dict[str, int]]] = {}
+        for split, title in ((TRAIN, "train"), (VALIDATION, "validation")):
+            rows = self.split(split)
+            for index, name in enumerate(self.corpora):
+                mine = rows[rows["corpus"] == index]
+                if len(mine):
+                    found.setdefault(title, {})[name] = {
+                        "documents": len(mine), "tokens": int(mine["tokens"].sum()), "bytes": int(mine["bytes"].sum()),
+                    }  # fmt: skip
+        return found
+
+
+def prepare(data: Data, vocabulary: Vocabulary, eos: int, meter: Meter = silent) -> Shards:
+    """The tokenized data of a recipe, made now or found from an earlier run.
+
+    Args:
+        eos: the id put after each document.
+
+    Raises:
+        DataError: text that cannot be read, or none at all.
+        FileError: the shards cannot be written.
+    """
+    if eos >= 1 << 16:
+        raise DataError(f"the vocabulary has {eos} ids; shards hold at most 65,536")
+    made_from = _inputs(data, vocabulary, eos)
+    key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:24]
+    root = Path(data.cache) if data.cache else _cache()
+    folder = root / f"tokens-{key}"
+    if not (folder / "manifest.json").is_file():
+        with files.replacing(folder) as temporary:
+            temporary.mkdir()
+            _write(temporary, data, vocabulary, eos, made_from, meter)
+    return open_shards(folder)
+
+
+def open_shards(folder: Path) -> Shards:
+    """Map what `prepare` wrote. Raises `DataError` if it is damaged."""
+    try:
+        manifest = json.loads(files.read_bytes(folder / "manifest.json"))
+        table = np.load(folder / "documents.npy")
+        names = [folder / f"{i:03d}.bin" for i in range(manifest["shards"])]
+        shards = tuple(np.memmap(name, np.uint16, "r") for name in names)
+        if sum(map(len, shards)) != manifest["tokens"] or table.dtype != DOCUMENT:
+            raise ValueError(f"{sum(map(len, shards))} tokens instead of {manifest['tokens']}")
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{folder} is damaged ({error}): delete it, and it is made again") from error
+    return Shards(folder, tuple(manifest["corpora"]), table, shards)
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("EDGEKIT_CACHE") or platformdirs.user_cache_path("edgekit")) / "tokens"
+
+
+def _inputs(data: Data, vocabulary: Vocabulary, eos: int) -> dict[str, Any]:
+    """Everything that the shards depend on, as JSON can hold it. Weights are not in it: they change the order only."""
+
+    def described(source: Source) -> dict[str, Any]:
+        values = {k: v for k, v in dataclasses.asdict(source).items() if k not in ("path", "weight", "weights")}
+        if source.path is not None:
+            values["files"] = [[path.name, _sha256(path)] for path in paths(source)]
+        return values
+
+    return {
+        "version": VERSION,
+        "vocabulary": hashlib.sha256(vocabulary.to_bytes()).hexdigest(),
+        "eos": eos,
+        "cleaning": data.cleaning,
+        "sources": [described(s) for s in data.sources],
+        "validation": [described(s) for s in data.validation],
+        "validation_fraction": data.validation_fraction,
+        "source_token_budget": data.source_token_budget,
+    }
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {files.said(error)}") from error
+
+
+def held_out(doc: str, fraction: float) -> bool:
+    """Whether a document is validation; by a hash of what it is called, so never the other way in another run."""
+    return int.from_bytes(hashlib.sha256(doc.encode("utf-8", "replace")).digest()[:8], "big") < fraction * 2**64
+
+
+class _Writer:
+    """Appends documents to shards and keeps their table."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.rows, self.corpora = folder, [], {}  # type: ignore[var-annotated]
+        self.shard, self.filled, self.tokens = -1, SHARD, 0
+        self.file: Any = None
+
+    def add(self, corpus: str, source: int, split: int, ids: NDArray[np.uint16], length: int) -> None:
+        if self.filled >= SHARD:
+            self.close()
+            self.shard, self.filled = self.shard + 1, 0
+            self.file = open(self.folder / f"{self.shard:03d}.bin", "wb")  # noqa: SIM115 (closed in `close`)
+        index = self.corpora.setdefault(corpus, len(self.corpora))
+        self.rows.append((self.shard, index, source, split, self.filled, len(ids), length))
+        self.file.write(ids.tobytes())
+        self.filled += len(ids)
+        self.tokens += len(ids)
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+
+
+def _write(folder: Path, data: Data, vocabulary: Vocabulary, eos: int, made_from: dict[str, Any], meter: Meter) -> None:
+    writer, started = _Writer(folder), time.perf_counter()
+    try:
+        with Encoders(vocabulary, data.cleaning, eos, data.workers) as encode:
+            for i, source in enumerate(data.validation):
+                _one(source, i, VALIDATION, None, encode, writer, meter, data)
+            budget, before = data.source_token_budget, writer.tokens
+            for i, source in enumerate(data.sources):
+                # Equal parts of what is left, so that what one source lacks goes to those after it.
+                left = None if budget is None else budget - (writer.tokens - before)
+                part = None if left is None else left // (len(data.sources) - i)
+                _one(source, i, TRAIN, part, encode, writer, meter, data)
+    finally:
+        writer.close()
+    if not any(row[3] == TRAIN for row in writer.rows):
+        raise DataError("the sources hold no text to train on")
+    np.save(folder / "documents.npy", np.array(writer.rows, DOCUMENT))
+    manifest = {
+        **made_from, "shards": writer.shard + 1, "tokens": writer.tokens, "corpora": list(writer.corpora),
+        "seconds": round(time.perf_counter() - started, 1),
+    }  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def _one(
+    source: Source,
+    number: int,
+    split: int,
+    budget: int | None,
+    encode: Callable,
+    writer: _Writer,
+    meter: Meter,
+    data: Data,
+) -> None:
+    """One source, until it ends or has given its tokens."""
+    limit = min((n for n in (budget, source.tokens) if n is not None), default=None)
+    what = f"tokenizing {source.path or source.hub or source.builtin}"
+    taken = 0
+    for document, ids, length in encode(documents(source)):
+        if len(ids) <= 1:  # nothing but the EOS
+            continue
+        here = split
+        if split == TRAIN and data.validation_fraction and held_out(document.doc, data.validation_fraction):
+            here = VALIDATION
+        writer.add(document.corpus, number, here, ids, length)
+        taken += len(ids)
+        meter(what, taken, limit, "tokens")
+        if limit is not None and taken >= limit:
+            break
+    if taken == 0:
+        raise DataError(f"{what.removeprefix('tokenizing ')} (source {number}) holds no text")

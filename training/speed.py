@@ -1,0 +1,40 @@
+"""How fast the hardware could be: the other half of model FLOPs utilisation."""
+
+import time
+
+import torch
+
+# Dense peak of matrix products in FLOP/s: (fp16 or bf16 with float32 sums, float32). Makers' data sheets.
+PEAKS = {
+    "T4": (65e12, 8.1e12),
+    "V100": (125e12, 15.7e12),
+    "P100": (18.7e12, 9.3e12),
+    "A100": (312e12, 19.5e12),
+    "A10": (125e12, 31.2e12),
+    "L4": (121e12, 30.3e12),
+    "L40S": (362e12, 91.6e12),
+    "RTX 3090": (71e12, 35.6e12),
+    "RTX 4090": (165e12, 82.6e12),
+    "H100": (989e12, 67e12),
+    "H200": (989e12, 67e12),
+}
+
+
+def peak(device: torch.device, dtype: torch.dtype) -> float | None:
+    """FLOP/s of one device in products of `dtype`: from the table for a GPU, measured on a CPU (a quarter of a
+    second); None where neither is known."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        for known in sorted(PEAKS, key=len, reverse=True):
+            if known in name:
+                return PEAKS[known][dtype == torch.float32]
+        return None
+    if device.type != "cpu" or dtype == torch.float16:  # emulated, and slow enough to be felt
+        return None
+    a = torch.randn(1024, 1024).to(dtype)
+    best, end = float("inf"), time.perf_counter() + 0.25
+    while time.perf_counter() < end:
+        began = time.perf_counter()
+        torch.mm(a, a)
+        best = min(best, time.perf_counter() - began)
+    return 2 * 1024**3 / best
