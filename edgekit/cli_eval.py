@@ -65,13 +65,13 @@ def ppl(paths: tuple[Path, ...], **values: Any) -> None:
     output = _output(values)
     settings = Measuring(**given(Measuring, values))
     from edgekit import eval_report as report
-    from edgekit import eval_text
     from edgekit import evaluate as verb
+    from edgekit import texts
 
-    texts = eval_text.read(paths)
+    documents = texts.read(paths)
     model, facts = _load(values)
     begin = time.perf_counter()
-    found = verb.perplexity(model, texts, settings, progress=flags.progress)
+    found = verb.perplexity(model, documents, settings, progress=flags.progress)
     facts["seconds"] = time.perf_counter() - begin
     _show(
         found.record(), facts, output, report.perplexity_csv(found), report.perplexity_report(found, markdown=output[2])

@@ -24,10 +24,10 @@ import numpy as np
 from edgekit.convert import Progress, silent
 from edgekit.errors import ContextError, DataError, UsageError
 from edgekit.eval_settings import Measuring
-from edgekit.eval_text import Document
 from edgekit.logprobs import declared, prefix_id, target_logprobs
 from edgekit.model import Model
 from edgekit.runtime import Runtime
+from edgekit.texts import Document
 
 MOST_LOGITS = 1 << 24
 """Logits asked for at once, 64 MiB: 2,080 tokens of an 8,064-token vocabulary, 128 of one of 128,000."""
@@ -153,7 +153,7 @@ def perplexity(
 
     Args:
         model: from `edgekit.load`; its cache is used, and empty afterwards.
-        texts: documents with the names of their corpora (see `eval_text.read`), or mere texts.
+        texts: documents with the names of their corpora (see `texts.read`), or mere texts.
         settings, values: the fields of `eval_settings.Measuring`, as an object or one by one.
         progress: told of each document, or with `pack` of each window.
 

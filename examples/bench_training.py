@@ -81,7 +81,8 @@ def trainer_steps(args, folder, config):
     model.load_state_dict(source.state_dict())
     settings = transformers.TrainingArguments(
         output_dir=f"{folder}/trainer", per_device_train_batch_size=args.batch, max_steps=args.steps,
-        learning_rate=1e-3, weight_decay=0.01, adam_beta2=0.95, max_grad_norm=1.0, lr_scheduler_type="constant", optim="adamw_torch_fused",
+        learning_rate=1e-3, weight_decay=0.01, adam_beta2=0.95, max_grad_norm=1.0,
+        lr_scheduler_type="constant", optim="adamw_torch_fused",
         bf16=args.precision == "bf16", fp16=args.precision == "fp16", use_cpu=not torch.cuda.is_available(),
         torch_compile=args.compile, report_to=[], save_strategy="no", logging_steps=10_000, disable_tqdm=True,
     )  # fmt: skip

@@ -24,11 +24,11 @@ from edgekit.errors import (
     RuntimeFailure,
     UsageError,
 )
-from edgekit.eval_text import Document, read
 from edgekit.evaluate import blockwise, perplexity, rolling, strided, window_logprobs
 from edgekit.logprobs import declared, log_sum_exp, prefix_id, target_logprobs
 from edgekit.model import Model
 from edgekit.runtime import check_forward, check_rewind
+from edgekit.texts import Document, read
 from edgekit.tokenmonster_tokenizer import TokenMonsterTokenizer, files_for
 
 VOCABULARY = 40

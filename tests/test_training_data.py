@@ -218,11 +218,11 @@ def test_validation_blocks(tmp_path):
     [
         ("a.txt", b"", "a.txt is empty"),
         ("a.txt", b" \n\n", "a.txt is empty"),
-        ("a.txt", b"ab\0c", r"a.txt is binary, not text \(a zero at byte 2\)"),
+        ("a.txt", b"ab\0c", r"a.txt is binary, not text"),
         ("a.txt", b"ab\xff\xfe", r"a.txt is not UTF-8 text \(at byte 2\)"),
         ("a.jsonl", b'{"text": "x"}\n{"text"\n', "a.jsonl line 2 is not JSON"),
         ("a.jsonl", b'{"words": "x"}', "a.jsonl line 1 has no text under 'text'"),
-        ("a.jsonl", b"[1]", "a.jsonl line 1 has no text"),
+        ("a.jsonl", b"[1]", "a.jsonl line 1 is not a JSON object"),
         ("a.jsonl.gz", b"\x1f\x8b\x08", "is not a whole gzip file"),
         ("a.jsonl.gz", b"plain", "is not a whole gzip file"),
         ("a.pdf", b"x", "is none of .txt"),

@@ -39,7 +39,6 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding, Hugging Face's halves: x (B, T, heads, D); cos and sin (T, D), their halves equal."""
-    cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    """Rotary embedding in Hugging Face's order of halves: x (B, T, heads, D) and cos (T, D); sin (T, D) has its
+    first half negated, so that (first, second) turns by (second, first) without a copy for the sign."""
+    return torch.addcmul(x * cos[:, None].to(x.dtype), x.roll(x.shape[-1] // 2, dims=-1), sin[:, None].to(x.dtype))

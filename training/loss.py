@@ -45,21 +45,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
             loss = torch.zeros((), dtype=torch.float32, device=x.device)
             dx = torch.empty_like(h) if needed else None
             dw = torch.zeros(w.shape, dtype=torch.float32, device=x.device) if needed else None
+            errors = torch.empty(min(rows, group), len(w), dtype=dtype, device=x.device) if needed else None
             down = 2.0**-4 if dtype == torch.float16 else 1.0  # a frequent token's sum over a group stays below 65,504
             for first in range(0, rows, group):
-                errors = []
                 for start in range(first, min(first + group, rows), chunk):
                     end = min(start + chunk, first + group, rows)
                     want = targets[start:end, None]
                     logs = torch.log_softmax((h[start:end] @ w.T).float(), dim=1)
                     loss -= logs.gather(1, want).sum()
-                    if dx is not None:
-                        error = logs.exp_().to(dtype)
-                        errors.append(error.scatter_add_(1, want, torch.full_like(want, -1, dtype=dtype)))
+                    if dx is not None and errors is not None:
+                        error = errors[start - first : end - first].copy_(logs.exp_())
+                        error.scatter_add_(1, want, torch.full_like(want, -1, dtype=dtype))
                         torch.mm(error, w, out=dx[start:end])
-                if dw is not None:
-                    error = torch.cat(errors) if len(errors) > 1 else errors[0]
-                    dw += (error.T @ (h[first : first + group] * down)).float() / down
+                if dw is not None and errors is not None:
+                    part = h[first : first + group] * down
+                    dw.add_(errors[: len(part)].T @ part, alpha=1 / down)
             ctx.save_for_backward(*([] if dx is None or dw is None else [dx, dw]))
             ctx.rows, ctx.dtypes = rows, (x.dtype, weight.dtype)
             return loss / rows

@@ -132,12 +132,14 @@ class Llama(nn.Module):
 
 
 def rope(config: LlamaConfig) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of rotary embeddings in Hugging Face's order of halves; float32 (positions, head_dim)."""
+    """Cosines, and sines with the first half negated, for `rotate`; float32 (positions, head_dim)."""
     even = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float()
     inverse = 1.0 / (config.rope_theta ** (even / config.head_dim))
     angles = torch.outer(torch.arange(config.max_position_embeddings).float(), inverse)
     angles = torch.cat([angles, angles], dim=-1)
-    return angles.cos(), angles.sin()
+    sines = angles.sin()
+    sines[:, : config.head_dim // 2].neg_()
+    return angles.cos(), sines
 
 
 def initialize(model: nn.Module, std: float, seed: int) -> None:

@@ -4,21 +4,15 @@ A source yields `Document`s in a fixed order. Text files are one document each, 
 `<|endoftext|>` between them; JSON lines carry `{"text", "doc", "corpus", ...}`, of which only the text must be there.
 """
 
-import gzip
-import json
 import re
 import unicodedata
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from edgekit import texts
 from edgekit.errors import DataError, MissingExtraError
-from edgekit.files import read_bytes
 from edgekit.training.recipe import Source
-
-SUFFIXES = (".txt", ".jsonl", ".jsonl.gz")
-SEPARATOR = "<|endoftext|>"
 
 
 class Document(NamedTuple):
@@ -64,46 +58,27 @@ def paths(source: Source) -> list[Path]:
     """The files of a source, sorted. Raises `DataError` if there are none."""
     root = Path(source.path or "")
     if root.is_file():
-        if not root.name.endswith(SUFFIXES):
-            raise DataError(f"{root} is none of {', '.join(SUFFIXES)}")
+        if not root.name.endswith(texts.SUFFIXES):
+            raise DataError(f"{root} is none of {', '.join(texts.SUFFIXES)}")
         return [root]
-    found = sorted(p for p in root.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES))
+    found = sorted(p for p in root.rglob("*") if p.is_file() and p.name.endswith(texts.SUFFIXES))
     if not found:
-        raise DataError(f"{root} {'holds no ' + ', '.join(SUFFIXES) if root.is_dir() else 'does not exist'}")
+        raise DataError(f"{root} {'holds no ' + ', '.join(texts.SUFFIXES) if root.is_dir() else 'does not exist'}")
     return found
 
 
 def _file(path: Path, source: Source) -> Iterator[Document]:
-    data = read_bytes(path)
-    if path.name.endswith(".gz"):
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{path} is not a whole gzip file: {error}") from error
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (at byte {error.start})") from error
-    if "\0" in text:
-        raise DataError(f"{path} is binary, not text (a zero at byte {data.index(0)})")
-    if not text.strip():
-        raise DataError(f"{path} is empty")
+    text = texts.text_of(path)
     corpus = source.name or re.sub(r"-\d+$", "", path.name.split(".")[0])
-    if path.suffix == ".txt":
-        parts = re.split(rf"^[ \t]*{re.escape(SEPARATOR)}[ \t]*$", text, flags=re.MULTILINE)
-        yield from (Document(corpus, part, part) for part in parts if part.strip())
+    if ".jsonl" not in path.suffixes:
+        yield from (Document(corpus, part, part) for part in texts.SEPARATOR.split(text) if part.strip())
         return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{path} line {number} is not JSON: {error}") from error
-            yield _record(record, source, corpus, f"{path} line {number}")
+    for where, record in texts.records(text, str(path)):
+        yield _record(record, source, corpus, where)
 
 
-def _record(record: Any, source: Source, corpus: str, where: str) -> Document:
-    text = record.get(source.text_field) if isinstance(record, dict) else None
+def _record(record: dict[str, Any], source: Source, corpus: str, where: str) -> Document:
+    text = record.get(source.text_field)
     if not isinstance(text, str):
         raise DataError(f"{where} has no text under {source.text_field!r}")
     named, doc = source.name or record.get("corpus"), record.get("doc")
