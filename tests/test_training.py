@@ -472,3 +472,21 @@ def test_the_smoke_recipe(tmp_path):
     out, err = finish(start("smoke", tmp_path / "smoke", f"cache={tmp_path}/cache"))
     assert out == f"{tmp_path}/smoke/model\n" and "bits/byte" in err
     assert open_folder(tmp_path / "smoke" / "model").config.max_position_embeddings == 128
+
+
+def test_the_notebook_is_one_and_says_what_exists():
+    """nbformat 4.5 by its required keys; the commands in it are edgekit's, and its --set keys the recipe's."""
+    path = Path(__file__).parents[1] / "examples" / "kaggle_t4.ipynb"
+    notebook = json.loads(path.read_text())
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5) and "kernelspec" in notebook["metadata"]
+    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    for cell in notebook["cells"]:
+        assert cell["cell_type"] in ("code", "markdown") and isinstance(cell["metadata"], dict)
+        assert all(isinstance(line, str) for line in cell["source"])
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+            if not any(line.startswith(("!", "%")) for line in cell["source"]):
+                compile("".join(cell["source"]), "cell", "exec")
+    source = "\n".join("".join(cell["source"]) for cell in notebook["cells"])
+    recipe.load("stentor2-12m", re.findall(r"--set (\S+=[^\s`]+)", source))
+    assert "accelerate launch --multi_gpu --num_processes 2" in source
