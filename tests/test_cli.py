@@ -231,6 +231,11 @@ class Terminal:
                 break
         assert text in self.seen, self.seen
 
+    def settle(self):
+        """A key or signal that comes while readline sets itself up behind its prompt may be lost: wait for it."""
+        self.seen = ""
+        time.sleep(1)
+
     def type(self, text):
         os.write(self.fd, text.encode())
 
@@ -252,10 +257,15 @@ def test_a_prompt_line(gguf):
     pytest.importorskip("llama_cpp")
     terminal = Terminal("run", "-m", gguf, "--max-new-tokens", 12)
     terminal.until("> ")
+    terminal.settle()
     terminal.type("Once upon a time\n")
     terminal.until("there was")
+    terminal.until("> ")
+    terminal.settle()
     terminal.type("word " * 600 + "\n")
     terminal.until("context holds 512")  # a mistake does not end the session
+    terminal.until("> ")
+    terminal.settle()
     terminal.type("\x04")
     assert terminal.ended() == 0 and "Traceback" not in terminal.seen
 
@@ -273,7 +283,6 @@ def test_ctrl_c_at_the_prompt_line_ends(gguf):
     pytest.importorskip("llama_cpp")
     terminal = Terminal("run", "-m", gguf)
     terminal.until("> ")
-    # A signal that comes while readline sets itself up behind its prompt is seen with the next key only.
-    time.sleep(1)
+    terminal.settle()
     terminal.type("\x03")
     assert terminal.ended() == 0 and "Traceback" not in terminal.seen

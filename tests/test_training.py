@@ -236,8 +236,10 @@ def test_resume_with_another_recipe_is_refused(mini, whole, tmp_path):
     run(mini, tmp_path, stop_at=3)
     with pytest.raises(TrainingError, match=r"optimizer.learning_rate was 0.003, is 0.001; .*--fresh"):
         run(mini, tmp_path, "learning_rate=1e-3")
-    with pytest.raises(TrainingError, match="training.gradient_accumulation_steps was 2, is 4"):
+    with pytest.raises(TrainingError, match="was trained with blocks_per_step 8, now it is 16"):
         run(mini, tmp_path, "gradient_accumulation_steps=4")
+    # The same step shared out otherwise is the same run: one GPU goes on for two.
+    assert run(mini, tmp_path, "gradient_accumulation_steps=1", "per_device_train_batch_size=8", stop_at=4)
     assert checkpoints.folders(tmp_path)  # nothing lost
     assert run(mini, tmp_path, "learning_rate=1e-3", fresh=True, stop_at=2).position.step == 2
 

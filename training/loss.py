@@ -26,7 +26,10 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 def _sizes(device: torch.device) -> tuple[int, int]:
-    return (CHUNK, max(CHUNK, GROUP)) if device.type == "cpu" else (CHUNK_CUDA, CHUNK_CUDA)
+    """Elements of a chunk and of a group. The compiler unrolls the loop over chunks: it gets few."""
+    if device.type != "cpu":
+        return CHUNK_CUDA, CHUNK_CUDA
+    return (GROUP if torch.compiler.is_compiling() else CHUNK), max(CHUNK, GROUP)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -209,10 +209,11 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
-# What may differ when a run is resumed: where and how often it writes, not what it computes.
+# What may differ when a run is resumed: where and how often it writes, and how a step is shared out (the loop holds
+# the blocks of a step to what they were), not what is computed.
 FREE = frozenset(
     """description saving.output saving.save_every_minutes saving.save_steps saving.save_total_limit
-    saving.logging_steps saving.save_dtype
+    saving.logging_steps saving.save_dtype training.per_device_train_batch_size training.gradient_accumulation_steps
     data.workers data.cache evaluation.per_device_eval_batch_size training.compile""".split()
 )
 
