@@ -6,8 +6,12 @@ Where matplotlib happens to be installed, a PNG of the same panels can be had to
 import math
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
+from edgekit import files
+
+SVG, PNG = "training_curves.svg", "training_curves.png"
 Points = list[tuple[float, float]]
 WIDTH, PANEL, LEFT, RIGHT, TOP, GAP = 860, 260, 64, 24, 44, 62
 TRAIN, EVAL, RATE = "#8aa2c8", "#c2410c", "#4d7c0f"
@@ -110,3 +114,10 @@ def png(rows: Sequence[dict[str, Any]], title: str) -> bytes | None:
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=120)
     return out.getvalue()
+
+
+def write(folder: Path, rows: Sequence[dict[str, Any]], title: str) -> None:
+    """Draw into a folder: the SVG, and the PNG where that can be had. Raises `FileError`."""
+    files.write_bytes(folder / SVG, svg(rows, title).encode())
+    if (picture := png(rows, title)) is not None:
+        files.write_bytes(folder / PNG, picture)

@@ -69,3 +69,16 @@ def _line(values: Any) -> str:
 
 def _csv(row: dict[str, Any]) -> str:
     return _line([f"{v:.8g}" if isinstance(v := row.get(name, ""), float) else v for name in COLUMNS])
+
+
+def line(row: dict[str, Any], steps: int, utilisation: float | None) -> str:
+    """A row for a person. `utilisation` is the model FLOPs utilisation, 0 to 1, where it is known."""
+    parts = [f"step {row['step']}/{steps}", f"epoch {row['epoch']:.2f}"]
+    if "train_loss" in row:
+        parts += [f"loss {row['train_loss']:.4f}", f"lr {row['lr']:.2e}", f"{row['tokens_per_s']:,.0f} tokens/s"]
+        parts += [f"MFU {100 * utilisation:.1f} %"] if utilisation is not None else []
+    if "eval_loss" in row:
+        parts.append(
+            f"validation {row['eval_loss']:.4f}, perplexity {row['eval_ppl']:.2f}, {row['bits_per_byte']:.4f} bits/byte"
+        )
+    return " · ".join([*parts, row["note"]] if row.get("note") else parts)

@@ -9,11 +9,8 @@ part of each forward pass, so that the gradient is the same whatever the number 
 import contextlib
 import logging
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,40 +19,21 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
 
+from edgekit import files
 from edgekit.errors import DataError, RecipeError, TrainingError
-from edgekit.training import card, checkpoints, data, hf_folder, optim, precision, shards
-from edgekit.training.curves import png, svg
+from edgekit.training import card, checkpoints, curves, data, hf_folder, interrupts, logs, optim, precision, shards
 from edgekit.training.evaluation import Score, evaluate
-from edgekit.training.logs import CSV, Logs
 from edgekit.training.model import Llama, flops_per_token, initialize, parameters
 from edgekit.training.recipe import Recipe
 from edgekit.training.schedule import factor
 from edgekit.training.shards import Meter, silent
 from edgekit.training.speed import peak
+from edgekit.training.state import Position, random_state, set_random_state
 
 log = logging.getLogger(__name__)
 
 LOWEST_SCALE = 2.0**-14
 """A loss scale below this does not help any more: the gradients overflow whatever they are scaled by."""
-
-
-@dataclass
-class Position:
-    """Where a run is, and what it has seen; all of it is saved."""
-
-    step: int = 0
-    epoch: int = 0
-    block: int = 0
-    """Blocks of the epoch that are done."""
-    tokens: int = 0
-    skipped: int = 0
-    """Optimizer steps left out because fp16 gradients overflowed."""
-    best_loss: float = math.inf
-    best_step: int = 0
-    seconds: float = 0.0
-    """Of training, evaluation and saving, over all resumes."""
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
-    """Since the last log row: train loss, steps, seconds."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +62,7 @@ def train(recipe: Recipe, *, fresh: bool = False, stop_at: int | None = None, me
         FileError: the disk is full or forbidden; the last checkpoint is whole.
     """
     run = _Run(recipe, fresh, meter)
-    with _signals(run):
+    with interrupts.listening(run.interrupt):
         return run.go(stop_at)
 
 
@@ -101,7 +79,7 @@ class _Run:
         )
         self.main, self.device = self.accelerator.is_main_process, self.accelerator.device
         self.meter = meter if self.main else silent
-        self.interrupted = False
+        self.asked_to_stop = self.interrupted = False  # by a signal here; and as all processes agreed
         t = recipe.training
         self.blocks_per_step = t.per_device_train_batch_size * t.gradient_accumulation_steps * self.world
         if t.total_batch_size and t.total_batch_size != self.blocks_per_step:
@@ -116,6 +94,10 @@ class _Run:
         self._make_model()
         self._plan()
         self._resume(fresh)
+
+    def interrupt(self) -> None:
+        """Stop after the step at hand, with a checkpoint."""
+        self.asked_to_stop = True
 
     @property
     def world(self) -> int:
@@ -188,8 +170,8 @@ class _Run:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
             self.position = Position(**state["position"])
-            _set_random_state(state["random"][self.accelerator.process_index % len(state["random"])])
-        self.logs = Logs(self.folder, self.position.step) if self.main else None
+            set_random_state(state["random"][self.accelerator.process_index % len(state["random"])])
+        self.logs = logs.Logs(self.folder, self.position.step) if self.main else None
         self.saved_step = self.position.step if state is not None else -1
 
     # ---- the loop --------------------------------------------------------------------------------------------------
@@ -210,8 +192,11 @@ class _Run:
                 scores = self._evaluate()
                 row |= self._judge(scores)
             p.seconds = time.monotonic() - began
+            best = row.get("note") == "best"
             if row:
                 self._log(row, peak_flops)
+            if best and self.main:
+                self._write_model(self.folder / "best", scores, f"the best validation loss, step {p.step}")
             rate = self.tokens_per_step / (time.monotonic() - before)
             self.meter("training", p.step, self.steps, "steps", f"loss {loss:.3f} · {rate:,.0f} tokens/s")
             if flags or (recipe.saving.save_steps and p.step % recipe.saving.save_steps == 0):
@@ -253,7 +238,7 @@ class _Run:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         # One exchange a step: the loss, and whether any process wants to save or to stop.
         facts = torch.stack(
-            [losses.double(), norm.double(), *torch.tensor([save_due, self.interrupted]).double().to(self.device)]
+            [losses.double(), norm.double(), *torch.tensor([save_due, self.asked_to_stop]).double().to(self.device)]
         )
         facts = self.accelerator.reduce(facts, "sum")
         total, norms, saving, stopping = facts.tolist()
@@ -310,7 +295,7 @@ class _Run:
         )  # fmt: skip
 
     def _judge(self, scores: dict[str, Score]) -> dict[str, Any]:
-        """The log's part of an evaluation; keeps the model if it is the best so far."""
+        """The log's part of an evaluation; noted as best if it is the best so far."""
         p, score = self.position, scores[""]
         row: dict[str, Any] = {
             "eval_loss": score.loss, "eval_ppl": score.perplexity, "bits_per_byte": score.bits_per_byte,
@@ -319,8 +304,6 @@ class _Run:
         if score.loss < p.best_loss and p.step >= self.recipe.evaluation.best_eval_start_step:
             p.best_loss, p.best_step = score.loss, p.step
             row["note"] = "best"
-            if self.main:
-                self._write_model(self.folder / "best", scores, f"the best validation loss, step {p.step}")
         return row
 
     def _row(self, loss: float, norm: float) -> dict[str, Any]:
@@ -348,24 +331,14 @@ class _Run:
         if p.skipped:
             row["note"] = f"{row.get('note', '')} {p.skipped} skipped".strip()
         self.logs.add(**row)
-        text = f"step {p.step}/{self.steps} · epoch {row['epoch']:.2f}"
-        if "train_loss" in row:
-            used = row["tokens_per_s"] * flops_per_token(self.config, self.recipe.data.block_size)
-            text += f" · loss {row['train_loss']:.4f} · lr {row['lr']:.2e} · {row['tokens_per_s']:,.0f} tokens/s"
-            text += f" · MFU {100 * used / peak_flops / self.world:.1f} %" if peak_flops else ""
+        used = row.get("tokens_per_s", 0.0) * flops_per_token(self.config, self.recipe.data.block_size) / self.world
+        log.info("%s", logs.line(row, self.steps, used / peak_flops if peak_flops else None))
         if "eval_loss" in row:
-            text += f" · validation {row['eval_loss']:.4f}, perplexity {row['eval_ppl']:.2f}"
-            text += f", {row['bits_per_byte']:.4f} bits/byte"
-            shards.files.write_bytes(
-                self.folder / "training_curves.svg", svg(self.logs.rows, self.recipe.name).encode()
-            )
-            if picture := png(self.logs.rows, self.recipe.name):
-                shards.files.write_bytes(self.folder / "training_curves.png", picture)
-        log.info("%s%s", text, f" · {row['note']}" if row.get("note") else "")
+            curves.write(self.folder, self.logs.rows, self.recipe.name)
 
     def _save(self) -> None:
         """A checkpoint; every process gives its random state, the main one writes."""
-        random = gather_object([_random_state()])
+        random = gather_object([random_state()])
         self.saved_step = self.position.step
         if self.main:
             state = {
@@ -380,14 +353,13 @@ class _Run:
 
     def _write_model(self, folder: Path, scores: dict[str, Score], which: str) -> None:
         assert self.logs is not None
-        rows = self.logs.rows
         beside = {
             "README.md": card.text(
                 self.recipe, self.config, self.shards.summary(), self.position, scores, which=which,
                 world=self.world, device=_name(self.device), dtype=self.dtype, counts=self.counts, steps=self.steps,
             ).encode(),
-            "training_curves.svg": svg(rows, self.recipe.name).encode(),
-            CSV: shards.files.read_bytes(self.folder / CSV),
+            curves.SVG: curves.svg(self.logs.rows, self.recipe.name).encode(),
+            logs.CSV: files.read_bytes(self.folder / logs.CSV),
         }  # fmt: skip
         hf_folder.save(
             folder, self.config, self.model.state_dict(), self.vocabulary, dtype=self.recipe.saving.save_dtype,
@@ -408,36 +380,3 @@ def _name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU ({torch.get_num_threads()} threads)"
-
-
-def _random_state() -> dict[str, torch.Tensor]:
-    state = {"torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _set_random_state(state: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
-
-
-@contextlib.contextmanager
-def _signals(run: _Run) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the run after the step at hand, with a checkpoint; a second one ends it at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        if run.interrupted:
-            raise KeyboardInterrupt
-        run.interrupted = True
-
-    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
