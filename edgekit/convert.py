@@ -11,7 +11,7 @@ A file `converters/NAME.py` is a converter if it has
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,7 +106,7 @@ def convert(
     settings = settings or Converting()
     room = rooms.load("converters", to)
     quant = check_quant(to, settings.quant)
-    settings = Converting(quant, settings.embedding_type, settings.reduce_range)
+    settings = replace(settings, quant=quant)
     checkpoint = open_model(source)
     out = Path(out) if out else Path(f"{checkpoint.name}-{quant}{room.SUFFIX}")
     with files.replacing(out, force=force) as temporary:

@@ -1,6 +1,5 @@
-"""Texts to measure a model on: .txt and .jsonl files, gzipped or not, and folders of them, by corpus.
-
-The same rules as for training text: a .txt is one document, or several with lines of `<|endoftext|>` between them;
+"""Texts to measure a model on, and the rules for reading them that training shares: .txt and .jsonl files, gzipped or
+not, and folders of them, by corpus. A .txt is one document, or several with lines of `<|endoftext|>` between them;
 a JSON line needs `"text"` and may say its `"corpus"`, which is else the file's name without its number.
 """
 
@@ -54,7 +53,7 @@ def decode(data: bytes, where: str) -> str:
     except UnicodeDecodeError as error:
         raise DataError(f"{where} is not UTF-8 text (at byte {error.start})") from error
     if "\0" in text:
-        raise DataError(f"{where} is binary, not text (it holds a zero byte)")
+        raise DataError(f"{where} is binary, not text (a zero at byte {data.index(0)})")
     if not text.strip():
         raise DataError(f"{where} is empty")
     return text

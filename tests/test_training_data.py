@@ -218,7 +218,7 @@ def test_validation_blocks(tmp_path):
     [
         ("a.txt", b"", "a.txt is empty"),
         ("a.txt", b" \n\n", "a.txt is empty"),
-        ("a.txt", b"ab\0c", r"a.txt is binary, not text"),
+        ("a.txt", b"ab\0c", r"a.txt is binary, not text \(a zero at byte 2\)"),
         ("a.txt", b"ab\xff\xfe", r"a.txt is not UTF-8 text \(at byte 2\)"),
         ("a.jsonl", b'{"text": "x"}\n{"text"\n', "a.jsonl line 2 is not JSON"),
         ("a.jsonl", b'{"words": "x"}', "a.jsonl line 1 has no text under 'text'"),
