@@ -169,7 +169,20 @@ def test_decay_is_for_linear_weights_only():
     )
     untied = ours(LlamaConfig(**{**vars(SMALL), "num_hidden_layers": 2, "tie_word_embeddings": False}))
     assert any(p is untied.lm_head.weight for p in optim.groups(untied, 0.1)[0]["params"])
-    assert optim.adamw(model, Optimizer()).defaults["fused"]
+    assert optim.make(model, Optimizer()).defaults["fused"]
+    pair = optim.make(model, Optimizer(algorithm="muon", weight_decay=0.01))
+    muon, adamw = pair.parts
+    assert isinstance(muon, torch.optim.Muon) and muon.param_groups[0]["adjust_lr_fn"] == "match_rms_adamw"
+    assert [{id(p) for p in part.param_groups[0]["params"]} for part in pair.parts] == [
+        {id(p) for p in group["params"]} for group in (decayed, spared)
+    ]
+    assert [group["weight_decay"] for group in pair.param_groups] == [0.01, 0.0]
+
+
+def test_muon_needs_a_torch_that_has_it(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(RecipeError, match="muon needs torch 2.9"):
+        optim.make(ours(SMALL), Optimizer(algorithm="muon"))
 
 
 def test_initialization():

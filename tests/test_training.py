@@ -158,6 +158,17 @@ def test_fp16_with_its_scaler_resumes_exactly(mini, tmp_path):
     assert one.position.skipped > 0 and f"{one.position.skipped} skipped" in rows(tmp_path / "one")[-1]["note"]
 
 
+def test_muon_resumes_exactly_and_learns(mini, tmp_path):
+    changes = ["algorithm=muon", "max_train_steps=24"]
+    run(mini, tmp_path / "one", *changes)
+    run(mini, tmp_path / "two", *changes, stop_at=13)
+    run(mini, tmp_path / "two", *changes)
+    same(tmp_path / "one", tmp_path / "two")
+    losses = [row["train_loss"] for row in rows(tmp_path / "one") if "train_loss" in row]
+    assert losses[-1] < losses[0] - 0.5
+    assert "Muon" in (tmp_path / "one" / "model" / "README.md").read_text()
+
+
 def test_a_finished_run_has_nothing_to_do(mini, whole):
     before = (whole / "model" / "model.safetensors").read_bytes()
     again = run(mini, whole)
@@ -344,6 +355,12 @@ def test_the_saved_model_is_a_plain_one(mini, whole, tmp_path):
         "README.md config.json generation_config.json model.safetensors tokenizer_config.json tokenmonster.vocab "
         "training_curves.csv training_curves.svg".split()
     ) or "png" in " ".join(names)
+
+
+def test_a_model_trained_with_bos_begins_its_prompts_with_it(mini, tmp_path):
+    run(mini, tmp_path, "add_bos=true", "max_train_steps=3", "warmup_steps=1")
+    found = tokenizer.from_files(open_folder(tmp_path / "model").files, 384)
+    assert found.bos == 257 and "BOS 257 begins it" in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_a_saved_model_in_float16(mini, tmp_path):

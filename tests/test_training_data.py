@@ -16,7 +16,7 @@ from edgekit.errors import DataError, FileError, MissingExtraError, RecipeError
 from edgekit.training import data, encoding, recipe, shards, text
 from edgekit.training.recipe import Data, Source
 
-EOS = 256
+EOS, BOS = 256, 257
 BYTES = data.vocabulary("bytes")
 
 
@@ -50,7 +50,8 @@ def test_cleaning_that_keeps_lines():
 
 
 def prepared(tmp_path, sources, vocabulary=BYTES, meter=shards.silent, **more):
-    return shards.prepare(Data(sources=tuple(sources), cache=str(tmp_path / "cache"), **more), vocabulary, EOS, meter)
+    texts = Data(sources=tuple(sources), cache=str(tmp_path / "cache"), **more)
+    return shards.prepare(texts, vocabulary, BOS, EOS, meter)
 
 
 def stream(found, row):
@@ -80,6 +81,16 @@ def test_shards_hold_every_document(tmp_path):
         assert bytes(stream(found, document).astype(np.uint8)[:-1]).decode() == row["text"]
         assert stream(found, document)[-1] == EOS
         assert (found.corpora[document["corpus"]], document["bytes"]) == (row["corpus"], len(row["text"]))
+
+
+def test_documents_begin_with_bos_if_asked(tmp_path):
+    folder, rows = texts(tmp_path)
+    plain, begun = (prepared(tmp_path, [Source(path=str(folder))], add_bos=add) for add in (False, True))
+    assert plain.folder != begun.folder
+    for row, document in zip(rows, begun.documents, strict=True):
+        ids = stream(begun, document)
+        assert (ids[0], ids[-1], bytes(ids[1:-1].astype(np.uint8)).decode()) == (BOS, EOS, row["text"])
+    assert (begun.documents["tokens"] == plain.documents["tokens"] + 1).all()
 
 
 def test_shards_are_made_once(tmp_path):
@@ -116,7 +127,7 @@ from edgekit.training import data, encoding, shards
 from edgekit.training.recipe import Data, Source
 encoding.SMALL = encoding.BATCH = 500
 texts = Data(sources=(Source(path={str(folder)!r}),), cache={str(tmp_path)!r}, workers=2)
-found = shards.prepare(texts, data.vocabulary("bytes"), 256)
+found = shards.prepare(texts, data.vocabulary("bytes"), 257, 256)
 assert len(found.documents) == 200
 """
     subprocess.run([sys.executable, "-"], input=script.encode(), check=True, timeout=60)

@@ -55,8 +55,10 @@ def text(
         )),
     ]  # fmt: skip
     batch = t.per_device_train_batch_size * t.gradient_accumulation_steps * world
+    muon = f"Muon, momentum {o.momentum:g}, on linear weights, the rest " if o.algorithm == "muon" else ""
     how = [
-        ("optimizer", f"AdamW, betas {o.betas}, eps {o.eps:g}, weight decay {o.weight_decay:g} on linear weights only"),
+        ("optimizer", muon + f"AdamW, betas {o.betas}, eps {o.eps:g}; weight decay {o.weight_decay:g} on linear "
+         "weights only"),
         ("learning rate", f"{o.learning_rate:g}, {s.kind}, {warmup_steps(s, horizon)} warmup steps of {horizon:,}"
          + (f", {s.stable_ratio:g} stable, then {s.decay}" if s.kind == "wsd" else "")),
         ("gradient clipping", f"{o.max_grad_norm:g}"),
@@ -82,7 +84,8 @@ def text(
               f"{n['tokens']:,}", f"{n['bytes'] / 1e6:.2f}")
              for split, each in summary.items() for name, n in each.items()],
         ) + f"\n\nTokenizer: TokenMonster, `{recipe.tokenizer.vocabulary.rpartition('/')[2]}`, padded to "
-        f"{config.vocab_size} rows; EOS {config.eos_token_id[0]}, BOS {config.bos_token_id}.",
+        f"{config.vocab_size} rows; EOS {config.eos_token_id[0]} ends every document, BOS {config.bos_token_id} "
+        + ("begins it." if recipe.data.add_bos else "is not used."),
         "## Training\n\n" + _table(("", ""), how),
         "## Results\n\n" + (_results(scores) if scores else "Not evaluated."),
         "![Training curves](training_curves.svg)\n\nThe numbers are in `training_curves.csv`.",

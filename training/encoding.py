@@ -28,20 +28,22 @@ SMALL = 1 << 23
 """Characters below which starting processes costs more than it gains."""
 
 Encode = Callable[[list[str]], list[tuple[bytes, int]]]
-"""Texts -> for each its ids as uint16 with the EOS, and the UTF-8 length of the cleaned text."""
+"""Texts -> for each its ids as uint16 with BOS and EOS, and the UTF-8 length of the cleaned text."""
 
 
-def encoder(vocabulary: Vocabulary, cleaning: str, eos: int) -> Encode:
-    """The work itself, in this process."""
+def encoder(vocabulary: Vocabulary, cleaning: str, bos: int | None, eos: int) -> Encode:
+    """The work itself, in this process. `bos` None: documents begin with their first token."""
     from edgekit.training.fast_tokenizer import FastEncoder  # here: whoever finds finished shards needs no numba
 
-    fast, end = FastEncoder(vocabulary), np.array([eos], np.uint16).tobytes()
+    fast = FastEncoder(vocabulary)
+    begin = b"" if bos is None else np.array([bos], np.uint16).tobytes()
+    end = np.array([eos], np.uint16).tobytes()
 
     def encode(texts: list[str]) -> list[tuple[bytes, int]]:
         made = []
         for text in texts:
             cleaned = clean(text, cleaning).encode("utf-8", "replace")  # lone surrogates become ?
-            made.append((fast.encode(cleaned).astype(np.uint16).tobytes() + end, len(cleaned)))
+            made.append((begin + fast.encode(cleaned).astype(np.uint16).tobytes() + end, len(cleaned)))
         return made
 
     return encode
@@ -57,8 +59,8 @@ class Encoders:
         TrainingError: a process died.
     """
 
-    def __init__(self, vocabulary: Vocabulary, cleaning: str, eos: int, workers: int | None):
-        self.args = (vocabulary, cleaning, eos)
+    def __init__(self, vocabulary: Vocabulary, cleaning: str, bos: int | None, eos: int, workers: int | None):
+        self.args = (vocabulary, cleaning, bos, eos)
         self.workers = workers or os.cpu_count() or 1
         self.here: Encode | None = None
         self.processes: list[subprocess.Popen] = []
@@ -96,14 +98,14 @@ class Encoders:
                     yield from _join(first, future.result())
 
     def _start(self) -> None:
-        vocabulary, cleaning, eos = self.args
+        vocabulary, *rest = self.args
         for _ in range(self.workers):
             process = subprocess.Popen(
                 [sys.executable, "-m", "edgekit.training.encoding"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
             self.processes.append(process)
             with contextlib.suppress(BrokenPipeError):  # it will be told when it is asked
-                _send(process.stdin, (vocabulary.to_bytes(), cleaning, eos))
+                _send(process.stdin, (vocabulary.to_bytes(), *rest))
             self.idle.put(process)
 
     def _ask(self, texts: list[str]) -> list[tuple[bytes, int]]:
@@ -145,8 +147,8 @@ def _serve() -> None:
     """One process: arguments first, then lists of texts, until its stdin ends."""
     given, answers = sys.stdin.buffer, sys.stdout.buffer
     with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
-        vocabulary, cleaning, eos = pickle.load(given)
-        encode = encoder(Vocabulary.from_bytes(vocabulary), cleaning, eos)
+        vocabulary, *rest = pickle.load(given)
+        encode = encoder(Vocabulary.from_bytes(vocabulary), *rest)
         while True:
             _send(answers, encode(pickle.load(given)))
 

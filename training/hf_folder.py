@@ -57,6 +57,7 @@ def save(
     *,
     dtype: str = "float32",
     initializer_range: float = 0.02,
+    add_bos: bool = False,
     beside: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write the folder, whole or not at all.
@@ -64,6 +65,7 @@ def save(
     Args:
         weights: by Hugging Face's names; a tied head is left out.
         dtype: "float32" or "float16", of the tensors in the file.
+        add_bos: whether a prompt begins with BOS, as the documents did in training.
         beside: more files, by name (a model card, curves).
 
     Raises:
@@ -82,15 +84,17 @@ def save(
             temporary / "config.json", config.to_dict() | {"initializer_range": initializer_range, "torch_dtype": dtype}
         )
         _json(temporary / "generation_config.json", ids)
-        for name, data in (*tokenizer_files(config, vocabulary).items(), *(beside or {}).items()):
+        for name, data in (*tokenizer_files(config, vocabulary, add_bos).items(), *(beside or {}).items()):
             (temporary / name).write_bytes(data)
 
 
-def tokenizer_files(config: LlamaConfig, vocabulary: Vocabulary) -> dict[str, bytes]:
+def tokenizer_files(config: LlamaConfig, vocabulary: Vocabulary, add_bos: bool = False) -> dict[str, bytes]:
     """The tokenizer's files, their length that of the model's context."""
     found = dict(files_for(vocabulary.to_bytes(), config.vocab_size))
     settings = json.loads(found["tokenizer_config.json"])
     settings["model_max_length"] = config.max_position_embeddings
+    if add_bos:
+        settings["add_bos_token"] = True
     found["tokenizer_config.json"] = (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode()
     return found
 

@@ -110,7 +110,8 @@ class _Run:
         self.vocabulary = data.vocabulary(recipe.tokenizer.vocabulary)
         self.config = hf_folder.config_for(recipe, self.vocabulary)
         with self.accelerator.main_process_first():
-            self.shards = shards.prepare(recipe.data, self.vocabulary, self.config.eos_token_id[0], self.meter)
+            bos, eos = self.config.bos_token_id, self.config.eos_token_id[0]
+            self.shards = shards.prepare(recipe.data, self.vocabulary, bos, eos, self.meter)
         weights = data.weights_of(recipe, self.shards)
         self.blocks = data.Blocks(self.shards, weights, recipe.data.block_size, recipe.training.seed)
         self.validation = {}
@@ -125,7 +126,7 @@ class _Run:
         self.model.to(self.device)
         half = self.dtype != torch.float32
         self.counts = precision.apply(self.model, norms=p.fp32_norms and half, layers=p.fp32_layers if half else 0)
-        self.optimizer = optim.adamw(self.model, recipe.optimizer)
+        self.optimizer = optim.make(self.model, recipe.optimizer)
         self.scaler = torch.amp.GradScaler(
             self.device.type, init_scale=p.init_scale, growth_interval=p.growth_interval,
             enabled=self.dtype == torch.float16,
@@ -363,7 +364,7 @@ class _Run:
         }  # fmt: skip
         hf_folder.save(
             folder, self.config, self.model.state_dict(), self.vocabulary, dtype=self.recipe.saving.save_dtype,
-            initializer_range=self.recipe.model.initializer_range, beside=beside,
+            initializer_range=self.recipe.model.initializer_range, add_bos=self.recipe.data.add_bos, beside=beside,
         )  # fmt: skip
 
     def _say_what(self) -> None:

@@ -101,6 +101,9 @@ class Data(Checked):
         "`collapse`: NFKC and single spaces, as Stentor2; `lines`: the same within lines, line breaks kept; `none`.",
         **one_of("collapse", "lines", "none"),
     )
+    add_bos: bool = setting(
+        False, "Begin every document with BOS, and every prompt of the finished model too; EOS ends it either way."
+    )
     sources: tuple[Source, ...] = field(default=())
     validation: tuple[Source, ...] = field(default=())
     validation_fraction: float = setting(
@@ -127,8 +130,15 @@ class Training(Checked):
 
 @dataclass(frozen=True)
 class Optimizer(Checked):
-    """AdamW. Decay is for the weights of linear layers only."""
+    """AdamW, or Muon for the linear layers and AdamW for the rest. Decay is for the weights of linear layers only."""
 
+    algorithm: str = setting(
+        "adamw", "`adamw`, or `muon`: the linear layers' momentum made orthogonal, the rest by AdamW.",
+        **one_of("adamw", "muon"),
+    )  # fmt: skip
+    momentum: float = setting(
+        0.95, "muon: decay of the momentum.", check=lambda v: 0 <= v < 1, range="from 0 to below 1"
+    )
     learning_rate: float = setting(8e-4, "The peak.", **above_zero())
     weight_decay: float = setting(0.01, "Decoupled decay.", **from_zero())
     betas: tuple[float, float] = setting(

@@ -1,6 +1,6 @@
 """Text tokenized once, in parallel processes, into memory-mapped uint16 shards beside a manifest.
 
-    folder/000.bin, 001.bin ...   ids, one document after the other, each ended by EOS
+    folder/000.bin, 001.bin ...   ids, one document after the other, each ended by EOS (and begun by BOS, if asked)
     folder/documents.npy          where each document lies, its corpus and its split: a table of `DOCUMENT`
     folder/manifest.json          what it was made from; a folder is reused if the same would be written again
 
@@ -55,7 +55,7 @@ class Shards:
     Attributes:
         folder: where they lie.
         corpora: names; `documents["corpus"]` is an index into them.
-        documents: `DOCUMENT` (n,), in the order of the sources. `tokens` counts the EOS, `bytes` is the cleaned
+        documents: `DOCUMENT` (n,), in the order of the sources. `tokens` counts EOS and BOS, `bytes` is the cleaned
             text's UTF-8 length.
     """
 
@@ -82,10 +82,11 @@ class Shards:
         return found
 
 
-def prepare(data: Data, vocabulary: Vocabulary, eos: int, meter: Meter = silent) -> Shards:
+def prepare(data: Data, vocabulary: Vocabulary, bos: int, eos: int, meter: Meter = silent) -> Shards:
     """The tokenized data of a recipe, made now or found from an earlier run.
 
     Args:
+        bos: the id put before each document, if `data.add_bos`.
         eos: the id put after each document.
 
     Raises:
@@ -94,14 +95,15 @@ def prepare(data: Data, vocabulary: Vocabulary, eos: int, meter: Meter = silent)
     """
     if eos >= 1 << 16:
         raise DataError(f"the vocabulary has {eos} ids; shards hold at most 65,536")
-    made_from = _inputs(data, vocabulary, eos)
+    first = bos if data.add_bos else None
+    made_from = _inputs(data, vocabulary, first, eos)
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:24]
     root = Path(data.cache) if data.cache else _cache()
     folder = root / f"tokens-{key}"
     if not (folder / "manifest.json").is_file():
         with files.replacing(folder) as temporary:
             temporary.mkdir()
-            _write(temporary, data, vocabulary, eos, made_from, meter)
+            _write(temporary, data, vocabulary, first, eos, made_from, meter)
     return open_shards(folder)
 
 
@@ -123,7 +125,7 @@ def _cache() -> Path:
     return Path(os.environ.get("EDGEKIT_CACHE") or platformdirs.user_cache_path("edgekit")) / "tokens"
 
 
-def _inputs(data: Data, vocabulary: Vocabulary, eos: int) -> dict[str, Any]:
+def _inputs(data: Data, vocabulary: Vocabulary, bos: int | None, eos: int) -> dict[str, Any]:
     """Everything that the shards depend on, as JSON can hold it. Weights are not in it: they change the order only."""
 
     def described(source: Source) -> dict[str, Any]:
@@ -135,6 +137,7 @@ def _inputs(data: Data, vocabulary: Vocabulary, eos: int) -> dict[str, Any]:
     return {
         "version": VERSION,
         "vocabulary": hashlib.sha256(vocabulary.to_bytes()).hexdigest(),
+        "bos": bos,
         "eos": eos,
         "cleaning": data.cleaning,
         "sources": [described(s) for s in data.sources],
@@ -181,10 +184,12 @@ class _Writer:
             self.file.close()
 
 
-def _write(folder: Path, data: Data, vocabulary: Vocabulary, eos: int, made_from: dict[str, Any], meter: Meter) -> None:
+def _write(
+    folder: Path, data: Data, vocabulary: Vocabulary, bos: int | None, eos: int, made_from: dict[str, Any], meter: Meter
+) -> None:
     writer, started = _Writer(folder), time.perf_counter()
     try:
-        with Encoders(vocabulary, data.cleaning, eos, data.workers) as encode:
+        with Encoders(vocabulary, data.cleaning, bos, eos, data.workers) as encode:
             for i, source in enumerate(data.validation):
                 _one(source, i, VALIDATION, None, encode, writer, meter, data)
             budget, before = data.source_token_budget, writer.tokens
