@@ -1,4 +1,4 @@
-# make demo [MODEL=...]   install, convert a model into every format, run it on every runtime
+# make demo [MODEL=...]   install, convert a model into every format, run it on every runtime; the bundled one by default
 # make test               install, run all the tests (make test-fast leaves out those of minutes)
 # make lint               ruff and mypy
 
@@ -7,9 +7,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-# The model of the demo: a folder beside the checkout if it is there, else one from the Hub.
-SHARED_MODEL := ../shared/models/stories260K/hf
-MODEL ?= $(if $(wildcard $(SHARED_MODEL)),$(SHARED_MODEL),StentorLabs/Stentor2-12M)
+# The model of the demo: a folder, an artefact or a Hub id; the bundled one if none is named.
+MODEL ?=
+M := $(if $(MODEL),-m "$(MODEL)")
 PROMPT ?= Once upon a time
 DEMO := build/demo
 
@@ -26,10 +26,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: install
 	mkdir -p $(DEMO)
-	$(BIN)/edgekit inspect -m "$(MODEL)" --no-tensors
-	$(BIN)/edgekit convert -m "$(MODEL)" --to gguf --quant q8_0 --force -o $(DEMO)/model-q8_0.gguf
-	$(BIN)/edgekit convert -m "$(MODEL)" --to onnx --quant int8 --force -o $(DEMO)/model-int8.onnx
-	$(BIN)/edgekit run -m "$(MODEL)" --runtime torch "$(PROMPT)" --max-new-tokens 80 --seed 7 --stats
+	$(BIN)/edgekit inspect $(M) --no-tensors
+	$(BIN)/edgekit convert $(M) --to gguf --quant q8_0 --force -o $(DEMO)/model-q8_0.gguf
+	$(BIN)/edgekit convert $(M) --to onnx --quant int8 --force -o $(DEMO)/model-int8.onnx
+	$(BIN)/edgekit run $(M) --runtime torch "$(PROMPT)" --max-new-tokens 80 --seed 7 --stats
 	$(BIN)/edgekit run -m $(DEMO)/model-q8_0.gguf "$(PROMPT)" --max-new-tokens 80 --seed 7 --stats
 	$(BIN)/edgekit run -m $(DEMO)/model-int8.onnx "$(PROMPT)" --max-new-tokens 80 --seed 7 --stats
 

@@ -10,7 +10,8 @@ WANTED = ["*.safetensors", "*.json", "*.vocab", "tokenizer.model", "chat_templat
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
-BUNDLED = Path(__file__).parent / "bundled"
+# What `edgekit train base` made; its README says how, and how good it is.
+BUNDLED = Path(__file__).parent / "bundled" / "story-7m"
 
 
 def resolve(path: str | Path | None, *, revision: str | None = None) -> Path:
@@ -22,7 +23,7 @@ def resolve(path: str | Path | None, *, revision: str | None = None) -> Path:
     """
     if path is None:
         if not (BUNDLED / "config.json").is_file():
-            raise CheckpointError("this version of edgekit bundles no model: name one with -m")
+            raise CheckpointError("the bundled model is missing: install edgekit again, or name a model with -m")
         return BUNDLED
     if Path(path).exists():
         return Path(path)

@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from edgekit.checkpoint import LlamaConfig
+from edgekit.source import BUNDLED
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 NO_SHARED = "needs the project's shared folder beside the checkout (real vocabularies, texts and a trained model)"
@@ -18,6 +19,12 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(NO_SHARED)
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def bundled() -> Path:
+    """The model that comes with edgekit, there in every clone."""
+    return BUNDLED
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def test_what_is_neither(name):
 
 def test_nothing_is_the_bundled_model(monkeypatch, tmp_path):
     monkeypatch.setattr(source, "BUNDLED", tmp_path)
-    with pytest.raises(CheckpointError, match="name one with -m"):
+    with pytest.raises(CheckpointError, match="the bundled model is missing"):
         source.resolve(None)
     (tmp_path / "config.json").write_text("{}")
     assert source.resolve(None) == tmp_path

@@ -3,7 +3,7 @@
 Weight decay is for the weights of linear layers, none for biases, norms and embeddings.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from edgekit.errors import RecipeError
 from edgekit.training.recipe import Optimizer
 
 
-def make(model: nn.Module, settings: Optimizer) -> "torch.optim.Optimizer | Pair":
+def make(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
     """The recipe's optimizer over the parameters of `model`. Raises `RecipeError` where torch has no Muon."""
     decayed, rest = groups(model, settings.weight_decay)
     if settings.algorithm == "adamw":
@@ -24,7 +24,7 @@ def make(model: nn.Module, settings: Optimizer) -> "torch.optim.Optimizer | Pair
         decayed["params"], lr=settings.learning_rate, weight_decay=settings.weight_decay,
         momentum=settings.momentum, adjust_lr_fn="match_rms_adamw",
     )  # fmt: skip
-    return Pair(muon, adamw([rest], settings))
+    return cast(torch.optim.Optimizer, Pair(muon, adamw([rest], settings)))
 
 
 def groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -45,7 +45,7 @@ def adamw(parameters: list[dict[str, Any]], settings: Optimizer) -> torch.optim.
 
 
 class Pair:
-    """Two optimizers that share out a model's parameters, used as one."""
+    """Two optimizers that share out a model's parameters: all of an optimizer that the loop and GradScaler use."""
 
     def __init__(self, *parts: torch.optim.Optimizer) -> None:
         self.parts = parts

@@ -82,7 +82,7 @@ class Shards:
         return found
 
 
-def prepare(data: Data, vocabulary: Vocabulary, bos: int, eos: int, meter: Meter = silent) -> Shards:
+def prepare(data: Data, vocabulary: Vocabulary, bos: int | None, eos: int, meter: Meter = silent) -> Shards:
     """The tokenized data of a recipe, made now or found from an earlier run.
 
     Args:
