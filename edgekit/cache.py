@@ -8,8 +8,6 @@ import hashlib
 import os
 from pathlib import Path
 
-import platformdirs
-
 from edgekit import __version__, artefact, rooms
 from edgekit.convert import Progress, convert, silent
 from edgekit.errors import FileError
@@ -19,7 +17,11 @@ from edgekit.settings import Converting
 
 def folder() -> Path:
     """Where converted models are kept; safe to delete at any time."""
-    return Path(os.environ.get("EDGEKIT_CACHE") or platformdirs.user_cache_path("edgekit")) / "converted"
+    if named := os.environ.get("EDGEKIT_CACHE"):
+        return Path(named) / "converted"
+    import platformdirs  # here: most runs need no cache, and should not wait for it
+
+    return platformdirs.user_cache_path("edgekit") / "converted"
 
 
 def converted(source: Path, to: str, quant: str, progress: Progress = silent) -> Path:

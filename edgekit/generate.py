@@ -6,6 +6,7 @@ No forward call is made after the last token. Text leaves through the tokenizer'
 that may be the beginning of a stop string waits until it is certain.
 """
 
+import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import numpy as np
 
 from edgekit.errors import ContextError, PromptError
 from edgekit.runtime import Logits, Runtime
-from edgekit.sampling import Sampler, log_softmax
+from edgekit.sampling import Sampler, keep_top_k
 from edgekit.settings import Generating
 from edgekit.tokenizer import Decoder, Tokenizer
 
@@ -105,30 +106,44 @@ class Stream(Iterator[str]):
         return self.result
 
     def _run(self) -> Generator[str, None, None]:
-        result, settings, runtime = self.result, self._settings, self._runtime
+        result, settings, runtime, clock = self.result, self._settings, self._runtime, time.perf_counter
+        timings, tokens, ends = result.timings, result.tokens, self._tokenizer.stop
         decoder = self._tokenizer.decoder(result.prompt)
         sampler = Sampler(settings, runtime.vocab_size, result.prompt)
         text = StopText(settings.stop)
         result.seed = sampler.seed
         result.logprobs = None if settings.logprobs is None else []
         result.finish_reason = "cancelled"  # what it stays if nobody asks for the rest
-        begin = time.perf_counter()
+        # The last token needs no place in the cache.
+        most = min(settings.max_new_tokens, runtime.context_length + 1 - len(result.prompt))
+        begin = clock()
         runtime.rewind(0)
         logits = runtime.forward(result.prompt)
-        result.timings.prompt_tokens = len(result.prompt)
-        result.timings.prefill = time.perf_counter() - begin
-        first = None
+        timings.prompt_tokens = len(result.prompt)
+        timings.prefill = clock() - begin
+        first = 0.0
         while True:
-            token = sampler.choose(logits, self._allowed(decoder))
-            now = time.perf_counter()
-            first = first or now
-            result.tokens.append(token)
-            result.timings.first_token, result.timings.decode = first - begin, now - first
-            result.timings.new_tokens = len(result.tokens)
+            allowed = None
+            if settings.ban_replacement:  # no character is begun that cannot be finished in time
+                allowed = self._tokenizer.utf8_mask(decoder, most - 1 - len(tokens))
+            token = sampler.choose(logits, allowed)
+            now = clock()
+            if not first:
+                first = now
+                timings.first_token = first - begin
+            tokens.append(token)
+            timings.decode = now - first
+            timings.new_tokens = len(tokens)
             if result.logprobs is not None:
                 result.logprobs.append(token_logprob(logits, token, settings.logprobs or 0))
-            reason = self._finished(token)
-            piece = text.add("" if token in self._tokenizer.stop else decoder.feed(token))
+            reason = None
+            if token in ends:
+                piece = text.add("")
+                reason = None if settings.ignore_eos else "stop"
+            else:
+                piece = text.add(decoder.feed(token))
+            if reason is None and len(tokens) >= most:
+                reason = "length"
             if reason and not text.found:
                 piece += text.add(self._rest(decoder)) + text.flush()
             if text.found:
@@ -148,20 +163,6 @@ class Stream(Iterator[str]):
                 return
             logits = runtime.forward([token])
 
-    def _finished(self, token: int) -> str | None:
-        if token in self._tokenizer.stop and not self._settings.ignore_eos:
-            return "stop"
-        full = len(self.result.prompt) + len(self.result.tokens) > self._runtime.context_length
-        return "length" if full or len(self.result.tokens) >= self._settings.max_new_tokens else None
-
-    def _allowed(self, decoder: Decoder) -> np.ndarray | None:
-        """What may come next under `ban_replacement`; no character is begun that cannot be finished in time."""
-        if not self._settings.ban_replacement:
-            return None
-        room = self._runtime.context_length - len(self.result.prompt)
-        remaining = min(self._settings.max_new_tokens - 1, room) - len(self.result.tokens)
-        return self._tokenizer.utf8_mask(decoder, remaining)
-
     def _rest(self, decoder: Decoder) -> str:
         """What the decoder still holds; half a character is dropped if no U+FFFD may be printed."""
         rest = decoder.flush()
@@ -178,17 +179,22 @@ class StopText:
 
     def add(self, piece: str) -> str:
         """The text that is certain now. After a stop string was found, nothing more comes."""
-        if self.found or not self._stops:
-            return "" if self.found else piece
-        self._held += piece
-        places = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        if places:
-            self.found = True
-            certain, self._held = self._held[: min(places)], ""
-            return certain
-        keep = max(_overlap(self._held, stop) for stop in self._stops)
-        certain, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return certain
+        if not self._stops:
+            return piece
+        if self.found:
+            return ""
+        text, found, keep = self._held + piece, -1, 0
+        for stop in self._stops:
+            at = text.find(stop)
+            if at >= 0:
+                found = at if found < 0 else min(found, at)
+            elif found < 0:
+                keep = max(keep, _overlap(text, stop))
+        if found >= 0:
+            self.found, self._held = True, ""
+            return text[:found]
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
 
     def flush(self) -> str:
         held, self._held = self._held, ""
@@ -196,15 +202,30 @@ class StopText:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a beginning of `stop`."""
-    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+    """Length of the longest end of `text` that is a beginning of `stop`, and not all of it."""
+    at = max(0, len(text) - len(stop) + 1)
+    while (at := text.find(stop[0], at)) >= 0:
+        if stop.startswith(text[at:]):
+            return len(text) - at
+        at += 1
+    return 0
 
 
 def token_logprob(logits: Logits, token: int, top: int) -> TokenLogprob:
     """Natural logarithms, from logits (vocab_size,); the `top` likeliest in descending order, lower ids first."""
-    logprobs = log_softmax(logits)
-    likeliest = np.argsort(-logprobs, kind="stable")[:top] if top else ()
-    return TokenLogprob(token, float(logprobs[token]), tuple((int(i), float(logprobs[i])) for i in likeliest))
+    highest = logits.max().item()
+    weights = logits.astype(np.float64)
+    weights -= highest
+    below = math.log(np.exp(weights, out=weights).sum())
+
+    def logprob(id: int) -> float:
+        return logits[id].item() - highest - below
+
+    if not top:
+        return TokenLogprob(token, logprob(token))
+    ids = keep_top_k(logits, top)
+    likeliest = ids[np.argsort(-logits[ids], kind="stable")][:top].tolist()
+    return TokenLogprob(token, logprob(token), tuple((id, logprob(id)) for id in likeliest))
 
 
 def fit(prompt: Sequence[int], context_length: int, settings: Generating, bos: int | None) -> list[int]:

@@ -136,12 +136,27 @@ class Running(Checked):
         range="f16 or f32",
         choices=("f16", "f32"),
     )
+    dtype: str = setting(
+        "float32",
+        "torch: type of the weights; bfloat16 and int8 are faster and round them.",
+        check=lambda v: v in ("float32", "bfloat16", "int8"),
+        range="float32, bfloat16 or int8",
+        choices=("float32", "bfloat16", "int8"),
+    )
+    reference: bool = setting(False, "torch: the model of transformers, slower; what all the rest is held to.")
 
 
 @dataclass(frozen=True)
 class Converting(Checked):
     """How an artefact is made."""
 
-    quant: str | None = setting(None, "Type of the weights: q8_0, q4_0, ... for gguf, fp32 or int8 for onnx.")
+    quant: str | None = setting(None, "Type of the weights: q8_0, q4_0, ... for gguf; fp32, fp16, int8, int4 for onnx.")
     embedding_type: str | None = setting(None, "gguf: type of the token embedding, if not the one of --quant.")
-    reduce_range: bool = setting(False, "onnx int8: 7-bit weights, for CPUs without VNNI (older than 2019).")
+    graph: str = setting(
+        "fused",
+        "onnx: fused is for ONNX Runtime and fastest there; portable (fp32, int8) is for whatever reads ONNX.",
+        check=lambda v: v in ("fused", "portable"),
+        range="fused or portable",
+        choices=("fused", "portable"),
+    )
+    reduce_range: bool = setting(False, "onnx, portable int8: 7-bit weights, for CPUs without VNNI (older than 2019).")

@@ -308,7 +308,7 @@ class _Wrong(Exception):
     """What is wrong with a vocabulary; becomes a VocabularyError once the name is known."""
 
 
-_AFTER_TOKEN = struct.Struct("<BBHBHBHBf")  # flags, words, alt1, alt2, id (each 16 + 8 bits), score
+_AFTER_TOKEN = "BBHBHBHBf"  # flags, words, alt1, alt2, id (each 16 + 8 bits), score
 _HEADER = 24
 
 
@@ -326,20 +326,25 @@ def _parse(data: bytes) -> dict[str, Any]:
     unk, size, table_size, count, delete_token = (int.from_bytes(data[at : at + 3], "little") for at in range(8, 23, 3))
     if data[0] > 2 or data[1] > 2:
         raise _Wrong(f"capcode {data[0]} and charset {data[1]} (each 0, 1 or 2): not a TokenMonster vocabulary")
-    place, records, unpack, width = _HEADER, [], _AFTER_TOKEN.unpack_from, _AFTER_TOKEN.size
-    index, make = 0, functools.partial(tuple.__new__, Record)  # Record._make without its checks: twice as fast
-    try:
-        for index in range(count):
-            length = data[place]
-            if not 0 < length <= LONGEST:
-                raise _Wrong(f"record {index} is {length} bytes long (1 to {LONGEST})")
-            end = place + 1 + length
-            flags, words, a, a_high, b, b_high, id, id_high, score = unpack(data, end)
-            fields = data[place + 1 : end], flags, words, a | a_high << 16, b | b_high << 16, id | id_high << 16, score
-            records.append(make(fields))
-            place = end + width
-    except (IndexError, struct.error):
-        raise _Wrong(f"ends inside record {index} of {count}") from None
+    place, width = _HEADER, struct.calcsize(f"<{_AFTER_TOKEN}")
+    records: list[Record] = []
+    make = functools.partial(tuple.__new__, Record)  # Record._make without its checks: twice as fast
+    while len(records) < count:
+        length = data[place] if place < len(data) else -1
+        if length == 0 or length > LONGEST:
+            raise _Wrong(f"record {len(records)} is {length} bytes long (1 to {LONGEST})")
+        # Shorter ones come first, so there are few runs of one length, and struct goes through a run by itself.
+        stride = 1 + length + width
+        lengths = data[place : place + stride * (count - len(records)) : stride]
+        run = min(len(lengths) - len(lengths.lstrip(lengths[:1])), (len(data) - place) // stride)
+        if not run:
+            raise _Wrong(f"ends inside record {len(records)} of {count}")
+        fields = struct.iter_unpack(f"<x{length}s{_AFTER_TOKEN}", data[place : place + stride * run])
+        records += [
+            make((token, flags, words, a | a_high << 16, b | b_high << 16, id | id_high << 16, score))
+            for token, flags, words, a, a_high, b, b_high, id, id_high, score in fields
+        ]
+        place += stride * run
     follow = data[place : place + 256]
     deleted, place = _parse_deleted(data, place + 256)
     if place != len(data):

@@ -4,17 +4,19 @@ import codecs
 import ctypes
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from edgekit.errors import CheckpointError, PromptError, VocabularyError
 from edgekit.gguf_file import GGUFFile
-from edgekit.utf8_mask import Mask, Masks
+from edgekit.runtimes import _llamacpp_bindings
 
 if TYPE_CHECKING:
     from edgekit.tokenizer import Decoder
+    from edgekit.utf8_mask import Mask, Masks
+
+llama: Any = _llamacpp_bindings.load()
 
 NONE, SPM = 0, 1  # llama.h, enum llama_vocab_type
 BUFFER = 256
@@ -149,12 +151,14 @@ class LlamaTokenizer:
             decoder.feed(token)
         return decoder
 
-    def utf8_mask(self, decoder: "Decoder", remaining: int | None = None) -> Mask:
+    def utf8_mask(self, decoder: "Decoder", remaining: int | None = None) -> "Mask":
         assert isinstance(decoder, LlamaDecoder)
         return self._masks.mask(self._masks.after_bytes(decoder.pending()), remaining)
 
     @cached_property
-    def _masks(self) -> Masks:
+    def _masks(self) -> "Masks":
+        from edgekit.utf8_mask import Masks
+
         return Masks(self.pieces, sorted(self.stop))
 
 

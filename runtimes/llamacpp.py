@@ -8,21 +8,23 @@ llama.cpp aborts the whole process on some files. So the file is read by edgekit
 
 import ctypes
 import os
-import re
 import weakref
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from edgekit.checkpoint import LlamaConfig
 from edgekit.errors import CheckpointError, RuntimeFailure
 from edgekit.gguf_file import GGUFFile, llama_config
 from edgekit.runtime import Logits, check_forward, check_rewind, choose_threads
+from edgekit.runtimes import _llamacpp_bindings
 from edgekit.runtimes._llamacpp_tokenizer import LlamaTokenizer, check_vocabulary
 from edgekit.settings import Running
+
+llama: Any = _llamacpp_bindings.load()
 
 SUFFIX = ".gguf"
 
@@ -81,9 +83,13 @@ class LlamaCppRuntime:
         np.ctypeslib.as_array(batch.n_seq_id, (self._size,))[:] = 1
         for i in range(self._size):
             batch.seq_id[i][0] = 0
+        # As the bindings' own `llama_get_logits`, but an address: a pointer object costs more than the call.
+        self._address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(("llama_get_logits", llama._lib))
         self._views: dict[tuple[int, int], Logits] = {}
 
     def forward(self, tokens: Sequence[int], *, every: bool = False) -> Logits:
+        if len(tokens) == 1 and 0 <= tokens[0] < self.vocab_size and self.length < self.context_length:
+            return self._step(tokens[0], every)
         check_forward(self, tokens)
         before, count = self.length, len(tokens)
         found = np.empty((count, self.vocab_size), np.float32) if every else None
@@ -112,6 +118,15 @@ class LlamaCppRuntime:
         assert result is not None
         return result
 
+    def _step(self, token: int, every: bool) -> Logits:
+        """`forward` of one token that was found good."""
+        self._batch.n_tokens = 1
+        self._tokens[0], self._positions[0], self._wanted[0] = token, self.length, True
+        self._decode(1)
+        self.length += 1
+        found = self._logits(1)
+        return found.copy() if every else found[0].copy()
+
     def rewind(self, length: int) -> None:
         check_rewind(self, length)
         if length < self.length and not llama.llama_memory_seq_rm(self._memory, 0, length, -1):
@@ -136,15 +151,14 @@ class LlamaCppRuntime:
 
     def _logits(self, rows: int) -> Logits:
         """llama.cpp's own output buffer, float32 (rows, vocab_size): read before the next decode."""
-        pointer = llama.llama_get_logits(self._context)
-        if not pointer:
-            raise RuntimeFailure("llama.cpp gave no logits")
-        key = ctypes.addressof(pointer.contents), rows
-        view = self._views.get(key)
+        address = self._address(self._context)
+        view = self._views.get((address, rows))
         if view is None:
+            if not address:
+                raise RuntimeFailure("llama.cpp gave no logits")
             # The buffer moves only when it grows, so a handful of views serves a whole run.
-            view = np.ctypeslib.as_array(pointer, (rows, self.vocab_size))
-            self._views[key] = view
+            pointer = ctypes.cast(address, ctypes.POINTER(ctypes.c_float))
+            view = self._views[address, rows] = np.ctypeslib.as_array(pointer, (rows, self.vocab_size))
         return view
 
 
@@ -194,7 +208,7 @@ def _check_memory(path: Path, config: LlamaConfig, width: int) -> None:
         )
 
 
-def _free(context: int, model: int, batch: llama.llama_batch) -> None:
+def _free(context: int, model: int, batch: Any) -> None:
     llama.llama_batch_free(batch)
     llama.llama_free(context)
     llama.llama_model_free(model)
@@ -217,4 +231,6 @@ def _listen() -> None:
 
 def _reason() -> str:
     """llama.cpp's first error since the last call, without the names of its functions."""
+    import re
+
     return re.sub(r"^(\w+: )+(error loading model: )?", "", _said[0]) if _said else ""

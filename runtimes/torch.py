@@ -1,96 +1,96 @@
-"""The reference: plain Hugging Face transformers on PyTorch, float32, against which every other runtime is held.
+"""PyTorch on the CPU: by default a forward pass of edgekit's own, on request transformers' model, the reference.
 
-It opens what `edgekit.convert.open_model` reads: a Hugging Face folder, or a `.gguf` by dequantizing. So the
-tensors are checked by name, shape and value before transformers sees them, and no code of the folder ever runs.
-Works with transformers 4.48 and later, and 5.
+It opens what `edgekit.convert.open_model` reads: a Hugging Face folder, or a `.gguf` by dequantizing. Both ways give
+the same tokens at float32; `_torch_fast.py` has the one, `_torch_reference.py` the other.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
-import numpy as np
 import torch
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from edgekit import rooms
 from edgekit.checkpoint import Checkpoint
 from edgekit.convert import open_model
-from edgekit.errors import RuntimeFailure
+from edgekit.errors import RuntimeFailure, SettingError
 from edgekit.runtime import Logits, check_forward, check_rewind, choose_threads
+from edgekit.runtimes._torch_fast import FastLlama
 from edgekit.settings import Running
 
 SUFFIX = ""
 
-# The default of transformers, so what people compare with. It equals `eager` to 1e-6 and decodes a tenth faster.
-ATTENTION = "sdpa"
+BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+"""Of a weight."""
+
+
+class Llama(Protocol):
+    """A model and its cache, as `TorchRuntime` drives them."""
+
+    def append(self, tokens: Sequence[int], start: int, every: bool) -> torch.Tensor: ...
+
+    def holds(self, length: int) -> int: ...
 
 
 def load(path: Path, settings: Running) -> "TorchRuntime":
-    """Open a model folder or a `.gguf`, weights widened to float32.
+    """Open a model folder or a `.gguf`.
 
     PyTorch has one thread pool: `settings.threads` holds for the whole process, and the last model loaded decides.
 
     Raises:
         FileError: a file cannot be read, or (`CheckpointError`) is damaged or no Llama that edgekit supports.
-        MissingExtraError: reading a `.gguf` needs the `gguf` extra.
+        MissingExtraError: reading a `.gguf` needs the `gguf` extra, the reference transformers.
+        SettingError: the reference in another dtype than float32.
+        RuntimeFailure: not enough memory.
     """
+    if settings.reference and settings.dtype != "float32":
+        raise SettingError(f"the reference is float32: leave out --reference, or --dtype {settings.dtype}")
     checkpoint = open_model(path)
-    torch.set_num_threads(choose_threads(settings.threads, 4 * sum(tensor.size for _, tensor in checkpoint)))
-    return TorchRuntime(checkpoint)
+    weights = sum(tensor.size for _, tensor in checkpoint)
+    threads = choose_threads(settings.threads, BYTES[settings.dtype] * weights)
+    torch.set_num_threads(threads)
+    try:
+        llama: Llama
+        if settings.reference:
+            llama = rooms.load("runtimes", "_torch_reference").ReferenceLlama(checkpoint)
+        else:
+            llama = FastLlama(checkpoint, settings.dtype, threads)
+    except (RuntimeError, MemoryError) as error:
+        raise failure(error) from error
+    return TorchRuntime(checkpoint, llama)
 
 
-def build(checkpoint: Checkpoint) -> LlamaForCausalLM:
-    """The transformers model of a checkpoint: float32, on the CPU, ready for inference."""
-    config = LlamaConfig.from_dict(checkpoint.config.to_dict())
-    # Without memory at first: drawing initial weights takes longer than reading the real ones, and it would
-    # advance the caller's random generator.
-    with torch.device("meta"):
-        model = LlamaForCausalLM._from_config(config, attn_implementation=ATTENTION)
-    weights = {name: torch.from_numpy(np.array(tensor, np.float32, order="C")) for name, tensor in checkpoint}
-    missing, unexpected = model.load_state_dict(weights, strict=False, assign=True)
-    if unexpected or set(missing) - ({"lm_head.weight"} if checkpoint.config.tie_word_embeddings else set()):
-        raise RuntimeFailure(f"{checkpoint.name}: transformers does not know {unexpected} or misses {missing}")
-    model.model.rotary_emb = LlamaRotaryEmbedding(config=config)  # computed, not stored: the meta one is empty
-    model.tie_weights()
-    return model.eval().requires_grad_(False)
+def failure(error: Exception) -> RuntimeFailure:
+    """What PyTorch says, in one line."""
+    return RuntimeFailure(f"PyTorch: {(str(error).splitlines() or [type(error).__name__])[0]}")
 
 
 class TorchRuntime:
-    """A transformers Llama and its `DynamicCache`. See `edgekit.runtime.Runtime`."""
+    """A Llama in PyTorch. See `edgekit.runtime.Runtime`."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, llama: Llama) -> None:
         self.vocab_size = checkpoint.config.vocab_size
         self.context_length = checkpoint.config.max_position_embeddings
         self.length = 0
         self.files = checkpoint.files
-        self.model = build(checkpoint)
-        self._cache = DynamicCache()
+        self.llama = llama
 
     def forward(self, tokens: Sequence[int], *, every: bool = False) -> Logits:
         """Append tokens; float32 logits, (vocab_size,) or (len(tokens), vocab_size). See `Runtime.forward`.
 
-        If PyTorch itself fails (out of memory), the cache is emptied.
+        If PyTorch itself fails (out of memory), nothing was appended; the reference then has forgotten everything.
         """
         check_forward(self, tokens)
-        ids = torch.tensor([[int(token) for token in tokens]])
         with torch.inference_mode():
             try:
-                output = self.model.model(input_ids=ids, past_key_values=self._cache, use_cache=True)
-                # The head by hand, only where it is wanted: its keyword was renamed between versions of transformers.
-                hidden = output.last_hidden_state[0]
-                logits = self.model.lm_head(hidden if every else hidden[-1])
-            except RuntimeError as error:
-                self.rewind(0)  # the layers before the one that failed have appended already
-                raise RuntimeFailure(f"PyTorch: {str(error).splitlines()[0]}") from error
+                logits = self.llama.append([int(token) for token in tokens], self.length, every)
+            except (RuntimeError, MemoryError) as error:
+                self.length = self.llama.holds(self.length)
+                raise failure(error) from error
         self.length += len(tokens)
         return logits.numpy()
 
     def rewind(self, length: int) -> None:
         """Keep the first `length` tokens. See `Runtime.rewind`."""
         check_rewind(self, length)
-        if length == 0:
-            self._cache = DynamicCache()
-        elif length < self.length:
-            # Transformers 4 also takes the length to keep; 5 only the number of tokens to drop, as a negative.
-            self._cache.crop(length - self.length)
         self.length = length

@@ -1,12 +1,12 @@
-"""The sampler against Hugging Face's own logits processors, and its own laws."""
+"""The sampler against Hugging Face's own logits processors, the plain version of itself, and its own laws."""
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from edgekit.errors import SettingError
-from edgekit.sampling import FIRST_LOOKS, GAMMA, MASK, Sampler, keep_top_p, log_softmax, mix, softmax, uniform
+from edgekit.sampling import FEW, GAMMA, MASK, Sampler, keep_top_k, log_softmax, mix, reached_by, softmax, uniform
 from edgekit.settings import Generating, Sampling
 
 
@@ -65,30 +65,124 @@ def test_penalty_counts_what_was_chosen():
     assert [sampler.choose(logits) for _ in range(3)] == [0, 1, 0]  # 3 -> 1.5 < 2.9 -> 1.45 < 1.5
 
 
-@given(
-    st.lists(st.floats(-8, 8, width=32), min_size=2, max_size=3 * FIRST_LOOKS[0]),
-    st.floats(0.01, 0.999),
+# ---- the plain version: the table in sampling.py's docstring, word for word ----------------------------------------
+
+
+def plain(logits, s: Sampling, said, allowed=None):
+    """Ids (n,) and weights (n,) that the next token is drawn by; `logits` float32 (vocab_size,)."""
+    logits = logits.copy()
+    for token in sorted(set(said)) if s.repetition_penalty != 1 else ():
+        penalty = np.float32(s.repetition_penalty)
+        logits[token] = logits[token] * penalty if logits[token] < 0 else logits[token] / penalty
+    for token, bias in s.logit_bias.items():
+        logits[token] += np.float32(bias)
+    logits[list(s.banned)] = -np.inf
+    if allowed is not None:
+        logits[~allowed] = -np.inf
+    if s.temperature == 0:
+        return np.array([logits.argmax()]), np.ones(1)
+    logits = logits / np.float32(s.temperature)
+    ids = np.arange(logits.size)
+    if 0 < s.top_k < logits.size:
+        ids = ids[logits >= np.sort(logits)[-s.top_k]]
+    weights = np.exp(logits[ids].astype(np.float64) - logits.max())
+    ids, weights = ids[weights > 0], weights[weights > 0]
+    if s.top_p < 1:
+        order = np.argsort(-weights, kind="stable")
+        sums = np.cumsum(weights[order])
+        left = np.sort(order[: int((sums >= s.top_p * sums[-1]).argmax()) + 1])
+        ids, weights = ids[left], weights[left]
+    return ids[weights >= s.min_p], weights[weights >= s.min_p]
+
+
+def held_to_plain(s: Sampling, seen, steps) -> None:
+    """Both choose a text from the same logits and masks; ids, probabilities and tokens are equal to the last bit."""
+    sampler, said = Sampler(s, len(steps[0][0]), seen), list(seen)
+    for step, (logits, allowed) in enumerate(steps):
+        kept = logits.copy()
+        ids, weights = plain(logits, s, said, allowed)
+        probabilities = weights / weights.sum()
+        found = sampler.distribution(logits, allowed)
+        assert found[0].tolist() == ids.tolist() and found[1].tolist() == probabilities.tolist()
+        times = -np.log(uniform(sampler.seed, step, ids)) / weights
+        said.append(int(ids[times.argmin()]))
+        assert sampler.choose(logits, allowed) == said[-1]
+        assert np.array_equal(logits, kept), "the caller's array is left alone"
+        assert np.array_equal(found[1], probabilities), "and what was returned is the caller's"
+
+
+# Few different values make ties everywhere; minus infinity is what a damaged or masked model gives.
+VALUES = st.one_of(
+    st.sampled_from([-np.inf, -80.0, -2.0, -0.0, 0.0, 0.5, 1.0, 1.0000001, 3.0]), st.floats(-40, 40, width=32)
 )
-@settings(max_examples=200, deadline=None)
-def test_top_p_keeps_the_fewest_that_reach_p(values, p):
-    probabilities = softmax(np.array(values, np.float32))
-    kept = keep_top_p(probabilities, p)
-    assert kept.size and (np.diff(kept) > 0).all()
-    total = probabilities[kept].sum()
-    assert total >= p - 1e-9
-    assert total - probabilities[kept].min() < p + 1e-9
-    outside = np.delete(probabilities, kept)
-    assert outside.size == 0 or outside.max() <= probabilities[kept].min()
+LOGITS = st.integers(1, 40).flatmap(
+    lambda n: st.lists(st.lists(VALUES, min_size=n, max_size=n), min_size=1, max_size=4)
+)
+ALMOST = 1 - 2**-53  # so close to 1 that the last sums are one
+CHAINS = st.builds(
+    Sampling,
+    temperature=st.sampled_from([0.0, 0.01, 0.3, 0.8, 1.0, 2.5]),
+    top_k=st.sampled_from([0, 1, 2, 3, 7, 40, 41, 5000]),
+    top_p=st.one_of(st.sampled_from([1e-9, 0.25, 0.5, 0.75, 0.9999999, ALMOST, 1.0]), st.floats(0.001, 1.0)),
+    min_p=st.one_of(st.sampled_from([0.0, 0.05, 0.5, 1.0]), st.floats(0, 1)),
+    repetition_penalty=st.sampled_from([0.5, 1.0, 1.2, 3.0]),
+    seed=st.integers(0, 2**40),
+)
 
 
-def test_first_look_changes_nothing():
-    rng = np.random.default_rng(0)
-    for spread in (0.1, 1.0, 6.0):
-        probabilities = softmax((spread * rng.standard_normal(8064)).astype(np.float32))
-        order = np.argsort(-probabilities, kind="stable")
-        for p in (0.05, 0.5, 0.9, 0.999):
-            before = np.cumsum(probabilities[order]) - probabilities[order]
-            assert keep_top_p(probabilities, p).tolist() == np.sort(order[before < p]).tolist()
+@given(LOGITS, CHAINS, st.data())
+@settings(max_examples=400, deadline=None)
+def test_equals_the_plain_version(rows, s, data):
+    size = len(rows[0])
+    ids = st.lists(st.integers(0, size - 1), max_size=size)
+    s = Sampling(**vars(s) | {"banned": tuple(data.draw(ids)) if size > 1 else (), "logit_bias": {0: 0.25}})
+    allowed = data.draw(st.one_of(st.none(), st.lists(st.booleans(), min_size=size, max_size=size).map(np.array)))
+    possible = np.ones(size, bool) if allowed is None else allowed.copy()
+    possible[list(s.banned)] = False
+    steps = [(np.array(row, np.float32), allowed) for row in rows]
+    assume(all((logits[possible] > -np.inf).any() for logits, _ in steps))
+    held_to_plain(s, data.draw(ids), steps)
+
+
+@given(
+    CHAINS,
+    st.integers(0, 2**32),
+    st.sampled_from([0.0, 0.001, 0.1, 1.0, 3.0, 10.0]),
+    st.sampled_from([FEW - 3, 1024, 2 * FEW + 5, 8064]),
+    st.booleans(),
+)
+@example(Sampling(temperature=0.8, top_p=0.7, repetition_penalty=1.2, seed=0), 0, 0.0, 8064, False)
+@example(Sampling(temperature=1.0, seed=0), 1, 1.0, 8064, True)
+@settings(max_examples=150, deadline=None)
+def test_equals_the_plain_version_over_a_vocabulary(s, seed, spread, size, tied):
+    """Peaked, flat and equal logits of a real size, where only a part is looked at; `tied` ones have few values."""
+    rng = np.random.default_rng(seed)
+    rows = (spread * rng.standard_normal((3, size))).astype(np.float32)
+    rows = np.round(rows * 4) / 4 if tied else rows
+    held_to_plain(s, rng.integers(0, size, 300).tolist(), [(row, None) for row in rows])
+
+
+def test_top_p_where_a_sum_falls_on_p():
+    """There the last bit decides, and sums must have been made in the definition's order."""
+    rng = np.random.default_rng(5)
+    for spread in (1.0, 3.0):
+        logits = (spread * rng.standard_normal(2000)).astype(np.float32)
+        sums = np.cumsum(-np.sort(-np.exp(logits.astype(np.float64) - logits.max())))
+        for place in (0, 1, 7, 100, 531, 800, 1500, 1900):
+            for top_k in (0, 1950):
+                held_to_plain(Sampling(1.0, top_k, float(sums[place] / sums[-1]), seed=1), [], [(logits, None)])
+    for _ in range(20):
+        logits = (10 * rng.standard_normal(2000)).astype(np.float32)
+        held_to_plain(Sampling(temperature=1.0, top_p=ALMOST, seed=1), [], [(logits, None)])
+
+
+@given(st.lists(VALUES, min_size=1, max_size=300), st.data())
+def test_a_bound_is_reached_by_as_many_as_it_says(values, data):
+    values = np.array(values, np.float32)
+    count = data.draw(st.integers(1, values.size))
+    bound = reached_by(values, count)
+    assert np.count_nonzero(values >= bound) >= count
+    assert keep_top_k(values, count).tolist() == np.flatnonzero(values >= np.sort(values)[-count]).tolist()
 
 
 def test_draws_follow_the_distribution():
@@ -157,6 +251,8 @@ def test_bias_bans_and_masks():
         Sampler(Sampling(banned=(0, 1, 2)), 3).choose(logits)
     with pytest.raises(SettingError, match="banned: token id 3 is outside the vocabulary of 3"):
         Sampler(Sampling(banned=(3,)), 3)
+    with pytest.raises(SettingError, match="temperature 1e-45 is too small"), np.errstate(all="ignore"):
+        Sampler(Sampling(temperature=1e-45), 3).choose(logits)
     with pytest.raises(SettingError, match="not finite"):
         Sampler(Sampling(), 3).choose(np.array([1.0, np.nan, 0.0], np.float32))
 

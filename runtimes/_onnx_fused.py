@@ -1,0 +1,104 @@
+"""The graph of `edgekit convert --to onnx`: one KV buffer that every step writes into, and nothing else to copy.
+
+Its interface is drawn in `converters/_onnx_fused.py`. All that a decode step reads or writes is bound once: a step
+changes three integers, runs, and hands out a copy of the logits.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from edgekit.checkpoint import LlamaConfig
+from edgekit.errors import RuntimeFailure
+from edgekit.runtime import Logits, check_forward, check_rewind
+from edgekit.runtimes._onnx_session import interface, present, reason, same
+
+PLAIN = ("input_ids", "logit_positions", "seqlens_k", "total_sequence_length")
+
+CHUNK = 512
+"""Tokens of a prefill that run at once: what attention needs grows with their number times the context."""
+
+
+class FusedRuntime:
+    """A session, the KV buffer, and what is bound to it. See `edgekit.runtime.Runtime`."""
+
+    def __init__(
+        self, session: ort.InferenceSession, files: Mapping[str, bytes], config: LlamaConfig, path: Path
+    ) -> None:
+        """Raises `CheckpointError` if the graph is not the one that its configuration describes."""
+        self.files = files
+        self.vocab_size = config.vocab_size
+        self.context_length = config.max_position_embeddings
+        self.length = 0
+        self._session = session
+        names = interface(session, config, PLAIN, (), "a fused graph of edgekit's", path)
+        nodes = {node.name: node for node in (*session.get_inputs(), *session.get_outputs())}
+        # ONNX Runtime's attention wants a head_dim that 16 divides; the graph fills up others.
+        shape = (1, config.num_key_value_heads, self.context_length, -(-config.head_dim // 16) * 16)
+        for name in names:
+            same(nodes[name], (1, shape[1], None, shape[3]), path)
+        same(nodes["logits"], (1, None, config.vocab_size), path)
+        # Memory that is asked for as zeros is only taken from the system when it is written to, so a long context
+        # costs what is used of it.
+        self._cache = {name: ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32)) for name in names}
+        self._last, self._total = np.zeros(1, np.int32), np.zeros((), np.int32)
+        self._id, self._logits = np.zeros((1, 1), np.int64), np.zeros((1, 1, self.vocab_size), np.float32)
+        self._step, self._many = self._bound(), self._bound()
+        _bind(self._step, self._id, np.zeros(1, np.int64), self._logits)
+
+    def forward(self, tokens: Sequence[int], *, every: bool = False) -> Logits:
+        """Append tokens; float32 logits, (vocab_size,) or (len(tokens), vocab_size). See `Runtime.forward`."""
+        check_forward(self, tokens)
+        count = len(tokens)
+        if count == 1:
+            self._id[0, 0] = tokens[0]
+            self._run(self._step, self.length + 1)
+            self.length += 1
+            return self._logits[0].copy() if every else self._logits[0, 0].copy()
+        ids = np.array([tokens], np.int64)
+        # Written straight into the caller's array; without `every` each piece writes one row, and the last one stays.
+        found = np.empty((1, count if every else 1, self.vocab_size), np.float32)
+        for start in range(0, count, CHUNK):
+            part = ids[:, start : start + CHUNK]
+            size = part.shape[1]
+            wanted = np.arange(size) if every else np.array([size - 1])
+            _bind(self._many, part, wanted, found[:, start : start + size] if every else found)
+            self._run(self._many, self.length + start + size)
+        self.length += count
+        return found[0] if every else found[0, 0]
+
+    def rewind(self, length: int) -> None:
+        """Keep the first `length` tokens: what is behind them is never read again. See `Runtime.rewind`."""
+        check_rewind(self, length)
+        self.length = length
+
+    def _bound(self) -> ort.IOBinding:
+        """A binding with the cache, as past and as present, and the two numbers that tell how much of it is in use."""
+        binding = self._session.io_binding()
+        for name, value in self._cache.items():
+            binding.bind_ortvalue_input(name, value)
+            binding.bind_ortvalue_output(present(name), value)
+        binding.bind_ortvalue_input("seqlens_k", ort.OrtValue.ortvalue_from_numpy(self._last))
+        binding.bind_ortvalue_input("total_sequence_length", ort.OrtValue.ortvalue_from_numpy(self._total))
+        return binding
+
+    def _run(self, binding: ort.IOBinding, total: int) -> None:
+        """One call, after which `total` tokens are in the cache."""
+        self._last[0], self._total[()] = total - 1, total
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+            raise RuntimeFailure(f"ONNX Runtime: {reason(error)}") from error
+
+
+def _bind(
+    binding: ort.IOBinding, ids: NDArray[np.int64], wanted: NDArray[np.int64], logits: NDArray[np.float32]
+) -> None:
+    """What changes between calls with many tokens. On the CPU an OrtValue is the array's own memory."""
+    value = ort.OrtValue.ortvalue_from_numpy
+    binding.bind_ortvalue_input("input_ids", value(ids))
+    binding.bind_ortvalue_input("logit_positions", value(wanted))
+    binding.bind_ortvalue_output("logits", value(logits))

@@ -1,0 +1,82 @@
+"""Graphs with the interface of Hugging Face optimum's text-generation-with-past.
+
+`input_ids`, `attention_mask`, `position_ids` (int64, (1, n)) and `past_key_values.N.key|value` (float32, (1, kv_heads,
+past, head_dim)) go in; `logits` (float32, (1, n, vocab_size)) and `present.N.key|value` come out, the whole cache anew
+at each step.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from edgekit.checkpoint import LlamaConfig
+from edgekit.errors import RuntimeFailure
+from edgekit.runtime import Logits, check_forward, check_rewind
+from edgekit.runtimes._onnx_session import interface, present, reason, same
+
+
+class PortableRuntime:
+    """A session and the KV cache, which stays in ONNX Runtime's own memory. See `edgekit.runtime.Runtime`."""
+
+    def __init__(
+        self, session: ort.InferenceSession, files: Mapping[str, bytes], config: LlamaConfig, path: Path
+    ) -> None:
+        """Raises `CheckpointError` if the graph has another interface."""
+        self.files = files
+        self.vocab_size = config.vocab_size
+        self.context_length = config.max_position_embeddings
+        self.length = 0
+        self._session = session
+        kind = "an export of text-generation-with-past"
+        self._names = interface(session, config, ("input_ids", "attention_mask"), ("position_ids",), kind, path)
+        self._shape = (1, config.num_key_value_heads, 0, config.head_dim)
+        nodes = {node.name: node for node in (*session.get_inputs(), *session.get_outputs())}
+        for name in self._names:
+            same(nodes[name], (None, self._shape[1], None, self._shape[3]), path)
+        same(nodes["logits"], (None, None, config.vocab_size), path)
+        self._outputs = ["logits", *map(present, self._names)]
+        self._positional = "position_ids" in nodes
+        self._binding = session.io_binding()
+        self._mask = np.ones((1, self.context_length), np.int64)
+        self._positions = np.arange(self.context_length, dtype=np.int64)[None]
+        self._cache = self._empty()
+
+    def forward(self, tokens: Sequence[int], *, every: bool = False) -> Logits:
+        """Append tokens; float32 logits, (vocab_size,) or (len(tokens), vocab_size). See `Runtime.forward`."""
+        check_forward(self, tokens)
+        end = self.length + len(tokens)
+        binding, ids = self._binding, np.array([tokens], np.int64)
+        # What one step put out, the next takes in: the cache passes by Python as a list of handles.
+        binding.bind_cpu_input("input_ids", ids)
+        binding.bind_cpu_input("attention_mask", self._mask[:, :end])
+        if self._positional:
+            binding.bind_cpu_input("position_ids", self._positions[:, self.length : end])
+        for name, value in zip(self._names, self._cache, strict=True):
+            binding.bind_ortvalue_input(name, value)
+        # Bound anew, or ONNX Runtime would write into the outputs of the last step, which are now its inputs.
+        binding.clear_binding_outputs()
+        for name in self._outputs:
+            binding.bind_output(name, "cpu")
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+            raise RuntimeFailure(f"ONNX Runtime: {reason(error)}") from error
+        logits, *self._cache = binding.get_outputs()
+        self.length = end
+        view = logits.numpy()[0]  # of memory that is ONNX Runtime's
+        return view.copy() if every else view[-1].copy()
+
+    def rewind(self, length: int) -> None:
+        """Keep the first `length` tokens. See `Runtime.rewind`."""
+        check_rewind(self, length)
+        if length == 0:
+            self._cache = self._empty()
+        elif length < self.length:
+            kept = (np.ascontiguousarray(value.numpy()[:, :, :length]) for value in self._cache)
+            self._cache = [ort.OrtValue.ortvalue_from_numpy(array) for array in kept]
+        self.length = length
+
+    def _empty(self) -> list[ort.OrtValue]:
+        return [ort.OrtValue.ortvalue_from_numpy(np.zeros(self._shape, np.float32)) for _ in self._names]
