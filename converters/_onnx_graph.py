@@ -11,12 +11,10 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from edgekit.checkpoint import LlamaConfig
+from edgekit.converters._onnx_names import EMBEDDING, HEAD, QUANTIZED, SCALE, ZERO_POINT, weight_of
 from edgekit.errors import RuntimeFailure
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-
-# What ONNX Runtime's quantizer puts behind the name of a weight.
-QUANTIZED, SCALE, ZERO_POINT = "_quantized", "_scale", "_zero_point"
+__all__ = ["EMBEDDING", "HEAD", "QUANTIZED", "SCALE", "ZERO_POINT", "weight_of"]
 
 
 def fold_transposes(model: onnx.ModelProto, config: LlamaConfig) -> None:
@@ -160,10 +158,3 @@ def tidy(model: onnx.ModelProto, config: LlamaConfig) -> None:
     del model.opset_import[:]
     model.opset_import.extend(kept)
     del model.metadata_props[:]
-
-
-def weight_of(name: str) -> str:
-    """The Hugging Face name of the tensor that an initializer is, or belongs to."""
-    for suffix in (QUANTIZED, SCALE, ZERO_POINT):
-        name = name.removesuffix(suffix)
-    return name

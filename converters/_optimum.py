@@ -1,26 +1,67 @@
-"""The part of the ONNX converter that needs torch, transformers and optimum: the export itself.
+"""The portable graph: optimum's export, made one small file. It needs torch, transformers and optimum.
 
-Loaded by `converters/onnx.py` when it converts, so that looking into an `.onnx` file needs none of them.
+Loaded by `converters/onnx.py` for this graph only, so that nothing else needs them. What is done to the export, and
+why, stands in `_onnx_graph.py`.
 """
 
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
+from onnx import helper
 from optimum.exporters.onnx.convert import export as optimum_export
 from optimum.exporters.onnx.model_configs import LlamaOnnxConfig
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from edgekit import __version__
 from edgekit.checkpoint import Checkpoint
+from edgekit.convert import Progress
+from edgekit.converters import _onnx_graph
 from edgekit.errors import RuntimeFailure
 
 # Of the two that can be traced, `eager` gives the graph with fewer nodes: no search for NaN behind each softmax.
 ATTENTION = "eager"
+
+
+def write(
+    checkpoint: Checkpoint, out: Path, quant: str, reduce_range: bool, metadata: Mapping[str, str], progress: Progress
+) -> None:
+    """Write one `.onnx`: exported, simplified, quantized.
+
+    Args:
+        quant: `fp32` or `int8`.
+        metadata: what goes into `metadata_props`.
+
+    Raises:
+        RuntimeFailure: the exporter failed.
+    """
+    config = checkpoint.config
+
+    def stages() -> Iterator[None]:
+        export(checkpoint, out)
+        model = onnx.load(out)
+        yield
+        _onnx_graph.fold_transposes(model, config)
+        model = _onnx_graph.simplify(model)
+        yield
+        if quant == "int8":
+            model = _onnx_graph.quantize(model, reduce_range=reduce_range)
+        _onnx_graph.tidy(model, config)
+        model.producer_name, model.producer_version = "edgekit", __version__
+        helper.set_model_props(model, dict(metadata))
+        onnx.checker.check_model(model)
+        out.write_bytes(model.SerializeToString(deterministic=True))
+        yield
+
+    with quiet():
+        for _ in progress(stages(), "export, simplify, write", 3):
+            pass
 
 
 def export(checkpoint: Checkpoint, path: Path) -> None:

@@ -23,13 +23,14 @@ from edgekit.checkpoint import Checkpoint, LlamaConfig
 from edgekit.convert import Progress, Written
 from edgekit.converters import _gguf_keys, _gguf_llama
 from edgekit.converters._gguf_read import read
+from edgekit.converters._gguf_receipt import add_receipt, weights
 from edgekit.converters._gguf_tensors import gguf_name, permute
 from edgekit.converters._gguf_write import tensor_bytes, write
 from edgekit.errors import CheckpointError, SettingError
 from edgekit.gguf_file import BLOCKS
 from edgekit.settings import Converting
 
-__all__ = ["DEFAULT", "EMBEDDING_TYPES", "QUANTS", "SUFFIX", "convert", "read"]
+__all__ = ["DEFAULT", "EMBEDDING_TYPES", "QUANTS", "SUFFIX", "add_receipt", "convert", "read", "weights"]
 
 SUFFIX = ".gguf"
 DIRECT = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")

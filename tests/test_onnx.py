@@ -35,8 +35,8 @@ def describe(path):
     return rooms.load("converters", "onnx").describe(path)
 
 
-def to_onnx(source, out, quant="fp32", **more):
-    return convert(source, "onnx", out, settings=Converting(quant, **more))[:2]
+def to_onnx(source, out, quant="fp32", verify=True, **more):
+    return convert(source, "onnx", out, settings=Converting(quant, graph="portable", **more), verify=verify)[:2]
 
 
 def hugging_face(folder):
@@ -250,7 +250,7 @@ def test_int8_of_extreme_weights(tmp_path):
     tensors["lm_head.weight"][8] = 1e-42
     tensors["lm_head.weight"][9, :2] = 3e38, -3e38
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    path, _ = to_onnx(folder, tmp_path / "m.onnx", "int8")
+    path, _ = to_onnx(folder, tmp_path / "m.onnx", "int8", verify=False)  # no source of sound logits
     for tensor in onnx.load(path).graph.initializer:
         assert not tensor.name.endswith("_scale") or np.isfinite(onnx.numpy_helper.to_array(tensor)).all()
     logits = load(path).forward([5, 7, 5], every=True)
@@ -309,7 +309,9 @@ def test_progress_counts_to_its_end(models, tmp_path):
             steps.append((what, total))
             yield item
 
-    convert(models["tied"], "onnx", tmp_path / "m.onnx", settings=Converting("fp32"), progress=progress)
+    convert(
+        models["tied"], "onnx", tmp_path / "m.onnx", settings=Converting("fp32", graph="portable"), progress=progress
+    )
     assert len(steps) == steps[0][1]
 
 
@@ -372,8 +374,8 @@ def test_a_plain_export_of_optimum_runs_beside_its_configuration(models, tmp_pat
 
 def test_refusals(models, tmp_path):
     for settings, said in (
-        (Converting("int4"), "fp32, int8"),
-        (Converting("fp32", reduce_range=True), "reduce_range"),
+        (Converting("int4", graph="portable"), "fp32, int8"),
+        (Converting("fp32", graph="portable", reduce_range=True), "reduce_range"),
         (Converting("int8", embedding_type="q8_0"), "embedding_type"),
     ):
         with pytest.raises(SettingError, match=said):

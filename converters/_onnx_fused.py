@@ -1,0 +1,341 @@
+"""The fused graph: a Llama in about ten nodes a layer, for ONNX Runtime, built from the checkpoint with numpy and onnx.
+
+    embedding -> norm -> n x [QKV -> GroupQueryAttention -> output -> norm -> gate and up -> SiLU x up -> down -> norm]
+    -> the positions asked for -> head
+
+At 12 M parameters the kernels are quick and all around them is slow, so the nodes are few: Q, K and V are one product,
+gate and up another, a residual and the norm behind it one operator, and GroupQueryAttention rotates, attends and writes
+keys and values into the one buffer that is both its past and its present. Most operators are ONNX Runtime's own
+(com.microsoft), so the file runs there and nowhere else.
+
+inputs   input_ids                     int64 (1, n)
+         logit_positions               int64 (k,), which of the n positions get logits; usually the last
+         seqlens_k                     int32 (1,), tokens in the cache after this call, less one
+         total_sequence_length         int32 (), the same, not less one
+         past_key_values.N.key|value   float32 (1, kv_heads, room, head_dim), room >= total_sequence_length
+outputs  logits                        float32 (1, k, vocab_size)
+         present.N.key|value           as the past, and best the same memory: then nothing is copied
+
+GroupQueryAttention wants a head_dim that 16 divides. Others are filled up with zeros, each half of a head for itself
+since rotation pairs the halves; that changes no logit, and the cache is so much wider.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+
+from edgekit.checkpoint import Checkpoint, LlamaConfig
+from edgekit.converters import _onnx_blocks
+from edgekit.converters._onnx_names import EMBEDDING, HEAD, QUANTIZED, ROTARY, SCALE
+from edgekit.converters._onnx_write import Part, Spec
+from edgekit.errors import CheckpointError
+
+MICROSOFT = "com.microsoft"
+
+# The oldest that have all of this: ONNX Runtime 1.20 reads IR version 10 and opset 21.
+IR_VERSION, OPSET = 10, 18
+
+# MatMulNBits rounds activations to int8, block by block, and multiplies integers. Level 1 keeps them in float32.
+ACCURACY_LEVEL = 4
+
+HALF_MAX = 65504.0
+
+F32, F16, U8, I64 = np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.uint8), np.dtype(np.int64)
+
+
+def bits(quant: str, name: str) -> int:
+    """How a matrix is stored under a quantization: blocks of 4 or 8 bits, float16 (16) or float32 (32).
+
+    `int4` keeps at 8 bits what loses most by 4: the head, which for tied models is the embedding, and the first layer,
+    whose error goes through all the others. `converters/onnx.py` has the measurements.
+    """
+    if quant == "int4":
+        return 8 if name in (EMBEDDING, HEAD) or name.startswith("model.layers.0.") else 4
+    return {"fp32": 32, "fp16": 16, "int8": 8, "int4_pure": 4}[quant]
+
+
+def padded(head_dim: int) -> int:
+    """The head_dim of the graph: the next multiple of 16."""
+    return -(-head_dim // 16) * 16
+
+
+@dataclass
+class Fused:
+    """A graph and, in the order of their use, the tensors that go into it."""
+
+    model: ModelProto
+    parts: list[Part]
+
+    @property
+    def specs(self) -> list[Spec]:
+        return [spec for part in self.parts for spec in part.specs]
+
+
+def build(checkpoint: Checkpoint, quant: str) -> Fused:
+    """The graph of a checkpoint; its weights are computed when they are written.
+
+    Args:
+        quant: one of `bits`.
+    """
+    graph = _Graph(checkpoint, quant)
+    graph.build()
+    model = helper.make_model(
+        helper.make_graph(graph.nodes, "llama", graph.inputs, graph.outputs),
+        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)],
+    )
+    return Fused(model, graph.parts)
+
+
+@dataclass
+class _Graph:
+    checkpoint: Checkpoint
+    quant: str
+    nodes: list[NodeProto] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    inputs: list[ValueInfoProto] = field(default_factory=list)
+    outputs: list[ValueInfoProto] = field(default_factory=list)
+
+    @property
+    def config(self) -> LlamaConfig:
+        return self.checkpoint.config
+
+    def build(self) -> None:
+        config = self.config
+        self.interface()
+        self.rotation()
+        skip = self.embedding()
+        norms = [f"model.layers.{i}.input_layernorm.weight" for i in range(config.num_hidden_layers)]
+        # ONNX Runtime has this one in the standard's domain, though the standard has not.
+        normal = self.node(
+            "SimplifiedLayerNormalization",
+            [skip, self.vector(norms[0])],
+            "layers.0.input_layernorm",
+            "",
+            axis=-1,
+            epsilon=config.rms_norm_eps,
+        )
+        norms.append("model.norm.weight")
+        for i in range(config.num_hidden_layers):
+            normal, skip = self.layer(i, normal, skip, norms[i + 1])
+        kept = self.node("Gather", [normal, "logit_positions"], "kept", "", axis=1)
+        self.head(kept)
+
+    def interface(self) -> None:
+        config, value = self.config, helper.make_tensor_value_info
+        integers: Any = (("input_ids", TensorProto.INT64, [1, "sequence_length"]),
+                    ("logit_positions", TensorProto.INT64, ["kept_length"]),
+                    ("seqlens_k", TensorProto.INT32, [1]),
+                    ("total_sequence_length", TensorProto.INT32, []))  # fmt: skip
+        self.inputs += [value(*integer) for integer in integers]
+        self.outputs.append(value("logits", TensorProto.FLOAT, [1, "kept_length", config.vocab_size]))
+        shape: Any = [1, config.num_key_value_heads, "cache_length", padded(config.head_dim)]
+        for i in range(config.num_hidden_layers):
+            for kind in ("key", "value"):
+                self.inputs.append(value(f"past_key_values.{i}.{kind}", TensorProto.FLOAT, shape))
+                self.outputs.append(value(f"present.{i}.{kind}", TensorProto.FLOAT, shape))
+
+    def rotation(self) -> None:
+        """Cosine and sine of every position's angles, (context, head_dim / 2): transformers' `LlamaRotaryEmbedding`.
+
+        ONNX Runtime computes the two tables once, when it loads the file: in it they would be 2 % of a 12.3M model.
+        """
+        config = self.config
+        context, half = config.max_position_embeddings, padded(config.head_dim) // 2
+
+        def make() -> list[NDArray]:
+            exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
+            frequencies = np.zeros((1, half), np.float32)
+            frequencies[0, : len(exponents)] = 1 / np.float32(config.rope_theta) ** exponents
+            return [np.arange(context, dtype=np.float32)[:, None], frequencies]
+
+        self.parts.append(Part((Spec(ROTARY[0], (context, 1), F32), Spec(ROTARY[1], (1, half), F32)), make))
+        angles = self.node("Mul", list(ROTARY), "rotary.angles", "")
+        self.node("Cos", [angles], "rotary.cos", "")
+        self.node("Sin", [angles], "rotary.sin", "")
+
+    def embedding(self) -> str:
+        """The first hidden states, by name."""
+        config, name = self.config, EMBEDDING
+        width, kind = config.hidden_size, bits(self.quant, EMBEDDING)
+        if kind > 8:
+            return self.node("Gather", [self.plain(name, self.get(name), turned=False), "input_ids"], "embedding", "")
+        size = self.blocks(name, (config.vocab_size, width), self.get(name), kind)
+        # The same bytes and scales as the head's. The scales are turned to a shape that this operator takes; ONNX
+        # Runtime does that once, when it loads the file.
+        scales = self.node("Reshape", [name + SCALE, self.integers("scales_shape", [0, 0, 1])], name + ".scales", "")
+        gathered = self.node(
+            "GatherBlockQuantized", [name + QUANTIZED, "input_ids", scales], "embedding.blocks",
+            bits=kind, block_size=size, gather_axis=0, quantize_axis=2,
+        )  # fmt: skip
+        flat = self.node("Reshape", [gathered, self.integers("embedding_shape", [0, 0, -1])], "embedding.rows", "")
+        if width % size == 0:
+            return flat
+        ends = [self.integers(f"embedding_{key}", [value]) for key, value in (("from", 0), ("to", width), ("axis", 2))]
+        return self.node("Slice", [flat, *ends], "embedding", "")
+
+    def layer(self, i: int, normal: str, skip: str, next_norm: str) -> tuple[str, str]:
+        """One layer, and the norm that stands before the next: (normalized, residual), by name."""
+        config, name, short = self.config, f"model.layers.{i}.", f"layers.{i}."
+        heads, kv, epsilon = config.num_attention_heads, config.num_key_value_heads, config.rms_norm_eps
+        wide = padded(config.head_dim)
+        qkv = self.product(
+            normal, name + "self_attn.qkv_proj.weight", ((heads + 2 * kv) * wide, config.hidden_size), self.packed(i)
+        )
+        cache = [f"past_key_values.{i}.{kind}" for kind in ("key", "value")]
+        attention = self.node(
+            "GroupQueryAttention",
+            [qkv, "", "", *cache, "seqlens_k", "total_sequence_length", "rotary.cos", "rotary.sin"],
+            [short + "attention", f"present.{i}.key", f"present.{i}.value"],
+            num_heads=heads, kv_num_heads=kv, do_rotary=1, rotary_interleaved=0, scale=config.head_dim**-0.5,
+        )  # fmt: skip
+        out = self.product(
+            attention, name + "self_attn.o_proj.weight", (config.hidden_size, heads * wide), self.output(i)
+        )
+        normal, skip = self.norm(out, skip, name + "post_attention_layernorm.weight", epsilon)
+        both = self.product(
+            normal, name + "mlp.gate_up_proj.weight", (2 * config.intermediate_size, config.hidden_size), self.joined(i)
+        )
+        gate, up = short + "gate", short + "up"
+        self.node("Split", [both], [gate, up], "", axis=-1, num_outputs=2)
+        activated = self.node("QuickGelu", [gate], short + "silu", alpha=1.0)  # x * sigmoid(alpha * x)
+        multiplied = self.node("Mul", [activated, up], short + "gated", "")
+        down_proj = name + "mlp.down_proj.weight"
+        down = self.product(multiplied, down_proj, config.shapes()[down_proj], self.get(down_proj))
+        return self.norm(down, skip, next_norm, epsilon, last=i + 1 == config.num_hidden_layers)
+
+    def head(self, kept: str) -> None:
+        config, tied = self.config, self.config.tie_word_embeddings
+        name = EMBEDDING if tied else HEAD
+        shape, kind = (config.vocab_size, config.hidden_size), bits(self.quant, name)
+        if not tied:
+            self.product(kept, name, shape, self.get(name), "logits")
+        elif kind > 8:
+            # The embedding's own table, (vocab, hidden), read the other way round.
+            table = name if kind == 32 else name + ".float32"
+            self.node("FusedMatMul", [kept, table], "logits", transB=1)
+        else:
+            self.multiply(kept, name, shape, kind, _onnx_blocks.block_size(shape[1], kind), "logits")
+
+    # ------------------------------------------------------------------------- weights as the graph wants them
+
+    def get(self, name: str) -> Callable[[], NDArray[np.float32]]:
+        return lambda: self.checkpoint.float32(name)
+
+    def packed(self, i: int) -> Callable[[], NDArray[np.float32]]:
+        """Q, K and V of a layer, one below the other."""
+        config, name = self.config, f"model.layers.{i}.self_attn."
+        counts = {"q": config.num_attention_heads, "k": config.num_key_value_heads, "v": config.num_key_value_heads}
+
+        def make() -> NDArray[np.float32]:
+            # A head's rows are paired by rotation, first half with second, but not those of the values.
+            rows = (
+                self.filled(self.checkpoint.float32(f"{name}{kind}_proj.weight"), count, 1 if kind == "v" else 2)
+                for kind, count in counts.items()
+            )
+            return np.concatenate(list(rows))
+
+        return make
+
+    def output(self, i: int) -> Callable[[], NDArray[np.float32]]:
+        """The matrix behind a layer's attention, whose columns are the heads'."""
+        name, heads = f"model.layers.{i}.self_attn.o_proj.weight", self.config.num_attention_heads
+        return lambda: np.ascontiguousarray(self.filled(self.checkpoint.float32(name).T, heads, 1).T)
+
+    def joined(self, i: int) -> Callable[[], NDArray[np.float32]]:
+        """Gate and up of a layer, one below the other."""
+        name = f"model.layers.{i}.mlp."
+        return lambda: np.concatenate([self.checkpoint.float32(f"{name}{k}_proj.weight") for k in ("gate", "up")])
+
+    def filled(self, rows: NDArray[np.float32], heads: int, pieces: int) -> NDArray[np.float32]:
+        """Rows (heads * head_dim, width) with zeros behind each of a head's `pieces`: (heads * padded, width)."""
+        dim, wide = self.config.head_dim, padded(self.config.head_dim)
+        if dim == wide:
+            return rows
+        more = ((0, 0), (0, 0), (0, (wide - dim) // pieces), (0, 0))
+        return np.pad(rows.reshape(heads, pieces, dim // pieces, -1), more).reshape(heads * wide, -1)
+
+    # ------------------------------------------------------------------------- nodes
+
+    def node(
+        self,
+        operator: str,
+        inputs: Sequence[str],
+        outputs: str | list[str],
+        domain: str = MICROSOFT,
+        **attributes: Any,
+    ) -> str:
+        """Append a node; the name of its first output."""
+        names = [outputs] if isinstance(outputs, str) else outputs
+        self.nodes.append(
+            helper.make_node(operator, inputs, names, f"{operator}_{len(self.nodes)}", domain=domain, **attributes)
+        )
+        return names[0]
+
+    def norm(self, x: str, skip: str, weight: str, epsilon: float, *, last: bool = False) -> tuple[str, str]:
+        """x + skip normalized, and the sum itself, which nobody wants behind the last one."""
+        short = weight.removeprefix("model.").removesuffix(".weight")
+        outputs = [short] if last else [short, "", "", short + ".sum"]
+        self.node("SkipSimplifiedLayerNormalization", [x, skip, self.vector(weight)], outputs, epsilon=epsilon)
+        return short, outputs[-1]
+
+    def product(
+        self, x: str, name: str, shape: tuple[int, ...], make: Callable[[], NDArray[np.float32]], out: str = ""
+    ) -> str:
+        """x times the transpose of a matrix (out, in), stored as `quant` says."""
+        out = out or re.sub(r"^model\.|self_attn\.|mlp\.|_proj\.weight$", "", name)
+        kind = bits(self.quant, name)
+        if kind > 8:
+            return self.node("MatMul", [x, self.plain(name, make, shape)], out, "")
+        return self.multiply(x, name, shape, kind, self.blocks(name, shape, make, kind), out)
+
+    def multiply(self, x: str, name: str, shape: tuple[int, ...], kind: int, size: int, out: str) -> str:
+        return self.node(
+            "MatMulNBits", [x, name + QUANTIZED, name + SCALE], out,
+            N=shape[0], K=shape[1], bits=kind, block_size=size, accuracy_level=ACCURACY_LEVEL,
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------------- tensors
+
+    def vector(self, name: str) -> str:
+        self.parts.append(Part((Spec(name, self.config.shapes()[name], F32),), lambda: [self.checkpoint.float32(name)]))
+        return name
+
+    def integers(self, name: str, values: list[int]) -> str:
+        self.parts.append(Part((Spec(name, (len(values),), I64),), lambda: [np.array(values, np.int64)]))
+        return name
+
+    def plain(
+        self, name: str, make: Callable[[], NDArray[np.float32]], shape: tuple[int, ...] = (), *, turned: bool = True
+    ) -> str:
+        """A matrix (out, in) in float32 or float16, `turned` as a MatMul wants it; the name of its float32 form."""
+        shape = shape or self.config.shapes()[name]
+        half = bits(self.quant, name) == 16
+
+        def values() -> list[NDArray]:
+            rows = make()
+            if half and float(np.abs(rows).max()) > HALF_MAX:
+                raise CheckpointError(f"tensor {name} has a value of {np.abs(rows).max():.4g}, more than fp16 can hold")
+            return [(rows.T if turned else rows).astype(F16 if half else F32)]
+
+        self.parts.append(Part((Spec(name, shape[::-1] if turned else shape, F16 if half else F32),), values))
+        if not half:
+            return name
+        # ONNX Runtime does this once, when it loads the file.
+        return self.node("Cast", [name], name + ".float32", "", to=TensorProto.FLOAT)
+
+    def blocks(self, name: str, shape: tuple[int, ...], make: Callable[[], NDArray[np.float32]], kind: int) -> int:
+        """A matrix (out, in) in blocks; how long they are."""
+        size = _onnx_blocks.block_size(shape[1], kind)
+        count = -(-shape[1] // size)
+        specs = (
+            Spec(name + QUANTIZED, (shape[0], count, size * kind // 8), U8),
+            Spec(name + SCALE, (shape[0], count), F32),
+        )
+        self.parts.append(Part(specs, lambda: _onnx_blocks.quantize(make(), kind, size)))
+        return size

@@ -1,0 +1,145 @@
+"""The tensors of an ONNX file read back, so that they can be held to the source's: of both graphs that edgekit writes.
+
+An initializer has the Hugging Face name of what it is; what the node that takes it does (multiply, gather, and which
+way round) tells how it lies in memory. Reading by the node and not by the name alone finds a matrix that was stored
+the wrong way round.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from edgekit import artefact
+from edgekit.checkpoint import LlamaConfig
+from edgekit.convert import Held
+from edgekit.converters._onnx_blocks import dequantize
+from edgekit.converters._onnx_names import EMBEDDING, HEAD, QUANTIZED, SCALE, ZERO_POINT, weight_of
+from edgekit.errors import CheckpointError
+from edgekit.files import read_bytes
+
+PRODUCTS = ("MatMul", "FusedMatMul", "Gemm", "MatMulInteger", "MatMulNBits")
+GATHERS = ("Gather", "GatherBlockQuantized")
+KINDS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+
+
+class Read(NamedTuple):
+    """A weight as (out, in), or a vector."""
+
+    values: NDArray[np.float32]
+    kind: str
+
+
+def weights(path: Path) -> Iterator[Held]:
+    """Every tensor that can be told, dequantized, in Hugging Face's order of names.
+
+    Nothing of a file that carries no config.json, which would say the shape of the model: other programs wrote it.
+
+    Raises:
+        FileError: the file cannot be read.
+        CheckpointError: it is no ONNX model, or a damaged one.
+    """
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(read_bytes(Path(path)))
+    except (DecodeError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a whole ONNX file: {str(error).splitlines()[0]}") from error
+    files = artefact.files_in_texts({p.key: p.value for p in model.metadata_props}, path)
+    if "config.json" not in files:
+        return
+    config = LlamaConfig.from_dict(json.loads(files["config.json"]), f"{path}: config.json")
+    graph = _Graph(model.graph, config)
+    found: dict[str, Read] = {}
+    for name, read in graph.weights():
+        found.setdefault(name, read)
+    for name in config.shapes():
+        if name in found:
+            yield Held(name, *found[name])
+
+
+class _Graph:
+    def __init__(self, graph: onnx.GraphProto, config: LlamaConfig) -> None:
+        self.nodes, self.config, self.shapes = graph.node, config, config.shapes()
+        self.tensors = {tensor.name: tensor for tensor in graph.initializer}
+        # Float16 that is widened when the file is loaded.
+        self.casts = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}
+        cache = next((i for i in graph.input if i.name == "past_key_values.0.key"), None)
+        width = cache.type.tensor_type.shape.dim[-1].dim_value if cache is not None else 0
+        self.padded = width or config.head_dim
+
+    def weights(self) -> Iterator[tuple[str, Read]]:
+        """Weights by Hugging Face's names; a tied one comes once for each use."""
+        for node in self.nodes:
+            attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+            place = 0 if node.op_type in GATHERS else 1
+            if node.op_type not in PRODUCTS + GATHERS or len(node.input) <= place:
+                continue
+            initializer = self.casts.get(node.input[place], node.input[place])
+            name = weight_of(initializer)
+            if initializer not in self.tensors or not name.endswith(".weight"):
+                continue
+            read = self.matrix(node, initializer, attributes)
+            if name == EMBEDDING and node.op_type in PRODUCTS and not self.config.tie_word_embeddings:
+                name = HEAD  # never in edgekit's graphs: tied there, and not in the configuration
+            yield from self.parts(name, read)
+        for name, tensor in self.tensors.items():
+            if len(self.shapes.get(name, ())) == 1:
+                yield name, Read(numpy_helper.to_array(tensor).astype(np.float32), _kind(tensor))
+
+    def matrix(self, node: NodeProto, name: str, attributes: dict[str, Any]) -> Read:
+        values = numpy_helper.to_array(self.tensors[name])
+        if node.op_type in ("MatMulNBits", "GatherBlockQuantized"):
+            bits, size = attributes["bits"], attributes["block_size"]
+            scales = numpy_helper.to_array(self.tensors[weight_of(name) + SCALE]).reshape(values.shape[:2])
+            width = attributes.get("K", self.config.hidden_size)
+            return Read(dequantize(values, scales.astype(np.float32), bits, width), f"int{bits}/{size}")
+        kind = _kind(self.tensors[name])
+        if name.endswith(QUANTIZED):
+            values = self.scaled(weight_of(name), values)
+        upright = attributes.get("transB", 0) if node.op_type in PRODUCTS else attributes.get("axis", 0) == 0
+        values = values.astype(np.float32)
+        return Read(values if upright else np.ascontiguousarray(values.T), kind)
+
+    def scaled(self, name: str, values: NDArray) -> NDArray[np.float32]:
+        """Classical int8: a scale for each column of what is multiplied, for each row of what is only looked up."""
+        scale = numpy_helper.to_array(self.tensors[name + SCALE])
+        levels = values.astype(np.float32)
+        if name + ZERO_POINT in self.tensors:
+            levels -= numpy_helper.to_array(self.tensors[name + ZERO_POINT]).astype(np.float32)
+        return levels * (scale if scale.size == values.shape[-1] else scale[:, None])
+
+    def parts(self, name: str, read: Read) -> Iterator[tuple[str, Read]]:
+        """A packed matrix's parts by their own names; the zeros that fill up its heads are left out."""
+        config, values = self.config, read.values
+        heads, groups = config.num_attention_heads, config.num_key_value_heads
+        if name.endswith("qkv_proj.weight"):
+            counts = {"q": heads, "k": groups, "v": groups}
+            for kind, count in counts.items():
+                rows, values = values[: count * self.padded], values[count * self.padded :]
+                own = name.replace("qkv_proj", f"{kind}_proj")
+                yield own, Read(self.unfilled(rows, count, 1 if kind == "v" else 2), read.kind)
+        elif name.endswith("gate_up_proj.weight"):
+            for kind, part in zip(("gate", "up"), np.split(values, 2), strict=True):
+                yield name.replace("gate_up_proj", f"{kind}_proj"), Read(part, read.kind)
+        elif name.endswith("o_proj.weight") and values.shape[1] == heads * self.padded:
+            yield name, Read(np.ascontiguousarray(self.unfilled(values.T, heads, 1).T), read.kind)
+        elif name in self.shapes:
+            yield name, read
+
+    def unfilled(self, rows: NDArray[np.float32], heads: int, pieces: int) -> NDArray[np.float32]:
+        """Rows (heads * padded, width) without those that fill up each of a head's `pieces`."""
+        dim, wide = self.config.head_dim, self.padded
+        if dim == wide or len(rows) != heads * wide:
+            return rows
+        return rows.reshape(heads, pieces, wide // pieces, -1)[:, :, : dim // pieces].reshape(heads * dim, -1)
+
+
+def _kind(tensor: TensorProto) -> str:
+    name = str(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    return KINDS.get(name, name)
