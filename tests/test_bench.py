@@ -1,0 +1,427 @@
+"""`edgekit bench`: turns, figures, tables and mistakes. Speeds are only ever asked to be there and to be positive."""
+
+import csv
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import write_model
+
+from edgekit import bench, bench_report, bench_worker, cli
+from edgekit.bench import Bench, Figure
+from edgekit.bench_settings import Benching
+from edgekit.checkpoint import LlamaConfig
+from edgekit.errors import ContextError, RuntimeFailure, SettingError, UnknownRoomError, UsageError
+from edgekit.model import Model
+
+TINY = LlamaConfig(
+    vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=8, max_position_embeddings=64, tie_word_embeddings=True, bos_token_id=1,
+    eos_token_id=(2,), pad_token_id=0,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory):
+    """A model with seeded weights and no tokenizer at all."""
+    pytest.importorskip("gguf")
+    pytest.importorskip("llama_cpp")
+    from edgekit.convert import convert
+    from edgekit.settings import Converting
+
+    folder = tmp_path_factory.mktemp("bench")
+    source = write_model(folder / "tiny", TINY)
+    return convert(source, "gguf", folder / "tiny.gguf", settings=Converting(quant="f32")).path
+
+
+def call(*arguments):
+    return CliRunner().invoke(cli.main, ["bench", *map(str, arguments)])
+
+
+# ---- turns, and what is asked of whom ----
+
+
+class Children:
+    """Answers in the place of child processes; each round is a little faster than the one before."""
+
+    def __init__(self, context_length=1024):
+        self.jobs, self.context_length = [], context_length
+
+    def __call__(self, job):
+        self.jobs.append(job)
+        if job["verb"] == "prepare":
+            return {
+                "artefact": f"/kept/{job['model']}", "runtime": job["runtime"] or "onnx",
+                "threads": 2 if job["threads"] == "auto" else job["threads"], "tuned": {"1": 0.002}, "bytes": 8_340_000,
+                "context_length": self.context_length, "packages": {"onnxruntime": "1.32.0"},
+            }  # fmt: skip
+        return {
+            "load": 0.2, "boundary": "forward", "peak": 60e6,
+            "texts": [
+                {"prompt_tokens": n, "first_token": n / 1e4, "prefill": n / 2e4, "decode": 0.1, "outside": 0.01,
+                 "steps": job["new_tokens"] - 1}
+                for n in job["prompt_tokens"]
+            ],
+            "growth": {str(n): 1e-3 * (1 + n / 1000) for n in job["context"]},
+        }  # fmt: skip
+
+
+def measured(children, *models, **more) -> Bench:
+    settings = {name: more.pop(name) for name in list(more) if name in Benching.__dataclass_fields__}
+    return bench.bench(models, Benching(**settings), ask=children, **more)
+
+
+def test_models_take_turns():
+    children = Children()
+    measured(children, "a.onnx", "b.gguf", repeat=3)
+    assert [job["model"] for job in children.jobs if job["verb"] == "prepare"] == ["a.onnx", "b.gguf"]
+    assert [job["model"] for job in children.jobs if job["verb"] == "measure"] == ["a.onnx", "b.gguf"] * 3
+
+
+def test_what_was_prepared_is_what_is_measured():
+    children = Children()
+    measured(children, "a", runtimes=["onnxruntime"], threads=("auto",), sampling={"top_k": 5}, quant="int8")
+    first, *rest = children.jobs
+    assert first["model"] == "a" and first["runtime"] == "onnx" and first["quant"] == "int8"
+    assert all(job["artefact"] == "/kept/a" and job["threads"] == 2 for job in rest)
+    assert all(job["sampling"] == {"seed": 0, "top_k": 5} for job in rest)
+
+
+def test_a_line_for_each_runtime_number_of_threads_and_prompt():
+    found = measured(Children(), "a", "b.onnx", runtimes=["onnx", "torch"], threads=(1, "auto"), prompt_tokens=(8, 64))
+    lines = [(line.model, line.runtime, line.threads, line.auto, line.prompt_tokens) for line in found.lines]
+    assert lines == [
+        (model, runtime, threads, threads == 2, prompt)
+        for model, runtime in (("a", "onnx"), ("a", "torch"), ("b.onnx", "onnx"))
+        for threads in (1, 2)
+        for prompt in (8, 64)
+    ]
+    assert found.notes == ["b.onnx runs on onnx only: not measured on torch"]
+
+
+def test_the_figures_are_medians_of_the_rounds():
+    line = measured(Children(), "a.onnx", new_tokens=101, repeat=3).lines[0]
+    assert line.decode.median == pytest.approx(1000) and line.prefill.median == pytest.approx(20_000)
+    assert line.overhead.median == pytest.approx(1e-4) and line.first_token.median == pytest.approx(0.0032)
+    assert line.growth[32].median == pytest.approx(1000 / 1.032)
+    assert line.record()["step_ms_by_threads"] == {"1": 2.0} and line.record()["file_mb"] == 8.34
+    figure = Figure((1.0, 5.0, 2.0))
+    assert figure.median == 2 and figure.spread == 1 and figure.record()["rounds"] == [1.0, 5.0, 2.0]
+
+
+def test_contexts_are_clipped_with_a_note_and_prompts_are_not():
+    found = measured(Children(300), "a.onnx")
+    assert list(found.lines[0].growth) == [32, 256, 300]
+    assert found.notes == ["a.onnx: context 512, 1000 clipped to its 300 tokens"]
+    assert not measured(Children(300), "a.onnx", context=()).lines[0].growth
+    with pytest.raises(ContextError, match="a.onnx: a prompt of 200 tokens and 128 new ones do not fit.*300"):
+        measured(Children(300), "a.onnx", prompt_tokens=(32, 200))
+
+
+def test_models_of_one_name_are_told_apart():
+    assert bench.labels(["x/a.gguf", "y/a.gguf", "b/", None]) == ["x/a.gguf", "y/a.gguf", "b", "bundled"]
+
+
+@pytest.mark.parametrize("values, words", [
+    ({"new_tokens": 1}, "new_tokens must be a whole number from 2"), ({"repeat": 0}, "repeat"),
+    ({"prompt_tokens": ()}, "prompt_tokens"), ({"prompt_tokens": (0,)}, "prompt_tokens"),
+    ({"context": (1,)}, "context"), ({"threads": ()}, "threads"), ({"threads": (0,)}, "threads"),
+    ({"threads": ("all",)}, "threads must be whole numbers from 1 to 1024, or `auto`"),
+])  # fmt: skip
+def test_settings_out_of_range(values, words):
+    with pytest.raises(SettingError, match=words):
+        Benching(**values)
+
+
+# ---- tables ----
+
+
+def example() -> Bench:
+    return measured(Children(), "a.onnx", "b<&>.gguf", prompt_tokens=(32, 256), repeat=2)
+
+
+def test_the_table():
+    shown = bench_report.report(example())
+    head, first = shown.splitlines()[:2]
+    assert (
+        head.split("  ")[0] == "model" and "overhead µs" in head and first.split()[:4] == ["a.onnx", "onnx", "2*", "32"]
+    )
+    assert (
+        "decode tok/s" in shown and "at 512" in shown and "median of 2 rounds" in shown and "* threads chosen" in shown
+    )
+    markdown = bench_report.report(example(), markdown=True)
+    assert markdown.startswith("| model | runtime | threads |") and "|---|" not in markdown.splitlines()[0]
+
+
+def test_csv_is_well_formed():
+    rows = list(csv.DictReader(io.StringIO(bench_report.to_csv(example()))))
+    assert len(rows) == 4 and [row["prompt_tokens"] for row in rows] == ["32", "256"] * 2
+    assert all(float(row[name]) > 0 for row in rows for name in row if name not in ("model", "runtime"))
+    assert float(rows[0]["decode_at_512"]) < float(rows[0]["decode_at_32"])
+
+
+def test_svg_is_well_formed():
+    root = ElementTree.fromstring(bench_report.svg(example()))
+    texts = "".join(root.itertext())
+    assert root.tag.endswith("svg") and "b<&>.gguf on onnx" in texts and "By tokens of context" in texts
+    sizes = [float(value) for node in root.iter() for key, value in node.items() if key in ("width", "height")]
+    assert all(size >= 0 for size in sizes)
+    plain = bench_report.svg(measured(Children(), "a.onnx", context=()))
+    assert "By tokens of context" not in plain and ElementTree.fromstring(plain) is not None
+
+
+def test_ticks_enclose():
+    for low, high in ((0, 1), (0, 2591), (0, 0.003), (0, 12)):
+        found = bench_report.ticks(low, high)
+        assert found[0] <= low and found[-1] >= high * 0.999 and 2 <= len(found) <= 12
+
+
+# ---- what is fed, and how it is timed ----
+
+
+def test_prompts_are_fixed_and_never_special():
+    files = {
+        "config.json": json.dumps({"bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": None}).encode(),
+        "tokenizer.json": b'{"added_tokens": [{"id": 4, "special": true}, {"id": 5, "special": false}]}',
+        "generation_config.json": b"damaged",
+    }
+    ids = bench_worker.prompt(files, 12, frozenset({0}), 500)
+    assert set(ids) == {5, 6, 7, 8, 9, 10, 11} and ids == bench_worker.prompt(files, 12, frozenset({0}), 500)
+    assert bench_worker.prompt(files, 12, frozenset({0}), 20) == ids[:20]
+
+
+class Slow:
+    """A runtime whose every call takes a second of a clock that a test can read."""
+
+    vocab_size, context_length, files = 8, 64, {}
+
+    def __init__(self):
+        self.length, self.now = 0, 0.0
+
+    def forward(self, tokens, *, every=False):
+        self.length += len(tokens)
+        self.now += 1.0
+        return np.arange(8, dtype=np.float32)
+
+    def rewind(self, length):
+        self.length = length
+
+
+class Kernel(Slow):
+    """Half of its forward call is the backend's."""
+
+    def forward(self, tokens, *, every=False):
+        self.now += 0.5
+        self.length += len(tokens)
+        return self.kernel()
+
+    def kernel(self):
+        self.now += 0.5
+        return np.arange(8, dtype=np.float32)
+
+
+@pytest.mark.parametrize("kind, name, outside", [(Slow, "forward", 0.0), (Kernel, "kernel", 0.5)])
+def test_the_stopwatch_stops_at_the_backend(monkeypatch, kind, name, outside):
+    runtime = kind()
+    monkeypatch.setattr(bench_worker.time, "perf_counter", lambda: runtime.now)
+    watch = bench_worker.Stopwatch(runtime)
+    timings = Model(runtime, bench_worker.Wordless(8)).generate([1, 2, 3], max_new_tokens=5, ignore_eos=True).timings
+    assert watch.name == name and len(watch.calls) == 5 and timings.new_tokens == 5
+    assert timings.decode == pytest.approx(4) and timings.decode - sum(watch.calls[-4:]) == pytest.approx(4 * outside)
+
+
+def test_peak_memory_is_this_process_own():
+    before = bench_worker.peak_bytes()
+    held = np.ones(64 << 20, np.uint8)
+    assert bench_worker.peak_bytes() >= before + held.nbytes // 2 or before > held.nbytes
+    assert 1e7 < bench_worker.peak_bytes() < 1e11
+
+
+# ---- for real, in child processes ----
+
+FIGURES = (
+    "load_ms",
+    "first_token_ms",
+    "prefill_tokens_per_second",
+    "decode_tokens_per_second",
+    "overhead_us",
+    "peak_mb",
+)
+
+
+def test_a_model_without_text_from_end_to_end(gguf, tmp_path):
+    done = call(
+        "-m", gguf, "--prompt-tokens", "4,20", "--new-tokens", 8, "--repeat", 2, "--context", "16,64,1000",
+        "--threads", "1", "--repetition-penalty", 1.2, "--temperature", 0.8, "--json", "--csv", tmp_path / "a.csv",
+        "--plot", tmp_path / "a.svg",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "note: tiny.gguf: context 1000 clipped to its 64 tokens" in done.stderr
+    record = json.loads(done.stdout)
+    assert record["machine"]["packages"]["llama_cpp"] and record["machine"]["cores"] >= 1
+    assert [line["prompt_tokens"] for line in record["lines"]] == [4, 20]
+    for line in record["lines"]:
+        assert line["runtime"] == "llamacpp" and line["threads"] == 1 and not line["threads_measured"]
+        for name in FIGURES:
+            figure = line[name]
+            assert len(figure["rounds"]) == 2 and 0 < figure["min"] <= figure["median"] <= figure["max"], name
+        assert list(line["decode_at_context"]) == ["16", "64"] and line["peak_mb"]["median"] > 10
+        assert line["file_mb"] == pytest.approx(gguf.stat().st_size / 1e6)
+    assert len(list(csv.DictReader((tmp_path / "a.csv").open()))) == 2
+    assert ElementTree.parse(tmp_path / "a.svg").getroot().tag.endswith("svg")
+
+
+def test_a_folder_is_converted_before_anything_is_timed(stories, tmp_path):
+    pytest.importorskip("gguf")
+    pytest.importorskip("llama_cpp")
+    done = call("-m", stories, "--runtime", "llama.cpp", "--quant", "q8_0", "--new-tokens", 4, "--repeat", 1,
+                "--context", "none", "--threads", "auto")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    model, runtime, threads, *_ = done.stdout.splitlines()[1].split()
+    assert (model, runtime) == ("hf", "llamacpp") and "at 32" not in done.stdout
+    (made,) = (tmp_path / "cache" / "converted").glob("*.gguf")
+    assert "q8_0" in made.name
+    if (os.cpu_count() or 1) > 1:
+        (kept,) = (tmp_path / "cache" / "threads").glob("*.json")
+        assert threads == f"{json.loads(kept.read_bytes())['threads']}*"
+
+
+@pytest.mark.parametrize("arguments, status, words", [
+    (["--prompt-tokens", "60"], 1, "a prompt of 60 tokens and 128 new ones do not fit into its context of 64"),
+    (["--prompt-tokens", "4;5"], 2, "'4;5' is not a comma-separated list of whole numbers"),
+    (["--prompt-tokens", "none"], 2, "'none' is not a comma-separated list"),
+    (["--prompt-tokens", "0"], 2, "prompt_tokens must be whole numbers from 1 up"),
+    (["--threads", "1,many"], 2, "is not a comma-separated list"),
+    (["--new-tokens", "1"], 2, "new_tokens must be a whole number from 2 up"),
+    (["--top-p", "7"], 2, "top_p must be above 0"),
+    (["--json", "--markdown"], 2, "not both"),
+    (["--csv", "."], 2, "--csv wants a file"),
+    (["--runtime", "nonsense"], 2, "unknown runtime 'nonsense': choose from"),
+    (["--quant", "q4_0"], 2, "--quant does not apply: llamacpp opens tiny.gguf as it is"),
+])  # fmt: skip
+def test_mistakes_are_one_line(gguf, arguments, status, words):
+    done = call("-m", gguf, *arguments)
+    assert done.exit_code == status and words in done.stderr and "Traceback" not in done.output
+    assert len(done.stderr.strip().splitlines()[-1]) < 300
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    done = call("-m", tmp_path / "none.gguf")
+    assert done.exit_code == 1 and "does not exist" in done.stderr
+    (tmp_path / "text.txt").write_text("no model")
+    done = call("-m", tmp_path / "text.txt")
+    assert done.exit_code == 1 and "is no model that edgekit knows" in done.stderr
+    (tmp_path / "broken.onnx").write_bytes(b"nothing")
+    done = call("-m", tmp_path / "broken.onnx", "--runtime", "llamacpp")
+    assert done.exit_code == 2 and "broken.onnx runs on onnx only" in done.stderr
+
+
+def test_a_child_that_dies_is_one_line(monkeypatch, tmp_path):
+    for script, words in (
+        ("import os, signal; os.kill(os.getpid(), signal.SIGABRT)", "ended with SIGABRT: it said nothing"),
+        ("import sys; sys.stderr.write('first\\nGGML_ASSERT(x) failed\\n'); sys.exit(3)", "status 3: GGML_ASSERT"),
+        ("print('no json')", "status 0: it said nothing"),
+    ):
+        fake = tmp_path / "python"
+        fake.write_text(f"#!{sys.executable}\n{script}\n")
+        fake.chmod(0o755)
+        with monkeypatch.context() as changed:
+            changed.setattr(bench.sys, "executable", str(fake))
+            with pytest.raises(RuntimeFailure, match=words) as raised:
+                bench.child({"verb": "measure", "model": "a.gguf"})
+        assert "\n" not in str(raised.value)
+
+
+def test_a_childs_error_keeps_its_kind(monkeypatch):
+    def unknown(job):
+        raise UnknownRoomError("unknown runtime 'x'")
+
+    assert issubclass(UnknownRoomError, UsageError)
+    answer = {"error": "unknown runtime 'x'", "kind": "UnknownRoomError"}
+    monkeypatch.setattr(bench.subprocess, "run", lambda *a, **k: type("Done", (), {
+        "returncode": 0, "stdout": json.dumps(answer), "stderr": "",
+    }))  # fmt: skip
+    with pytest.raises(UnknownRoomError, match="unknown runtime 'x'"):
+        bench.child({"verb": "prepare", "model": None})
+
+
+# ---- the peers' script ----
+
+
+def test_the_peers_script_compares_contestants(monkeypatch, tmp_path):
+    pytest.importorskip("tokenizers")
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    import peers
+
+    def one(name, *rates, tokens=()):
+        made = peers.Contestant(name, ["python"], threads=1, rates=list(rates), tokens=list(tokens))
+        made.decode = [rate * 1.1 for rate in rates]
+        return made
+
+    found = [
+        one("hf fp32", 100.0, 50.0, tokens=[1, 2, 3]), one("edgekit torch bf16", 240.0, 150.0, tokens=[1, 2, 4]),
+        one("edgekit torch int8", 100.0, 50.0), one("optimum int8", 300.0, 300.0),
+        one("edgekit onnx int8", 900.0, 900.0),
+    ]  # fmt: skip
+    found.append(peers.Contestant("genai int4", ["python"], absent="not installed"))
+    verdicts = {v["ratio"]: v for v in peers.verdicts(found)}
+    assert verdicts["edgekit torch bf16 / hf fp32"]["measured"] == pytest.approx(2.7)
+    assert (
+        verdicts["edgekit torch bf16 / hf fp32"]["holds"] and not verdicts["edgekit onnx int8 / optimum int8"]["holds"]
+    )
+    assert verdicts["edgekit onnx int4 / genai int4"]["measured"] is None
+    shown = peers.report(found, "about", markdown=True)
+    assert "| edgekit torch bf16 | 1 | 195 |" in shown and "2 of 3" in shown and "- genai int4: not installed" in shown
+    assert {name for ours, _, theirs in peers.REQUIRED for name in (*ours, theirs)} <= set(peers.NAMES)
+
+
+def test_the_peers_pipe(monkeypatch, tmp_path):
+    """One contestant end to end, with a model that costs nothing."""
+    benchmarks = Path(__file__).resolve().parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(str(benchmarks))
+    import peers
+
+    script = tmp_path / "worker.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(benchmarks)!r})\n"
+        "from _serve import serve\n"
+        "print('a library that prints')\n"
+        "def open_model(threads):\n"
+        "    if 'bad' in sys.argv: raise ValueError('cannot\\nopen')\n"
+        "    return lambda prompt, count: (1e-9, list(range(count)))\n"
+        "if 'prepare' not in sys.argv: serve(open_model)\n"
+    )
+    good = peers.Contestant("good", [sys.executable, str(script)])
+    bad = peers.Contestant("bad", [sys.executable, str(script), "bad"])
+    gone = peers.Contestant("gone", [str(tmp_path / "no-python")])
+    job = {"threads": [1, 2], "prompt": [1, 2], "new_tokens": 6}
+    said = []
+    peers.prepare([good, bad, gone], tmp_path, said.append)
+    peers.compare([good, bad, gone], 2, job, said.append)
+    assert len(good.rates) == len(good.decode) == 2 and good.tokens == [0, 1, 2, 3, 4, 5] and good.threads in (1, 2)
+    assert bad.absent == "ValueError: cannot" and "is not there" in gone.absent
+    assert [line for line in said if line.startswith("round")] == ["round 1 of 2: good", "round 2 of 2: good"]
+
+
+def test_the_seeded_model_is_one_that_edgekit_reads(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    import _seeded
+
+    from edgekit import tokenizer
+
+    files = {"tokenizer.json": json.dumps(_seeded.tokenizer(8064)).encode()}
+    words = tokenizer.from_files(files, 8064)
+    ids = words.encode("hello, world")
+    assert words.decode(ids) == "hello, world" and len(ids) < 12
+    assert sum(int(np.prod(shape)) for shape in _seeded.SHAPE.shapes().values()) == 12_294_400
