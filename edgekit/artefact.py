@@ -16,6 +16,10 @@ from edgekit.errors import CheckpointError
 FILE = "edgekit.file."
 SHA256 = ".sha256"
 
+# What the conversion measured of itself, as JSON; in a Hugging Face folder it is a file. See `edgekit/receipt.py`.
+RECEIPT = "edgekit.receipt"
+RECEIPT_FILE = "edgekit_receipt.json"
+
 # Beside the tokenizer's files; `config.json` makes the way back to a Hugging Face folder exact.
 CONFIGURATION = ("config.json", "generation_config.json", "chat_template.jinja")
 CARRIED = (*CONFIGURATION, *tokenizer.FILES)

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import artefact, gguf_file, rooms, tokenizer
+from edgekit import artefact, gguf_file, receipt, rooms, tokenizer
 from edgekit.checkpoint import Checkpoint, LlamaConfig, open_folder
 from edgekit.convert import Written
 from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError
-
-# Where a tensor's parameters are counted, by a part of its Hugging Face name; the first that fits.
-GROUPS = {"embed_tokens": "embedding", "lm_head": "head", "norm": "norms", "self_attn": "attention", "mlp": "ffn"}
+from edgekit.files import read_bytes
+from edgekit.verify_tensors import group_of
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -38,7 +37,7 @@ def parameters(config: LlamaConfig) -> dict[str, int]:
     """Number of parameters by group; a tied head is counted once, as the embedding."""
     counts: Counter[str] = Counter()
     for name, shape in config.shapes().items():
-        counts[next(group for part, group in GROUPS.items() if part in name)] += int(np.prod(shape))
+        counts[group_of(name)] += int(np.prod(shape))
     return dict(counts)
 
 
@@ -50,7 +49,12 @@ def _describe_folder(path: Path) -> dict[str, Any]:
         for name, shape in checkpoint.config.shapes().items()
     ]
     facts = _facts(checkpoint.name, "Hugging Face folder", checkpoint.config, checkpoint.files, tensors)
-    return facts | {"metadata": {"source.sha256": checkpoint.sha256}, "size_as_gguf": _sizes(checkpoint.config)}
+    proved = path / artefact.RECEIPT_FILE
+    return facts | {
+        "metadata": {"source.sha256": checkpoint.sha256},
+        "receipt": receipt.read(read_bytes(proved)) if proved.is_file() else None,
+        "size_as_gguf": _sizes(checkpoint.config),
+    }
 
 
 def _sizes(config: LlamaConfig) -> dict[str, int]:
@@ -72,7 +76,8 @@ def _describe_gguf(path: Path) -> dict[str, Any]:
     if not facts["vocabulary"]:
         tokens = file.metadata.get("tokenizer.ggml.tokens", [])
         facts["vocabulary"] = {"kind": file.metadata.get("tokenizer.ggml.model"), "ids": len(tokens)}
-    return facts | {"metadata": metadata, "bytes": path.stat().st_size}
+    proved = receipt.read(file.metadata.get(artefact.RECEIPT))
+    return facts | {"metadata": metadata, "receipt": proved, "bytes": path.stat().st_size}
 
 
 def _describe_onnx(path: Path) -> dict[str, Any]:
@@ -83,7 +88,8 @@ def _describe_onnx(path: Path) -> dict[str, Any]:
         config = LlamaConfig.from_dict(json.loads(files["config.json"]), f"{path}: config.json")
     shown = _shown(metadata, files)
     return _facts(path.stem, "ONNX", config, files, tensors) | {
-        "metadata": shown, "bytes": path.stat().st_size, "nodes": dict(nodes)
+        "metadata": shown, "receipt": receipt.read(metadata.get(artefact.RECEIPT)), "bytes": path.stat().st_size,
+        "nodes": dict(nodes),
     }  # fmt: skip
 
 
@@ -121,9 +127,10 @@ def _vocabulary(config: LlamaConfig, files: Mapping[str, bytes]) -> dict[str, An
 
 
 def _shown(metadata: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
-    """An artefact's metadata, the files that it carries by their size."""
+    """An artefact's metadata, the files that it carries by their size; not the receipt, which is shown in words."""
     carried = {artefact.FILE + name: f"<{len(data):,} bytes>" for name, data in files.items()}
-    return {key: carried[key] if key in carried else _short(value) for key, value in metadata.items()}
+    shown = {key: value for key, value in metadata.items() if key != artefact.RECEIPT}
+    return {key: carried[key] if key in carried else _short(value) for key, value in shown.items()}
 
 
 def _short(value: Any) -> Any:
@@ -164,6 +171,9 @@ def report(found: dict[str, Any], *, tensors: bool = True) -> str:
         lines.append(f"file        {found['bytes'] / 1e6:.2f} MB")
     if "nodes" in found:
         lines.append(f"graph       {sum(found['nodes'].values())} nodes")
+    if found.get("receipt"):
+        lines.append("\nreceipt")
+        lines += [f"  {line}" for line in receipt.lines(found["receipt"])]
     if found.get("metadata"):
         lines.append("\nmetadata")
         lines += [f"  {key} = {value}" for key, value in found["metadata"].items()]

@@ -1,0 +1,78 @@
+"""`edgekit verify`: what conversions cost, and whether they are sound.
+
+As cli.py: nothing heavy is imported before the command runs; the table and JSON go to stdout, the rest to stderr.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgekit import flags
+from edgekit.errors import CheckpointError, UsageError
+from edgekit.options import given, options
+from edgekit.verify_settings import Verifying
+
+
+@click.command("verify")
+@click.argument("artefacts", nargs=-1, required=True, metavar="ARTEFACT...")
+@flags.model
+@click.option(
+    "--runtime", metavar="NAME", help="What runs the source: torch, onnx or llamacpp; default: its tensors in numpy."
+)
+@flags.revision
+@click.option(
+    "--text", "texts", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
+    help="Compare on this .txt or .jsonl, or a folder of them; may be repeated.  [default: a text that edgekit has]",
+)  # fmt: skip
+@options(Verifying)
+@click.option("--markdown", is_flag=True, help="Print the table in Markdown.")
+@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw size, KL and agreement as an SVG.")
+@flags.as_json
+def verify(
+    artefacts: tuple[str, ...],
+    model: str | None,
+    runtime: str | None,
+    revision: str | None,
+    texts: tuple[Path, ...],
+    markdown: bool,
+    plot: Path | None,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Hold artefacts to the model they were made from: what each lost, and whether it is sound.
+
+    The same token ids go into the source and into each ARTEFACT (.gguf, .onnx or folder, in any mix). Exit status 1
+    and a sentence if one is broken.
+
+    \b
+    edgekit verify -m ./checkpoint checkpoint-q4_0.gguf checkpoint-int8.onnx
+    edgekit verify -m ./checkpoint *.gguf --text validation.jsonl.gz --tokens 8192 --plot formats.svg
+    edgekit verify -m ./checkpoint other-tool.gguf --layers
+    """
+    if as_json and markdown:
+        raise UsageError("give --json or --markdown, not both")
+    if plot is not None and plot.is_dir():
+        raise UsageError(f"--plot wants a file, and {plot} is a folder")
+    settings = Verifying(**given(Verifying, values))
+    from edgekit import files, verify_report
+    from edgekit import texts as reading
+    from edgekit import verify as verb
+
+    documents = reading.read(texts) if texts else None
+    found = verb.verify(
+        model, artefacts, settings, texts=documents, runtime=runtime, revision=revision, progress=flags.progress
+    )
+    if plot is not None:
+        files.write_bytes(plot, verify_report.svg(found).encode())
+    if as_json:
+        click.echo(json.dumps(found.record()))
+    else:
+        click.echo(verify_report.report(found, markdown=markdown, kv_type=settings.kv_type))
+    if broken := [proof for proof in found.artefacts if not proof.sound]:
+        more = f" (and {len(broken) - 1} more are broken)" if len(broken) > 1 else ""
+        raise CheckpointError(f"{broken[0].path.name}: {broken[0].failures[0]}{more}")
+
+
+COMMAND = verify

@@ -1,0 +1,109 @@
+"""Where two models part: half a layer at a time, and the usual faults of graphs tried out on the source."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from edgekit.agreement import logit_error
+from edgekit.checkpoint import Checkpoint
+from edgekit.reference import Reference
+from edgekit.runtime import Logits
+from edgekit.verify_limits import limit_of
+from edgekit.verify_tensors import interleaved
+
+BASES = (10_000.0, 500_000.0, 1_000_000.0, 100_000.0, 50_000.0)
+"""Bases of rotary embeddings that models have; what a converter that forgets the key takes is among them."""
+EPSILONS = (1e-5, 1e-6, 1e-12)
+ENOUGH = 64
+"""Tokens that tell one fault from another."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One part of the model: what the artefact's makes of the same hidden state."""
+
+    name: str
+    """"embedding", "layer 3 attention", "layer 3 ffn", "head"."""
+    error: float
+    """Root mean square of the difference over that of the source's."""
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def layers(source: Reference, own: Reference, tokens: Sequence[int]) -> Iterator[Layer]:
+    """Each part of two models, both given the *source's* hidden state: so one fault shows in one place.
+
+    Args:
+        own: the artefact's own tensors and keys, run as the source's are.
+        tokens: at most a window.
+    """
+    yield Layer("embedding", distance(source.embed(tokens), own.embed(tokens)))
+    hidden = source.embed(tokens)
+    for hidden, part in source.parts(tokens):
+        theirs = own.part(part.layer, part.name, hidden)
+        yield Layer(f"layer {part.layer} {part.name}", distance(part.update, theirs))
+    # `hidden` is the array that grew: after the last part it is what the head is given.
+    yield Layer("head", distance(source.head(hidden), own.head(hidden)))
+
+
+def distance(mine: np.ndarray, theirs: np.ndarray) -> float:
+    """Length of the difference over the length of `mine`; infinite if `theirs` is not finite."""
+    length = float(np.linalg.norm(mine.astype(np.float64)))
+    apart = float(np.linalg.norm(theirs.astype(np.float64) - mine))
+    if not np.isfinite(apart) or (apart and not length):
+        return np.inf
+    return apart / length if length else 0.0
+
+
+def departs(kind: str) -> float:
+    """The error of one part at which it is said to depart: three times what its type's rows may lose."""
+    return max(1e-3, min(3 * limit_of(kind).rows, 1.0))
+
+
+def guess(source: Checkpoint, tokens: Sequence[int], logits: Logits) -> str:
+    """What a graph got wrong, if one of the usual faults makes a model say what the artefact says; else "".
+
+    Args:
+        source: the artefact's own tensors, or the source's where those cannot be read.
+        tokens, logits: what the artefact was fed from an empty cache, and its logits after each, (n, vocab_size).
+    """
+    tokens, logits = tokens[:ENOUGH], logits[:ENOUGH]
+    plain = _error(source, tokens, logits)
+    found = [(_error(variant, tokens, logits), said) for variant, said in faults(source)]
+    best, said = min(found, default=(plain, ""))
+    return said if best < plain / 4 else ""
+
+
+def faults(source: Checkpoint) -> Iterator[tuple[Checkpoint, str]]:
+    """The source with one fault each, and its name."""
+    config = source.config
+    for base in BASES:
+        if base != config.rope_theta:
+            other = dataclasses.replace(config, rope_theta=base)
+            yield _with(source, config=other), f"its rotary base is {base:g}, the source's {config.rope_theta:g}"
+    mine = config.rms_norm_eps
+    for epsilon in EPSILONS:
+        if epsilon != mine:
+            other = dataclasses.replace(config, rms_norm_eps=epsilon)
+            yield _with(source, config=other), f"its RMSNorm epsilon is {epsilon:g}, the source's {mine:g}"
+    turned, swapped, width = dict(source.tensors), dict(source.tensors), config.head_dim
+    for name, tensor in source:
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            turned[name] = interleaved(tensor, width, back=True)
+        elif name.endswith("gate_proj.weight"):
+            up = name.replace("gate_proj", "up_proj")
+            swapped[name], swapped[up] = source.tensors[up], tensor
+    yield _with(source, tensors=turned), "query and key rows are not permuted for its rotary embedding"
+    yield _with(source, tensors=swapped), "gate and up are swapped"
+
+
+def _with(source: Checkpoint, **changes: Any) -> Checkpoint:
+    return dataclasses.replace(source, **changes)
+
+
+def _error(checkpoint: Checkpoint, tokens: Sequence[int], logits: Logits) -> float:
+    return logit_error(Reference(checkpoint).forward(tokens, every=True), logits)
