@@ -1,0 +1,33 @@
+"""`edgekit doctor`: what is unusual in a model. As cli.py: nothing heavy is imported before the command runs."""
+
+import json
+
+import click
+
+from edgekit import flags
+
+
+@click.command()
+@flags.model
+@flags.revision
+@flags.as_json
+@click.pass_context
+def doctor(context: click.Context, model: str | None, revision: str | None, as_json: bool) -> None:
+    """Say what is unusual in a model, what other tools will do with it, and the cure.
+
+    \b
+    edgekit doctor -m ./checkpoint
+    edgekit doctor -m model.gguf --json
+
+    An error is something that edgekit cannot use (exit status 1), a warning something that other tools stumble over
+    or that the text suffers from, a note good to know. The model is looked at, not loaded.
+    """
+    from edgekit import doctor as verb
+    from edgekit import source
+
+    found = verb.examine(source.resolve(model, revision=revision))
+    click.echo(json.dumps(found.record()) if as_json else verb.report(found))
+    context.exit(0 if found.usable else 1)
+
+
+COMMAND = doctor

@@ -1,0 +1,306 @@
+"""A model opened for the doctor: so forgivingly that one fault does not hide the next.
+
+`edgekit.checkpoint` stops at the first problem, as a loader must. Here each part is read by itself, what cannot be read
+is left out and said in `trouble`, and nothing of the weights is in memory before it is looked at.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+from edgekit import artefact, doctor_onnx_file, doctor_tensors, rooms, tokenizer
+from edgekit.checkpoint import INDEX, PREFIXES, WEIGHTS, LlamaConfig
+from edgekit.doctor_finding import Finding, error
+from edgekit.doctor_tensors import Safetensors, Tensor
+from edgekit.errors import CheckpointError, EdgekitError, FileError
+from edgekit.files import read_bytes, said
+from edgekit.gguf_config import KNOWN, llama_config
+from edgekit.gguf_file import MOST_STRINGS, GGUFFile
+
+if TYPE_CHECKING:
+    from edgekit.doctor_onnx_file import OnnxFile
+    from edgekit.tokenizer import Tokenizer
+
+MOST_LAYERS = 4096
+NEW_COPY = "download the file again, or make it again with `edgekit convert`"
+
+
+@dataclass
+class Case:
+    """Everything that is known of a model; any part of it may be missing."""
+
+    path: Path
+    kind: str
+    """folder, gguf or onnx."""
+    files: dict[str, bytes] = field(default_factory=dict)
+    """By name, what lies beside the weights of a folder or is carried inside an artefact."""
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    """By name; a folder's without what wrappers put before it."""
+    trouble: list[Finding] = field(default_factory=list)
+    """Met while opening."""
+    shards: dict[str, Safetensors] = field(default_factory=dict)
+    """A folder's weight files that edgekit would read."""
+    twice: list[str] = field(default_factory=list)
+    """Tensors that are in two of them."""
+    gguf: GGUFFile | None = None
+    onnx: "OnnxFile | None" = None
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def format(self) -> str:
+        return {"folder": "Hugging Face folder", "gguf": "GGUF", "onnx": "ONNX"}[self.kind]
+
+    def json(self, name: str) -> dict[str, Any]:
+        """One of the JSON files; empty if it is not there or is no JSON object."""
+        try:
+            value = json.loads(self.files.get(name, b"{}"))
+        except (ValueError, RecursionError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return self.json("config.json")
+
+    @cached_property
+    def generation(self) -> dict[str, Any]:
+        return self.json("generation_config.json")
+
+    @cached_property
+    def tokenizer_config(self) -> dict[str, Any]:
+        return self.json("tokenizer_config.json")
+
+    @cached_property
+    def keys(self) -> dict[str, Any]:
+        """A GGUF's metadata; an ONNX file's, whose values are all text; empty for a folder."""
+        if self.gguf is not None:
+            return self.gguf.metadata
+        return dict(self.onnx.metadata) if self.onnx is not None else {}
+
+    @property
+    def refusal(self) -> str:
+        """Why edgekit does not take the configuration; "" if it does, or there is none."""
+        try:
+            if self.gguf is not None:
+                llama_config(self.gguf)
+            elif self.config:
+                LlamaConfig.from_dict(self.config)
+        except CheckpointError as reason:
+            return str(reason).removeprefix(f"{self.path}: ")
+        return ""
+
+    @cached_property
+    def shape(self) -> LlamaConfig | None:
+        """The numbers of the Llama as far as they can be understood, whatever else the configuration asks for."""
+        try:
+            if self.gguf is not None:
+                known = {k: v for k, v in self.keys.items() if not k.startswith("llama.") or k[6:] in KNOWN}
+                known["general.architecture"] = "llama"
+                known = {k: v for k, v in known.items() if not k.endswith("_token_id")}
+                file = SimpleNamespace(path=self.path, metadata=known, tensors=self.gguf.tensors)
+                return llama_config(cast(GGUFFile, file))
+            found = LlamaConfig.from_dict(_plain(self.config))
+        except CheckpointError:
+            return None
+        # Nothing may be built for layers that only a damaged number claims.
+        return dataclasses.replace(found, num_hidden_layers=min(found.num_hidden_layers, MOST_LAYERS))
+
+    @cached_property
+    def expected(self) -> dict[str, tuple[int, ...]]:
+        """The tensors that there should be, by the file's own names; empty where that is not known."""
+        if self.shape is None or self.kind == "onnx":
+            return {}
+        if self.kind == "gguf":
+            named = rooms.load("converters", "_gguf_tensors").gguf_name
+            return {named(name): shape for name, shape in self.shape.shapes().items()}
+        return self.shape.shapes()
+
+    @cached_property
+    def rows(self) -> int | None:
+        """Rows of the embedding: as many ids as the model has. None where a damaged number claims too many."""
+        table = self.tensors.get("model.embed_tokens.weight") if self.kind == "folder" else None
+        rows = self.shape.vocab_size if self.shape else 0
+        if table is not None and table.raw is not None and len(table.shape) == 2:
+            rows = table.shape[0]
+        return rows if 0 < rows <= MOST_STRINGS else None
+
+    @cached_property
+    def head(self) -> tuple[Tensor | None, Tensor | None]:
+        """The embedding and the head that is stored beside it."""
+        names = ("token_embd.weight", "output.weight")
+        if self.kind != "gguf":
+            names = ("model.embed_tokens.weight", "lm_head.weight")
+        return self.tensors.get(names[0]), self.tensors.get(names[1])
+
+    @cached_property
+    def _tokenizer(self) -> "tuple[Tokenizer | None, str]":
+        if self.rows is None or not any(name in self.files for name in tokenizer.FILES):
+            return None, ""
+        try:
+            return tokenizer.from_files(self.files, self.rows), ""
+        except EdgekitError as reason:
+            return None, str(reason)
+
+    @property
+    def tokenizer(self) -> "Tokenizer | None":
+        """The model's own tokenizer, if it has one that edgekit reads."""
+        return self._tokenizer[0]
+
+    @property
+    def tokenizer_refusal(self) -> str:
+        return self._tokenizer[1]
+
+    def ids(self, key: str, *names: str) -> dict[str, list[int]]:
+        """What files say of `eos_token_id` and the like: file -> ids, for those that say something."""
+        said = {}
+        for name in names or ("config.json", "generation_config.json", "tokenizer_config.json"):
+            value = self.json(name).get(key)
+            listed = value if isinstance(value, list) else [value]
+            ids = [id for id in listed if isinstance(id, int) and not isinstance(id, bool) and id >= 0]
+            if ids:
+                said[name] = ids
+        return said
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without what edgekit does not support: only a Llama's numbers."""
+    kept = {k: v for k, v in values.items() if k in LlamaConfig.__dataclass_fields__ and not k.endswith("_token_id")}
+    parameters = values.get("rope_parameters")
+    if isinstance(parameters, dict) and "rope_theta" in parameters:
+        kept["rope_theta"] = parameters["rope_theta"]
+    return kept | {"model_type": "llama"}
+
+
+def open_case(path: Path) -> Case:
+    """Open whatever `path` is.
+
+    Raises:
+        CheckpointError: neither a folder nor a `.gguf` nor a `.onnx`.
+        FileError: the system cannot read it at all.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _folder(path)
+    if path.suffix == ".gguf":
+        return _gguf(path)
+    if path.suffix == ".onnx":
+        return _onnx(path)
+    raise CheckpointError(f"{path} is no model that edgekit knows: give a model folder, a .gguf or a .onnx")
+
+
+def _folder(path: Path) -> Case:
+    case = Case(path, "folder")
+    for name in artefact.CARRIED:
+        if (path / name).is_file():
+            case.files[name] = read_bytes(path / name)
+    usual, own = "tokenmonster.vocab", case.tokenizer_config.get("vocab_file")
+    # As edgekit.checkpoint.side_files: a TokenMonster vocabulary may have any name.
+    if isinstance(own, str) and own != usual and Path(own).name == own and (path / own).is_file():
+        case.files[usual] = read_bytes(path / own)
+        case.files["tokenizer_config.json"] = json.dumps(case.tokenizer_config | {"vocab_file": usual}).encode()
+        del case.tokenizer_config
+    for name in weight_files(path):
+        try:
+            shard = case.shards[name] = doctor_tensors.safetensors(path / name)
+        except OSError as reason:
+            case.trouble.append(
+                error(f"{name} cannot be read: {said(reason)}", "edgekit refuses the folder", "see to the file")
+            )
+            continue
+        for tensor in shard.tensors:
+            tensor.stored, tensor.name = tensor.name, without_prefix(tensor.name)
+            if tensor.name in case.tensors:
+                case.twice.append(tensor.name)
+            case.tensors.setdefault(tensor.name, tensor)
+    return case
+
+
+def weight_files(path: Path) -> list[str]:
+    """The safetensors files that edgekit would read, as `edgekit.checkpoint` chooses them, of those that are there."""
+    if (path / INDEX).is_file():
+        index = weight_map(path)
+        return [name for name in sorted(set(index.values())) if Path(name).name == name and (path / name).is_file()]
+    if (path / WEIGHTS).is_file():
+        return [WEIGHTS]
+    single = sorted(p.name for p in path.glob("*.safetensors"))
+    return single if len(single) == 1 and not single[0].startswith("adapter") else []
+
+
+def weight_map(path: Path) -> dict[str, str]:
+    """Tensor -> file, as a folder's index says; empty if there is none or it is damaged."""
+    try:
+        found = json.loads((path / INDEX).read_bytes())["weight_map"]
+        return {str(k): v for k, v in found.items() if isinstance(v, str)}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def without_prefix(name: str) -> str:
+    while name.startswith(PREFIXES):
+        name = next(name.removeprefix(p) for p in PREFIXES if name.startswith(p))
+    return name
+
+
+def _gguf(path: Path) -> Case:
+    case = Case(path, "gguf")
+    try:
+        case.gguf = file = GGUFFile(path)
+    except CheckpointError as reason:
+        what = str(reason).removeprefix(f"{path}: ")
+        if read_head(path).startswith(doctor_tensors.LFS):
+            what = "it is a Git LFS pointer, not the model"
+        case.trouble.append(error(what, "neither edgekit nor llama.cpp loads the file", NEW_COPY))
+        return case
+    for info in file.tensors.values():
+        case.tensors[info.name] = Tensor(info.name, info.shape, info.type, file.data(info.name))
+    _carried(case, file.files)
+    return case
+
+
+def _onnx(path: Path) -> Case:
+    case = Case(path, "onnx")
+    try:
+        case.onnx = doctor_onnx_file.read(path)
+    except CheckpointError as reason:
+        what = str(reason).removeprefix(f"{path} ")
+        case.trouble.append(error(what, "neither edgekit nor ONNX Runtime loads the file", NEW_COPY))
+        return case
+    case.tensors = case.onnx.tensors
+    if any(key.startswith("edgekit.") for key in case.keys):
+        _carried(case, lambda: artefact.files_in_texts(case.keys, path))
+    else:  # a file of other tools: runtimes/onnx.py takes what lies beside it
+        for name in artefact.CARRIED:
+            if (path.parent / name).is_file():
+                case.files[name] = read_bytes(path.parent / name)
+    return case
+
+
+def _carried(case: Case, unpack: Any) -> None:
+    try:
+        case.files = unpack()
+    except CheckpointError as reason:
+        case.trouble.append(
+            error(
+                str(reason).removeprefix(f"{case.path}: "),
+                "edgekit refuses the artefact, since its tokenizer or configuration is not what was put in; other "
+                "programs do not look and take what is there",
+                NEW_COPY,
+            )
+        )
+
+
+def read_head(path: Path) -> bytes:
+    """The first bytes of a file. Raises `FileError`."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(64)
+    except OSError as reason:
+        raise FileError(f"cannot read {path}: {said(reason)}") from reason

@@ -1,0 +1,436 @@
+"""The doctor on GGUF and ONNX files: for each finding a file that has it, and what edgekit itself says of that file."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import tokenmonster_files, write_model
+from handmade import small
+from spoilt import EMBEDDING, FILES, SHAPE, Folder, converted, named, rewritten, told
+from test_doctor import FOLDERS
+
+from edgekit import artefact, doctor, doctor_onnx, rooms
+from edgekit.doctor_finding import CHECKS
+from edgekit.doctor_onnx_file import read as read_onnx
+from edgekit.doctor_tensors import SCALES, measure
+from edgekit.errors import EdgekitError, MissingExtraError
+from edgekit.gguf_file import BLOCKS
+from edgekit.settings import Running
+
+
+@pytest.fixture
+def folder(tmp_path) -> Folder:
+    return Folder(tmp_path / "m")
+
+
+# ---- healthy files -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quant", ["f32", "q8_0"])
+def test_a_healthy_gguf_has_only_notes(folder, tmp_path, quant):
+    path = to_gguf(folder.path, tmp_path, quant)
+    assert told(path) == {("note", "tied-head"), ("note", "chat-template")}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("quant", ["fp32", "int8"])
+@pytest.mark.parametrize("graph", ["fused", "portable"])
+def test_a_healthy_onnx_has_only_notes(folder, tmp_path, graph, quant, monkeypatch):
+    pytest.importorskip("optimum.exporters.onnx")
+    monkeypatch.setattr(doctor_onnx, "vnni", lambda: True)
+    found = told(converted(folder.path, tmp_path / "m.onnx", "onnx", quant, graph=graph))
+    assert {level for level, _ in found} <= {"note"}
+    if graph == "portable":
+        notes = {"int8-that-overflows", "one-scale-for-a-call"} if quant == "int8" else set()
+        assert {name for _, name in found} == notes
+
+
+# ---- GGUF ----------------------------------------------------------------------------------------------------------
+
+
+def to_gguf(source: Path, tmp_path: Path, quant: str = "f32", **settings) -> Path:
+    pytest.importorskip("gguf")
+    return converted(source, tmp_path / f"m-{quant}.gguf", "gguf", quant, **settings)
+
+
+def keys(**changes):
+    """Change metadata; `...` takes a key out; two underscores stand for a dot."""
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+
+    def change(found, tensors):
+        found.update(changes)
+        for key in [key for key, value in changes.items() if value is ...]:
+            del found[key]
+
+    return change
+
+
+def foreign(*others):
+    """As if another program had made it: nothing of edgekit's inside."""
+
+    def change(found, tensors):
+        for key in [key for key in found if key.startswith("edgekit.")]:
+            del found[key]
+        for other in others:
+            other(found, tensors)
+
+    return change
+
+
+def token(place: int, text: str):
+    return lambda found, tensors: found["tokenizer.ggml.tokens"].__setitem__(place, text)
+
+
+def rwkv(texts, **more):
+    texts = [*texts, *(f"[{i}]" for i in range(SHAPE.vocab_size - len(texts)))]
+    return keys(tokenizer__ggml__model="rwkv", tokenizer__ggml__tokens=texts, tokenizer__ggml__token_type=...,
+                tokenizer__ggml__scores=..., **more)  # fmt: skip
+
+
+def tensor(name, array):
+    values = np.ascontiguousarray(array, np.float32)
+    return lambda found, tensors: tensors.update({name: (values.shape, "F32", values.reshape(-1).view(np.uint8))})
+
+
+def nan_scale(found, tensors):
+    shape, kind, data = tensors["blk.0.ffn_up.weight"]
+    data = data.copy()
+    data[:2] = np.frombuffer(np.float16(np.inf).tobytes(), np.uint8)
+    tensors["blk.0.ffn_up.weight"] = shape, kind, data
+
+
+SINGLES = ["[", "]", *"0123456789", "\\n"]
+NO_UNKNOWN, UNKNOWN = {"tokenizer__ggml__unknown_token_id": ...}, {"tokenizer__ggml__unknown_token_id": 0}
+
+GGUFS = [
+    ("one-of-several-files", "error", "one of 3 parts", keys(split__count=3)),
+    ("no-vocabulary", "warning", "'none'", keys(tokenizer__ggml__model="none", tokenizer__ggml__tokens=...)),
+    ("no-vocabulary", "error", "'none'", foreign(keys(tokenizer__ggml__model="none", tokenizer__ggml__tokens=...))),
+    ("vocabulary-of-another-size", "error", "287 tokens", lambda k, t: k["tokenizer.ggml.tokens"].pop()),
+    ("same-text-twice", "error", "'a'", token(280, "a")),
+    ("texts-that-hang-or-abort", "error", "0x7a", foreign(rwkv([*SINGLES, "zoo"], **UNKNOWN))),
+    ("texts-that-hang-or-abort", "warning", "0x7a", rwkv([*SINGLES, "zoo"], **UNKNOWN)),
+    ("texts-that-hang-or-abort", "warning", "no unknown token", foreign(rwkv(SINGLES, **NO_UNKNOWN))),
+    ("texts-that-hang-or-abort", "error", "1 byte without a token (<0xFF>", foreign(token(258, "gone"))),
+    ("merges-or-cuts-missing", "error", "without merges", keys(tokenizer__ggml__model="gpt2")),
+    ("merges-or-cuts-missing", "warning", "not named",
+     keys(tokenizer__ggml__model="gpt2", tokenizer__ggml__merges=["a b"])),
+    ("special-ids-not-named", "warning", "EOS", keys(tokenizer__ggml__eos_token_id=...)),
+    ("words-that-end-a-text", "warning", "<|im_end|>", token(280, "<|im_end|>")),
+    ("phi-by-name", "error", "'my-phi3'", keys(general__name="my-phi3")),
+    ("keys-and-configuration-differ", "error", "rope_theta 10000.0 and 5000.0", keys(llama__rope__freq_base=5000.0)),
+    ("made-by-another-edgekit", "note", "edgekit 0.0.1", keys(edgekit__version="0.0.1")),
+    ("unsupported-gguf-keys", "error", "llama.rope.scaling.type is 'yarn'", keys(llama__rope__scaling__type="yarn")),
+    ("unsupported-gguf-keys", "error", "general.architecture is 'qwen2'", keys(general__architecture="qwen2")),
+    ("refused", "error", "llama.attention.head_count", keys(llama__attention__head_count=...)),
+    ("unexpected-tensors", "error", "rope_freqs.weight", tensor("rope_freqs.weight", np.ones(32))),
+    ("unexpected-tensors", "error", "blk.1.attn_q.bias", tensor("blk.1.attn_q.bias", np.ones(256))),
+    ("missing-tensors", "error", "output_norm.weight", lambda k, t: t.pop("output_norm.weight")),
+    ("misshaped-tensors", "error", "output_norm.weight is [64]", tensor("output_norm.weight", np.ones(64))),
+    ("tied-head", "error", "output.weight differs", tensor("output.weight", np.ones((288, 256)))),
+    ("tied-head", "note", "though it equals", lambda k, t: t.update({"output.weight": t["token_embd.weight"]})),
+    ("not-finite", "error", "output_norm.weight", tensor("output_norm.weight", [np.nan] * 256)),
+    ("zeros", "warning", "blk.1.ffn_up.weight", tensor("blk.1.ffn_up.weight", np.zeros((512, 256)))),
+    ("chat-template", "note", "<|user|>", keys(tokenizer__chat_template="<|user|>{{ messages }}")),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def spoilt(tmp_path_factory) -> list[Path]:
+    """A file for each row of the table."""
+    root = tmp_path_factory.mktemp("ggufs")
+    whole = to_gguf(Folder(root / "m").path, root)
+    return [rewritten(whole, row[3]).rename(root / f"{i}.gguf") for i, row in enumerate(GGUFS)]
+
+
+@pytest.fixture(scope="module")
+def refusals(spoilt) -> list[str]:
+    """What edgekit says of each when it reads it back and runs it, in a process of their own: llama.cpp may abort."""
+    pytest.importorskip("llama_cpp")
+    script = (
+        "import sys; from pathlib import Path; from edgekit import convert, model\n"
+        "from edgekit.errors import EdgekitError\n"
+        "for path in map(Path, sys.argv[1:]):\n"
+        "    try: convert.open_model(path); model.load(path).generate('1', max_new_tokens=1); print(flush=True)\n"
+        "    except EdgekitError as error: print(error, flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *spoilt], capture_output=True, text=True, timeout=120)
+    said = done.stdout.split("\n")[:-1]
+    assert done.returncode == 0, f"after {GGUFS[len(said) - 1][:3]}: {done.stderr[-1000:]}"
+    return said
+
+
+ROWS = pytest.mark.parametrize("place", range(len(GGUFS)), ids=[f"{row[0]}-{i}" for i, row in enumerate(GGUFS)])
+
+
+@ROWS
+def test_a_gguf_that_has_it(spoilt, place):
+    name, level, said, _ = GGUFS[place]
+    found = [finding for finding in named(spoilt[place], name) if finding.level == level]
+    assert any(said in finding.what for finding in found), told(spoilt[place])
+
+
+@ROWS
+def test_an_error_in_a_gguf_is_what_edgekit_refuses(spoilt, refusals, place):
+    assert doctor.examine(spoilt[place]).usable == (not refusals[place]), (refusals[place], told(spoilt[place]))
+
+
+def test_a_copy_is_still_healthy(folder, tmp_path):
+    path = to_gguf(folder.path, tmp_path)
+    assert told(rewritten(path)) == told(path)
+    assert not {level for level, _ in told(rewritten(path, foreign()))} & {"error", "warning"}
+
+
+@pytest.mark.parametrize("level, shown", [(1, "7F and a space"), (2, "`D `")])
+def test_the_marks_of_a_tokenmonster_gguf(folder, tmp_path, level, shown):
+    vocabulary = small(level)
+    rows = -(-(vocabulary.table_size + 2) // 32) * 32
+    shape = dataclasses.replace(SHAPE, vocab_size=rows, bos_token_id=None, eos_token_id=())
+    source = write_model(tmp_path / "t", shape, files=tokenmonster_files(vocabulary.to_bytes(), rows))
+    path = to_gguf(source, tmp_path)
+    (found,) = named(path, "text-with-stray-marks")
+    assert found.level == "warning" and shown in found.consequence and doctor.examine(path).usable
+    plain = small(0)
+    source = write_model(tmp_path / "p", shape, files=tokenmonster_files(plain.to_bytes(), rows))
+    assert not named(to_gguf(source, tmp_path), "text-with-stray-marks"), "level 0 has no marks"
+
+
+def test_the_marks_of_a_file_that_others_made(folder, tmp_path):
+    texts = [*SINGLES, "\\x7f", "\\x7f ", " ", "\\x7f a", "a"]
+    made = rewritten(to_gguf(folder.path, tmp_path), foreign(rwkv(texts, **UNKNOWN)))
+    (found,) = named(made, "text-with-stray-marks")
+    assert "in 3 tokens" in found.what and "edgekit takes the vocabulary" not in found.consequence
+
+
+def test_coarse_output_matrices(folder, tmp_path):
+    path = to_gguf(folder.path, tmp_path, "q4_0", embedding_type="q4_0")
+    (found,) = named(path, "coarse-head")
+    assert "Q4_0, 4.5 bits" in found.what and found.level == "warning"
+    assert not named(to_gguf(folder.path, tmp_path, "q4_0"), "coarse-head")
+
+
+def test_scales_that_are_not_finite(folder, tmp_path):
+    path = rewritten(to_gguf(folder.path, tmp_path, "q4_0"), nan_scale)
+    (found,) = named(path, "not-finite")
+    assert "1 scales" in found.what and "blk.0.ffn_up.weight" in found.what
+
+
+def test_scales_lie_where_llama_cpps_dequantizer_finds_them():
+    """A block whose scales are infinite has values that are; one whose scales are 0 has none."""
+    gguf = pytest.importorskip("gguf")
+    rng = np.random.default_rng(0)
+    for kind, places in SCALES.items():
+        elements, size = BLOCKS[kind]
+        raw = rng.integers(0, 256, size, np.uint8)
+        for number in (0.0, np.inf):
+            for at in places:
+                raw[at : at + 2] = np.frombuffer(np.float16(number).tobytes(), np.uint8)
+            with np.errstate(invalid="ignore"):
+                values = gguf.dequantize(raw.reshape(1, -1), gguf.GGMLQuantizationType[kind])
+            found = measure(kind, (1, elements), raw)
+            assert found.zeros.size == (number == 0) == (not values.any()), kind
+            assert bool(found.nonfinite) == (not np.isfinite(values).all()), kind
+
+
+def test_a_damaged_gguf_is_one_finding(folder, tmp_path):
+    path = to_gguf(folder.path, tmp_path)
+    whole = path.read_bytes()
+    place = whole.index(b'"rms_norm_eps"')
+    for data, said in (
+        (whole[: len(whole) // 2], "cut off"),
+        (b"", "not a GGUF"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        (whole[:place] + b"RMS" + whole[place + 3 :], "does not match its sha256"),
+    ):
+        path.write_bytes(data)
+        found = doctor.examine(path)
+        assert not found.usable and found.findings[0].name == "unreadable" and said in found.findings[0].what
+
+
+# ---- ONNX ----------------------------------------------------------------------------------------------------------
+
+
+def onnx_file(path: Path, *, weights=None, nodes=("MatMul",), props=None, ir=8, inputs=None, domain="") -> Path:
+    """A graph of the right interface, whatever it computes."""
+    onnx = pytest.importorskip("onnx")
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    if weights is None:
+        weights = {EMBEDDING: ONES}
+    inputs = inputs or ["input_ids", "attention_mask", "past_key_values.0.key", "past_key_values.0.value"]
+    value = lambda name: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)  # noqa: E731
+    graph = helper.make_graph(
+        [helper.make_node(op, [inputs[0]], [f"out{i}"], domain=domain) for i, op in enumerate(nodes)],
+        "g",
+        [value(name) for name in inputs],
+        [value("logits")],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    made = helper.make_model(graph, ir_version=ir, opset_imports=[helper.make_opsetid("", 18)])
+    if props is None:
+        texts, blobs = artefact.pack(FILES | {"config.json": json.dumps(SHAPE.to_dict()).encode()}, source_sha256="",
+                                     quant="fp32")  # fmt: skip
+        props = {"edgekit.graph": "portable"} | texts | {k: artefact.to_text(v) for k, v in blobs.items()}
+    helper.set_model_props(made, props)
+    path.write_bytes(made.SerializeToString())
+    return path
+
+
+def plain_export(tmp_path, **more):
+    for name, data in (FILES | {"config.json": json.dumps(SHAPE.to_dict()).encode()}).items():
+        (tmp_path / name).write_bytes(data)
+    return onnx_file(tmp_path / "model.onnx", props={}, **more)
+
+
+def external(path: Path, location: str) -> Path:
+    onnx = pytest.importorskip("onnx")
+    made = onnx.load(path)
+    tensor = made.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", location), ("length", "128")):
+        tensor.external_data.add(key=key, value=value)
+    path.write_bytes(made.SerializeToString())
+    return path
+
+
+def with_data(tmp_path, location):
+    (tmp_path / "weights.bin").write_bytes(bytes(128))
+    return external(onnx_file(tmp_path / "m.onnx"), location)
+
+
+ONES = np.ones((4, 8), np.float32)
+WIDE = {"w_quantized": np.full((8, 8), -100, np.int8)}
+ONNX_FILES = [
+    ("configuration-beside", "note", "lie beside it", plain_export),
+    ("configuration-beside", "error", "no config.json", lambda p: onnx_file(p / "m.onnx", props={})),
+    ("no-tokenizer", "error", "no tokenizer", lambda p: onnx_file(p / "m.onnx", props={})),
+    ("other-interface", "error", "lacks attention_mask, past_key_values",
+     lambda p: plain_export(p, inputs=["input_ids"])),
+    ("weights-in-another-file", "note", "weights.bin", lambda p: with_data(p, "weights.bin")),
+    ("weights-in-another-file", "error", "lost.bin", lambda p: with_data(p, "lost.bin")),
+    ("weights-in-another-file", "error", "outside", lambda p: with_data(p, "../weights.bin")),
+    ("one-scale-for-a-call", "note", "dynamic int8",
+     lambda p: onnx_file(p / "m.onnx", nodes=["DynamicQuantizeLinear"])),
+    ("table-stored-twice", "note", "head_T beside",
+     lambda p: onnx_file(p / "m.onnx", weights={EMBEDDING: ONES, "head_T": ONES.T.copy()})),
+    ("operators-of-one-runtime", "note", "com.microsoft.GroupQueryAttention",
+     lambda p: onnx_file(p / "m.onnx", nodes=["GroupQueryAttention"], domain="com.microsoft")),
+    ("newer-format", "warning", "IR version 11", lambda p: onnx_file(p / "m.onnx", ir=11)),
+    ("not-finite", "error", EMBEDDING, lambda p: onnx_file(p / "m.onnx", weights={EMBEDDING: ONES * np.nan})),
+    ("other-architecture", "error", "'gpt2'",
+     lambda p: (plain_export(p), (p / "config.json").write_text('{"model_type": "gpt2"}'))[0]),
+    ("no-end", "warning", "no token ends a text",
+     lambda p: (plain_export(p), (p / "generation_config.json").unlink(), (p / "tokenizer_config.json").unlink(),
+                (p / "config.json").write_text(json.dumps(SHAPE.to_dict() | {"eos_token_id": None})))[0]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, level, said, make", ONNX_FILES, ids=[f"{r[0]}-{i}" for i, r in enumerate(ONNX_FILES)])
+def test_an_onnx_that_has_it(tmp_path, name, level, said, make):
+    path = make(tmp_path)
+    found = [finding for finding in named(path, name) if finding.level == level]
+    assert any(said in finding.what for finding in found), told(path)
+    assert doctor.examine(path).usable == (level != "error")
+
+
+@pytest.mark.parametrize("has, level", [(True, "note"), (None, "note"), (False, "warning")])
+def test_int8_on_machines_without_vnni(tmp_path, monkeypatch, has, level):
+    monkeypatch.setattr(doctor_onnx, "vnni", lambda: has)
+    (found,) = named(onnx_file(tmp_path / "m.onnx", nodes=["MatMulInteger"], weights=WIDE), "int8-that-overflows")
+    assert found.level == level and "--reduce-range" in found.cure
+    narrow = {"w_quantized": np.full((8, 8), -64, np.int8)}
+    assert not named(onnx_file(tmp_path / "m.onnx", nodes=["MatMulInteger"], weights=narrow), "int8-that-overflows")
+    assert doctor_onnx.vnni.__name__ == "<lambda>"
+
+
+def test_a_healthy_handmade_onnx(tmp_path):
+    assert told(onnx_file(tmp_path / "m.onnx")) == set()
+
+
+def test_a_damaged_onnx_is_one_finding(tmp_path):
+    path = onnx_file(tmp_path / "m.onnx")
+    whole = path.read_bytes()
+    place = whole.index(b"e30") if b"e30" in whole else len(whole) // 2
+    for data, said in (
+        (whole[:-20], "cut off or damaged"),
+        (b"", "no graph"),
+        (b"not a model at all, but a text", "ONNX"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+    ):
+        path.write_bytes(data)
+        found = doctor.examine(path)
+        assert not found.usable and found.findings[0].name == "unreadable" and said in found.findings[0].what, place
+    path.write_bytes(whole.replace(b"edgekit.file.config.json.sha256\x12@", b"edgekit.file.config.json.sha256\x12@", 1))
+    digest = re.search(rb"config\.json\.sha256\x12@([0-9a-f]{64})", whole)[1]
+    path.write_bytes(whole.replace(digest, b"0" * 64))
+    assert any("does not match its sha256" in f.what for f in doctor.examine(path).findings)
+
+
+def test_random_damage_never_breaks_the_onnx_reader(tmp_path):
+    path = onnx_file(tmp_path / "m.onnx")
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(300):
+        data = bytearray(whole)
+        for _ in range(rng.integers(1, 5)):
+            data[rng.integers(len(data))] = rng.integers(256)
+        path.write_bytes(data)
+        doctor.report(doctor.examine(path))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_onnx_reader_agrees_with_the_package(folder, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("optimum.exporters.onnx")
+    path = converted(folder.path, tmp_path / "m.onnx", "onnx", "int8", graph="portable")
+    ours, theirs = read_onnx(path), onnx.load(path)
+    assert ours.ir_version == theirs.ir_version and ours.producer == theirs.producer_name
+    assert ours.metadata == {prop.key: prop.value for prop in theirs.metadata_props}
+    assert ours.inputs == [node.name for node in theirs.graph.input] and "logits" in ours.outputs
+    assert sum(ours.nodes.values()) == len(theirs.graph.node)
+    assert ours.opsets == {opset.domain: opset.version for opset in theirs.opset_import}
+    for tensor in theirs.graph.initializer:
+        mine = ours.tensors[tensor.name]
+        assert mine.shape == tuple(tensor.dims)
+        if mine.raw is not None:
+            assert mine.raw.tobytes() == onnx.numpy_helper.to_array(tensor).tobytes()
+    assert sum(t.raw is not None for t in ours.tensors.values()) > 20
+
+
+# ---- both ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_check_has_a_model_that_has_it():
+    elsewhere = {"text-with-stray-marks", "coarse-head", "int8-that-overflows"}
+    tested = {row[0] for row in (*FOLDERS, *GGUFS, *ONNX_FILES)} | elsewhere
+    assert {check.name for check in CHECKS} <= tested
+    assert len({check.name for check in CHECKS}) == len(CHECKS)
+
+
+def test_neither_torch_nor_onnx_nor_a_runtime(folder, tmp_path):
+    path = onnx_file(tmp_path / "m.onnx")
+    script = (
+        "import sys; from pathlib import Path; from edgekit import doctor\n"
+        f"for path in {[str(folder.path), str(path)]!r}: doctor.examine(Path(path))\n"
+        "heavy = {'torch', 'transformers', 'onnx', 'onnxruntime', 'optimum', 'gguf', 'llama_cpp', 'google', 'numba'}\n"
+        "bad = {m.split('.')[0] for m in sys.modules} & heavy\n"
+        "assert not bad, bad"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_runtimes_refuse_what_the_doctor_calls_an_error_in_onnx(tmp_path):
+    """The interface of a file of other tools, held against the runtime's own word."""
+    pytest.importorskip("onnxruntime")
+    try:
+        room = rooms.load("runtimes", "onnx")
+    except MissingExtraError as error:
+        pytest.skip(str(error))
+    for make in (lambda p: onnx_file(p / "m.onnx", props={}), lambda p: with_data(p, "lost.bin")):
+        with pytest.raises(EdgekitError):
+            room.load(make(tmp_path), Running(threads=1))

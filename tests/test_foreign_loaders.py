@@ -1,0 +1,402 @@
+"""Artefacts in the hands of programs that know nothing of edgekit.
+
+Each script below runs in a process where edgekit cannot be imported: llama.cpp through llama-cpp-python's own class,
+its loader and detokenizer; ONNX Runtime with numpy; transformers. What they make of a file is held to Hugging Face's
+own model, or to what edgekit says that they will make of it.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from spoilt import SHAPE, Folder
+
+from edgekit import model, tokenizer
+from edgekit.checkpoint import open_folder
+from edgekit.convert import convert
+from edgekit.gguf_file import GGUFFile
+from edgekit.settings import Converting
+from edgekit.tokenmonster_tokenizer import TokenMonsterTokenizer
+
+PROMPT = "Once upon a time"
+
+
+def alone(script: str, asked: dict, tmp_path: Path) -> dict:
+    """Run a script that reads `asked` and writes `found`, a dict of JSON and numpy values, without edgekit."""
+    whole = (
+        "import json, sys\nsys.modules['edgekit'] = None\nimport numpy as np\nasked, found = json.load(sys.stdin), {}\n"
+        + script
+        + "\narrays = {k: v for k, v in found.items() if isinstance(v, np.ndarray)}\n"
+        "np.savez(asked['out'], **arrays)\n"
+        "print('\\n' + json.dumps({k: v for k, v in found.items() if k not in arrays}))\n"
+    )
+    out = tmp_path / f"found-{len(list(tmp_path.glob('found-*')))}.npz"
+    given = json.dumps({key: str(v) if isinstance(v, Path) else v for key, v in asked.items()} | {"out": str(out)})
+    done = subprocess.run([sys.executable, "-c", whole], input=given, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1]) | dict(np.load(out))
+
+
+def made(source: Path, to: str, out: Path, quant: str, *, verify: bool = False, **settings) -> Path:
+    """What `edgekit convert` writes; with `verify` it carries its receipt."""
+    return convert(source, to, out, settings=Converting(quant, **settings), verify=verify).path
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory) -> Path:
+    """A seeded model with an ordinary tokenizer: grouped heads, a tied table, BOS before a text."""
+    return Folder(tmp_path_factory.mktemp("spoken") / "m").path
+
+
+def hf_logits(folder: Path, ids: list[int]) -> np.ndarray:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+    with torch.inference_mode():
+        return theirs(torch.tensor([ids])).logits[0].numpy()
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+# ---- llama.cpp -----------------------------------------------------------------------------------------------------
+
+# `type_k=0`: a cache in float32, as edgekit's own comparisons have it.
+LLAMA = """
+import ctypes, llama_cpp
+from llama_cpp import Llama
+def load(path, **more):
+    size = asked.get('context', 64)
+    return Llama(path, n_ctx=size, logits_all=True, verbose=False, n_threads=1, type_k=0, type_v=0, **more)
+def detokenize(llama, ids):
+    vocab, room = llama._model.vocab, 16 * len(ids) + 64
+    given, buffer = (ctypes.c_int * len(ids))(*ids), ctypes.create_string_buffer(room)
+    size = llama_cpp.llama_detokenize(vocab, given, len(ids), buffer, room, False, False)
+    assert size >= 0
+    return list(buffer.raw[:size])
+"""
+
+EVERY = (
+    LLAMA
+    + """
+for quant, path in asked['paths'].items():
+    llama = load(path)
+    llama.eval(asked['ids'])
+    found[quant] = np.array(llama.scores[:len(asked['ids'])], np.float32)
+    found[quant + ' facts'] = {
+        'rows': llama.n_vocab(), 'train': llama_cpp.llama_model_n_ctx_train(llama._model.model),
+        'parameters': llama_cpp.llama_model_n_params(llama._model.model), 'metadata': llama.metadata,
+        'eos': llama.token_eos(), 'bos': llama.token_bos(),
+    }
+    llama.close()
+"""
+)
+
+
+# One of each kind of block -> the most that its mean KL may be, about three times what this model measures.
+MOST_KL = {"f32": 1e-9, "f16": 2e-6, "bf16": 1e-4, "q8_0": 1e-3, "q6_k": 6e-3, "q5_k_m": 2e-2, "q5_1": 2e-2,
+           "q5_0": 2e-2, "q4_k_m": 5e-2, "iq4_nl": 7e-2, "q4_1": 7e-2, "q4_0": 9e-2, "q3_k_m": 0.12,
+           "q2_k": 0.5}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def every(spoken, tmp_path_factory) -> tuple[dict[str, Path], dict, list[int]]:
+    """The model in every type, what llama-cpp-python makes of each, and the ids that it was given."""
+    pytest.importorskip("llama_cpp")
+    pytest.importorskip("gguf")
+    root = tmp_path_factory.mktemp("every")
+    ids = np.random.default_rng(0).integers(3, SHAPE.vocab_size, 24).tolist()
+    paths = {q: made(spoken, "gguf", root / f"{q}.gguf", q) for q in MOST_KL}
+    found = alone(EVERY, {"paths": {q: str(path) for q, path in paths.items()}, "ids": ids}, root)
+    return paths, found, ids
+
+
+def test_llama_cpps_own_loader_gives_hugging_faces_logits(every, spoken):
+    paths, found, ids = every
+    wanted = hf_logits(spoken, ids)
+    assert np.abs(found["f32"] - wanted).max() < 1e-4
+    p = log_softmax(wanted)
+    for quant, most in MOST_KL.items():
+        assert np.isfinite(found[quant]).all()
+        q = log_softmax(found[quant])
+        assert float((np.exp(p) * (p - q)).sum(axis=-1).mean()) < most, quant
+
+
+def test_it_sees_what_edgekit_sees(every):
+    """The same file in edgekit's runtime: the same logits, whatever the type."""
+    paths, found, ids = every
+    for quant, path in paths.items():
+        ours = model.load(path, threads=1, kv_type="f32").runtime.forward(ids, every=True)
+        assert np.abs(ours - found[quant]).max() < 1e-4, quant
+
+
+def test_its_facts_are_the_models(every, spoken):
+    paths, found, _ = every
+    count = sum(tensor.size for _, tensor in open_folder(spoken))
+    for quant, path in paths.items():
+        facts = found[quant + " facts"]
+        assert (facts["rows"], facts["train"], facts["parameters"]) == (SHAPE.vocab_size, 128, count)
+        assert (facts["bos"], facts["eos"]) == (1, 2)
+        assert facts["metadata"]["general.architecture"] == "llama" and facts["metadata"]["edgekit.quant"] == quant
+        assert int(facts["metadata"]["general.file_type"]) == GGUFFile(path).metadata["general.file_type"]
+
+
+WRITE = (
+    LLAMA
+    + """
+llama = load(asked['path'])
+ids = asked['ids'] or llama.tokenize(asked['text'].encode(), add_bos=asked['bos'], special=False)
+found['prompt'] = list(ids)
+made = []
+llama.eval(ids)
+for _ in range(asked['count']):
+    made.append(int(llama.scores[llama.n_tokens - 1].argmax()))
+    llama.eval(made[-1:])
+found['tokens'] = made
+found['bytes'] = list(llama.detokenize(made))
+found['whole'] = detokenize(llama, made)
+found['special'] = [llama._model.token_get_text(i) for i in asked.get('show', [])]
+found['metadata'] = llama.metadata
+if asked['ids'] is None:
+    llama.reset()
+    said = llama.create_completion(asked['text'], max_tokens=asked['count'], temperature=0, repeat_penalty=1.0)
+    found['completion'] = said['choices'][0]['text']
+"""
+)
+
+
+def test_a_text_by_llama_cpp_python(stories, tmp_path):
+    """Tokens, greedy choice, text and completion of a real model, in plain llama-cpp-python and in transformers."""
+    pytest.importorskip("llama_cpp")
+    transformers = pytest.importorskip("transformers")
+    import torch
+
+    path = made(stories, "gguf", tmp_path / "m.gguf", "f32", verify=True)
+    asked = {"path": path, "text": PROMPT, "ids": None, "bos": True, "count": 40}
+    found = alone(WRITE, asked, tmp_path)
+    reference = transformers.AutoTokenizer.from_pretrained(stories)
+    ids = reference(PROMPT).input_ids
+    assert found["prompt"] == ids
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(stories)
+    text = theirs.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=40)[0, len(ids) :].tolist()
+    assert found["tokens"] == text
+    wanted = reference.decode([*ids, *text], skip_special_tokens=True).removeprefix(PROMPT)
+    assert bytes(found["bytes"]).decode() == wanted and found["completion"] == wanted
+    assert bytes(found["whole"]).decode().strip() == wanted.strip()
+
+
+def undone(data: bytes) -> bytes:
+    """A capcode-1 text with its delete markers (7F) taken out, each with the character after it."""
+    out, at = bytearray(), 0
+    while at < len(data):
+        at += 2 if data[at] == 0x7F else 0
+        out += data[at : at + 1]
+        at += 1
+    return bytes(out)
+
+
+def test_a_tokenmonster_text_by_llama_cpp_python(bundled, tmp_path):
+    """As the README and `edgekit doctor` say: the text of stock programs is edgekit's with delete markers in it."""
+    pytest.importorskip("llama_cpp")
+    path = made(bundled, "gguf", tmp_path / "m.gguf", "f32", verify=True)
+    ours = model.load(path, threads=1, kv_type="f32")
+    assert isinstance(ours.tokenizer, TokenMonsterTokenizer) and ours.tokenizer.vocabulary.capcode == 1
+    prompt = ours.encode(PROMPT)
+    wanted = ours.generate(PROMPT, max_new_tokens=60, temperature=0, repetition_penalty=1.0, ignore_eos=True)
+    specials = [ours.tokenizer.eos, ours.tokenizer.bos_id]
+    asked = {"path": path, "text": PROMPT, "ids": prompt, "bos": False, "count": 60, "show": specials, "context": 128}
+    found = alone(WRITE, asked, tmp_path)
+    assert found["tokens"] == wanted.tokens
+    data = bytes(found["bytes"])
+    assert undone(data).decode("utf-8", "replace") == ours.tokenizer.decode(found["tokens"])
+    assert data == b"".join(_pieces(ours.tokenizer, found["tokens"])) == bytes(found["whole"])
+    assert found["special"] == ["</s>", "<s>"]
+    # The delete marker is what the vocabulary joins words with: a text with a capital or a comma has one.
+    marked = ours.tokenizer.encode("(a)b, one-two")
+    stock = alone(WRITE, asked | {"ids": marked, "count": 1}, tmp_path)["prompt"]
+    assert b"\x7f" in b"".join(_pieces(ours.tokenizer, stock)) and "\x7f" not in ours.tokenizer.decode(stock)
+    sampling = {key: value for key, value in found["metadata"].items() if key.startswith("general.sampling.")}
+    assert float(sampling["general.sampling.penalty_repeat"]) == pytest.approx(1.2)
+    assert int(sampling["general.sampling.penalty_last_n"]) == ours.runtime.context_length
+
+
+def _pieces(own: TokenMonsterTokenizer, ids: list[int]) -> list[bytes]:
+    """What each id prints by itself."""
+    silent = {own.eos, own.bos_id}
+    return [b"" if i in silent or i >= own.vocabulary.table_size else own.vocabulary.base_bytes(i) for i in ids]
+
+
+GGUF_BY_TRANSFORMERS = """
+import torch
+from transformers import AutoModelForCausalLM
+for name, (folder, file) in asked['files'].items():
+    made = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        found[name] = made(torch.tensor([asked['ids']])).logits[0].float().numpy()
+"""
+
+
+def test_transformers_own_gguf_reader_agrees(every, spoken, tmp_path):
+    """Hugging Face's dequantizer and its way back from llama.cpp's order of rows are others' code."""
+    pytest.importorskip("transformers")
+    paths, _, ids = every
+    files = {quant: [str(paths[quant].parent), paths[quant].name] for quant in ("f32", "q8_0", "q4_0", "q4_k_m")}
+    found = alone(GGUF_BY_TRANSFORMERS, {"files": files, "ids": ids}, tmp_path)
+    assert np.abs(found["f32"] - hf_logits(spoken, ids)).max() < 1e-4
+    for quant in ("q8_0", "q4_0", "q4_k_m"):
+        back = made(paths[quant], "hf", tmp_path / quant, "f32")
+        assert np.abs(found[quant] - hf_logits(back, ids)).max() < 1e-4, quant
+
+
+# ---- ONNX Runtime --------------------------------------------------------------------------------------------------
+
+ONNX = """
+import base64, hashlib, onnxruntime as ort
+session = ort.InferenceSession(asked['path'], providers=['CPUExecutionProvider'])
+texts = session.get_modelmeta().custom_metadata_map
+files = {k[len('edgekit.file.'):]: base64.b64decode(v) for k, v in texts.items()
+         if k.startswith('edgekit.file.') and not k.endswith('.sha256')}
+for name, data in files.items():
+    assert texts[f'edgekit.file.{name}.sha256'] == hashlib.sha256(data).hexdigest()
+found['files'] = sorted(files)
+config = json.loads(files['config.json'])
+ids = asked['ids']
+if ids is None:
+    from tokenizers import Tokenizer
+    words = Tokenizer.from_buffer(files['tokenizer.json'])
+    ids = words.encode(asked['text']).ids
+    found['text'] = words.decode(ids)
+found['prompt'] = ids
+shape = (1, config['num_key_value_heads'], 0, config['head_dim'])
+names = [node.name for node in session.get_inputs() if node.name.startswith('past_key_values')]
+cache = {name: np.zeros(shape, np.float32) for name in names}
+given, seen, made, rows = list(ids), 0, [], []
+for _ in range(asked['count']):
+    feeds = {'input_ids': np.array([given], np.int64), 'attention_mask': np.ones((1, seen + len(given)), np.int64),
+             'position_ids': np.arange(seen, seen + len(given), dtype=np.int64)[None], **cache}
+    logits, *present = session.run(None, feeds)
+    rows += list(logits[0])
+    seen += len(given)
+    cache = dict(zip(names, present))
+    made.append(int(logits[0, -1].argmax()))
+    given = made[-1:]
+found['tokens'], found['logits'] = made, np.array(rows)
+found['nodes'] = texts['edgekit.quant']
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(spoken, tmp_path_factory):
+    pytest.importorskip("optimum.exporters.onnx")
+    root = tmp_path_factory.mktemp("onnx")
+    return {q: made(spoken, "onnx", root / f"{q}.onnx", q, verify=True, graph="portable") for q in ("fp32", "int8")}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("quant, most", [("fp32", 1e-9), ("int8", 1e-2)])
+def test_bare_onnx_runtime_runs_the_file_alone(exported, spoken, tmp_path, quant, most):
+    """Weights, tokenizer and configuration out of one file, with onnxruntime, numpy and the standard library."""
+    asked = {"path": exported[quant], "ids": None, "text": "a cat sat", "count": 12}
+    found = alone(ONNX, asked, tmp_path)
+    source = open_folder(spoken)
+    assert found["files"] == sorted(source.files) and found["nodes"] == quant
+    own = tokenizer.from_files(source.files, SHAPE.vocab_size)
+    assert found["prompt"] == [own.bos, *own.encode("a cat sat")]
+    wanted = hf_logits(spoken, [*found["prompt"], *found["tokens"][:-1]])
+    p, q = log_softmax(wanted), log_softmax(found["logits"])
+    assert float((np.exp(p) * (p - q)).sum(axis=-1).mean()) < most
+    if quant == "fp32":
+        assert np.abs(found["logits"] - wanted).max() < 1e-4
+        first = len(found["prompt"]) - 1
+        assert found["tokens"] == wanted[first:].argmax(axis=-1).tolist()
+    assert found["text"] == "a cat sat"
+
+
+OPTIMUM = """
+import torch
+from optimum.onnxruntime import ORTModelForCausalLM
+from transformers import AutoTokenizer
+made = ORTModelForCausalLM.from_pretrained(asked['folder'], file_name='model.onnx', use_io_binding=False)
+ids = AutoTokenizer.from_pretrained(asked['folder'])(asked['text']).input_ids
+found['tokens'] = made.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=12)[0, len(ids):].tolist()
+"""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_optimum_runs_the_file_beside_its_configuration(exported, spoken, tmp_path):
+    pytest.importorskip("optimum.onnxruntime")
+    folder = tmp_path / "m"
+    folder.mkdir()
+    for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((spoken / name).read_bytes())
+    (folder / "model.onnx").write_bytes(exported["fp32"].read_bytes())
+    found = alone(OPTIMUM, {"folder": folder, "text": "a cat sat"}, tmp_path)
+    files = open_folder(spoken).files
+    own = tokenizer.from_files(files, SHAPE.vocab_size)
+    ids = [own.bos, *own.encode("a cat sat")]
+    wanted = hf_logits(spoken, [*ids, *found["tokens"][:-1]])
+    assert found["tokens"] == wanted[len(ids) - 1 :].argmax(axis=-1).tolist()
+
+
+# ---- transformers --------------------------------------------------------------------------------------------------
+
+TRANSFORMERS = """
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+made = AutoModelForCausalLM.from_pretrained(asked['folder'], dtype=torch.float32).eval()
+words = AutoTokenizer.from_pretrained(asked['folder'], trust_remote_code=asked['code'])
+ids = words(asked['text']).input_ids
+found['prompt'] = ids
+mask = torch.ones(1, len(ids), dtype=torch.long)
+settings = dict(do_sample=False, max_new_tokens=asked['count'], repetition_penalty=1.0)
+tokens = made.generate(torch.tensor([ids]), attention_mask=mask, **settings)[0, len(ids):].tolist()
+found['tokens'] = tokens
+found['text'] = words.decode([*ids, *tokens], skip_special_tokens=True)
+said = pipeline('text-generation', model=made, tokenizer=words)(asked['text'], **settings)
+found['pipeline'] = said[0]['generated_text']
+with torch.inference_mode():
+    found['logits'] = made(torch.tensor([ids])).logits[0].numpy()
+made.save_pretrained(asked['again'])
+words.save_pretrained(asked['again'])
+"""
+
+
+@pytest.mark.parametrize("kind, through", [("bundled", "gguf"), ("spoken", "hf")])
+def test_plain_transformers_goes_on_with_the_same_text(request, tmp_path, kind, through):
+    """A folder that edgekit wrote, straight or by way of a GGUF: the same tokens and text as edgekit's, and back."""
+    pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    source, text = request.getfixturevalue(kind), PROMPT if kind == "bundled" else "a cat sat"
+    if through == "gguf":
+        pytest.importorskip("gguf")
+        source = made(source, "gguf", tmp_path / "m.gguf", "f32")
+    folder = made(source, "hf", tmp_path / "m", "f32", verify=True)
+    asked = {"folder": folder, "again": tmp_path / "again", "text": text, "count": 30, "code": kind == "bundled"}
+    found = alone(TRANSFORMERS, asked, tmp_path)
+    ours = model.load(request.getfixturevalue(kind), runtime="torch")
+    assert found["prompt"] == ours.encode(text)
+    wanted = ours.generate(text, max_new_tokens=30, temperature=0, repetition_penalty=1.0)
+    assert found["tokens"] == wanted.tokens
+    if "\ufffd" not in wanted.text:  # over ill-formed bytes transformers prints one U+FFFD for each, good ones too
+        assert found["text"] == found["pipeline"] == text + wanted.text
+    assert found["text"].startswith(text)
+    back = open_folder(tmp_path / "again")
+    for name, tensor in open_folder(request.getfixturevalue(kind)):
+        assert (back.float32(name) == np.asarray(tensor, np.float32)).all(), name
+
+
+@pytest.mark.parametrize("quant, kind", [("f32", "F32"), ("f16", "F16"), ("bf16", "BF16")])
+def test_safetensors_reads_what_was_written(spoken, tmp_path, quant, kind):
+    folder = made(spoken, "hf", tmp_path / "m", quant)
+    shapes = SHAPE.shapes()
+    with safe_open(folder / "model.safetensors", "np") as file:
+        assert file.metadata() == {"format": "pt"} and set(file.keys()) == set(shapes)
+        for name in file.keys():  # noqa: SIM118  (it is no dict)
+            part = file.get_slice(name)
+            assert tuple(part.get_shape()) == shapes[name] and part.get_dtype() == kind
