@@ -1,0 +1,220 @@
+// The one loop: prompt ids in, text out. edgekit/generate.py in JavaScript: the same pieces, tokens and finish reasons.
+//
+//     prefill -> choose -> show -> (stop?) -> decode step -> choose -> ...
+//
+// No forward call is made after the last token. Text leaves through the tokenizer's stream decoder, and a piece that
+// may be the beginning of a stop string waits until it is certain.
+//
+// A runtime is any object with
+//     vocabSize, contextLength        numbers
+//     forward(ids)                    appends an array of ids; a Promise of the logits for what follows the last one,
+//                                     Float32Array (vocabSize)
+//     rewind(length)                  keeps the first `length` tokens (0: forget all); may return a Promise
+
+import { ContextError, PromptError } from "./errors.js";
+import { logSoftmax, Sampler } from "./sampler.js";
+import { makeSettings } from "./settings.js";
+import { requireUtf8 } from "./tokenmonster.js";
+
+/** The ids to feed for a prompt: BOS first if the model wants it. Throws `PromptError`: empty, or not UTF-8. */
+export function encodePrompt(tokenizer, prompt) {
+  requireUtf8(prompt, "the prompt");
+  const ids = tokenizer.encode(prompt);
+  if (!ids.length) {
+    const why = prompt ? "has no character that the vocabulary can write" : "is empty";
+    throw new PromptError(`the prompt ${why}: give the model at least one character to go on from`);
+  }
+  return tokenizer.bos === null ? ids : [tokenizer.bos, ...ids];
+}
+
+/**
+ * The pieces of a text as they come: `for await (const piece of stream)`. `result` holds what there is so far, and all
+ * of it at the end:
+ *
+ *     prompt          ids that the model saw, BOS included
+ *     tokens          ids it added; the last may be the one that ends a text
+ *     text            the text of `tokens`, up to a stop string
+ *     finish_reason   "stop" (end of text or a stop string), "length" (max_new_tokens or the context), "cancelled";
+ *                     null at first
+ *     logprobs        null, or {token, logprob, top: [[id, logprob], ...]} for each token, before the sampler
+ *     seed            the one that was drawn with
+ *     timings         seconds: prefill; first_token, from the call to the first token chosen; decode, the tokens after
+ *                     it. prompt_tokens, new_tokens
+ *
+ * Leaving the loop, `cancel()`, or an AbortSignal ends the text after the current token.
+ */
+export class Stream {
+  #runtime;
+  #tokenizer;
+  #settings;
+  #stopped;
+  #pieces;
+
+  /**
+   * `prompt`: text, or an array of ids as they are. `settings`: see settings.js. `signal`: an AbortSignal;
+   * `cancelled`: a function asked after each token. Throws `SettingError`, `PromptError`, `ContextError`.
+   */
+  constructor(runtime, tokenizer, prompt, settings = {}, { signal, cancelled } = {}) {
+    this.#runtime = runtime;
+    this.#tokenizer = tokenizer;
+    this.#settings = makeSettings(settings);
+    let asked = false;
+    this.cancel = () => {
+      asked = true;
+    };
+    this.#stopped = () => asked || signal?.aborted || cancelled?.();
+    const ids = typeof prompt === "string" ? encodePrompt(tokenizer, prompt) : Array.from(prompt);
+    this.result = {
+      prompt: fit(ids, runtime.contextLength, this.#settings, tokenizer.bos),
+      tokens: [],
+      text: "",
+      finish_reason: null,
+      logprobs: null,
+      seed: 0,
+      timings: { prefill: 0, first_token: 0, decode: 0, prompt_tokens: 0, new_tokens: 0 },
+    };
+    this.#pieces = this.#run();
+  }
+
+  [Symbol.asyncIterator]() {
+    return this.#pieces;
+  }
+
+  /** Run to the end and return the result. */
+  async drain() {
+    for await (const _ of this.#pieces);
+    return this.result;
+  }
+
+  async *#run() {
+    const { result } = this;
+    const { timings } = result;
+    const settings = this.#settings;
+    const { stop } = this.#tokenizer;
+    const decoder = this.#tokenizer.decoder(result.prompt);
+    const sampler = new Sampler(settings, this.#runtime.vocabSize, result.prompt);
+    const text = new StopText(settings.stop);
+    result.seed = sampler.seed;
+    result.logprobs = settings.logprobs === null ? null : [];
+    result.finish_reason = "cancelled"; // what it stays if nobody asks for the rest
+    const begin = performance.now();
+    const since = (start) => (performance.now() - start) / 1000;
+    await this.#runtime.rewind(0);
+    let logits = await this.#runtime.forward(result.prompt);
+    timings.prompt_tokens = result.prompt.length;
+    timings.prefill = since(begin);
+    let first = null;
+    for (;;) {
+      const token = sampler.choose(logits, this.#allowed(decoder));
+      first ??= performance.now();
+      result.tokens.push(token);
+      timings.first_token = (first - begin) / 1000;
+      timings.decode = since(first);
+      timings.new_tokens = result.tokens.length;
+      if (result.logprobs) result.logprobs.push(tokenLogprob(logits, token, settings.logprobs));
+      let reason = this.#finished(token);
+      let piece = text.add(stop.has(token) ? "" : decoder.feed(token));
+      if (reason && !text.found) piece += text.add(this.#rest(decoder)) + text.flush();
+      if (text.found) reason = "stop";
+      result.text += piece;
+      if (reason) result.finish_reason = reason;
+      if (piece) yield piece;
+      if (reason) return;
+      if (this.#stopped()) {
+        const rest = text.add(this.#rest(decoder)) + text.flush();
+        result.text += rest;
+        if (rest) yield rest;
+        return;
+      }
+      logits = await this.#runtime.forward([token]);
+    }
+  }
+
+  #finished(token) {
+    const { prompt, tokens } = this.result;
+    if (this.#tokenizer.stop.has(token) && !this.#settings.ignore_eos) return "stop";
+    const full = prompt.length + tokens.length > this.#runtime.contextLength;
+    return full || tokens.length >= this.#settings.max_new_tokens ? "length" : null;
+  }
+
+  /** What may come next under `ban_replacement`; no character is begun that cannot be finished in time. */
+  #allowed(decoder) {
+    if (!this.#settings.ban_replacement) return null;
+    const room = this.#runtime.contextLength - this.result.prompt.length;
+    const remaining = Math.min(this.#settings.max_new_tokens - 1, room) - this.result.tokens.length;
+    return this.#tokenizer.utf8Mask(decoder, remaining);
+  }
+
+  /** What the decoder still holds; half a character is dropped if no U+FFFD may be printed. */
+  #rest(decoder) {
+    const rest = decoder.flush();
+    return this.#settings.ban_replacement ? rest.replaceAll("\ufffd", "") : rest;
+  }
+}
+
+/** Text on its way out, held back while its end may be the beginning of a stop string. */
+export class StopText {
+  #stops;
+  #held = "";
+
+  constructor(stops) {
+    this.#stops = stops;
+    this.found = false;
+  }
+
+  /** The text that is certain now. After a stop string was found, nothing more comes. */
+  add(piece) {
+    if (this.found || !this.#stops.length) return this.found ? "" : piece;
+    this.#held += piece;
+    const held = this.#held;
+    const places = this.#stops.map((stop) => held.indexOf(stop)).filter((at) => at >= 0);
+    this.found = places.length > 0;
+    const certain = this.found
+      ? Math.min(...places)
+      : held.length - Math.max(...this.#stops.map((stop) => overlap(held, stop)));
+    this.#held = this.found ? "" : held.slice(certain);
+    return held.slice(0, certain);
+  }
+
+  flush() {
+    const held = this.#held;
+    this.#held = "";
+    return held;
+  }
+}
+
+/** Length of the longest end of `text` that is a beginning of `stop`, not all of it. */
+function overlap(text, stop) {
+  let length = Math.min(text.length, stop.length - 1);
+  while (length > 0 && !text.endsWith(stop.slice(0, length))) length--;
+  return length;
+}
+
+/** Natural logarithms, from logits; the `top` likeliest in descending order, lower ids first. */
+export function tokenLogprob(logits, token, top) {
+  const logprobs = logSoftmax(logits);
+  const ids = top ? Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b) : [];
+  return { token, logprob: logprobs[token], top: ids.slice(0, top).map((id) => [id, logprobs[id]]) };
+}
+
+/**
+ * The prompt, held to the context. With `truncate: "left"` a prompt that is too long loses its beginning (not its
+ * BOS), so far that `max_new_tokens` fit behind it, or half the context if they are more than that.
+ *
+ * Throws `PromptError`: no ids at all; `ContextError`: more ids than the context holds, and no leave to truncate.
+ */
+export function fit(prompt, contextLength, settings, bos) {
+  if (!prompt.length) {
+    throw new PromptError("the prompt is empty: give the model at least one character to go on from");
+  }
+  if (prompt.length <= contextLength) return prompt;
+  if (settings.truncate !== "left") {
+    throw new ContextError(
+      `the prompt has ${prompt.length} tokens, but the model's context holds ${contextLength}: ` +
+        "shorten it, or set truncate to left to drop its beginning",
+    );
+  }
+  const keep = Math.max(contextLength - settings.max_new_tokens, Math.floor(contextLength / 2), 1);
+  const head = prompt[0] === bos && keep > 1 ? prompt.slice(0, 1) : [];
+  return [...head, ...prompt.slice(prompt.length - (keep - head.length))];
+}

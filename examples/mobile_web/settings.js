@@ -1,0 +1,56 @@
+// What a person may set: names, defaults and ranges of edgekit/settings.py (`Sampling` and `Generating`).
+
+import { SettingError } from "./errors.js";
+
+const number = (low, high, above = false) => (value) =>
+  typeof value === "number" && Number.isFinite(value) && value <= high && (above ? value > low : value >= low);
+const whole = (low) => (value) => Number.isSafeInteger(value) && value >= low;
+const isSeed = (value) => whole(0)(value) || (typeof value === "bigint" && value >= 0n && value <= 1n << 63n);
+const anything = () => true;
+
+// name: [default, test, range in words]. A default of null means "not set", which a caller may say too.
+const FIELDS = {
+  temperature: [0, number(0, Infinity), "a number from 0 up"],
+  top_k: [0, whole(0), "a whole number from 0 up"],
+  top_p: [1, number(0, 1, true), "above 0 and at most 1"],
+  min_p: [0, number(0, 1), "from 0 to 1"],
+  repetition_penalty: [1, number(0, Infinity, true), "a number above 0"],
+  seed: [null, isSeed, "a whole number from 0 up (a BigInt above 2^53)"],
+  logit_bias: [new Map(), anything, ""], // Map or object, token id -> number
+  banned: [[], anything, ""], // token ids
+  ban_replacement: [false, anything, ""], // never print U+FFFD
+  max_new_tokens: [256, whole(1), "a whole number from 1 up"],
+  stop: [[], (v) => Array.isArray(v) && v.every((s) => typeof s === "string" && s), "non-empty texts"],
+  ignore_eos: [false, anything, ""],
+  truncate: [null, (v) => v === "left", "`left`"],
+  logprobs: [null, whole(0), "a whole number from 0 up"],
+};
+
+/**
+ * All settings, checked: `values` over `defaults` (a result of this function) over the built-in ones.
+ *
+ * `stop` may be one string. A value of undefined is as good as none. Throws `SettingError`, which names the setting and
+ * its range.
+ */
+export function makeSettings(values = {}, defaults = {}) {
+  const known = Object.keys(FIELDS);
+  for (const name of Object.keys({ ...defaults, ...values })) {
+    if (!known.includes(name)) {
+      throw new SettingError(`unknown setting '${name}': choose from ${known.sort().join(", ")}`);
+    }
+  }
+  const made = {};
+  for (const [name, [standard, test, range]] of Object.entries(FIELDS)) {
+    let value = values[name] ?? (values[name] === null ? null : (defaults[name] ?? standard));
+    if (name === "stop" && typeof value === "string") value = [value];
+    if (!(value === null && standard === null) && !test(value)) {
+      throw new SettingError(`${name} must be ${range}, not ${spelled(value)}`);
+    }
+    made[name] = value;
+  }
+  return Object.freeze(made);
+}
+
+function spelled(value) {
+  return typeof value === "number" || typeof value === "bigint" ? String(value) : JSON.stringify(value);
+}

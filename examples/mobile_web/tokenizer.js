@@ -1,0 +1,206 @@
+// The tokenizer of a TokenMonster checkpoint: a `.vocab`, EOS and BOS above it, padding up to the embedding's rows.
+//
+// As edgekit/tokenmonster_tokenizer.py: for Stentor2, 8,000 base tokens, EOS 8000, BOS 8001, pad = EOS, padded to a
+// multiple of 128: 8,064. Text never produces EOS or BOS, nor a special token of the vocabulary itself, unless asked.
+
+import { VocabularyError } from "./errors.js";
+import { requireUtf8, Vocabulary } from "./tokenmonster.js";
+import { Masks } from "./utf8_mask.js";
+
+const VOCAB_FILE = "tokenmonster.vocab";
+const EOS = "</s>";
+const BOS = "<s>";
+
+export class TokenMonsterTokenizer {
+  #silent;
+  #masks;
+
+  /**
+   * `vocabSize`: rows of the model's embedding. `eos`: ids that end a text, `bos`: ids that begin one, of which the
+   * first counts; by default the first and the second above the vocabulary, if there are rows for them. Ids that are
+   * ordinary text, or outside `vocabSize`, are passed over. `addBos`: whether a prompt begins with `bos`. `eosToken`
+   * and `bosToken`: their spellings, for `encode(text, { specials: true })`.
+   *
+   * Then `stop` is the set of ids that end a text, `bos` the id to put before a prompt or null, `eos`, `bosId` and
+   * `pad` ids or null, `specials` a map from spellings to ids.
+   *
+   * Throws `VocabularyError`: more ids than `vocabSize`.
+   */
+  constructor(vocabulary, vocabSize, { eos = [], bos = [], addBos = false, eosToken = EOS, bosToken = BOS } = {}) {
+    const base = vocabulary.tableSize;
+    if (base > vocabSize) {
+      throw new VocabularyError(
+        `${vocabulary.name} has ${base} ids, but the model's embedding has ${vocabSize} rows: ` +
+          "this vocabulary belongs to another model",
+      );
+    }
+    this.vocabulary = vocabulary;
+    this.vocabSize = vocabSize;
+    const maySpecial = (id) => (id >= base && id < vocabSize) || vocabulary.specialIds.has(id);
+    const ownEnds = eos.filter(maySpecial);
+    const ownBegins = bos.filter(maySpecial);
+    const above = [base, base + 1].filter((id) => id < vocabSize);
+    const ends = ownEnds.length ? ownEnds : above.filter((id) => !ownBegins.includes(id)).slice(0, 1);
+    const begins = ownBegins.length ? ownBegins : above.filter((id) => !ends.includes(id)).reverse();
+    this.eos = this.pad = ends[0] ?? null;
+    this.stop = new Set(ends);
+    this.bosId = begins[0] ?? null;
+    this.bos = addBos ? this.bosId : null;
+    const ids = [...vocabulary.specialIds].sort((a, b) => a - b);
+    this.specials = new Map(ids.map((id) => [vocabulary.decode([id]), id]));
+    for (const [token, id] of [[bosToken, this.bosId], [eosToken, this.eos]]) {
+      if (token && id !== null) this.specials.set(token, id);
+    }
+    this.#silent = new Set([...ids, ...ends, ...begins.slice(0, 1)]);
+  }
+
+  /**
+   * The tokenizer of a checkpoint. `files`: what lies beside the weights, as an object from names to bytes:
+   * tokenizer_config.json and the vocabulary that it names; generation_config.json, config.json and
+   * special_tokens_map.json are asked as well, where they are, for EOS and BOS.
+   *
+   * Ids that the configuration names count if they lie above the vocabulary or are special tokens of it. Others are
+   * passed over: transformers writes its Llama defaults, BOS 1 and EOS 2, into every config.json, and those are
+   * ordinary text here. Throws `VocabularyError`: no such file, a damaged one, or more ids than `vocabSize`.
+   */
+  static fromFiles(files, vocabSize) {
+    const config = readJson(files, "tokenizer_config.json");
+    const name = config.vocab_file || VOCAB_FILE;
+    if (typeof name !== "string" || name === "." || name === ".." || /[/\\:\0]/.test(name)) {
+      throw new VocabularyError(`tokenizer_config.json: vocab_file must be a file name, not ${JSON.stringify(name)}`);
+    }
+    if (!Object.hasOwn(files, name)) {
+      throw new VocabularyError(`tokenizer_config.json names the vocabulary ${name}, which is not beside the model`);
+    }
+    const [eosToken, bosToken] = ["eos_token", "bos_token"].map((key) => spelling(files, key));
+    return new TokenMonsterTokenizer(Vocabulary.fromBytes(files[name], name), vocabSize, {
+      eos: [...configuredIds(files, "eos_token_id"), ...addedIds(config, eosToken)],
+      bos: [...configuredIds(files, "bos_token_id"), ...addedIds(config, bosToken)],
+      addBos: config.add_bos_token === true,
+      eosToken: eosToken || EOS,
+      bosToken: bosToken || BOS,
+    });
+  }
+
+  /**
+   * Ids of a text, without BOS or EOS. With `specials` the spelling of a special token becomes its id: only for text
+   * that you wrote yourself. Throws `PromptError` if `text` holds lone surrogates.
+   */
+  encode(text, { specials = false } = {}) {
+    requireUtf8(text, "the text");
+    const own = (part) => this.vocabulary.encode(part, { specials: false });
+    if (!specials || !this.specials.size) return own(text);
+    const spelled = [...this.specials.keys()].sort((a, b) => b.length - a.length);
+    const pattern = spelled.map((token) => token.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&")).join("|");
+    return text
+      .split(new RegExp(`(${pattern})`))
+      .flatMap((part, i) => (i % 2 ? [this.specials.get(part)] : part ? own(part) : []));
+  }
+
+  /** The text of a sequence; specials and padding decode to nothing, ill-formed UTF-8 to U+FFFD. */
+  decode(ids) {
+    return this.vocabulary.decode(Array.from(ids).filter((id) => !this.#silent.has(id)));
+  }
+
+  /** A decoder whose pieces continue the text of `context`, an array of ids. */
+  decoder(context = []) {
+    const decoder = new TokenMonsterDecoder(this.vocabulary, this.#silent);
+    for (const id of context) decoder.feed(id);
+    return decoder;
+  }
+
+  /**
+   * The ids that may follow so that no U+FFFD is printed: Uint8Array (vocabSize) of 0 and 1, kept, so read-only.
+   *
+   * `decoder` is one that this tokenizer made, as it stands; `remaining`, how many ids may follow the next one: given,
+   * no character is begun that they cannot finish. Ids that end a text are allowed between characters only.
+   */
+  utf8Mask(decoder, remaining) {
+    if (!this.#masks) {
+      const none = new Uint8Array(0);
+      const piece = (_, id) => (this.#silent.has(id) ? none : this.vocabulary.piece(id));
+      const pieces = Array.from({ length: this.vocabSize }, piece);
+      this.#masks = new Masks(pieces, [...this.#silent], this.vocabulary.capcode);
+    }
+    return this.#masks.mask(decoder.maskState(this.#masks), remaining);
+  }
+}
+
+/** Turns ids into text as they come. Pending between ids: half a character, a delete marker, capitals. */
+class TokenMonsterDecoder {
+  #inner;
+  #silent;
+  #fed = [];
+  #maskState = null;
+
+  constructor(vocabulary, silent) {
+    this.#inner = vocabulary.decoder();
+    this.#silent = silent;
+  }
+
+  /** The text that is certain after this id; "" while a character or a marker is unfinished. */
+  feed(id) {
+    if (this.#silent.has(id)) return "";
+    this.#fed.push(id);
+    return this.#inner.feed(id);
+  }
+
+  /** The text still held back (an unfinished character shows as U+FFFD); the decoder starts anew. */
+  flush() {
+    this.#fed = [];
+    this.#maskState = null;
+    return this.#inner.flush();
+  }
+
+  /** Where the mask's machine is; it reads what was fed since it was last asked, so no one else pays. */
+  maskState(masks) {
+    let state = this.#maskState ?? masks.start;
+    for (const id of this.#fed) state = masks.advance(state, id);
+    this.#fed = [];
+    this.#maskState = state;
+    return state;
+  }
+}
+
+// ---- what the files beside a model say (edgekit/tokenizer.py) -------------------------------------------------------
+
+function readJson(files, name) {
+  if (!Object.hasOwn(files, name)) return {};
+  let value;
+  try {
+    value = JSON.parse(new TextDecoder().decode(files[name]));
+  } catch (error) {
+    throw new VocabularyError(`${name} is not JSON: ${error.message}`);
+  }
+  if (!isObject(value)) throw new VocabularyError(`${name} is not a JSON object`);
+  return value;
+}
+
+const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+
+// The generation config counts first, as in transformers: it is what `generate` goes by.
+function configuredIds(files, key) {
+  const ids = ["generation_config.json", "config.json", "tokenizer_config.json"]
+    .flatMap((name) => readJson(files, name)[key] ?? [])
+    .filter((id) => Number.isInteger(id) && id >= 0);
+  return [...new Set(ids)];
+}
+
+// How a special token is written: a text, or transformers' AddedToken as an object with `content`.
+function spelling(files, key) {
+  for (const name of ["tokenizer_config.json", "special_tokens_map.json"]) {
+    const value = readJson(files, name)[key];
+    const text = isObject(value) ? value.content : value;
+    if (typeof text === "string" && text) return text;
+  }
+  return "";
+}
+
+// Ids that transformers' `added_tokens_decoder` table gives to this spelling.
+function addedIds(config, token) {
+  const table = config.added_tokens_decoder;
+  if (!token || !isObject(table)) return [];
+  return Object.keys(table)
+    .filter((id) => /^\d+$/.test(id) && isObject(table[id]) && table[id].content === token)
+    .map(Number);
+}

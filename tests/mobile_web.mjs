@@ -1,0 +1,182 @@
+// Answers test_mobile_web.py about examples/mobile_web: a request a line (JSON) on stdin, an answer a line on stdout.
+// Bytes travel as base64, arrays of float32 as files.
+
+import { readFileSync } from "node:fs";
+import { createInterface } from "node:readline";
+import { incompleteTail, normalize } from "../examples/mobile_web/capcode.js";
+import { EdgekitError } from "../examples/mobile_web/errors.js";
+import { fit, Stream, StopText, tokenLogprob } from "../examples/mobile_web/generate.js";
+import { uniform } from "../examples/mobile_web/random.js";
+import { Sampler, sum } from "../examples/mobile_web/sampler.js";
+import { makeSettings } from "../examples/mobile_web/settings.js";
+import { TokenMonsterTokenizer } from "../examples/mobile_web/tokenizer.js";
+import { Vocabulary } from "../examples/mobile_web/tokenmonster.js";
+import { classOf, nfd, nonstarters, simpleLower, simpleUpper } from "../examples/mobile_web/unicode13.js";
+
+const bytes = (base64) => new Uint8Array(Buffer.from(base64, "base64"));
+const base64 = (data) => Buffer.from(data).toString("base64");
+const source = (given) => (typeof given === "string" ? given : bytes(given.bytes));
+const floats = (path) => {
+  const data = readFileSync(path);
+  return new Float32Array(data.buffer.slice(data.byteOffset, data.byteOffset + data.length));
+};
+// JSON has no BigInt and no Map: a seed comes as text, a bias as pairs.
+const settingsOf = ({ seed, logit_bias, ...others }) => {
+  if (seed !== undefined) others.seed = typeof seed === "string" ? BigInt(seed) : seed;
+  if (logit_bias !== undefined) others.logit_bias = new Map(logit_bias);
+  return others;
+};
+
+const vocabularies = new Map();
+function vocabularyOf(path) {
+  if (!vocabularies.has(path)) vocabularies.set(path, Vocabulary.fromBytes(readFileSync(path), path));
+  return vocabularies.get(path);
+}
+
+function streamed(decoder, ids) {
+  return [...ids.map((id) => decoder.feed(id)), decoder.flush()];
+}
+
+function tokenizerOf({ path, vocab_size, options, files }) {
+  if (!files) return new TokenMonsterTokenizer(vocabularyOf(path), vocab_size, options);
+  const opened = Object.fromEntries(Object.entries(files).map(([name, data]) => [name, bytes(data)]));
+  return TokenMonsterTokenizer.fromFiles(opened, vocab_size);
+}
+
+/** Logits from a table, by what was fed so far: the same as `Table` in test_mobile_web.py. */
+class Table {
+  constructor(path, vocabSize, contextLength) {
+    this.rows = floats(path);
+    this.vocabSize = vocabSize;
+    this.contextLength = contextLength;
+    this.length = 0;
+    this.calls = [];
+  }
+
+  async forward(ids) {
+    this.calls.push(ids);
+    this.length += ids.length;
+    const row = (31 * ids.at(-1) + this.length) % (this.rows.length / this.vocabSize);
+    return this.rows.slice(row * this.vocabSize, (row + 1) * this.vocabSize);
+  }
+
+  async rewind(length) {
+    this.length = length;
+  }
+}
+
+async function generate({ tokenizer, table, context, prompt, settings, cancel_after = null, how }) {
+  const made = tokenizerOf(tokenizer);
+  const runtime = new Table(table, made.vocabSize, context);
+  const pieces = [];
+  const controller = new AbortController();
+  const enough = () => cancel_after !== null && pieces.length >= cancel_after;
+  const asked = how === "signal" ? { signal: controller.signal } : how === "callback" ? { cancelled: enough } : {};
+  const stream = new Stream(runtime, made, prompt, settingsOf(settings), asked);
+  for await (const piece of stream) {
+    pieces.push(piece);
+    if (how === "signal" && enough()) controller.abort();
+    if (how === "method" && enough()) stream.cancel();
+    if (how === "break" && enough()) break;
+  }
+  const { seed, ...result } = stream.result;
+  return { pieces, calls: runtime.calls, ...result, seed: String(seed) };
+}
+
+const OPERATIONS = {
+  unicode: ({ below }) => {
+    const all = Array.from({ length: 0x110000 }, (_, point) => String.fromCodePoint(point));
+    const points = all.slice(0, below);
+    const changed = (change) => points.filter((c) => change(c) !== c).map((c) => [c, change(c)]);
+    return {
+      classes: all.map(classOf).join(""),
+      upper: changed(simpleUpper),
+      lower: changed(simpleLower),
+      nonstarters: points.map((c) => [c, ...nonstarters(c)]).filter(([, lead, trail]) => lead || trail),
+    };
+  },
+  nfd: ({ texts }) => texts.map(nfd),
+  tails: ({ all }) => all.map((data) => incompleteTail(bytes(data))),
+  normalize: ({ cases }) => cases.map(([given, flags, level]) => base64(normalize(source(given), flags, level))),
+  load: ({ data, name }) => {
+    const v = Vocabulary.fromBytes(bytes(data), name);
+    return {
+      capcode: v.capcode, charset: v.charset, normalization: v.normalization, unk: v.unk, size: v.size,
+      table_size: v.tableSize, delete_token: v.deleteToken, special_ids: [...v.specialIds],
+      pieces: Array.from({ length: v.tableSize }, (_, id) => base64(v.piece(id))),
+    };
+  },
+  encode: ({ path, texts }) => texts.map((text) => vocabularyOf(path).encode(source(text))),
+  decode: ({ path, all }) => {
+    const v = vocabularyOf(path);
+    return all.map((ids) => [base64(v.decodeBytes(ids)), v.decode(ids), streamed(v.decoder(), ids)]);
+  },
+  damaged: ({ all, text }) =>
+    all.map((data) => {
+      try {
+        const v = Vocabulary.fromBytes(bytes(data), "lie");
+        const ids = v.charset === 2 ? [] : v.encode(text);
+        return { ids, pieces: streamed(v.decoder(), ids) };
+      } catch (error) {
+        if (!(error instanceof EdgekitError)) throw error;
+        return { error: `${error.name}: ${error.message}` };
+      }
+    }),
+  tokenizer: ({ tokenizer, texts, all, contexts }) => {
+    const t = tokenizerOf(tokenizer);
+    return {
+      facts: [t.eos, t.bosId, t.bos, t.pad, [...t.stop], [...t.specials]],
+      ids: texts.map((text) => [t.encode(text), t.encode(text, { specials: true })]),
+      texts: all.map((ids) => [t.decode(ids), streamed(t.decoder(), ids)]),
+      continued: contexts.map(([before, ids]) => streamed(t.decoder(before), ids)),
+    };
+  },
+  masks: ({ tokenizer, walks }) => {
+    const t = tokenizerOf(tokenizer);
+    return walks.map(([ids, remaining]) => {
+      const decoder = t.decoder();
+      return [...ids, null].map((id) => {
+        const allowed = t.utf8Mask(decoder, remaining ?? undefined);
+        if (id !== null) decoder.feed(id);
+        return base64(allowed);
+      });
+    });
+  },
+  settings: ({ values }) => {
+    const { seed, logit_bias, ...others } = makeSettings(settingsOf(values));
+    return { ...others, seed: seed === null ? null : String(seed) };
+  },
+  uniform: ({ cases }) => cases.map(([seed, step, ids]) => [...uniform(BigInt(seed), step, ids)]),
+  sum: ({ all }) => all.map((values) => sum(values)),
+  sample: ({ table, vocab_size, runs }) => {
+    const rows = floats(table);
+    return runs.map(({ settings, seen, rows: wanted }) => {
+      const sampler = new Sampler(settingsOf(settings), vocab_size, seen);
+      return wanted.map((row) => sampler.choose(rows.subarray(row * vocab_size, (row + 1) * vocab_size)));
+    });
+  },
+  distribution: ({ logits, settings, seen, allowed }) => {
+    const given = Float32Array.from(logits, Number);
+    const { ids, probabilities } = new Sampler(settingsOf(settings), given.length, seen).distribution(given, allowed);
+    return [[...ids], [...probabilities]];
+  },
+  logprob: ({ logits, token, top }) => tokenLogprob(Float32Array.from(logits), token, top),
+  stops: ({ stops, pieces }) => {
+    const text = new StopText(stops);
+    return [pieces.map((piece) => text.add(piece)), text.found, text.flush()];
+  },
+  fit: ({ prompt, context, settings, bos }) => fit(prompt, context, makeSettings(settings), bos),
+  generate,
+};
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const { operation, ...values } = JSON.parse(line);
+  let answer;
+  try {
+    answer = { result: await OPERATIONS[operation](values) };
+  } catch (error) {
+    if (!(error instanceof EdgekitError)) throw error;
+    answer = { error: `${error.name}: ${error.message}` };
+  }
+  process.stdout.write(JSON.stringify(answer) + "\n");
+}
