@@ -30,8 +30,11 @@ class OneLine(click.ClickException):
 
 # Commands that live in `cli_NAME.py`, imported once they are called: the list of commands needs one line of each.
 LATER = {
+    "bench": "Measure models side by side: load, first token, prefill, decode, overhead, memory, size.",
+    "doctor": "Say what is unusual in a model, what other tools will do with it, and the cure.",
     "eval": "Measure a model: perplexity of texts, or grammar with BLiMP.",
     "train": "Train a base model; prints the folder of the finished model.",
+    "verify": "Hold artefacts to the model they were made from: what each lost, and whether it is sound.",
     "vocab": "Train, inspect and change TokenMonster vocabularies.",
 }
 
@@ -57,11 +60,12 @@ def main() -> None:
     """A tiny Llama the whole way: convert it, prove it, run it anywhere with the same tokens.
 
     \b
-    edgekit run -m MODEL "Once upon a time"
+    edgekit run "Once upon a time"
     edgekit convert -m MODEL --to gguf --quant q4_0
     edgekit inspect -m MODEL
 
-    MODEL is a Hugging Face folder, a .gguf, a .onnx, or a Hub id such as StentorLabs/Stentor2-12M.
+    MODEL is a Hugging Face folder, a .gguf, a .onnx, or a Hub id such as StentorLabs/Stentor2-12M; without -m it
+    is the small story teller that comes with edgekit.
     """
 
 
@@ -194,7 +198,7 @@ def _record(result: Any, loaded: Any) -> dict[str, Any]:
 
     record = dataclasses.asdict(result)
     record["timings"] |= {"prefill_rate": result.timings.prefill_rate, "decode_rate": result.timings.decode_rate}
-    return record | {"runtime": type(loaded.runtime).__module__.rpartition(".")[2]}
+    return record | {"runtime": rooms.name_of(loaded.runtime)}
 
 
 # -----------------------------------------------------------------------------
@@ -208,9 +212,17 @@ def _record(result: Any, loaded: Any) -> dict[str, Any]:
 @flags.force
 @flags.revision
 @options(Converting)
+@click.option("--verify/--no-verify", default=True, help="Compare the artefact with its source before it is kept.")
 @flags.as_json
 def convert(
-    model: str | None, to: str, output: Path | None, force: bool, revision: str | None, as_json: bool, **values: Any
+    model: str | None,
+    to: str,
+    output: Path | None,
+    force: bool,
+    revision: str | None,
+    verify: bool,
+    as_json: bool,
+    **values: Any,
 ) -> None:
     """Write a model in another format; prints the path.
 
@@ -224,15 +236,13 @@ def convert(
 
     settings = Converting(**given(Converting, values))
     where = source.resolve(model, revision=revision)
-    made = verb.convert(where, to, output, settings=settings, force=force, progress=flags.progress)
+    made = verb.convert(where, to, output, settings=settings, force=force, verify=verify, progress=flags.progress)
     if as_json:
         import dataclasses
 
-        click.echo(
-            json.dumps(
-                {"path": str(made.path), "tensors": [dataclasses.asdict(t) for t in made.tensors], "notes": made.notes}
-            )
-        )
+        tensors = [dataclasses.asdict(t) for t in made.tensors]
+        record = {"path": str(made.path), "tensors": tensors, "notes": made.notes, "receipt": made.receipt}
+        click.echo(json.dumps(record))
         return
     click.echo(verb.summary(made), err=True)
     click.echo(str(made.path))

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from edgekit import flags
+from edgekit import flags, rooms
 from edgekit.errors import UsageError
 from edgekit.eval_settings import Judging, Measuring
 from edgekit.options import given, options
@@ -130,7 +130,7 @@ def _load(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
     running, path = given(Running, values), values.pop("model")
     loaded = load(path, progress=flags.progress, **values, **running)
-    return loaded, {"model": path, "runtime": type(loaded.runtime).__module__.rpartition(".")[2]}
+    return loaded, {"model": path, "runtime": rooms.name_of(loaded.runtime)}
 
 
 def _show(record: dict[str, Any], facts: dict[str, Any], output: Output, csv: str, report: str) -> None:

@@ -9,7 +9,9 @@ import click
 
 from edgekit import rooms
 
-model = click.option("-m", "--model", metavar="MODEL", help="Model folder, .gguf, .onnx or Hub id.")
+model = click.option(
+    "-m", "--model", metavar="MODEL", help="Model folder, .gguf, .onnx or Hub id; default: the bundled model."
+)
 runtime = click.option(
     "--runtime", metavar="NAME", help=f"One of {', '.join(rooms.names('runtimes'))}; default: the format's own."
 )

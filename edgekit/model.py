@@ -95,9 +95,8 @@ def load(
     runtime: str | None = None,
     quant: str | None = None,
     revision: str | None = None,
-    threads: int | None = None,
-    kv_type: str = "f16",
     progress: Progress = silent,
+    **running: Any,
 ) -> Model:
     """Open a model for generation.
 
@@ -108,15 +107,18 @@ def load(
         quant: for a folder on onnx or llamacpp, which is converted once into the user's cache: the weights' type;
             by default the full float32, which loses nothing.
         revision: of a Hub id.
-        threads, kv_type: see `edgekit.settings.Running`.
+        running: the fields of `edgekit.settings.Running`: threads, kv_type, dtype, ...
 
     Raises:
         EdgekitError: one line that says what is wrong with the model, or which package is missing.
     """
     begin = time.perf_counter()
-    running = Running(threads=threads, kv_type=kv_type)
+    known = {f.name for f in dataclasses.fields(Running)}
+    if unknown := sorted(set(running) - known):
+        raise SettingError(f"unknown setting {unknown[0]!r}: choose from {', '.join(sorted(known))}")
+    how = Running(**running)
     where = source.resolve(path, revision=revision)
-    opened = _open(where, runtime, quant, running, progress)
+    opened = _open(where, runtime, quant, how, progress)
     model = Model(opened, _tokenizer(opened, where), defaults(opened.files))
     model.load_seconds = time.perf_counter() - begin
     return model

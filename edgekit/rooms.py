@@ -17,7 +17,7 @@ from edgekit.errors import MissingExtraError, UnknownRoomError
 ALIASES = {"llama.cpp": "llamacpp", "llama-cpp": "llamacpp", "pytorch": "torch", "onnxruntime": "onnx", "ort": "onnx"}
 
 # A runtime's extra has the runtime's name; a converter's is named for what it brings along.
-EXTRAS = {("converters", "onnx"): "export", ("converters", "optimum"): "export"}
+EXTRAS = {("converters", "optimum"): "export", ("runtimes", "torch_reference"): "torch"}
 
 ROOMS = ("runtimes", "converters", "training")
 
@@ -56,6 +56,11 @@ def load(room: str, name: str) -> ModuleType:
         raise MissingExtraError(
             f"{name.lstrip('_')} needs {missing}, which is not installed: pip install 'edgekit[{wanted}]'"
         ) from error
+
+
+def name_of(thing: object) -> str:
+    """The name of the room's file that an object's class comes from: "onnx", also for one in its `_onnx_fused.py`."""
+    return type(thing).__module__.rpartition(".")[2].lstrip("_").partition("_")[0]
 
 
 def suffix(room: str, name: str) -> str:

@@ -139,7 +139,6 @@ MISTAKES = [
     (["run", "-m", "{b}/cut", "--runtime", "torch", "x"], 1, "not a whole safetensors file"),
     (["run", "-m", "{b}/model", "--runtime", "torch", "x"], 1, "no tokenizer"),
     (["run", "-m", "{b}/model", "--runtime", "nonsense", "x"], 2, "unknown runtime 'nonsense': choose from"),
-    (["run", "x"], 1, "name one with -m"),
     (["run", "-m", "{b}/text.onnx", "--runtime", "llama.cpp", "x"], 2, "runs on onnx only"),
     (["convert", "-m", "{b}/model", "--to", "gguf", "--quant", "q9_9"], 2, "unknown quantization 'q9_9'"),
     (["convert", "-m", "{b}/model", "--to", "nonsense"], 2, "unknown format 'nonsense': choose from gguf, hf, onnx"),
