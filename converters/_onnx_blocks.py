@@ -99,7 +99,7 @@ def fitted(values: Float, start: Float) -> Float:
     <x, q> / <q, q>, and it takes <x, q>^2 / <q, q> off the block's sum of squares: the largest wins. (ggml's search for
     its own types is of this kind; it may weigh the values by activations, of which a converter knows none.)
     """
-    base = np.where(np.abs(start) < TINY, np.float32(1), start)
+    base = np.where(np.abs(start) < TINY, np.float32(1), start).astype(np.float32, copy=False)
     steps = values * (np.float32(1) / base)  # of the plain scale: so no sum grows beyond 64 * size
     best: Float = np.ones_like(start)
     most: Float = np.zeros_like(start)

@@ -216,6 +216,7 @@ class Terminal:
     def __init__(self, *arguments):
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it, and so would this
             os.execv(sys.executable, [*EDGEKIT, *map(str, arguments)])
         self.seen = ""
 

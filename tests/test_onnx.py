@@ -1,4 +1,4 @@
-"""The ONNX converter and runtime against transformers, a bare ONNX Runtime session, and its own quantizer."""
+"""The portable ONNX graph and its runtime against transformers, a bare ONNX Runtime session, and its own quantizer."""
 
 import dataclasses
 import json
@@ -373,18 +373,19 @@ def test_a_plain_export_of_optimum_runs_beside_its_configuration(models, tmp_pat
 
 
 def test_refusals(models, tmp_path):
-    for settings, said in (
-        (Converting("int4", graph="portable"), "fp32, int8"),
-        (Converting("fp32", graph="portable", reduce_range=True), "reduce_range"),
-        (Converting("int8", embedding_type="q8_0"), "embedding_type"),
+    for more, said in (
+        ({"quant": "int4"}, "--graph portable: choose from fp32, int8"),
+        ({"quant": "fp32", "reduce_range": True}, "reduce_range"),
+        ({"quant": "int8", "embedding_type": "q8_0"}, "embedding_type"),
     ):
         with pytest.raises(SettingError, match=said):
-            convert(models["tied"], "onnx", tmp_path / "m.onnx", settings=settings)
+            to_onnx(models["tied"], tmp_path / "m.onnx", **more)
     huge = LlamaConfig(300_000, 4096, 100, 1, 4, 4, 8, 64)
     source = open_folder(models["tied"])
     source.config = huge
+    settings = Converting("fp32", graph="portable")
     with pytest.raises(CheckpointError, match="GB"):
-        rooms.load("converters", "onnx").convert(source, tmp_path / "m.onnx", Converting("fp32"), None)
+        rooms.load("converters", "onnx").convert(source, tmp_path / "m.onnx", settings, None)
     assert not list(tmp_path.iterdir())
 
 
