@@ -5,12 +5,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import gguf
 import numpy as np
 
 from edgekit import artefact, model
 from edgekit.checkpoint import Checkpoint, LlamaConfig
 from edgekit.converters import _gguf_bpe, _gguf_tokenmonster
+from edgekit.converters import _gguf_package as gguf
 from edgekit.converters._gguf_tokens import Tokens, specials
 from edgekit.settings import Sampling
 from edgekit.tokenizer import read_json

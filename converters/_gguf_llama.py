@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-import gguf
-
+from edgekit import submodules
 from edgekit.checkpoint import Checkpoint
 from edgekit.convert import Written
+from edgekit.converters import _gguf_package as gguf
 from edgekit.errors import MissingExtraError, RuntimeFailure
 from edgekit.gguf_file import BLOCKS, GGUFFile
 from edgekit.runtime import physical_cores
@@ -25,12 +25,11 @@ WIDER = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K":
 def library(what: str) -> ModuleType:
     """llama-cpp-python's bindings. Raises `MissingExtraError` that names what needs them."""
     try:
-        import llama_cpp.llama_cpp as llama
+        return submodules.load("llama_cpp", "llama_cpp")
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"{what} needs llama-cpp-python, which is not installed: pip install 'edgekit[llamacpp]'"
         ) from error
-    return llama
 
 
 def quantize(

@@ -5,13 +5,13 @@ import json
 import re
 from pathlib import Path
 
-import gguf
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit import tokenizer
 from edgekit.checkpoint import Checkpoint, LlamaConfig
 from edgekit.converters import _gguf_foreign
+from edgekit.converters import _gguf_package as gguf
 from edgekit.converters._gguf_tensors import gguf_name, unpermute
 from edgekit.errors import CheckpointError
 from edgekit.gguf_file import GGUFFile, llama_config

@@ -16,12 +16,12 @@ Which type a tensor gets:
 from collections.abc import Iterator
 from pathlib import Path
 
-import gguf
 import numpy as np
 
 from edgekit.checkpoint import Checkpoint, LlamaConfig
 from edgekit.convert import Progress, Written
 from edgekit.converters import _gguf_keys, _gguf_llama
+from edgekit.converters import _gguf_package as gguf
 from edgekit.converters._gguf_read import read
 from edgekit.converters._gguf_receipt import add_receipt, weights
 from edgekit.converters._gguf_tensors import gguf_name, permute

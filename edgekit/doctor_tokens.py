@@ -280,8 +280,8 @@ def chat_template(case: Case) -> Iterator[Finding]:
         if case.gguf is not None or (case.kind == "folder" and case.tokenizer is not None):
             yield note(
                 "there is no chat template: a base model, which goes on from a text",
-                "llama.cpp's server wraps a chat in ChatML all the same, llama-cpp-python in Llama 2's marks, neither "
-                "of which the model has ever seen",
+                "llama.cpp's server wraps a chat in ChatML all the same, llama-cpp-python in Llama 2's marks; a model "
+                "that was trained on neither answers as it can",
                 "complete texts with it (llama.cpp: -no-cnv, or /completion)",
             )
         return

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekit import cache, rooms, source, tokenizer
+from edgekit import cache, rooms, source, tokenizer, tuning
 from edgekit.convert import Progress, silent
 from edgekit.errors import CheckpointError, MissingExtraError, PromptError, SettingError, UsageError, VocabularyError
 from edgekit.generate import Generation, Stream
@@ -138,7 +138,8 @@ def _open(where: Path, name: str | None, quant: str | None, running: Running, pr
     for candidate in candidates:
         try:
             room = rooms.load("runtimes", candidate)
-            return room.load(_artefact(where, candidate, room.SUFFIX, quant, progress), running)
+            artefact = _artefact(where, candidate, room.SUFFIX, quant, progress)
+            return room.load(artefact, tuning.settled(artefact, candidate, running, room.load))
         except MissingExtraError as error:
             missing = missing or error
     assert missing is not None

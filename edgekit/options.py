@@ -32,12 +32,34 @@ def given(cls: type, values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None and value != ()}
 
 
+class NumberOr(click.ParamType):
+    """A whole number, or one of some words."""
+
+    name = "number"
+
+    def __init__(self, words: tuple[str, ...]):
+        self.words = words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, int) or value in self.words:
+            return value
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a whole number nor {' nor '.join(self.words)}", param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "|".join(("N", *self.words))
+
+
 def _option(f: dataclasses.Field, hint: Any) -> Callable[[F], F]:
     flag = "--" + f.name.replace("_", "-")
     if hint is bool:
         return click.option(flag, is_flag=True, default=None, help=f.metadata["help"])
     kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
-    kind = click.Choice(f.metadata["choices"]) if "choices" in f.metadata else kinds[0]
+    kind: Any = click.Choice(f.metadata["choices"]) if "choices" in f.metadata else kinds[0]
+    if "words" in f.metadata:
+        kind = NumberOr(f.metadata["words"])
     default = f.metadata["help"]
     if f.default not in (None, dataclasses.MISSING, ()):
         default += f"  [default: {f.default}]"

@@ -87,12 +87,16 @@ def physical_cores() -> int:
     return max(1, len(cores))
 
 
-def choose_threads(threads: int | None, weights: int) -> int:
-    """The number of threads for a setting that may be None, and a model of so many bytes of weights.
+def choose_threads(threads: int | str | None, weights: int) -> int:
+    """The number of threads for a setting that may be none or a word, and a model of so many bytes of weights.
+
+    What `edgekit.tuning` has measured comes before this rule.
 
     By default one for each 16 MB of weights begun, at most four and at most the physical cores. A step through a
     small model is over before a second thread has woken: at 12.3M parameters on two cores the second one made
     float32 (49 MB) 1.1 to 1.5 times as fast, q8_0, q4_0 and int8 (8 to 13 MB) 0.8 to 1.1 times; and threads that wait
     for each other fall far behind as soon as another program wants a core.
     """
-    return threads or max(1, min(4, physical_cores(), -(-weights // WEIGHTS_A_THREAD)))
+    if isinstance(threads, int):
+        return threads
+    return max(1, min(4, physical_cores(), -(-weights // WEIGHTS_A_THREAD)))

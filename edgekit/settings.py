@@ -123,11 +123,13 @@ class Generating(Sampling):
 class Running(Checked):
     """How a runtime is set up."""
 
-    threads: int | None = setting(
+    threads: int | str | None = setting(
         None,
-        "CPU threads; default: by the size of the model, at most the physical cores.",
-        check=_whole(1, 1024),
-        range="a whole number from 1 to 1024",
+        "CPU threads; `auto` measures once which number is fastest, and remembers it; default: what was measured, else "
+        "by the size of the model.",
+        check=lambda v: v == "auto" or _whole(1, 1024)(v),
+        range="a whole number from 1 to 1024, or `auto`",
+        words=("auto",),
     )
     kv_type: str = setting(
         "f16",

@@ -33,7 +33,7 @@ from edgekit.verify_settings import Verifying
 SHARE, LEAST = 0.25, 0.05
 """Of a type's `Limit.noise`: for each time that a model amplifies errors, and at least. The whole limit is for models
 that amplify four times; stories260K does 1.1 times, a seeded model of Stentor2-12M's shape 6 times. Measured noise is a
-third of the limit and less, on stories260K a tenth."""
+sixth of the limit and less on trained models, a third on the one that amplifies most."""
 
 
 @dataclass

@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
+from edgekit import submodules
 from edgekit.checkpoint import LlamaConfig
 from edgekit.errors import CheckpointError, RuntimeFailure
 from edgekit.gguf_file import GGUFFile, llama_config
 from edgekit.runtime import Logits, check_forward, check_rewind, choose_threads
-from edgekit.runtimes import _llamacpp_bindings
 from edgekit.runtimes._llamacpp_tokenizer import LlamaTokenizer, check_vocabulary
 from edgekit.settings import Running
 
-llama: Any = _llamacpp_bindings.load()
+llama: Any = submodules.load("llama_cpp", "llama_cpp")
 
 SUFFIX = ".gguf"
 
@@ -103,7 +103,7 @@ class LlamaCppRuntime:
                 self._positions[:size] = np.arange(self.length, self.length + size) if size > 1 else self.length
                 self._wanted[:size] = every
                 self._wanted[size - 1] = every or start + size == count
-                self._decode(size)
+                self.kernel(size)
                 if found is not None:
                     found[start : start + size] = self._logits(size)
                 elif start + size == count:
@@ -122,7 +122,7 @@ class LlamaCppRuntime:
         """`forward` of one token that was found good."""
         self._batch.n_tokens = 1
         self._tokens[0], self._positions[0], self._wanted[0] = token, self.length, True
-        self._decode(1)
+        self.kernel(1)
         self.length += 1
         found = self._logits(1)
         return found.copy() if every else found[0].copy()
@@ -144,7 +144,12 @@ class LlamaCppRuntime:
         """Give the memory back now; the runtime is of no use afterwards."""
         self._free()
 
-    def _decode(self, size: int) -> None:
+    def set_threads(self, threads: int) -> None:
+        """From the next call on; `edgekit.tuning` need not open the model again for each number it tries."""
+        llama.llama_set_n_threads(self._context, threads, threads)
+
+    def kernel(self, size: int) -> None:
+        """The bare call, which `edgekit bench` times; `size` tokens lie in the batch."""
         _said.clear()
         if code := llama.llama_decode(self._context, self._batch):
             raise RuntimeFailure(f"llama.cpp failed on {size} tokens at {self.length}: {_reason() or f'code {code}'}")

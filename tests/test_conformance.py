@@ -270,7 +270,10 @@ def test_no_replacement_character_when_banned(opened, runtime_name):
 QUANTIZED = [
     ("gguf", "q8_0", 0.003, 0.95),
     ("gguf", "q4_0", 0.2, 0.75),
-    ("onnx", "int8", 0.02, 0.88),
+    ("onnx", "fp16", 0.001, 0.97),
+    ("onnx", "int8", 0.005, 0.93),
+    ("onnx", "int4", 0.15, 0.75),
+    ("onnx", "int4_pure", 0.25, 0.65),
 ]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import tokenmonster_files, write_model
 
-from edgekit import convert, rooms, tokenizer
+from edgekit import convert, rooms, submodules, tokenizer
 from edgekit.checkpoint import LlamaConfig
 from edgekit.errors import CheckpointError, ContextError, FileError, RuntimeFailure, VocabularyError
 from edgekit.settings import Converting, Running
@@ -324,7 +324,7 @@ def test_loading_and_running_print_nothing(story, capfd):
 
 
 def test_neither_torch_nor_transformers(shared, tmp_path):
-    """Nor `gguf`: a Raspberry Pi has llama-cpp-python and numpy alone."""
+    """Nor `gguf`: a Raspberry Pi has llama-cpp-python and numpy alone. And of the former only the bindings run."""
     vocab = (shared / "tokenmonster" / "vocabs" / "english-1024-balanced-v1.vocab").read_bytes()
     config = dataclasses.replace(SMALL, vocab_size=1152)
     path = artefact(write_model(tmp_path / "m", config, files=tokenmonster_files(vocab, 1152)), tmp_path)
@@ -332,7 +332,25 @@ def test_neither_torch_nor_transformers(shared, tmp_path):
         "import sys, json\nfrom edgekit import rooms\nfrom edgekit.settings import Running\n"
         "runtime = rooms.load('runtimes', 'llamacpp').load(sys.argv[1], Running(threads=1))\n"
         "runtime.forward([1, 2])\n"
-        "json.dump([m for m in ('torch', 'transformers', 'gguf', 'onnxruntime') if m in sys.modules], sys.stdout)"
+        "heavy = ('torch', 'transformers', 'gguf', 'onnxruntime', 'jinja2', 'sqlite3', 'multiprocessing')\n"
+        "json.dump([m for m in heavy if m in sys.modules], sys.stdout)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "") and json.loads(done.stdout) == []
+
+
+def test_the_whole_package_is_there_for_whoever_asks_for_it():
+    """edgekit imports its bindings alone; another library in the same process must not notice."""
+    code = (
+        "import sys\nfrom edgekit import submodules\n"
+        "bindings = submodules.load('llama_cpp', 'llama_cpp')\n"
+        "assert submodules.load('llama_cpp', 'llama_cpp') is bindings\n"
+        "import llama_cpp\n"
+        "assert llama_cpp.llama_decode is bindings.llama_decode and llama_cpp.llama_cpp is bindings\n"
+        "from llama_cpp import Llama\n"
+        "print(Llama.__name__, llama_cpp.__version__ > '', hasattr(llama_cpp, 'nonsense'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Llama True False\n", "")
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        submodules.load("no_such_package", "part")

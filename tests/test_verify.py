@@ -278,11 +278,21 @@ def test_the_trained_model(stories, shared, tmp_path):
 
 
 def test_limits_of_types():
+    assert limit_of("int4_pure") is limit_of("int4/32") is LIMITS["int4"]
     assert limit_of("Q4_0") is LIMITS["q4_0"] and limit_of("fp32") is LIMITS["f32"] and limit_of("new") is UNKNOWN
     assert coarsest(["f32", "q8_0", "q4_0", "f16"]) == "q4_0" and coarsest([]) == "f32"
     assert row_limit("int8/32", 4096) < 0.03 < row_limit("int8", 256) < row_limit("int4/32", 256) < 0.5
     for limit in (*LIMITS.values(), UNKNOWN):
         assert 0 < limit.rows <= 1 and 0 < limit.noise <= limit.logits < 2**0.5
+
+
+def test_every_quantization_has_limits_of_its_own():
+    for quant in rooms.load("converters", "onnx").QUANTS:
+        assert limit_of(quant) is not UNKNOWN, quant
+    kinds = {kind.lower() for kind in rooms.load("converters", "gguf").BLOCKS}
+    for quant in rooms.load("converters", "gguf").QUANTS:
+        if quant in kinds:  # q4_k_m and its like are mixtures of those that are
+            assert limit_of(quant) is not UNKNOWN, quant
 
 
 # ----------------------------------------------------------------------------- tensors in words

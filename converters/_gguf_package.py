@@ -1,0 +1,13 @@
+"""What the converters use of the `gguf` package: its quantizers, its names of types. The rest is not imported."""
+
+from typing import Any
+
+from edgekit import submodules
+
+_constants: Any = submodules.load("gguf", "constants")
+_quants: Any = submodules.load("gguf", "quants")
+
+GGMLQuantizationType, LlamaFileType = _constants.GGMLQuantizationType, _constants.LlamaFileType
+GGML_QUANT_VERSION: int = _constants.GGML_QUANT_VERSION
+quantize, dequantize = _quants.quantize, _quants.dequantize
+size_label = submodules.load("gguf", "utility").size_label
