@@ -17,13 +17,24 @@ from edgekit.errors import EdgekitError, UsageError
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe; repeatable.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the run; default: runs/NAME.")
 @click.option("--resume/--fresh", default=None, help="Insist on going on, or begin anew; default: go on if possible.")
+@click.option(
+    "--extend", is_flag=True, help="Go on although the recipe has another length, learning rate or schedule by now."
+)
 @click.option("--stop-at", type=click.IntRange(1), metavar="STEP", help="Save and stop after this step.")
-def train(recipe: str, changes: tuple[str, ...], output: Path | None, resume: bool | None, stop_at: int | None) -> None:
+def train(
+    recipe: str,
+    changes: tuple[str, ...],
+    output: Path | None,
+    resume: bool | None,
+    extend: bool,
+    stop_at: int | None,
+) -> None:
     """Train a base model; prints the folder of the finished model.
 
     \b
     edgekit train smoke
     edgekit train recipe.toml --set learning_rate=1e-3 --set block_size=512 -o runs/try
+    edgekit train recipe.toml --extend --set token_budget=30_000_000
     accelerate launch -m edgekit.training stentor2-12m
 
     RECIPE is a TOML file, or one of edgekit's own: base, smoke, stentor2-12m. Run again after a stop, Ctrl-C or
@@ -31,13 +42,15 @@ def train(recipe: str, changes: tuple[str, ...], output: Path | None, resume: bo
     """
     recipes = rooms.load("training", "recipe")
     loaded = recipes.load(recipe, [*changes, *([f"saving.output={output}"] if output else [])])
-    if resume and not (loaded.output / "checkpoints").is_dir():
+    if extend and resume is False:
+        raise UsageError("--extend goes on from a run, --fresh deletes it: give one of them")
+    if (resume or extend) and not (loaded.output / "checkpoints").is_dir():
         raise UsageError(f"{loaded.output} has no checkpoint to go on from")
     loop, progress = rooms.load("training", "loop"), rooms.load("training", "progress")
     line = progress.Line(sys.stderr)
     main_process = int(os.environ.get("RANK", "0")) == 0
     with _Messages(line, main_process):
-        result = loop.train(loaded, fresh=resume is False, stop_at=stop_at, meter=line)
+        result = loop.train(loaded, fresh=resume is False, extend=extend, stop_at=stop_at, meter=line)
         line.clear()
     if not main_process:
         return

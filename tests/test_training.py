@@ -255,6 +255,19 @@ def test_resume_with_another_recipe_is_refused(mini, whole, tmp_path):
     assert run(mini, tmp_path, "learning_rate=1e-3", fresh=True, stop_at=2).position.step == 2
 
 
+def test_a_run_can_be_extended(mini, tmp_path):
+    assert run(mini, tmp_path, "max_train_steps=12").finished
+    longer = ("max_train_steps=15", "learning_rate=1e-3")
+    with pytest.raises(TrainingError, match=r"learning_rate was 0.003, is 0.001; .*--extend goes on"):
+        run(mini, tmp_path, *longer)
+    with pytest.raises(TrainingError, match=r"model.rope_theta was 10000.0, is 5000.0; .*--fresh$"):
+        run(mini, tmp_path, *longer, "rope_theta=5000", extend=True)
+    done = run(mini, tmp_path, *longer, "logging_steps=1", extend=True)
+    assert done.finished and done.position.step == 15
+    assert [row["step"] for row in rows(tmp_path)][-3:] == [13, 14, 15] and rows(tmp_path)[-1]["lr"] <= 1e-3
+    assert run(mini, tmp_path, *longer).finished  # from now on that is its recipe
+
+
 def test_resume_with_other_text_is_refused(tmp_path):
     text = tmp_path / "a.txt"
     text.write_text("a text. " * 500)

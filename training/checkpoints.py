@@ -19,7 +19,7 @@ import torch
 
 from edgekit import files
 from edgekit.errors import TrainingError
-from edgekit.training.recipe import Recipe, difference
+from edgekit.training.recipe import EXTENDABLE, FREE, Recipe, difference
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +45,11 @@ def save(run: Path, step: int, state: dict[str, Any], recipe: Recipe, keep: int)
     return folder
 
 
-def load(run: Path, recipe: Recipe) -> dict[str, Any] | None:
+def load(run: Path, recipe: Recipe, *, extend: bool = False) -> dict[str, Any] | None:
     """The state of the newest checkpoint that can be read; None if the run has none.
+
+    Args:
+        extend: another length, learning rate and schedule than the checkpoint's are meant.
 
     Raises:
         TrainingError: it was made by another recipe (the message names the key), or none of them can be read.
@@ -60,11 +63,11 @@ def load(run: Path, recipe: Recipe) -> dict[str, Any] | None:
             log.warning("%s is damaged (%s): trying the one before", folder, " ".join(str(error).split())[:200])
             continue
         # JSON has no tuples: compare what both look like after it.
-        if key := difference(made_by, json.loads(json.dumps(recipe.to_dict()))):
+        if key := difference(made_by, json.loads(json.dumps(recipe.to_dict())), EXTENDABLE if extend else FREE):
             raise TrainingError(
                 f"{run} was trained with another recipe: {key} was {_at(made_by, key)!r}, is "
                 f"{_at(recipe.to_dict(), key)!r}; resume with the old one, name another folder with -o, or begin anew "
-                "with --fresh"
+                "with --fresh" + ("; --extend goes on with the new one" if key in EXTENDABLE and not extend else "")
             )
         return state
     if found:

@@ -45,7 +45,14 @@ class Result:
     finished: bool
 
 
-def train(recipe: Recipe, *, fresh: bool = False, stop_at: int | None = None, meter: Meter = silent) -> Result:
+def train(
+    recipe: Recipe,
+    *,
+    fresh: bool = False,
+    extend: bool = False,
+    stop_at: int | None = None,
+    meter: Meter = silent,
+) -> Result:
     """Train a recipe to its end, going on from the run's last checkpoint if there is one.
 
     Writes into `recipe.output`: checkpoints/, best/ and model/ (Hugging Face folders with a card), training_curves.csv
@@ -53,6 +60,7 @@ def train(recipe: Recipe, *, fresh: bool = False, stop_at: int | None = None, me
 
     Args:
         fresh: delete what an earlier run left in the folder, and begin anew.
+        extend: go on although the recipe has another length, learning rate or schedule than the run had until now.
         stop_at: save and stop after this optimizer step, as if interrupted.
         meter: told of the progress; only the main process calls it.
 
@@ -61,13 +69,13 @@ def train(recipe: Recipe, *, fresh: bool = False, stop_at: int | None = None, me
         TrainingError: the loss or the gradient is not finite, or the folder is another recipe's.
         FileError: the disk is full or forbidden; the last checkpoint is whole.
     """
-    run = _Run(recipe, fresh, meter)
+    run = _Run(recipe, fresh, extend, meter)
     with interrupts.listening(run.interrupt):
         return run.go(stop_at)
 
 
 class _Run:
-    def __init__(self, recipe: Recipe, fresh: bool, meter: Meter):
+    def __init__(self, recipe: Recipe, fresh: bool, extend: bool, meter: Meter):
         self.recipe, self.folder = recipe, recipe.output
         self.accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),  # said, or several processes on a CPU would not find each other
@@ -93,7 +101,7 @@ class _Run:
         self._open_data()
         self._make_model()
         self._plan()
-        self._resume(fresh)
+        self._resume(fresh, extend)
 
     def interrupt(self) -> None:
         """Stop after the step at hand, with a checkpoint."""
@@ -152,14 +160,14 @@ class _Run:
         self.steps = min(ends)
         self.horizon = t.max_train_steps or self.steps
 
-    def _resume(self, fresh: bool) -> None:
+    def _resume(self, fresh: bool, extend: bool) -> None:
         self.position = Position()
         if self.main:
             checkpoints.sweep(self.folder)
             if fresh:
                 checkpoints.clear(self.folder)
         self.accelerator.wait_for_everyone()
-        state = checkpoints.load(self.folder, self.recipe)
+        state = checkpoints.load(self.folder, self.recipe, extend=extend)
         if state is not None:
             for key, now in (("blocks_per_step", self.blocks_per_step), ("data", self.shards.folder.name)):
                 if state[key] != now:

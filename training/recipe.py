@@ -228,6 +228,12 @@ FREE = frozenset(
     data.workers data.cache evaluation.per_device_eval_batch_size training.compile""".split()
 )
 
+# What may differ besides when a run is extended: how long it is, and how fast it learns from here on.
+EXTENDABLE = FREE | frozenset(
+    """training.token_budget training.num_train_epochs training.max_train_steps optimizer.learning_rate schedule.kind
+    schedule.stable_ratio schedule.decay schedule.min_lr_ratio schedule.warmup_ratio schedule.warmup_steps""".split()
+)
+
 
 def load(path: str | Path, changes: Iterable[str] = ()) -> Recipe:
     """Read a recipe: a TOML file, or one of edgekit's own by name (`smoke`, `recipes/smoke.toml`).
@@ -272,15 +278,15 @@ def from_dict(values: dict[str, Any], where: str = "recipe") -> Recipe:
     return recipe
 
 
-def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str | None:
-    """The first key that differs between two `to_dict()`s and may not on a resume, as `section.key`, or None."""
+def difference(old: dict[str, Any], new: dict[str, Any], free: frozenset[str] = FREE, prefix: str = "") -> str | None:
+    """The first key that differs between two `to_dict()`s and is not `free` to, as `section.key`, or None."""
     for key in sorted(old.keys() | new.keys()):
         name = f"{prefix}{key}"
         before, after = old.get(key), new.get(key)
-        if name in FREE or before == after:
+        if name in free or before == after:
             continue
         if isinstance(before, dict) and isinstance(after, dict):
-            if found := difference(before, after, f"{name}."):
+            if found := difference(before, after, free, f"{name}."):
                 return found
         else:
             return name
