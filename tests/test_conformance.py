@@ -15,6 +15,8 @@ from edgekit.errors import ContextError, MissingExtraError, RuntimeFailure
 from edgekit.sampling import log_softmax
 
 RUNTIMES = rooms.names("runtimes")
+WAYS = {name: {"runtime": name} for name in RUNTIMES} | {"torch-reference": {"runtime": "torch", "reference": True}}
+"""The runtimes, and the plain transformers model under the same contract."""
 MODELS = ["bundled", "stories", "stentor"]
 
 OPENINGS = [
@@ -36,18 +38,16 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def opened(cache, request):
-    """(model name, runtime name) -> Model at f32, each loaded once."""
+    """(model name, one of WAYS) -> Model at f32, each loaded once."""
     loaded: dict[tuple[str, str], edgekit.Model] = {}
 
-    def get(model: str, runtime: str) -> edgekit.Model:
-        if (model, runtime) not in loaded:
+    def get(model: str, way: str) -> edgekit.Model:
+        if (model, way) not in loaded:
             try:
-                loaded[model, runtime] = edgekit.load(
-                    request.getfixturevalue(model), runtime=runtime, kv_type="f32", threads=1
-                )
+                loaded[model, way] = edgekit.load(request.getfixturevalue(model), kv_type="f32", threads=1, **WAYS[way])
             except MissingExtraError as error:
                 pytest.skip(str(error))
-        return loaded[model, runtime]
+        return loaded[model, way]
 
     return get
 
@@ -57,7 +57,7 @@ def model_name(request):
     return request.param
 
 
-@pytest.fixture(params=RUNTIMES)
+@pytest.fixture(params=WAYS)
 def runtime_name(request):
     return request.param
 
