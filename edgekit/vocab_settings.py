@@ -35,6 +35,9 @@ class VocabTraining(Checked):
         check=_whole(0, 2),
         range="0, 1 or 2",
     )
+    one_word: bool = setting(
+        False, "No token spans several words: more tokens for a text, each of them seen more often by a small model."
+    )
     normalize: tuple[str, ...] = setting(
         ("nfd",),
         "What is done to every text first; may be repeated.",

@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import re
 import unicodedata
 
 import numpy as np
@@ -143,6 +144,18 @@ def test_text_is_cleaned_as_told(tmp_path):
     for cleaning, text in (("none", "two  words\n\n\nand\tmore"), ("collapse", "two words and more")):
         corpus = _vocab_text.read([tmp_path], _bytes, vocab_train.silent, cleaning=cleaning)
         assert corpus.streams[0].tobytes().decode() == text
+
+
+def test_one_word_a_token(corpus, trained):
+    """No token goes on into a second word, so the same text takes more of them."""
+    single = vocab_train.train([corpus], VocabTraining(size=350, one_word=True))
+
+    def phrases(vocabulary):
+        tokens = [record.token.decode("utf-8", "replace") for record in vocabulary.records]
+        return [token for token in tokens if re.search(r"[^\W\d_]['\u2019]? +[^\W\d_]", token)]
+
+    assert phrases(trained.vocabulary) and not phrases(single.vocabulary)
+    assert single.vocabulary.size == 350 and single.bytes_per_token < trained.bytes_per_token
 
 
 def test_weights_count(tmp_path):

@@ -25,6 +25,7 @@ def count_candidates(
     *,
     mode: str,
     level: int,
+    one_word: bool = False,
     minimum: float,
     progress: Callable[[Iterable[Any], str, int], Iterator[Any]],
 ) -> dict[bytes, float]:
@@ -59,7 +60,7 @@ def count_candidates(
             if key % width == len(used):
                 continue
             window = windows[key // width] + bytes((int(used[key % width]),))
-            verdict = judge(window, mode, level)
+            verdict = judge(window, mode, level, one_word)
             if verdict.accepted:
                 allowed.append((len(longer), float(counts[key]), verdict.before_letter))
             if verdict.accepted or verdict.extendable:

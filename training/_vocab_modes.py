@@ -57,8 +57,11 @@ def check(mode: str, level: int) -> None:
         raise SettingError(f"mode {mode} needs capcode 1 or 2; with capcode 0 take balanced, clean or unfiltered")
 
 
-def judge(token: bytes, mode: str, level: int) -> Verdict:
-    """What a mode says about a window of at least one byte. A whole character by itself may always be a token."""
+def judge(token: bytes, mode: str, level: int, one_word: bool = False) -> Verdict:
+    """What a mode says about a window of at least one byte. A whole character by itself may always be a token.
+
+    With `one_word`, which TokenMonster does not have, no token goes on into a second word.
+    """
     text = token.decode("utf-8", "surrogateescape")
     if not token.isascii() and any("\udc80" <= char <= "\udcff" for char in text):
         # One that ends inside a character is no token, but its next bytes may make it one.
@@ -69,6 +72,8 @@ def judge(token: bytes, mode: str, level: int) -> Verdict:
     kinds, _ = kinds_of(token, level)
     if "'" in text or "\u2019" in text:
         kinds = "".join("A" if char in "'\u2019" else kind for char, kind in zip(text, kinds, strict=True))
+    if one_word and _SEVERAL_WORDS.search(kinds):
+        return _NEVER
     verdict = _RULES[mode](text, kinds, level)
     return Verdict(True, True, verdict.extendable) if len(text) == 1 else verdict
 

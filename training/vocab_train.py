@@ -83,8 +83,8 @@ class _Trainer:
         least = max(2.0, corpus.weighted_bytes / (160 * settings.size))
         while True:
             counted = count_candidates(
-                corpus.streams, corpus.weights, mode=settings.mode, level=settings.capcode, minimum=least,
-                progress=self.progress,
+                corpus.streams, corpus.weights, mode=settings.mode, level=settings.capcode,
+                one_word=settings.one_word, minimum=least, progress=self.progress,
             )  # fmt: skip
             if len(counted) >= 2 * size or least == 2.0:
                 break
@@ -131,7 +131,7 @@ class _Trainer:
                 break
             if len(token) <= tm.LONGEST and token not in there:
                 there.add(token)
-                if judge(token, self.settings.mode, self.settings.capcode).accepted:
+                if judge(token, self.settings.mode, self.settings.capcode, self.settings.one_word).accepted:
                     found.append(token)
         return found
 
