@@ -18,8 +18,8 @@ from tokenizers import decoders, models, pre_tokenizers
 from edgekit import doctor, model, source, tokenizer
 from edgekit.checkpoint import INDEX, open_folder
 from edgekit.cli_doctor import COMMAND
-from edgekit.doctor_finding import CHECKS, LEVELS
-from edgekit.doctor_tensors import CHUNK, measure
+from edgekit.doctor.finding import CHECKS, LEVELS
+from edgekit.doctor.tensors import CHUNK, measure
 from edgekit.errors import CheckpointError, EdgekitError
 
 

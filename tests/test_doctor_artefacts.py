@@ -14,10 +14,11 @@ from handmade import small
 from spoilt import EMBEDDING, FILES, SHAPE, Folder, converted, named, rewritten, told
 from test_doctor import FOLDERS
 
-from edgekit import artefact, doctor, doctor_onnx, rooms
-from edgekit.doctor_finding import CHECKS
-from edgekit.doctor_onnx_file import read as read_onnx
-from edgekit.doctor_tensors import SCALES, measure
+from edgekit import artefact, doctor, rooms
+from edgekit.doctor import onnx as doctor_onnx
+from edgekit.doctor.finding import CHECKS
+from edgekit.doctor.onnx_file import read as read_onnx
+from edgekit.doctor.tensors import SCALES, measure
 from edgekit.errors import EdgekitError, MissingExtraError
 from edgekit.gguf_file import BLOCKS
 from edgekit.settings import Running

@@ -154,9 +154,16 @@ def test_every_error_is_in_the_tree():
         assert issubclass(getattr(errors, name), errors.EdgekitError) and name in drawn
 
 
+def test_every_package_is_installed():
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        packages = tomllib.load(file)["tool"]["setuptools"]["packages"]
+    there = {path.parent.relative_to(ROOT) for path in (ROOT / "edgekit").rglob("__init__.py")}
+    assert {".".join(path.parts) for path in there} | {f"edgekit.{room}" for room in rooms.ROOMS} == set(packages)
+
+
 def test_the_readme_names_every_file():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for folder in ("edgekit", *rooms.ROOMS):
-        for path in (ROOT / folder).glob("*.py"):
-            if path.stem not in ("__init__", "__main__"):
-                assert path.name in text, f"README's tree lacks {folder}/{path.name}"
+        for path in (ROOT / folder).rglob("*.py"):
+            if path.stem not in ("__init__", "__main__") and path.parent.name != "hf_adapter":
+                assert path.name in text, f"README's tree lacks {path.relative_to(ROOT)}"

@@ -6,8 +6,8 @@ from typing import Any
 
 from edgekit import model
 from edgekit.checkpoint import HARMLESS, MUST_BE, LlamaConfig
-from edgekit.doctor_case import Case
-from edgekit.doctor_finding import Finding, check, error, note, warning
+from edgekit.doctor.case import Case
+from edgekit.doctor.finding import Finding, check, error, note, warning
 from edgekit.errors import EdgekitError
 from edgekit.gguf_config import KNOWN, OFF
 

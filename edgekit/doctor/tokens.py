@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from edgekit import rooms, tokenizer
-from edgekit.doctor_case import Case
-from edgekit.doctor_finding import Finding, check, counted, error, note, some, warning
+from edgekit.doctor.case import Case
+from edgekit.doctor.finding import Finding, check, counted, error, note, some, warning
 from edgekit.errors import EdgekitError
 
 TO_GGUF = "edgekit convert -m FOLDER --to gguf"

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from edgekit.checkpoint import LlamaConfig
-from edgekit.doctor_case import Case
-from edgekit.doctor_files import CLEAN
-from edgekit.doctor_finding import Finding, check, counted, error, note, some, warning
-from edgekit.doctor_tensors import NUMPY, SCALES, Tensor
+from edgekit.doctor.case import Case
+from edgekit.doctor.files import CLEAN
+from edgekit.doctor.finding import Finding, check, counted, error, note, some, warning
+from edgekit.doctor.tensors import NUMPY, SCALES, Tensor
 
 READABLE = ("F32", "F16", "BF16")
 FLOAT16 = 65504.0

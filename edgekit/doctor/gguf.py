@@ -11,8 +11,8 @@ import numpy as np
 
 from edgekit import __version__
 from edgekit.checkpoint import LlamaConfig
-from edgekit.doctor_case import Case
-from edgekit.doctor_finding import Finding, check, counted, error, note, some, warning
+from edgekit.doctor.case import Case
+from edgekit.doctor.finding import Finding, check, counted, error, note, some, warning
 from edgekit.errors import EdgekitError
 from edgekit.gguf_file import BLOCKS
 from edgekit.tokenmonster import Vocabulary

@@ -2,7 +2,7 @@
 
 Nothing is run and nothing is loaded: files are mapped and looked at, tensor by tensor, so that a model of any size
 can be examined on any machine, without torch, onnx or a runtime. What is looked for stands in the files of `TOPICS`,
-one small function each; `doctor_finding.py` says how to add one.
+one small function each; `finding.py` says how to add one.
 """
 
 import dataclasses
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit import doctor_config, doctor_files, doctor_gguf, doctor_onnx, doctor_tokens, doctor_weights
-from edgekit.doctor_case import Case, open_case
-from edgekit.doctor_finding import CHECKS, LEVELS, Finding, counted, error
+from edgekit.doctor import config, files, gguf, onnx, tokens, weights
+from edgekit.doctor.case import Case, open_case
+from edgekit.doctor.finding import CHECKS, LEVELS, Finding, counted, error
 from edgekit.errors import EdgekitError
 
-TOPICS = (doctor_files, doctor_weights, doctor_config, doctor_tokens, doctor_gguf, doctor_onnx)
+TOPICS = (files, weights, config, tokens, gguf, onnx)
 """Within a level, findings are shown in this order."""
 
 # Checks that explain why edgekit refuses a configuration, each better than edgekit's own one line does.

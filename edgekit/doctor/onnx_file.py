@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.doctor_tensors import LFS, WIDTH, Tensor
+from edgekit.doctor.tensors import LFS, WIDTH, Tensor
 from edgekit.errors import CheckpointError, FileError
 from edgekit.files import said
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from edgekit.doctor_case import Case
+    from edgekit.doctor.case import Case
 
 LEVELS = ("error", "warning", "note")
 """edgekit cannot use it; other tools stumble, or the text suffers; good to know."""

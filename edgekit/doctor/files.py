@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterator
 
 from edgekit.checkpoint import INDEX, WEIGHTS
-from edgekit.doctor_case import Case, read_head, weight_map
-from edgekit.doctor_finding import Finding, check, counted, error, note, some, warning
-from edgekit.doctor_tensors import LFS
+from edgekit.doctor.case import Case, read_head, weight_map
+from edgekit.doctor.finding import Finding, check, counted, error, note, some, warning
+from edgekit.doctor.tensors import LFS
 
 RESAVE = "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(FOLDER, safe_serialization=True)"
 CLEAN = "write the folder anew: edgekit convert -m FOLDER --to hf"

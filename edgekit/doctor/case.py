@@ -13,17 +13,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from edgekit import artefact, doctor_onnx_file, doctor_tensors, rooms, tokenizer
+from edgekit import artefact, rooms, tokenizer
 from edgekit.checkpoint import INDEX, PREFIXES, WEIGHTS, LlamaConfig
-from edgekit.doctor_finding import Finding, error
-from edgekit.doctor_tensors import Safetensors, Tensor
+from edgekit.doctor import onnx_file, tensors
+from edgekit.doctor.finding import Finding, error
+from edgekit.doctor.tensors import Safetensors, Tensor
 from edgekit.errors import CheckpointError, EdgekitError, FileError
 from edgekit.files import read_bytes, said
 from edgekit.gguf_config import KNOWN, llama_config
 from edgekit.gguf_file import MOST_STRINGS, GGUFFile
 
 if TYPE_CHECKING:
-    from edgekit.doctor_onnx_file import OnnxFile
+    from edgekit.doctor.onnx_file import OnnxFile
     from edgekit.tokenizer import Tokenizer
 
 MOST_LAYERS = 4096
@@ -209,7 +210,7 @@ def _folder(path: Path) -> Case:
         del case.tokenizer_config
     for name in weight_files(path):
         try:
-            shard = case.shards[name] = doctor_tensors.safetensors(path / name)
+            shard = case.shards[name] = tensors.safetensors(path / name)
         except OSError as reason:
             case.trouble.append(
                 error(f"{name} cannot be read: {said(reason)}", "edgekit refuses the folder", "see to the file")
@@ -255,7 +256,7 @@ def _gguf(path: Path) -> Case:
         case.gguf = file = GGUFFile(path)
     except CheckpointError as reason:
         what = str(reason).removeprefix(f"{path}: ")
-        if read_head(path).startswith(doctor_tensors.LFS):
+        if read_head(path).startswith(tensors.LFS):
             what = "it is a Git LFS pointer, not the model"
         case.trouble.append(error(what, "neither edgekit nor llama.cpp loads the file", NEW_COPY))
         return case
@@ -268,7 +269,7 @@ def _gguf(path: Path) -> Case:
 def _onnx(path: Path) -> Case:
     case = Case(path, "onnx")
     try:
-        case.onnx = doctor_onnx_file.read(path)
+        case.onnx = onnx_file.read(path)
     except CheckpointError as reason:
         what = str(reason).removeprefix(f"{path} ")
         case.trouble.append(error(what, "neither edgekit nor ONNX Runtime loads the file", NEW_COPY))
