@@ -18,7 +18,7 @@ from edgekit.errors import EdgekitError, UsageError
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the run; default: runs/NAME.")
 @click.option("--resume/--fresh", default=None, help="Insist on going on, or begin anew; default: go on if possible.")
 @click.option(
-    "--extend", is_flag=True, help="Go on although the recipe has another length, learning rate or schedule by now."
+    "--extend", is_flag=True, help="Go on although the recipe has another length, rate, schedule or text by now."
 )
 @click.option("--stop-at", type=click.IntRange(1), metavar="STEP", help="Save and stop after this step.")
 def train(

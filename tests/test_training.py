@@ -266,6 +266,13 @@ def test_a_run_can_be_extended(mini, tmp_path):
     assert done.finished and done.position.step == 15
     assert [row["step"] for row in rows(tmp_path)][-3:] == [13, 14, 15] and rows(tmp_path)[-1]["lr"] <= 1e-3
     assert run(mini, tmp_path, *longer).finished  # from now on that is its recipe
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps({"text": f"{n} is quite another text. " * 20}) + "\n" for n in range(60)))
+    more = (*longer[1:], "max_train_steps=18", f'data.sources=[{{path="{other}"}}]')
+    with pytest.raises(TrainingError, match="data.sources was .*--extend goes on"):
+        run(mini, tmp_path, *more)
+    done = run(mini, tmp_path, *more, extend=True)
+    assert done.position.step == 18 and (done.position.epoch, done.position.block) == (0, 3 * 8)
 
 
 def test_resume_with_other_text_is_refused(tmp_path):

@@ -49,7 +49,7 @@ def load(run: Path, recipe: Recipe, *, extend: bool = False) -> dict[str, Any] |
     """The state of the newest checkpoint that can be read; None if the run has none.
 
     Args:
-        extend: another length, learning rate and schedule than the checkpoint's are meant.
+        extend: another length, learning rate, schedule and text than the checkpoint's are meant.
 
     Raises:
         TrainingError: it was made by another recipe (the message names the key), or none of them can be read.

@@ -60,7 +60,8 @@ def train(
 
     Args:
         fresh: delete what an earlier run left in the folder, and begin anew.
-        extend: go on although the recipe has another length, learning rate or schedule than the run had until now.
+        extend: go on although the recipe has another length, learning rate, schedule or text than the run had until
+            now; other text is begun from its beginning.
         stop_at: save and stop after this optimizer step, as if interrupted.
         meter: told of the progress; only the main process calls it.
 
@@ -169,8 +170,9 @@ class _Run:
         self.accelerator.wait_for_everyone()
         state = checkpoints.load(self.folder, self.recipe, extend=extend)
         if state is not None:
+            other_text = state["data"] != self.shards.folder.name
             for key, now in (("blocks_per_step", self.blocks_per_step), ("data", self.shards.folder.name)):
-                if state[key] != now:
+                if state[key] != now and not (extend and key == "data"):
                     raise TrainingError(
                         f"{self.folder} was trained with {key} {state[key]}, now it is {now}: resume with the same "
                         "data and the same batch over all processes, or begin anew with --fresh"
@@ -179,6 +181,8 @@ class _Run:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
             self.position = Position(**state["position"])
+            if other_text:
+                self.position.epoch = self.position.block = 0
             set_random_state(state["random"][self.accelerator.process_index % len(state["random"])])
         self.logs = logs.Logs(self.folder, self.position.step) if self.main else None
         self.saved_step = self.position.step if state is not None else -1

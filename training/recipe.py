@@ -228,10 +228,11 @@ FREE = frozenset(
     data.workers data.cache evaluation.per_device_eval_batch_size training.compile""".split()
 )
 
-# What may differ besides when a run is extended: how long it is, and how fast it learns from here on.
+# What may differ besides when a run is extended: how long it is, how fast it learns from here on, and from what.
 EXTENDABLE = FREE | frozenset(
     """training.token_budget training.num_train_epochs training.max_train_steps optimizer.learning_rate schedule.kind
-    schedule.stable_ratio schedule.decay schedule.min_lr_ratio schedule.warmup_ratio schedule.warmup_steps""".split()
+    schedule.stable_ratio schedule.decay schedule.min_lr_ratio schedule.warmup_ratio schedule.warmup_steps
+    data.sources""".split()
 )
 
 
