@@ -1,17 +1,17 @@
-// Answers test_mobile_web.py about examples/mobile_web: a request a line (JSON) on stdin, an answer a line on stdout.
+// Answers test_mobile_web.py about edgekit/web/pages/core: a request a line (JSON) on stdin, an answer a line on stdout.
 // Bytes travel as base64, arrays of float32 as files.
 
 import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
-import { incompleteTail, normalize } from "../examples/mobile_web/capcode.js";
-import { EdgekitError } from "../examples/mobile_web/errors.js";
-import { fit, Stream, StopText, tokenLogprob } from "../examples/mobile_web/generate.js";
-import { uniform } from "../examples/mobile_web/random.js";
-import { Sampler, sum } from "../examples/mobile_web/sampler.js";
-import { makeSettings } from "../examples/mobile_web/settings.js";
-import { TokenMonsterTokenizer } from "../examples/mobile_web/tokenizer.js";
-import { Vocabulary } from "../examples/mobile_web/tokenmonster.js";
-import { classOf, nfd, nonstarters, simpleLower, simpleUpper } from "../examples/mobile_web/unicode13.js";
+import { incompleteTail, normalize } from "../edgekit/web/pages/core/capcode.js";
+import { EdgekitError } from "../edgekit/web/pages/core/errors.js";
+import { fit, Stream, StopText, tokenLogprob } from "../edgekit/web/pages/core/generate.js";
+import { uniform } from "../edgekit/web/pages/core/random.js";
+import { Sampler, sum } from "../edgekit/web/pages/core/sampler.js";
+import { makeSettings } from "../edgekit/web/pages/core/settings.js";
+import { TokenMonsterTokenizer } from "../edgekit/web/pages/core/tokenizer.js";
+import { Vocabulary } from "../edgekit/web/pages/core/tokenmonster.js";
+import { classOf, nfd, nonstarters, simpleLower, simpleUpper } from "../edgekit/web/pages/core/unicode13.js";
 
 const bytes = (base64) => new Uint8Array(Buffer.from(base64, "base64"));
 const base64 = (data) => Buffer.from(data).toString("base64");

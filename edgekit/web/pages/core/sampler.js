@@ -11,6 +11,7 @@ import { makeSettings } from "./settings.js";
 
 /** The chain for one text: it remembers what was said, and how many tokens it drew. */
 export class Sampler {
+  last = null;
   #step = 0;
   #seen;
   #bias;
@@ -61,9 +62,10 @@ export class Sampler {
     return { ids, probabilities: probabilities.map((probability) => probability / total) };
   }
 
-  /** The next token, remembered for the repetition penalty. Throws as `distribution`. */
+  /** The next token, remembered for the repetition penalty; `last` is what it was drawn from. Throws as `distribution`. */
   choose(logits, allowed = null) {
-    const { ids, probabilities } = this.distribution(logits, allowed);
+    this.last = this.distribution(logits, allowed);
+    const { ids, probabilities } = this.last;
     let winner = 0;
     if (this.settings.temperature > 0) {
       const numbers = uniform(this.seed, this.#step, ids);

@@ -48,13 +48,16 @@ export class Stream {
   #tokenizer;
   #settings;
   #stopped;
+  #inspect;
   #pieces;
 
   /**
    * `prompt`: text, or an array of ids as they are. `settings`: see settings.js. `signal`: an AbortSignal;
-   * `cancelled`: a function asked after each token. Throws `SettingError`, `PromptError`, `ContextError`.
+   * `cancelled`: a function asked after each token. `inspect(token, logits, {ids, probabilities})`: called with each
+   * token as it is chosen, with the model's logits and what the sampler drew from. Throws `SettingError`,
+   * `PromptError`, `ContextError`.
    */
-  constructor(runtime, tokenizer, prompt, settings = {}, { signal, cancelled } = {}) {
+  constructor(runtime, tokenizer, prompt, settings = {}, { signal, cancelled, inspect } = {}) {
     this.#runtime = runtime;
     this.#tokenizer = tokenizer;
     this.#settings = makeSettings(settings);
@@ -63,6 +66,7 @@ export class Stream {
       asked = true;
     };
     this.#stopped = () => asked || signal?.aborted || cancelled?.();
+    this.#inspect = inspect;
     const ids = typeof prompt === "string" ? encodePrompt(tokenizer, prompt) : Array.from(prompt);
     this.result = {
       prompt: fit(ids, runtime.contextLength, this.#settings, tokenizer.bos),
@@ -112,6 +116,7 @@ export class Stream {
       timings.decode = since(first);
       timings.new_tokens = result.tokens.length;
       if (result.logprobs) result.logprobs.push(tokenLogprob(logits, token, settings.logprobs));
+      this.#inspect?.(token, logits, sampler.last);
       let reason = this.#finished(token);
       let piece = text.add(stop.has(token) ? "" : decoder.feed(token));
       if (reason && !text.found) piece += text.add(this.#rest(decoder)) + text.flush();

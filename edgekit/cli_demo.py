@@ -1,0 +1,33 @@
+"""`edgekit demo`: the playground, which is `edgekit serve` with pages."""
+
+from typing import Any
+
+import click
+
+from edgekit import flags
+from edgekit.cli_serve import models, run
+from edgekit.options import options
+from edgekit.settings import Running
+from edgekit.web_settings import Serving
+
+
+@click.command("demo")
+@models
+@flags.runtime
+@flags.quant
+@flags.revision
+@options(Serving, Running)
+@click.option("--open/--no-open", "browser", default=True, help="Open the page in the browser, if there is a screen.")
+def demo(models: tuple[str, ...], browser: bool, **values: Any) -> None:
+    """Open a playground in the browser: write with a model, and see what it might have written.
+
+    \b
+    edgekit demo
+    edgekit demo -m model.gguf -m model.onnx --port 8080
+
+    The page talks to this machine only. What `edgekit serve` answers is answered here too.
+    """
+    run(models, values, pages=True, browser=browser)
+
+
+COMMAND = demo

@@ -1,0 +1,66 @@
+"""`edgekit export-web`: a page with the model in it, for phones.
+
+As cli.py: nothing heavy is imported before the command runs; the path and JSON go to stdout, the rest to stderr.
+"""
+
+import json
+from pathlib import Path
+
+import click
+
+from edgekit import flags
+
+
+@click.command("export-web")
+@click.option(
+    "-m", "--model", "models", multiple=True, metavar="MODEL",
+    help="Model folder, .gguf, fused .onnx or Hub id; may be repeated; default: the bundled model.",
+)  # fmt: skip
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The folder.")
+@click.option(
+    "--quant", "quants", multiple=True, metavar="TYPE",
+    help="How weights are stored: fp32, fp16 or int8; may be repeated.  [default: fp16; int8 where that is over 15 MB]",
+)  # fmt: skip
+@click.option(
+    "--onnxruntime-web", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",
+    help="The npm package onnxruntime-web, unpacked.  [default: npm fetches it once]",
+)  # fmt: skip
+@click.option("--webgpu/--no-webgpu", default=False, help="Offer WebGPU too, where a browser has it: 6.7 MB more.")
+@flags.revision
+@flags.force
+@flags.as_json
+def export_web(
+    models: tuple[str, ...],
+    output: Path,
+    quants: tuple[str, ...],
+    onnxruntime_web: Path | None,
+    webgpu: bool,
+    revision: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write a web page with the model in it, that runs on a phone without a network; prints its folder.
+
+    \b
+    edgekit export-web -o site
+    edgekit export-web -m ./checkpoint --quant fp16 --quant int8 -o site
+    python -m http.server --directory site 8000
+
+    The folder is static: any web server serves it. A phone installs it, and keeps it for use without a network, if it
+    comes by https or from the phone itself.
+    """
+    from edgekit import export_web as verb
+
+    made = verb.export_web(
+        models, output, quants=[quant.lower() for quant in quants], onnxruntime_web=onnxruntime_web, webgpu=webgpu,
+        revision=revision, force=force, progress=flags.progress,
+    )  # fmt: skip
+    if as_json:
+        found = {"path": str(made.path), "models": made.models, "first_visit": made.first_visit, "total": made.total}
+        click.echo(json.dumps(found | {"notes": made.notes}))
+        return
+    click.echo(verb.summary(made), err=True)
+    click.echo(str(made.path))
+
+
+COMMAND = export_web

@@ -1,0 +1,239 @@
+"""The verb `export-web`: a folder that any web server can serve, with a model in it that runs in the browser.
+
+    index.html, style.css, *.js, core/     the pages of `web/pages`, the same that `edgekit demo` serves
+    engine.js                              says that the engine is the browser's
+    models/NAME-TYPE-HASH.onnx             fused graphs, as `edgekit convert --to onnx` writes them
+    ort/VERSION/                           onnxruntime-web
+    site.json                              the models, and where everything is
+    sw.js, manifest.webmanifest            offline after the first visit; an icon on a phone's home screen
+
+How weights are stored decides the download alone: the page makes them float32 before they run (`onnx_widen.js`), which
+is what WebAssembly is quick at. `fp16` loses nothing of a checkpoint in float16; `int8` (converters/_onnx_rows.py) is
+half of that. Where no type is named it is fp16, or int8 where the model would be over 15 MB.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekit import artefact, export_web_npm, files, inspect, rooms, source, tokenizer
+from edgekit import convert as converting
+from edgekit.convert import Progress, silent
+from edgekit.errors import CheckpointError, SettingError, UsageError, VocabularyError
+from edgekit.settings import Converting
+
+PAGES = Path(__file__).parent / "web" / "pages"
+
+QUANTS = ("fp32", "fp16", "int8")
+LIMIT = 15_000_000
+"""Bytes of a model that a phone should be asked to fetch."""
+
+# Of the pages, what an exported folder has in another form, or not at all.
+OTHERWISE = {"engine.js", "engine_server.js", "sw.js"}
+# What no browser asks for: for people, and for Node.
+ASIDE = {"NOTICE", "package.json"}
+ENGINE = '// The model runs in the browser.\nexport { engine } from "./engine_browser.js";\n'
+SITE = "const SITE = {"
+
+SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A folder that was written."""
+
+    path: Path
+    models: list[dict[str, Any]]
+    """As `site.json` has them."""
+    first_visit: int
+    """Bytes that a browser fetches before the first model runs."""
+    total: int
+    """Bytes of the whole folder."""
+    notes: list[str]
+
+
+def export_web(
+    models: Sequence[str | Path | None],
+    out: Path,
+    *,
+    quants: Sequence[str] = (),
+    onnxruntime_web: Path | None = None,
+    webgpu: bool = False,
+    revision: str | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Exported:
+    """Write the folder, whole or not at all.
+
+    Args:
+        models: what `-m` takes; a fused `.onnx` goes in as it is, anything else is converted. The first one is the one
+            that a page opens with.
+        quants: of `QUANTS`; each model is written in each of them.
+        onnxruntime_web: the npm package as a folder; None for npm's. See `export_web_npm.py`.
+        webgpu: with ONNX Runtime's files for WebGPU, which only browsers that have it, and use it, fetch. A page
+            takes it of itself once it has run there and was the faster one.
+
+    Raises:
+        SettingError, UsageError: an unknown type, or one for a model that is an `.onnx` already.
+        CheckpointError, VocabularyError: a model that a page cannot run, its tokenizer among the reasons.
+        FileError: `out` exists and `force` is off, or something cannot be read, fetched or written.
+    """
+    for named in quants:
+        if named not in QUANTS:
+            raise SettingError(f"unknown quantization {named!r} for a page: choose from {', '.join(QUANTS)}")
+    out = Path(out)
+    if force and out.is_dir() and any(out.iterdir()) and not (out / "site.json").is_file():
+        raise UsageError(f"{out} is not a folder that export-web made: it is not replaced")
+    with files.replacing(out, force=force) as folder:
+        folder.mkdir()
+        ort = export_web_npm.assets(onnxruntime_web, webgpu=webgpu)
+        (folder / "models").mkdir()
+        listed: list[dict[str, Any]] = []
+        notes: list[str] = []
+        types: list[str | None] = list(quants) if quants else [None]
+        for model in models or [None]:
+            where = source.resolve(model, revision=revision)
+            for quant in types:
+                entry, said = _add(where, quant, folder, progress)
+                if entry["file"] in [other["file"] for other in listed]:
+                    continue  # the same one twice
+                if entry["id"] in [other["id"] for other in listed]:  # two models of one name
+                    same = 1 + sum(other["id"].startswith(entry["id"]) for other in listed)
+                    entry |= {"id": f"{entry['id']}-{same}", "name": f"{entry['name']} {same}"}
+                listed.append(entry)
+                notes += [note for note in said if note not in notes]
+        _write(folder, listed, ort)
+        return _summed(out, folder, listed, ort, notes)
+
+
+# -----------------------------------------------------------------------------
+# models
+
+
+def _add(where: Path, quant: str | None, folder: Path, progress: Progress) -> tuple[dict[str, Any], list[str]]:
+    """One model's file, put where it belongs, and what `site.json` says of it."""
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        path = Path(place) / "model.onnx"
+        if where.suffix == ".onnx":
+            if quant is not None:
+                raise UsageError(f"--quant does not apply: {where.name} goes into the page as it is")
+            path.write_bytes(files.read_bytes(where))
+            notes: list[str] = []
+        else:
+            notes = _convert(where, quant, path, progress)
+        found = inspect.describe(path)
+        config, metadata = found["config"], found["metadata"]
+        if metadata.get("edgekit.graph") != "fused":
+            raise CheckpointError(f"{where.name} has no fused graph: a page runs what edgekit convert --to onnx writes")
+        carried = artefact.files_in_texts(rooms.load("converters", "onnx").describe(path)[0], where)
+        _check_tokenizer(carried, config["vocab_size"], where)
+        kind = metadata["edgekit.quant"]
+        name = re.sub(
+            r"[^\w.-]+", "-", where.stem.removesuffix(f"-{kind}") if where.is_file() else where.resolve().name
+        )
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:10]
+        file = f"models/{name}-{kind}-{digest}.onnx"
+        size = path.stat().st_size
+        shutil.move(path, folder / file)
+    entry = {
+        "id": f"{name}-{kind}", "name": f"{name} ({kind})", "file": file, "format": f"onnx {kind}", "bytes": size,
+        "parameters": found["parameters"]["total"], "context_length": config["max_position_embeddings"],
+        "vocab_size": config["vocab_size"], "defaults": _defaults(carried),
+    }  # fmt: skip
+    return entry, notes
+
+
+def _convert(where: Path, quant: str | None, path: Path, progress: Progress) -> list[str]:
+    """A model as one of `QUANTS`, verified; None for the best that is not over `LIMIT`. What is to be said of it."""
+    kind = quant or "fp16"
+    if kind != "int8":
+        made = converting.convert(where, "onnx", path, settings=Converting(quant=kind), force=True, progress=progress)
+        if quant is not None or path.stat().st_size <= LIMIT:
+            return [note for note in made.notes if "--graph portable" not in note]  # nobody else is to read it
+    from edgekit import receipt
+
+    room, settings = rooms.load("converters", "onnx"), Converting(quant="fp16")
+    if kind == "int8":
+        converting.convert(where, "onnx", path, settings=settings, force=True, verify=False, progress=progress)
+    rooms.load("converters", "_onnx_rows").shrink(path, "int8_rows")
+    checkpoint = converting.open_model(where)
+    measured, note = receipt.make(checkpoint, path, Path(f"{checkpoint.name}-int8_rows.onnx"), "onnx",
+                              dataclasses.replace(settings, quant="int8_rows"))  # fmt: skip
+    if measured:
+        receipt.add(path, measured, room)
+    return [note] if note else []
+
+
+def _check_tokenizer(carried: dict[str, bytes], vocab_size: int, where: Path) -> None:
+    from edgekit.tokenmonster_tokenizer import TokenMonsterTokenizer
+
+    if not isinstance(tokenizer.from_files(carried, vocab_size), TokenMonsterTokenizer):
+        raise VocabularyError(f"{where.name} has an ordinary tokenizer: a page's tokenizer is TokenMonster's alone")
+
+
+def _defaults(carried: dict[str, bytes]) -> dict[str, Any]:
+    from edgekit.model import defaults
+
+    found = defaults(carried)
+    return {name: getattr(found, name) for name in SETTINGS}
+
+
+# -----------------------------------------------------------------------------
+# the folder
+
+
+def _write(folder: Path, models: list[dict[str, Any]], ort: export_web_npm.Assets) -> None:
+    for page in sorted(PAGES.rglob("*")):
+        if page.is_file() and page.name not in OTHERWISE:
+            target = folder / page.relative_to(PAGES)
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes(page.read_bytes())
+    (folder / "engine.js").write_text(ENGINE, encoding="utf-8")
+    for name, data in ort.files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    _json(folder / "site.json", {"models": models, "runtimes": ort.runtimes})
+    assets = [model["file"] for model in models] + [str(one["wasm"]) for one in ort.runtimes.values()]
+    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    shell = [path for path in paths if path not in assets and Path(path).name not in ASIDE]
+    version = hashlib.sha256()
+    for path in shell:
+        version.update(f"{path}\0".encode() + hashlib.sha256((folder / path).read_bytes()).digest())
+    # The start page under the name that it is asked by; index.html would be the same bytes once more.
+    shell[shell.index("index.html")] = "./"
+    site = {"version": version.hexdigest()[:12], "shell": shell, "assets": assets}
+    worker = (PAGES / "sw.js").read_text(encoding="utf-8")
+    assert worker.count(SITE) == 1
+    start = worker.index(SITE)
+    end = worker.index("\n", start)
+    (folder / "sw.js").write_text(worker[:start] + f"const SITE = {json.dumps(site)};" + worker[end:], encoding="utf-8")
+
+
+def _json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def _summed(
+    out: Path, folder: Path, models: list[dict[str, Any]], ort: export_web_npm.Assets, notes: list[str]
+) -> Exported:
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    later = {model["file"] for model in models[1:]} | {str(r["wasm"]) for n, r in ort.runtimes.items() if n != "wasm"}
+    first = sum(size for name, size in sizes.items() if name not in later)
+    return Exported(out, models, first, sum(sizes.values()), notes)
+
+
+def summary(made: Exported) -> str:
+    """What a person sees."""
+    lines = [f"{made.path}: {made.total / 1e6:.2f} MB; a first visit fetches {made.first_visit / 1e6:.2f} MB"]
+    for model in made.models:
+        lines.append(f"  {model['name']}: {model['bytes'] / 1e6:.2f} MB, {model['parameters'] / 1e6:.1f}M parameters")
+    lines += [f"  note: {note}" for note in made.notes]
+    lines.append(f"  try it: python -m http.server --directory {made.path} 8000")
+    return "\n".join(lines)

@@ -1,0 +1,164 @@
+"""The desk: one thread that runs one job after the other, and a bounded queue before it.
+
+A model has one sequence in its cache, so texts are made one at a time; and nothing that takes time (opening a model, a
+prefill, a step) runs on the event loop, which only waits. Jobs speak to the loop in events; a job whose client has left
+stops after its current token, or leaves the queue at once.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from edgekit.errors import EdgekitError
+from edgekit.web.fields import Refused, refusal
+
+log = logging.getLogger(__name__)
+
+
+class Done:
+    """The last event of a job; `error` says why there is no more to come, None if all was said."""
+
+    def __init__(self, error: Refused | None = None):
+        self.error = error
+
+
+class Gone(Exception):
+    """The client has left."""
+
+
+class Job:
+    """One piece of work for the desk's thread, and the events that it sends to the loop.
+
+    Args:
+        work: called in the thread with the job itself; sends with `emit`, and ends soon once `cancelled()`.
+    """
+
+    def __init__(self, work: Callable[["Job"], None]):
+        self._work = work
+        self._loop = asyncio.get_running_loop()
+        self._cancelled = False
+        self.events: asyncio.Queue[Any] = asyncio.Queue()
+        self.since = time.perf_counter()
+        """When it was handed in."""
+
+    def emit(self, event: Any) -> None:
+        """Send an event to whoever reads `events`. From the desk's thread."""
+        try:
+            self._loop.call_soon_threadsafe(self.events.put_nowait, event)
+        except RuntimeError:  # the loop is closed: nobody is left to hear it
+            self._cancelled = True
+
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def run(self) -> Done:
+        """All of it, in the thread; gives the last event, which is not yet sent."""
+        try:
+            if not self._cancelled:
+                self._work(self)
+        except EdgekitError as reason:
+            return Done(refusal(reason))
+        except Exception as reason:
+            log.exception("a request failed")
+            return Done(refusal(reason))
+        return Done()
+
+
+class Desk:
+    """The thread and its queue. All methods but `start` and `stop` are for the loop's thread.
+
+    Args:
+        size: jobs that may wait while one runs.
+    """
+
+    def __init__(self, size: int):
+        self.size = size
+        self._waiting: deque[Job] = deque()
+        self._running: Job | None = None
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._open = False
+        self._seconds = 1.0  # that a job took of late, a moving average
+
+    def start(self) -> None:
+        self._open = True
+        self._thread = threading.Thread(target=self._serve, name="edgekit-desk", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def busy(self) -> bool:
+        return self._running is not None
+
+    def hand_in(self, work: Callable[[Job], None]) -> Job:
+        """Queue a job. Raises `Refused` (503) if the queue is full or the desk is closed."""
+        with self._changed:
+            if not self._open:
+                raise _closed()
+            ahead = len(self._waiting) + (self._running is not None)
+            if ahead > self.size:
+                wait = str(min(60, max(1, round(self._seconds * ahead))))
+                raise Refused(
+                    f"{ahead} requests are being answered, and no more may wait: try again in {wait} s",
+                    status=503, code="queue_full", headers={"Retry-After": wait},
+                )  # fmt: skip
+            job = Job(work)
+            self._waiting.append(job)
+            self._changed.notify()
+        return job
+
+    def drop(self, job: Job) -> None:
+        """Nobody waits for this job any more: it leaves the queue, or stops after its current token."""
+        job._cancelled = True
+        with self._changed:
+            if job in self._waiting:
+                self._waiting.remove(job)
+
+    def close(self) -> None:
+        """Take no more jobs and send those home that wait; the running one goes on."""
+        with self._changed:
+            self._open = False
+            waiting, self._waiting = list(self._waiting), deque()
+            self._changed.notify()
+        for job in waiting:
+            job._cancelled = True
+            job.events.put_nowait(Done(_closed()))
+
+    def interrupt(self) -> None:
+        """End the running job after its current token; its client is told."""
+        if (job := self._running) is not None and not job.cancelled():
+            job._cancelled = True
+            job.events.put_nowait(Done(_closed()))
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Close, interrupt, and wait for the thread."""
+        self.close()
+        self.interrupt()
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                while self._open and not self._waiting:
+                    self._changed.wait()
+                if not self._waiting:
+                    return
+                job = self._running = self._waiting.popleft()
+            begin = time.perf_counter()
+            done = job.run()
+            self._seconds += 0.2 * (time.perf_counter() - begin - self._seconds)
+            self._running = None  # before the client knows: its next request must find the place free
+            job.emit(done)
+            del job, done  # what they hold goes with them, not when the next job comes
+
+
+def _closed() -> Refused:
+    return Refused("the server is stopping", status=503, code="stopping", headers={"Retry-After": "5"})

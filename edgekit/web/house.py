@@ -1,0 +1,49 @@
+"""What the parts of one application share: its settings, models, desk and counters."""
+
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+from starlette.requests import Request
+
+from edgekit.generate import Generation
+from edgekit.web import answer, guard
+from edgekit.web.desk import Desk, Job
+from edgekit.web.fields import Refused, token_ids
+from edgekit.web.metrics import Metrics
+from edgekit.web.shelf import Opened, Shelf
+from edgekit.web.steps import Steps
+from edgekit.web_settings import Serving
+
+
+class House:
+    """See the module."""
+
+    def __init__(self, shelf: Shelf, settings: Serving):
+        self.shelf, self.settings = shelf, settings
+        self.desk = Desk(settings.queue_size)
+        self.metrics = Metrics(self.desk)
+
+    async def body(self, request: Request) -> bytes:
+        """See `edgekit.web.guard.body`."""
+        return await guard.body(request, self.settings.max_body_bytes, self.settings.time_limit)
+
+    def events(self, request: Request, work: Callable[[Job], None]) -> AsyncGenerator[Any]:
+        """See `edgekit.web.answer.events`."""
+        return answer.events(request, self.desk, work, self.settings.time_limit)
+
+    def prompt(self, opened: Opened, prompt: str | list[int], param: str) -> list[int]:
+        """The ids of a prompt, held to the limit. Raises `Refused` (400, 413) and `PromptError`."""
+        model, most = opened.model, self.settings.max_prompt_tokens
+        ids = model.encode(prompt)
+        if not isinstance(prompt, str):
+            token_ids(ids, model.runtime.vocab_size, param)
+        if most is not None and len(ids) > most:
+            raise Refused(f"the prompt has {len(ids)} tokens; {most} are allowed", param, status=413)
+        return ids
+
+    def counted(self, steps: Steps, waited: float) -> Generation:
+        """Run a text and count what was made of it, also if it fails."""
+        try:
+            return steps.run()
+        finally:
+            self.metrics.add(steps.result, waited)

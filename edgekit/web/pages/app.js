@@ -1,0 +1,236 @@
+// The shell: which model, which mode, the prompt and the settings; running and stopping. The modes draw what comes.
+
+import { Controls } from "./controls.js";
+import { byId, fill, h, megabytes } from "./dom.js";
+import { engine } from "./engine.js";
+import { ExploreMode } from "./mode_explore.js";
+import { GenerateMode } from "./mode_generate.js";
+import { SweepMode } from "./mode_sweep.js";
+import { VersusMode } from "./mode_versus.js";
+
+const OPENINGS = ["Once upon a time", "The old fisherman", "Science is", "In the middle of the forest"];
+const RUNTIMES = { wasm: "WebAssembly", webgpu: "WebGPU", onnx: "ONNX Runtime", llamacpp: "llama.cpp", torch: "PyTorch" };
+
+/** What the modes see of the shell. */
+class App {
+  engine = engine;
+  models = [];
+  #abort = null;
+  #ready = new Map();
+
+  constructor() {
+    this.controls = new Controls(byId("controls"), () => {
+      byId("digest").textContent = this.controls?.digest() ?? "";
+    });
+    this.modes = { generate: new GenerateMode(this), explore: new ExploreMode(this), sweep: new SweepMode(this), versus: new VersusMode(this) };
+  }
+
+  get model() {
+    return this.models.find((model) => model.id === byId("model").value);
+  }
+
+  get runtime() {
+    return byId("runtime").value;
+  }
+
+  runtimeName = (name) => RUNTIMES[name] ?? name;
+
+  /** A request with what is set now; `changes` go over it, those under `settings` one by one. */
+  request({ settings, ...changes } = {}) {
+    const values = { ...this.controls.values(), ...settings };
+    const prompt = byId("prompt").value;
+    if (!prompt && !changes.tokens) throw new Error("The prompt is empty: give the model something to go on from");
+    const made = { model: this.model.id, runtime: this.runtime, prompt, settings: values, top: 0, ...changes };
+    if (made.tokens) delete made.prompt;
+    return made;
+  }
+
+  /** Events of a request; fetches the model first where it is not there yet. */
+  async *generate(request, signal) {
+    await this.prepare(request.model, request.runtime);
+    signal.throwIfAborted();
+    yield* engine.generate(request, signal);
+  }
+
+  /** A seed for texts that are to be compared: the one that is set, or one for all of them. */
+  commonSeed() {
+    return this.controls.values().seed ?? crypto.getRandomValues(new Uint32Array(1))[0];
+  }
+
+  async prepare(id, runtime) {
+    const key = `${id} ${runtime}`;
+    if (!this.#ready.has(key)) {
+      const done = engine.prepare(id, runtime, (progress) => this.#progress(progress));
+      this.#ready.set(key, done);
+      done.catch(() => this.#ready.delete(key));
+    }
+    try {
+      await this.#ready.get(key);
+    } finally {
+      byId("load").hidden = true;
+    }
+  }
+
+  #progress({ what, loaded, total }) {
+    byId("load").hidden = false;
+    byId("what").textContent = loaded < total ? `Fetching ${what}: ${megabytes(loaded)} of ${megabytes(total)}` : `Loading ${what}`;
+    byId("bar").value = total ? loaded / total : 0;
+  }
+
+  say(text) {
+    byId("status").textContent = text;
+  }
+
+  fail(error) {
+    const said = error?.name === "AbortError" ? "" : (error?.message ?? "");
+    byId("error").textContent = said;
+    byId("error").hidden = !said;
+  }
+
+  /** Run `work(signal)` with the stop button shown; one at a time, a new one ends the old. */
+  async busy(work) {
+    this.#abort?.abort();
+    const abort = (this.#abort = new AbortController());
+    this.fail(null);
+    this.say("");
+    byId("run").hidden = true;
+    byId("stop").hidden = false;
+    document.body.dataset.busy = "yes";
+    byId("panel").setAttribute("aria-busy", "true");
+    if (matchMedia("(max-width: 640px)").matches) byId("panel").scrollIntoView({ block: "nearest" });
+    try {
+      await work(abort.signal);
+    } catch (error) {
+      if (this.#abort === abort) this.fail(error);
+    } finally {
+      if (this.#abort === abort) {
+        const focused = document.activeElement === byId("stop");
+        this.#abort = null;
+        byId("run").hidden = false;
+        byId("stop").hidden = true;
+        delete document.body.dataset.busy;
+        byId("panel").removeAttribute("aria-busy");
+        if (focused) byId("run").focus();
+      }
+    }
+  }
+
+  stop() {
+    this.#abort?.abort();
+  }
+
+  // ---- choosing ------------------------------------------------------------------------------------------------
+
+  show(name) {
+    this.stop();
+    this.mode = this.modes[name];
+    for (const tab of document.querySelectorAll("[role=tab]")) {
+      const chosen = tab.id === `tab-${name}`;
+      tab.setAttribute("aria-selected", chosen);
+      tab.tabIndex = chosen ? 0 : -1;
+    }
+    byId("panel").setAttribute("aria-labelledby", `tab-${name}`);
+    byId("about").textContent = this.mode.about;
+    byId("run").textContent = this.mode.verb;
+    document.body.dataset.mode = name;
+    fill(byId("extra"), this.mode.extra);
+    fill(byId("panel"), this.mode.element);
+    this.fail(null);
+    this.say("");
+    if (location.hash !== `#${name}`) history.replaceState(null, "", `#${name}`);
+  }
+
+  async choose() {
+    const { model } = this;
+    const options = model.runtimes.map((name) => h("option", { value: name, selected: name === model.runtime }, this.runtimeName(name)));
+    fill(byId("runtime"), options);
+    this.controls.reset(await engine.defaults(model.id), model.context_length ?? Infinity);
+  }
+
+  async begin() {
+    byId("tagline").textContent = engine.tagline;
+    document.body.dataset.engine = engine.where;
+    const wide = matchMedia("(min-width: 900px)");
+    const unfold = () => (byId("settings").open = wide.matches);
+    wide.addEventListener("change", unfold);
+    unfold();
+    this.models = await engine.models();
+    fill(byId("model"), this.models.map(({ id, name }) => h("option", { value: id }, name)));
+    this.modes.versus.offer(this.models);
+    await this.choose();
+    document.body.dataset.ready = "yes";
+    if (engine.where === "browser") {
+      await this.prepare(this.model.id, this.runtime);
+      if (!document.body.dataset.busy) this.say("The model is here.");
+      // By plain http from another machine there is no service worker, and so no promise.
+      await navigator.serviceWorker?.ready;
+      if (navigator.serviceWorker && !document.body.dataset.busy) {
+        this.say("The model is here. From now on this page works without a network.");
+      }
+    }
+  }
+}
+
+const app = new App();
+
+byId("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  app.busy((signal) => app.mode.run(signal));
+});
+byId("stop").addEventListener("click", () => app.stop());
+byId("prompt").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("ask").requestSubmit();
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") app.stop();
+});
+byId("model").addEventListener("change", () => app.choose().catch((error) => app.fail(error)));
+byId("reset").addEventListener("click", () => app.choose().catch((error) => app.fail(error)));
+
+// Tabs as their ARIA pattern has them: arrows, Home and End move, and what is moved to is shown.
+const tabs = [...document.querySelectorAll("[role=tab]")];
+for (const [i, tab] of tabs.entries()) {
+  tab.addEventListener("click", () => app.show(tab.id.slice(4)));
+  tab.addEventListener("keydown", (event) => {
+    const to = { ArrowRight: i + 1, ArrowLeft: i - 1, Home: 0, End: -1 }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    const next = tabs.at(to % tabs.length);
+    app.show(next.id.slice(4));
+    next.focus();
+  });
+}
+
+for (const opening of OPENINGS) {
+  const take = () => {
+    byId("prompt").value = opening;
+    byId("prompt").focus();
+  };
+  byId("openings").append(h("button", { type: "button", class: "opening", onclick: take }, opening));
+}
+byId("prompt").value = OPENINGS[0];
+
+const THEME = "edgekit-theme";
+const root = document.documentElement;
+const kept = (() => {
+  try {
+    return localStorage.getItem(THEME);
+  } catch {
+    return null;
+  }
+})();
+if (kept) root.dataset.theme = kept;
+byId("theme").addEventListener("click", () => {
+  const dark = (root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+  root.dataset.theme = dark ? "light" : "dark";
+  try {
+    localStorage.setItem(THEME, root.dataset.theme);
+  } catch {
+    // private windows may refuse: the choice then holds until the page is left
+  }
+});
+
+const wanted = location.hash.slice(1);
+app.show(Object.hasOwn(app.modes, wanted) ? wanted : "generate");
+app.begin().catch((error) => app.fail(error));
+if (engine.where === "browser") navigator.serviceWorker?.register("sw.js").catch(() => {});

@@ -1,0 +1,127 @@
+// Explore: each token a chip, coloured by how likely the model found it; its alternatives, and branching off to one.
+
+import { fill, h, percent, visible } from "./dom.js";
+
+const TOP = 10;
+
+export class ExploreMode {
+  verb = "Explore";
+  about = "Every token with its probability. Choose one to see what else the model thought of, and take another way.";
+  extra = null;
+  #prompt = []; // {id, piece}
+  #steps = []; // events of the tokens, the chosen branch's own among them
+  #seed = null;
+  #chosen = -1;
+
+  constructor(app) {
+    this.app = app;
+    this.chips = h("div", { class: "chips", role: "group", "aria-label": "Tokens" });
+    this.detail = h("section", { class: "detail", "aria-label": "Alternatives" });
+    this.legend = h("p", { class: "legend", "aria-hidden": "true" },
+      ...[0.02, 0.1, 0.3, 0.6, 0.95].map((p) => h("span", { class: "chip", style: tint(p) }, percent(p))),
+    );
+    this.element = h("article", { class: "card explore" }, this.chips, this.legend, this.detail);
+    this.chips.addEventListener("keydown", (event) => this.#move(event));
+    fill(this.chips, h("em", { class: "hint" }, "Tokens will stand here."));
+  }
+
+  async run(signal) {
+    this.#prompt = [];
+    this.#steps = [];
+    this.#chosen = -1;
+    fill(this.detail);
+    await this.#tell(this.app.request({ top: TOP }), signal);
+  }
+
+  /** The text up to a token, then this alternative in its place, then whatever the model makes of it. */
+  async #branch(at, alternative, signal) {
+    const kept = this.#steps.slice(0, at);
+    const step = { ...this.#steps[at], id: alternative.id, piece: alternative.piece, before: alternative.before, after: alternative.after, branch: true };
+    const tokens = [...this.#prompt, ...kept, step].map(({ id }) => id);
+    const left = Math.max(1, this.app.controls.values().max_new_tokens - kept.length - 1);
+    const request = this.app.request({ tokens, top: TOP, settings: { seed: this.#seed, max_new_tokens: left } });
+    this.#steps = [...kept, step];
+    this.#draw();
+    this.#choose(at);
+    await this.#tell(request, signal, false);
+    this.app.say(`Branched at token ${at + 1}: “${visible(step.piece, step.id)}”.`);
+  }
+
+  async #tell(request, signal, anew = true) {
+    for await (const event of this.app.generate(request, signal)) {
+      if (event.type === "start" && anew) {
+        this.#prompt = event.tokens.map((id, i) => ({ id, piece: event.pieces[i] }));
+        this.#seed = event.seed;
+        this.#draw();
+      }
+      if (event.type === "token") {
+        this.#steps.push(event);
+        this.chips.append(...this.#chip(event, this.#steps.length - 1));
+      }
+      if (event.type === "end") this.app.say(`${this.#steps.length} tokens, seed ${this.#seed}. Choose one.`);
+    }
+  }
+
+  #draw() {
+    const given = this.#prompt.flatMap(({ id, piece }) => wrapped(h("span", { class: "chip given" }, visible(piece, id)), piece));
+    fill(this.chips, given, this.#steps.flatMap((step, i) => this.#chip(step, i)));
+  }
+
+  #chip(step, i) {
+    const chip = h("button", {
+      type: "button", class: step.branch ? "chip branch" : "chip", style: tint(step.before), tabindex: i ? "-1" : "0",
+      title: `${percent(step.before)} by the model, ${percent(step.after)} after the sampler`, "aria-pressed": "false",
+      "aria-label": `${visible(step.piece, step.id)}, ${percent(step.before)}`, 
+      onclick: () => {
+        this.#choose(i);
+        this.detail.scrollIntoView({ block: "nearest" });
+        this.app.say(`${visible(step.piece, step.id)}: ${percent(step.before)}. Its alternatives are below.`);
+      },
+    }, visible(step.piece, step.id));
+    return wrapped(chip, step.piece);
+  }
+
+  #buttons() {
+    return [...this.chips.querySelectorAll("button")];
+  }
+
+  #move(event) {
+    const buttons = this.#buttons();
+    const at = buttons.indexOf(document.activeElement);
+    const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: buttons.length - 1 }[event.key];
+    if (at < 0 || to === undefined || !buttons[to]) return;
+    event.preventDefault();
+    for (const button of buttons) button.tabIndex = button === buttons[to] ? 0 : -1;
+    buttons[to].focus();
+  }
+
+  #choose(i) {
+    this.#chosen = i;
+    for (const [k, button] of this.#buttons().entries()) button.setAttribute("aria-pressed", k === i);
+    const step = this.#steps[i];
+    const listed = step.top.some(({ id }) => id === step.id) ? step.top : [...step.top, step];
+    const row = (one) => h("tr", { class: one.id === step.id ? "taken" : null },
+      h("th", { scope: "row" }, h("button", {
+        type: "button", class: "take", disabled: one.id === step.id,
+        onclick: () => this.app.busy((signal) => this.#branch(i, one, signal)),
+        title: one.id === step.id ? "what was taken" : "go on from here instead",
+      }, visible(one.piece, one.id))),
+      h("td", {}, bar(one.before, "before"), percent(one.before)),
+      h("td", {}, bar(one.after, "after"), one.after ? percent(one.after) : "cut"),
+    );
+    fill(this.detail,
+      h("h2", {}, `Token ${i + 1} `, h("span", {}, `“${visible(step.piece, step.id)}”`)),
+      h("p", {}, "Before: what the model thinks. After: what the sampler left to draw from. Choose another to branch off."),
+      h("table", {}, h("thead", {}, h("tr", {}, ...["Token", "Before", "After"].map((name) => h("th", { scope: "col" }, name)))),
+        h("tbody", {}, listed.map(row))),
+    );
+  }
+}
+
+// Square roots: most of what there is to see lies between 0 and 30 %.
+const tint = (p) => ({ "--p": p ?? 0, "--s": Math.sqrt(p ?? 0).toFixed(3) });
+
+const bar = (p, kind) => h("span", { class: `meter ${kind}`, style: { "--p": p }, "aria-hidden": "true" });
+
+/** A chip, and the line break that its text has. */
+const wrapped = (chip, piece) => (piece.includes("\n") ? [chip, h("span", { class: "break" })] : [chip]);

@@ -1,0 +1,56 @@
+// Sweep: one prompt and one seed at several temperatures, side by side.
+
+import { fill, h, rate, seconds } from "./dom.js";
+
+const BEGIN = "0, 0.5, 0.8, 1.2";
+const MOST = 6;
+
+export class SweepMode {
+  verb = "Sweep";
+  about = "One prompt and one seed at several temperatures, side by side.";
+
+  constructor(app) {
+    this.app = app;
+    this.input = h("input", { id: "temperatures", type: "text", value: BEGIN, inputmode: "text", spellcheck: "false" });
+    this.extra = h("div", { class: "field" }, h("label", { for: "temperatures" }, `Temperatures, up to ${MOST}`), this.input);
+    this.element = h("div", { class: "columns" }, h("em", { class: "hint card" }, "The texts will stand here."));
+  }
+
+  temperatures() {
+    const found = this.input.value.split(/[\s,;]+/).filter(Boolean).map(Number);
+    const good = found.length && found.length <= MOST && found.every((value) => Number.isFinite(value) && value >= 0);
+    if (!good) throw new Error(`Temperatures wants 1 to ${MOST} numbers from 0 up, with commas between`);
+    return found;
+  }
+
+  async run(signal) {
+    const temperatures = this.temperatures();
+    const seed = this.app.commonSeed();
+    const requests = temperatures.map((temperature) => this.app.request({ settings: { temperature, seed } }));
+    const cards = temperatures.map((temperature) => {
+      const text = h("span");
+      const figures = h("p", { class: "small" }, "waiting");
+      const prose = h("p", { class: "prose" }, h("span", { class: "given" }, requests[0].prompt), text);
+      const name = temperature ? `Temperature ${temperature}` : "Temperature 0: greedy";
+      return { text, figures, card: h("article", { class: "card", "aria-label": name }, h("h2", {}, name), prose, figures) };
+    });
+    fill(this.element, cards.map(({ card }) => card));
+    for (const [i, request] of requests.entries()) {
+      const { text, figures, card } = cards[i];
+      card.classList.add("live");
+      figures.textContent = "writing";
+      try {
+        for await (const event of this.app.generate(request, signal)) {
+          if (event.type === "token") text.append(event.text);
+          if (event.type !== "end") continue;
+          text.textContent = event.text;
+          figures.textContent = `${event.tokens.length} tokens · ${rate(event.tokens_per_second)} · first after ${seconds(event.first_token_seconds)}`;
+        }
+      } finally {
+        card.classList.remove("live");
+        if (signal.aborted) figures.textContent = "stopped";
+      }
+    }
+    this.app.say(`${temperatures.length} texts, seed ${seed}.`);
+  }
+}

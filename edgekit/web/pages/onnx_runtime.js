@@ -1,0 +1,81 @@
+// The runtime of the loop (core/generate.js) on onnxruntime-web: the fused graph of `edgekit convert --to onnx`.
+//
+// WebAssembly has no way to let a graph write into its own past, so every step hands keys and values back and forth.
+// What travels is as long as the text, not as the context: the cache grows by what is appended. On WebGPU it stays
+// in the GPU's memory.
+
+import { widened } from "./onnx_widen.js";
+
+/** One loaded model and the one sequence in its cache. */
+export class OnnxRuntime {
+  #ort;
+  #session;
+  #cache = {};
+  #shape;
+  #gpu;
+
+  /**
+   * `ort`: the module; `data`: the `.onnx` file, a Uint8Array; `config`: its config.json, an object; `provider`: "wasm"
+   * or "webgpu".
+   */
+  static async open(ort, data, config, provider = "wasm") {
+    const runtime = new OnnxRuntime();
+    const gpu = provider === "webgpu";
+    const names = Array.from({ length: config.num_hidden_layers }, (_, i) => [`${i}.key`, `${i}.value`]).flat();
+    runtime.#ort = ort;
+    runtime.#gpu = gpu;
+    runtime.#session = await ort.InferenceSession.create(widened(data), {
+      executionProviders: [provider],
+      enableMemPattern: false, // no two steps have the same shapes
+      logSeverityLevel: 4, // every error is thrown as well
+      preferredOutputLocation: gpu
+        ? { logits: "cpu", ...Object.fromEntries(names.map((name) => [`present.${name}`, "gpu-buffer"])) }
+        : undefined,
+    });
+    if (!runtime.#session.inputNames.includes("seqlens_k")) {
+      throw new Error("this .onnx has another graph than the fused one of edgekit convert --to onnx");
+    }
+    const headDim = config.head_dim ?? config.hidden_size / config.num_attention_heads;
+    const heads = config.num_key_value_heads ?? config.num_attention_heads;
+    runtime.#shape = [1, heads, 0, Math.ceil(headDim / 16) * 16]; // the graph fills a head up, as its attention wants it
+    runtime.names = names;
+    runtime.vocabSize = config.vocab_size;
+    runtime.contextLength = config.max_position_embeddings;
+    runtime.length = 0;
+    runtime.#empty();
+    return runtime;
+  }
+
+  /** Append ids; logits for what follows the last one, Float32Array (vocabSize). */
+  async forward(ids) {
+    const total = this.length + ids.length;
+    const tensor = (type, Values, values, shape) => new this.#ort.Tensor(type, Values.from(values), shape);
+    const out = await this.#session.run({
+      ...this.#cache,
+      input_ids: tensor("int64", BigInt64Array, ids.map(BigInt), [1, ids.length]),
+      logit_positions: tensor("int64", BigInt64Array, [BigInt(ids.length - 1)], [1]),
+      seqlens_k: tensor("int32", Int32Array, [total - 1], [1]),
+      total_sequence_length: tensor("int32", Int32Array, [total], []),
+    });
+    for (const name of this.names) {
+      if (this.#gpu) this.#cache[`past_key_values.${name}`].dispose();
+      this.#cache[`past_key_values.${name}`] = out[`present.${name}`];
+    }
+    this.length = total;
+    return out.logits.data;
+  }
+
+  /** Keep the first `length` tokens: what is behind them is never read again. */
+  rewind(length) {
+    this.length = length;
+    if (length === 0) this.#empty();
+  }
+
+  #empty() {
+    for (const name of this.names) {
+      const key = `past_key_values.${name}`;
+      if (this.#gpu) this.#cache[key]?.dispose();
+      this.#cache[key] = new this.#ort.Tensor("float32", new Float32Array(0), this.#shape);
+    }
+  }
+}

@@ -1,0 +1,118 @@
+"""uvicorn around the application: the address, the signals, and an end that leaves nobody without an answer.
+
+Ctrl-C or SIGTERM: no new connections; requests that wait are told to try elsewhere; the running text has
+`Serving.grace` seconds to end by itself, then it is ended after its current token. A second signal ends it at once.
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from edgekit.errors import EdgekitError
+from edgekit.files import said
+from edgekit.web.app import application
+from edgekit.web.desk import Desk
+from edgekit.web.shelf import Shelf
+from edgekit.web_settings import Serving
+
+MOST_CONNECTIONS = 256
+"""Beside those in the queue; more are answered 503."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with the house's way to end; `status` is that of the process."""
+
+    def __init__(self, config: uvicorn.Config, desk: Desk, grace: float, ready: Callable[[], None]):
+        super().__init__(config)
+        self._desk, self._grace, self._ready, self.status = desk, grace, ready, 0
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            self._grace = 0.0
+        else:
+            self.should_exit = True
+            self.status = 130 if sig == signal.SIGINT else 0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._desk.close()
+        watcher = asyncio.create_task(self._hurry())
+        await super().shutdown(sockets)
+        watcher.cancel()
+
+    async def _hurry(self) -> None:
+        begin = asyncio.get_running_loop().time()
+        while asyncio.get_running_loop().time() < begin + self._grace:
+            await asyncio.sleep(0.05)
+        self._desk.interrupt()
+
+
+def listen(settings: Serving) -> socket.socket:
+    """The address, taken. Raises `EdgekitError` if it cannot be."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=MOST_CONNECTIONS)
+    except (OSError, OverflowError, UnicodeError) as error:
+        why = said(error) if isinstance(error, OSError) else "no such host"
+        raise EdgekitError(
+            f"cannot listen on {settings.host}, port {settings.port}: {why}; choose another with --port"
+        ) from error
+
+
+def address(settings: Serving, listening: socket.socket) -> str:
+    """Where a browser finds it."""
+    host, port = settings.host, listening.getsockname()[1]
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def serve(shelf: Shelf, settings: Serving, *, pages: Path | None, ready: Callable[[str], None]) -> int:
+    """Open the first model, then answer until a signal; returns the exit status.
+
+    Args:
+        ready: called with the address once requests are answered.
+
+    Raises:
+        EdgekitError: the address cannot be had, others could reach it without a key, or the model cannot be opened.
+    """
+    settings.check_reach()
+    with listen(settings) as listening:
+        shelf.open(shelf.first, shelf.first.runtime)
+        app = application(shelf, settings, pages)
+        config = uvicorn.Config(
+            app,
+            loop="asyncio",
+            http="h11",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=MOST_CONNECTIONS + settings.queue_size,
+            timeout_graceful_shutdown=int(settings.grace) + 10,
+        )
+        where = address(settings, listening)
+        server = Server(config, app.state.house.desk, settings.grace, lambda: ready(where))
+        server.run(sockets=[listening])
+    shelf.close()
+    return server.status

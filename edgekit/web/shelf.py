@@ -1,0 +1,194 @@
+"""The models that may be asked for. A (model, runtime) pair is opened on first use and kept; few are open at a time."""
+
+import gc
+import importlib.util
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgekit import rooms, source
+from edgekit.convert import Progress, silent
+from edgekit.doctor.case import open_case
+from edgekit.errors import CheckpointError, MissingExtraError
+from edgekit.model import PREFERENCE, Model, defaults, load
+from edgekit.settings import Generating
+from edgekit.web.fields import Refused, shown
+from edgekit.web.steps import Pieces
+
+MOST_OPEN = 4
+
+# What a runtime, and the converter of a suffix, cannot do without: looked for without importing a backend, which would
+# cost its memory. A runtime that is not named here counts as usable.
+PACKAGES = {"onnx": ("onnxruntime",), "llamacpp": ("llama_cpp",), "torch": ("torch",)}
+CONVERTING = {".onnx": ("onnx",), ".gguf": ("gguf",)}
+
+
+@dataclass
+class Entry:
+    """One model: what is known of it without opening it. Numbers that its files do not say are None until then."""
+
+    id: str
+    name: str
+    path: Path
+    runtime: str
+    """The runtime that is taken if none is named."""
+    runtimes: list[str]
+    """Those whose packages are installed."""
+    format: str
+    bytes: int
+    parameters: int | None
+    context_length: int | None
+    vocab_size: int | None
+    defaults: Generating
+
+    def record(self) -> dict[str, Any]:
+        """What /api/models says of it."""
+        return {name: value for name, value in vars(self).items() if name not in ("path", "defaults")}
+
+
+@dataclass
+class Opened:
+    """A model on a runtime, and what its single tokens read as."""
+
+    model: Model
+    pieces: Pieces = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pieces = Pieces(self.model.tokenizer)
+
+
+class Shelf:
+    """The models of one server. Only `open` touches them, and only the desk's thread may call it.
+
+    Args:
+        models: as `-m` takes them; None is the bundled model.
+        runtime, quant, revision, running: as `edgekit.load`; `quant` holds for the runtime that is taken by itself.
+
+    Raises:
+        EdgekitError: a model cannot be found, or no installed runtime opens it.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[str | Path | None],
+        *,
+        runtime: str | None = None,
+        quant: str | None = None,
+        revision: str | None = None,
+        progress: Progress = silent,
+        **running: Any,
+    ):
+        self._quant, self._progress, self._running = quant, progress, running
+        self.entries: dict[str, Entry] = {}
+        self._open: OrderedDict[tuple[str, str], Opened] = OrderedDict()
+        for model in models:
+            entry = describe(source.resolve(model, revision=revision), runtime)
+            if isinstance(model, str) and source.HUB_ID.fullmatch(model) and not Path(model).exists():
+                entry.id = entry.name = model
+            count, plain = 1, entry.id
+            while entry.id in self.entries:
+                entry.id = f"{plain}-{(count := count + 1)}"
+            self.entries[entry.id] = entry
+
+    @property
+    def first(self) -> Entry:
+        return next(iter(self.entries.values()))
+
+    def find(self, id: str | None) -> Entry:
+        """By id; the first if None. Raises `Refused` (404)."""
+        if id is None:
+            return self.first
+        if id not in self.entries:
+            known = ", ".join(self.entries)
+            raise Refused(f"no model {shown(id)}: choose from {known}", "model", status=404, code="model_not_found")
+        return self.entries[id]
+
+    def runtime(self, entry: Entry, name: str | None) -> str:
+        """The runtime that a request means. Raises `Refused` (400) for one that cannot be had."""
+        name = entry.runtime if name is None else rooms.ALIASES.get(name, name)
+        if name not in entry.runtimes:
+            raise Refused(f"runtime must be one of {', '.join(entry.runtimes)}, not {shown(name)}", "runtime")
+        return name
+
+    def open(self, entry: Entry, runtime: str) -> Opened:
+        """The model, from the shelf or opened now; at most `MOST_OPEN` stay. Raises as `edgekit.load`."""
+        key = (entry.id, runtime)
+        if key in self._open:
+            self._open.move_to_end(key)
+            return self._open[key]
+        while len(self._open) >= MOST_OPEN:  # before the next one is opened, since both may not fit into memory
+            self._close(self._open.popitem(last=False)[1])
+        quant = self._quant if runtime == entry.runtime else None
+        model = load(entry.path, runtime=runtime, quant=quant, progress=self._progress, **self._running)
+        opened = self._open[key] = Opened(model)
+        entry.context_length, entry.vocab_size = model.runtime.context_length, model.runtime.vocab_size
+        return opened
+
+    def close(self) -> None:
+        while self._open:
+            self._close(self._open.popitem()[1])
+
+    @staticmethod
+    def _close(opened: Opened) -> None:
+        end = getattr(opened.model.runtime, "close", None)  # the others give their memory back with the last reference
+        if end is not None:
+            end()
+        del opened, end
+        gc.collect()
+
+
+def describe(path: Path, runtime: str | None) -> Entry:
+    """What a model's files say of it. Raises `CheckpointError`, `MissingExtraError`, `UnknownRoomError`."""
+    case = open_case(path)
+    if case.trouble and not case.files and not case.tensors:
+        raise CheckpointError(f"{path}: {case.trouble[0].what}")
+    names = runtimes_for(path)
+    usable = [name for name in names if missing_for(path, name) is None]
+    if runtime is not None:
+        runtime = rooms.ALIASES.get(runtime, runtime)
+        if runtime not in usable:
+            usable = [runtime, *usable]  # opening it says what is wrong
+    elif not usable:
+        package = missing_for(path, names[0])
+        raise MissingExtraError(
+            f"{names[0]} needs {package}, which is not installed: "
+            f"pip install 'edgekit[{rooms.extra('runtimes', names[0])}]'"
+        )
+    config = case.shape
+    total = None if config is None else sum(math.prod(shape) for shape in config.shapes().values())
+    name = path.resolve().name
+    return Entry(
+        id=name,
+        name=name if path.is_dir() else path.stem,
+        path=path,
+        runtime=runtime or usable[0],
+        runtimes=usable,
+        format=case.format,
+        bytes=sum(part.stat().st_size for part in ([path / n for n in case.shards] if path.is_dir() else [path])),
+        parameters=total,
+        context_length=config.max_position_embeddings if config else None,
+        vocab_size=case.rows,
+        defaults=defaults(case.files),
+    )
+
+
+def runtimes_for(path: Path) -> list[str]:
+    """The runtimes that could open a model, in the order in which `edgekit.load` would choose."""
+    names = rooms.names("runtimes")
+    own = [name for name in names if path.suffix and rooms.suffix("runtimes", name) == path.suffix]
+    if path.suffix == ".onnx":
+        return own
+    preferred = [name for name in PREFERENCE if name in names]
+    return list(dict.fromkeys([*own, *preferred, *names]))
+
+
+def missing_for(path: Path, runtime: str) -> str | None:
+    """A package that is not installed, and without which this runtime cannot open this model."""
+    suffix = rooms.suffix("runtimes", runtime)
+    wanted = list(PACKAGES.get(runtime, ()))
+    if suffix and path.suffix != suffix:  # it is converted first
+        wanted += CONVERTING.get(suffix, ())
+    return next((package for package in wanted if importlib.util.find_spec(package) is None), None)

@@ -1,0 +1,24 @@
+// Runs an exported folder without a browser: onnxruntime-web's WebAssembly, the folder's own modules, its model.
+// node export_web.mjs FOLDER MODEL < requests, a JSON a line; events of each come out as one JSON line.
+
+import { readFileSync } from "node:fs";
+import { createInterface } from "node:readline";
+import { pathToFileURL } from "node:url";
+import { gunzipSync } from "node:zlib";
+
+const [folder, id] = process.argv.slice(2);
+const load = (name) => import(pathToFileURL(`${folder}/${name}`).href);
+const site = JSON.parse(readFileSync(`${folder}/site.json`));
+const { script, wasm } = site.runtimes.wasm;
+const ort = await load(script);
+ort.env.wasm.numThreads = 1;
+ort.env.wasm.wasmBinary = new Uint8Array(gunzipSync(readFileSync(`${folder}/${wasm}`))).buffer;
+const { Storyteller } = await load("storyteller.js");
+const { file } = site.models.find((model) => model.id === id);
+const teller = await Storyteller.open(ort, new Uint8Array(readFileSync(`${folder}/${file}`)), "wasm");
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const events = [];
+  for await (const event of teller.answer(JSON.parse(line))) events.push(event);
+  process.stdout.write(JSON.stringify(events) + "\n");
+}

@@ -1,0 +1,468 @@
+"""The server's edges: who may ask, the queue and clients that leave, several models, pages, settings."""
+
+import asyncio
+import base64
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from serving import HERE, LONG, PROMPT, Asking, complete, gated, generate, served, shelves, until, web
+
+import edgekit
+from edgekit.errors import SettingError, UsageError
+from edgekit.web.desk import Desk, Done
+from edgekit.web.fields import Refused
+from edgekit.web.shelf import Shelf
+from edgekit.web_settings import Serving
+
+
+@pytest.fixture(scope="module")
+def model():
+    """The bundled model, opened as anybody would: what the server must agree with."""
+    return edgekit.load(runtime="onnx")
+
+
+@pytest.fixture(scope="module")
+def shelf():
+    return Shelf([None], runtime="onnx")
+
+
+@pytest.fixture(scope="module")
+def client(shelf):
+    with served(shelf) as client:
+        yield client
+
+
+# ----------------------------------------------------------------------------- who may ask
+
+
+@pytest.mark.parametrize("host, status", [
+    ("127.0.0.1", 200), ("127.0.0.1:8000", 200), ("localhost:9", 200), ("LOCALHOST", 200), ("[::1]:8000", 200),
+    ("evil.example", 403), ("evil.example:8000", 403), ("127.0.0.1.evil.example", 403), ("localhost.evil.example", 403),
+    ("", 403), ("192.168.1.5:8000", 403), ("[::1].evil.example", 403), ("[::1", 403), ("127.0.0.1:80:80", 403),
+])  # fmt: skip
+def test_dns_rebinding(client, host, status):
+    assert client.get("/v1/models", headers={"Host": host}).status_code == status
+
+
+def test_other_names_are_welcome_where_a_key_is_asked(shelf):
+    with served(shelf, host="0.0.0.0", api_key="k") as client:
+        answer = client.get("/v1/models", headers={"Host": "pi.local:8000", "Authorization": "Bearer k"})
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("origin, status", [
+    (HERE, 200), ("http://127.0.0.1:9000", 403), ("https://evil.example", 403), ("null", 403), ("", 403),
+    ("file://", 403), ("http://127.0.0.1:8000.evil.example", 403), ("http://[", 403),
+])  # fmt: skip
+def test_pages_of_others_may_not_call(client, origin, status):
+    """Without CORS a page cannot read an answer; it could make this machine work all the same."""
+    answer = client.post(
+        "/v1/completions", json={"prompt": "a", "max_tokens": 1}, headers={"Origin": origin, "Host": "127.0.0.1:8000"}
+    )
+    assert answer.status_code == status and "access-control-allow-origin" not in answer.headers
+
+
+def test_cors_where_it_is_allowed(shelf):
+    page = "https://page.example"
+    asks = {"Origin": page, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    with served(shelf, allow_origin=(page,), api_key="k") as client:
+        before = client.options("/v1/completions", headers=asks)
+        assert before.status_code == 200 and before.headers["access-control-allow-origin"] == page
+        assert "authorization" in before.headers["access-control-allow-headers"].lower()
+        answer = client.get("/v1/models", headers={"Origin": page, "Authorization": "Bearer k"})
+        assert answer.status_code == 200 and answer.headers["access-control-allow-origin"] == page
+        refused = client.get("/v1/models", headers={"Origin": page})
+        assert refused.status_code == 401 and refused.headers["access-control-allow-origin"] == page
+        other = client.options("/v1/completions", headers=asks | {"Origin": "https://evil.example"})
+        assert other.status_code == 400 and "access-control-allow-origin" not in other.headers
+        assert client.get("/v1/models", headers={"Origin": "https://evil.example"}).status_code == 403
+
+
+def test_the_api_key(shelf, site):
+    def basic(text):
+        return "Basic " + base64.b64encode(text.encode()).decode()
+
+    wrong = ["", "Bearer", "Bearer s3cre", "Bearer s3cret2", "s3cret", "Bearer \xe9", "Basic s3cret", "Basic \xe9",
+             basic("s3cret"), basic("s3cret:"), basic("me:s3cre"), "Digest s3cret"]  # fmt: skip
+    for pages, good in ((None, ["Bearer s3cret", "bearer  s3cret"]), (site, ["Bearer s3cret", basic("me:s3cret")])):
+        with served(shelf, pages, api_key="s3cret") as client:
+            for path in ("/v1/models", "/api/models", "/metrics", "/v1/completions", "/", "/nothing"):
+                for header in (None, *wrong):
+                    headers = {} if header is None else {"Authorization": header.encode("latin-1")}
+                    answer = client.get(path, headers=headers)
+                    assert answer.status_code == 401, (path, header)
+                    assert answer.headers["www-authenticate"].startswith("Basic" if pages else "Bearer")
+            for header in good:
+                assert client.get("/v1/models", headers={"Authorization": header}).status_code == 200
+                assert client.get("/", headers={"Authorization": header}).status_code == (200 if pages else 404)
+            assert client.get("/v1/models").json()["error"]["code"] == "invalid_api_key"
+            assert client.get("/api/models").json()["type"] == "error"
+            assert client.get("/health").status_code == 200
+
+
+def test_large_bodies(shelf):
+    with served(shelf, max_body_bytes=1000, max_prompt_tokens=5) as client:
+        assert client.post("/v1/completions", json={"prompt": "a" * 2000}).status_code == 413
+
+        def pieces():
+            for _ in range(100):
+                yield b" " * 100
+
+        for path in ("/v1/completions", "/api/generate"):
+            answer = client.post(path, content=pieces())  # chunked: no length is said
+            assert answer.status_code == 413 and "1000 bytes" in answer.text
+        answer = client.post("/v1/completions", json={"prompt": [5] * 6, "max_tokens": 1})
+        assert answer.status_code == 413 and answer.json()["error"]["param"] == "prompt"
+        assert client.post("/v1/completions", json={"prompt": [5] * 5, "max_tokens": 1}).status_code == 200
+
+
+# ----------------------------------------------------------------------------- the queue
+
+
+def test_a_full_queue_is_said_at_once():
+    async def play():
+        with gated(queue_size=2) as (app, gate, desk):
+            running = Asking(app, "/v1/completions", LONG)
+            await until(lambda: desk.busy)
+            waiting = [Asking(app, "/v1/completions", LONG | {"max_tokens": 1}) for _ in range(2)]
+            await until(lambda: desk.waiting == 2)
+            late = Asking(app, "/v1/completions", LONG)
+            await late.task
+            assert late.status == 503 and "queue_full" in late.text
+            assert 1 <= int(dict(late.sent[0]["headers"])[b"retry-after"]) <= 60
+            gate.free.release(1000)
+            await asyncio.gather(running.task, *(one.task for one in waiting))
+            assert [one.status for one in (running, *waiting)] == [200] * 3
+            again = Asking(app, "/v1/completions", LONG | {"max_tokens": 1})
+            await again.task
+            assert again.status == 200, "the queue is free again"
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("path, body", [
+    ("/v1/completions", LONG | {"stream": True}),
+    ("/v1/completions", LONG),
+    ("/api/generate", {"prompt": PROMPT, "settings": {"max_new_tokens": 100, "ignore_eos": True}}),
+])  # fmt: skip
+def test_a_client_that_leaves_ends_its_text(path, body):
+    async def play():
+        with gated() as (app, gate, desk):
+            one = Asking(app, path, body)
+            gate.free.release(3)
+            await until(lambda: gate.calls == 3)
+            one.leave()
+            await one.task
+            gate.free.release(50)
+            await until(lambda: not desk.busy)
+            assert gate.calls <= 5, "it stopped after the token that was under way"
+            other = Asking(app, "/v1/completions", LONG | {"max_tokens": 2})
+            await other.task
+            assert other.status == 200, "and the model is free"
+
+    asyncio.run(play())
+
+
+def test_a_client_that_leaves_the_queue_is_never_worked_for():
+    async def play():
+        with gated() as (app, gate, desk):
+            first = Asking(app, "/v1/completions", LONG | {"max_tokens": 2})
+            await until(lambda: desk.busy)
+            second = Asking(app, "/v1/completions", LONG)
+            await until(lambda: desk.waiting == 1)
+            second.leave()
+            await second.task
+            assert desk.waiting == 0
+            gate.free.release(1000)
+            await first.task
+            await until(lambda: not desk.busy)
+            assert first.status == 200 and gate.calls == 2
+            assert 'path="/v1/completions",status="499"} 1' in app.state.house.metrics.text()
+
+    asyncio.run(play())
+
+
+def test_the_time_limit():
+    async def play():
+        with gated(time_limit=0.3) as (app, gate, desk):
+            running = Asking(app, "/v1/completions", LONG)
+            stream = Asking(app, "/v1/completions", LONG | {"stream": True})
+            await asyncio.gather(running.task, stream.task)
+            assert running.status == stream.status == 504 and "0.3 s" in running.text
+            gate.free.release(1)
+            await until(lambda: not desk.busy)
+            gate.free.release(2)
+            begun = Asking(app, "/api/generate", {"prompt": PROMPT, "settings": {"max_new_tokens": 50}})
+            await begun.task
+            assert begun.status == 200 and '"type":"start"' in begun.text
+            last = json.loads(begun.text.strip().split("\n\n")[-1][6:])
+            assert last["type"] == "error" and "0.3 s" in last["message"]
+
+    asyncio.run(play())
+
+
+def test_a_body_that_does_not_come():
+    async def play():
+        with gated(time_limit=0.2) as (app, gate, desk):
+            slow, left = (Asking(app, "/v1/completions", LONG, whole=False) for _ in range(2))
+            left.leave()
+            await asyncio.gather(slow.task, left.task)
+            assert slow.status == 408 and left.status == 499 and not desk.busy
+
+    asyncio.run(play())
+
+
+def test_stopping_sends_home_who_waits_and_ends_who_runs():
+    async def play():
+        with gated() as (app, gate, desk):
+            running = Asking(app, "/v1/completions", LONG | {"stream": True})
+            gate.free.release(3)
+            await until(lambda: gate.calls == 3)
+            waiting = Asking(app, "/v1/completions", LONG)
+            await until(lambda: desk.waiting == 1)
+            desk.close()
+            await waiting.task
+            assert waiting.status == 503 and "stopping" in waiting.text and not running.task.done()
+            gate.free.release(2)
+            await until(lambda: gate.calls == 5)
+            desk.interrupt()
+            await running.task
+            assert "the server is stopping" in running.text and running.text.endswith("data: [DONE]\n\n")
+            late = Asking(app, "/v1/completions", LONG)
+            await late.task
+            assert late.status == 503
+
+    asyncio.run(play())
+
+
+def test_a_bug_is_logged_and_the_server_goes_on(caplog):
+    async def play():
+        with gated() as (app, gate, desk):
+            gate.free.release(1000)
+            good, gate.forward = gate.forward, lambda tokens, every=False: 1 / 0
+            bad = Asking(app, "/v1/completions", LONG)
+            await bad.task
+            assert bad.status == 500 and "division" not in bad.text and '"server_error"' in bad.text
+            gate.forward = good
+            fine = Asking(app, "/v1/completions", LONG | {"max_tokens": 2})
+            await fine.task
+            assert fine.status == 200
+
+    asyncio.run(play())
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_one_after_the_other_needs_no_queue(shelf):
+    """Whoever has an answer finds the place free, however soon the next request comes."""
+    with served(shelf, queue_size=0) as client:
+        statuses = [
+            client.post("/v1/completions", json={"prompt": "a", "max_tokens": 0}).status_code for _ in range(100)
+        ]
+        assert statuses == [200] * 100
+
+
+def test_the_desk_keeps_the_order_and_its_events():
+    async def play():
+        desk, order = Desk(10), []
+        desk.start()
+        jobs = [desk.hand_in(lambda job, n=n: (order.append(n), job.emit(n))) for n in range(5)]
+        for n, job in enumerate(jobs):
+            assert await job.events.get() == n and isinstance(await job.events.get(), Done)
+        assert order == list(range(5))
+        desk.stop()
+        with pytest.raises(Refused, match="stopping"):
+            desk.hand_in(lambda job: None)
+
+    asyncio.run(play())
+
+
+def test_metrics(shelf):
+    parser = pytest.importorskip("prometheus_client.parser", reason="its parser is the oracle")
+    with served(shelf) as client:
+        usage = complete(client, prompt=PROMPT, max_tokens=7, temperature=0)["usage"]
+        generate(client, prompt=PROMPT, settings={"max_new_tokens": 5, "temperature": 0})
+        for path in ("/none", "/nothing", "/%22x%0a"):
+            client.get(path)
+        client.get("/v1/models", headers={"Host": "evil.example"})
+        answer = client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    found = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in parser.text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+    requests = "edgekit_requests_total"
+    assert found[requests, ("path", "/v1/completions"), ("status", "200")] == 1
+    assert found[requests, ("path", "other"), ("status", "404")] == 3
+    assert found[requests, ("path", "/v1/models"), ("status", "403")] == 1
+    assert found[("edgekit_prompt_tokens_total",)] == 2 * usage["prompt_tokens"]
+    assert found[("edgekit_new_tokens_total",)] == 12
+    assert found[("edgekit_queue_length",)] == 0
+    for name in ("edgekit_first_token_seconds", "edgekit_decode_seconds"):
+        assert found[(f"{name}_count",)] == found[f"{name}_bucket", ("le", "+Inf")] == 2
+        assert found[(f"{name}_sum",)] > 0
+
+
+# ----------------------------------------------------------------------------- several models
+
+
+class Counted:
+    """Stands for a loaded model: counts how often it was closed."""
+
+    def __init__(self, tokenizer, closed, key):
+        self.tokenizer, self.runtime, self.closed, self.key = tokenizer, self, closed, key
+        self.vocab_size, self.context_length = 8064, 512
+
+    def close(self):
+        self.closed.append(self.key)
+
+
+def test_few_models_are_open_at_a_time(monkeypatch, bundled, model):
+    opened, closed = [], []
+
+    def load(path, *, runtime, **_):
+        opened.append((path, runtime))
+        return Counted(model.tokenizer, closed, (path, runtime))
+
+    monkeypatch.setattr(shelves, "load", load)
+    shelf = Shelf([bundled] * 6)
+    assert list(shelf.entries) == ["story-7m", *(f"story-7m-{n}" for n in range(2, 7))]
+    entries = list(shelf.entries.values())
+    for entry in entries[:4]:
+        shelf.open(entry, "onnx")
+    shelf.open(entries[0], "onnx")  # used of late
+    assert len(opened) == 4 and not closed
+    shelf.open(entries[4], "onnx")
+    assert len(closed) == 1 and len(opened) == 5
+    shelf.open(entries[0], "onnx")
+    assert len(opened) == 5, "the least recently used one went"
+    shelf.open(entries[0], "torch")
+    assert len(opened) == 6 and len(closed) == 2, "the same model on another runtime is another pair"
+    shelf.close()
+    assert len(closed) == 6
+
+
+def test_two_models_are_asked_by_name(bundled, stories, model):
+    shelf = Shelf([bundled, stories], runtime="onnx")
+    with served(shelf) as client:
+        assert [one["id"] for one in client.get("/api/models").json()["models"]] == ["story-7m", "hf"]
+        other = edgekit.load(stories, runtime="onnx")
+        for id, loaded in (("story-7m", model), ("hf", other), ("story-7m", model)):
+            wanted = loaded.generate(PROMPT, max_new_tokens=8, temperature=0).text
+            found = complete(client, model=id, prompt=PROMPT, max_tokens=8, temperature=0)
+            assert found["choices"][0]["text"] == wanted and found["model"] == id
+            *_, end = generate(client, model=id, prompt=PROMPT, settings={"max_new_tokens": 8, "temperature": 0})
+            assert end["text"] == wanted
+
+
+@pytest.mark.parametrize("suffix, runtimes", [
+    ("", ["onnx", "llamacpp", "torch"]), (".gguf", ["llamacpp", "onnx", "torch"]), (".onnx", ["onnx"]),
+])  # fmt: skip
+def test_which_runtimes_could_open_what(suffix, runtimes):
+    assert shelves.runtimes_for(Path("model" + suffix)) == runtimes
+
+
+def test_a_runtime_without_its_package_is_not_offered(monkeypatch, bundled):
+    there = shelves.importlib.util.find_spec
+    monkeypatch.setattr(shelves.importlib.util, "find_spec", lambda n: None if n in ("torch", "onnx") else there(n))
+    assert set(Shelf([bundled]).first.runtimes) <= {"llamacpp"}
+    assert shelves.missing_for(Path("m.onnx"), "onnx") is None and shelves.missing_for(bundled, "onnx") == "onnx"
+
+
+# ----------------------------------------------------------------------------- pages
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site") / "pages"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "index.html").write_text("<!doctype html><title>here</title>")
+    for name in ("a.js", "b.mjs", "c.css", "d.svg", "e.wasm", "f.unknown", "sub/g.js"):
+        (folder / name).write_text(name)
+    (folder.parent / "outside").write_text("secret")
+    (folder / "link").symlink_to(folder.parent / "outside")
+    return folder
+
+
+def test_pages(shelf, site):
+    with served(shelf, site) as client:
+        assert "here" in client.get("/").text
+        for path, kind in (
+            ("/", "text/html"), ("/a.js", "text/javascript"), ("/b.mjs", "text/javascript"), ("/c.css", "text/css"),
+            ("/d.svg", "image/svg+xml"), ("/e.wasm", "application/wasm"), ("/f.unknown", "application/octet-stream"),
+            ("/sub/g.js", "text/javascript"),
+        ):  # fmt: skip
+            answer = client.get(path)
+            assert answer.status_code == 200 and answer.headers["content-type"].split(";")[0] == kind, path
+            assert answer.headers["cache-control"] == "no-cache"
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            again = client.get(path, headers={"If-None-Match": answer.headers["etag"]})
+            assert again.status_code == 304 and not again.content
+        for path in ("/../outside", "/%2e%2e/outside", "/sub/../../outside", "/..%2foutside", "//etc/passwd",
+                     "/link", "/%00", "/sub"):  # fmt: skip
+            answer = client.get(path)
+            assert answer.status_code in (404, 307) and "secret" not in answer.text, path
+        assert client.post("/").status_code == 405
+        assert complete(client, prompt="a", max_tokens=1)["choices"], "the APIs are there too"
+        assert client.get("/", headers={"Host": "evil.example"}).status_code == 403
+
+
+def test_the_playground_is_there_and_needs_nothing_from_elsewhere(shelf):
+    if not (web.PAGES / "index.html").is_file():
+        pytest.skip("no pages in this checkout")
+    with served(shelf, web.pages()) as client:
+        page = client.get("/").text
+        for name in re.findall(r'(?:src|href)="([^"#]+)"', page):
+            assert not name.startswith(("http:", "https:", "//")), name
+            assert client.get("/" + name.removeprefix("./")).status_code == 200, name
+
+
+def test_pages_that_are_missing_are_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(web, "PAGES", tmp_path)
+    with pytest.raises(edgekit.EdgekitError, match="install edgekit again"):
+        web.pages()
+
+
+# ----------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize("host, good", [
+    ("127.0.0.1", True), ("127.8.9.10", True), ("::1", True), ("localhost", True),
+    ("0.0.0.0", False), ("::", False), ("", False), ("192.168.1.5", False), ("pi.local", False),
+    ("localhost.evil", False),
+])  # fmt: skip
+def test_whoever_can_be_reached_asks_for_a_key(host, good):
+    if good:
+        Serving(host=host).check_reach()
+    else:
+        with pytest.raises(UsageError, match="EDGEKIT_API_KEY"):
+            Serving(host=host).check_reach()
+    Serving(host=host, api_key="k").check_reach()
+
+
+@pytest.mark.parametrize("wrong", [
+    {"port": 65536}, {"port": -1}, {"api_key": ""}, {"api_key": "a b"}, {"api_key": "\xe9"}, {"queue_size": -1},
+    {"allow_origin": ("example.org",)}, {"allow_origin": ("https://a/b",)}, {"time_limit": 0}, {"time_limit": math.nan},
+    {"max_prompt_tokens": 0}, {"max_body_bytes": 1}, {"grace": -1},
+])  # fmt: skip
+def test_settings_out_of_range(wrong):
+    with pytest.raises(SettingError, match=next(iter(wrong))):
+        Serving(**wrong)
+
+
+def test_help_needs_no_server():
+    script = (
+        "import sys, contextlib, io\nfrom edgekit.cli_serve import COMMAND\n"
+        "from edgekit.cli_demo import COMMAND as demo\n"
+        "for one in (COMMAND, demo):\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit): one(['--help'])\n"
+        "    assert 'curl' in out.getvalue() or 'edgekit demo' in out.getvalue()\n"
+        "print({m.split('.')[0] for m in sys.modules} & {'numpy', 'starlette', 'uvicorn', 'anyio', 'onnxruntime'})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "set()\n", done.stdout + done.stderr
