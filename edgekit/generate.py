@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,10 @@ from edgekit.runtime import Logits, Runtime
 from edgekit.sampling import Sampler, keep_top_k
 from edgekit.settings import Generating
 from edgekit.tokenizer import Decoder, Tokenizer
+
+if TYPE_CHECKING:
+    from edgekit.draft import Begin
+    from edgekit.speculative import DraftStats
 
 
 @dataclass(frozen=True)
@@ -66,12 +71,19 @@ class Generation:
     logprobs: list[TokenLogprob] | None = None
     seed: int = 0
     timings: Timings = field(default_factory=Timings)
+    draft: "DraftStats | None" = None
+    """What speculative decoding did, if there was a draft."""
 
 
 class Stream(Iterator[str]):
     """The pieces of a text as they come; `result` holds what there is so far, and all of it at the end.
 
     Closing it, or `cancel()` from another thread, ends the text after the current token.
+
+    Args:
+        prompt: ids, held to the context as `fit` says.
+        cancelled: asked after each token; True ends the text.
+        begin_draft: speculative decoding, from `edgekit.draft.begin`; the text is the same with and without.
     """
 
     def __init__(
@@ -81,9 +93,10 @@ class Stream(Iterator[str]):
         prompt: Sequence[int],
         settings: Generating,
         cancelled: Callable[[], bool] | None = None,
+        begin_draft: "Begin | None" = None,
     ):
         self._runtime, self._tokenizer, self._settings = runtime, tokenizer, settings
-        self._asked = cancelled
+        self._asked, self._begin_draft = cancelled, begin_draft
         self._stopped = False
         self.result = Generation(fit(prompt, runtime.context_length, settings, tokenizer.bos))
         self._pieces = self._run()
@@ -116,6 +129,9 @@ class Stream(Iterator[str]):
         result.finish_reason = "cancelled"  # what it stays if nobody asks for the rest
         # The last token needs no place in the cache.
         most = min(settings.max_new_tokens, runtime.context_length + 1 - len(result.prompt))
+        ahead = None if self._begin_draft is None else self._begin_draft(result.prompt, sampler.seed)
+        if ahead is not None:
+            result.draft = ahead.stats
         begin = clock()
         runtime.rewind(0)
         logits = runtime.forward(result.prompt)
@@ -126,7 +142,7 @@ class Stream(Iterator[str]):
             allowed = None
             if settings.ban_replacement:  # no character is begun that cannot be finished in time
                 allowed = self._tokenizer.utf8_mask(decoder, most - 1 - len(tokens))
-            token = sampler.choose(logits, allowed)
+            token = sampler.choose(logits, allowed) if ahead is None else ahead.choose(sampler, logits, allowed)
             now = clock()
             if not first:
                 first = now
@@ -151,17 +167,21 @@ class Stream(Iterator[str]):
             result.text += piece
             if reason:
                 result.finish_reason = reason
+                if ahead is not None:
+                    ahead.finish(timings.decode)
             if piece:
                 yield piece
             if reason:
                 return
             if self._stopped or (self._asked and self._asked()):
+                if ahead is not None:
+                    ahead.finish(timings.decode)
                 rest = text.add(self._rest(decoder)) + text.flush()
                 result.text += rest
                 if rest:
                     yield rest
                 return
-            logits = runtime.forward([token])
+            logits = runtime.forward([token]) if ahead is None else ahead.after(token, most - len(tokens))
 
     def _rest(self, decoder: Decoder) -> str:
         """What the decoder still holds; half a character is dropped if no U+FFFD may be printed."""

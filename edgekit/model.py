@@ -12,7 +12,7 @@ from edgekit.convert import Progress, silent
 from edgekit.errors import CheckpointError, MissingExtraError, PromptError, SettingError, UsageError, VocabularyError
 from edgekit.generate import Generation, Stream
 from edgekit.runtime import Runtime
-from edgekit.settings import Generating, Running
+from edgekit.settings import Drafting, Generating, Running
 from edgekit.tokenizer import Tokenizer
 
 # Which runtime opens a model folder if none is named: the first whose packages are installed.
@@ -31,6 +31,7 @@ class Model:
         tokenizer: see `edgekit.tokenizer.Tokenizer`.
         defaults: the settings that hold where a call says nothing, from the model's generation config.
         load_seconds: how long loading took.
+        running: the settings it was opened with, which a draft given by its path is opened with too.
     """
 
     def __init__(self, runtime: Runtime, tokenizer: Tokenizer, defaults: Generating | None = None):
@@ -38,6 +39,8 @@ class Model:
         self.tokenizer = tokenizer
         self.defaults = defaults or Generating()
         self.load_seconds = 0.0
+        self.running: dict[str, Any] = {}
+        self._drafts: dict[tuple[str, str | None], Model] = {}
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """The ids to feed for a prompt: BOS first if the model wants it. Ids are taken as they are.
@@ -58,31 +61,61 @@ class Model:
         return tokens if self.tokenizer.bos is None else [self.tokenizer.bos, *tokens]
 
     def stream(
-        self, prompt: str | Sequence[int], *, cancelled: Callable[[], bool] | None = None, **settings: Any
+        self,
+        prompt: str | Sequence[int],
+        *,
+        cancelled: Callable[[], bool] | None = None,
+        draft: "Model | str | Path | None" = None,
+        **settings: Any,
     ) -> Stream:
         """Start a text; iterate for its pieces, `.result` has the rest.
 
         Args:
             prompt: text, or token ids as they are.
             cancelled: asked after each token; True ends the text.
-            settings: the fields of `edgekit.settings.Generating`; `defaults` holds for those not given.
+            draft: speculative decoding: a model, of any vocabulary, that guesses ahead; or what `drafter` opens.
+                `.result.draft` says what came of it. A draft serves one text at a time.
+            settings: the fields of `edgekit.settings.Generating`; `defaults` holds for those not given. With a draft
+                also those of `edgekit.settings.Drafting`: draft_runtime, draft_tokens, draft_sampling.
 
         Raises:
             SettingError: an unknown setting or a value out of range.
             PromptError, ContextError: a prompt that is empty, not UTF-8 or too long.
+            EdgekitError: a draft that cannot be opened.
         """
-        known = {f.name for f in dataclasses.fields(Generating)}
+        about_draft = {f.name for f in dataclasses.fields(Drafting)} - {"draft"}
+        known = {f.name for f in dataclasses.fields(Generating)} | about_draft
         if unknown := sorted(set(settings) - known):
             raise SettingError(f"unknown setting {unknown[0]!r}: choose from {', '.join(sorted(known))}")
         if isinstance(stop := settings.get("stop"), str):
             settings["stop"] = (stop,)
         elif stop is not None:
             settings["stop"] = tuple(stop)
-        stream = Stream(
-            self.runtime, self.tokenizer, self.encode(prompt), dataclasses.replace(self.defaults, **settings), cancelled
-        )
+        if draft is None and (idle := sorted(about_draft & set(settings))):
+            raise SettingError(f"{idle[0]} is for a draft, and none is given")
+        drafting = Drafting(**{name: settings.pop(name) for name in sorted(about_draft & set(settings))})
+        wanted = dataclasses.replace(self.defaults, **settings)
+        begin = None
+        if draft is not None:
+            from edgekit.draft import begin as begin_draft
+
+            begin = begin_draft(self, self.drafter(draft, drafting.draft_runtime), drafting, wanted)
+        stream = Stream(self.runtime, self.tokenizer, self.encode(prompt), wanted, cancelled, begin)
         stream.result.timings.load = self.load_seconds
         return stream
+
+    def drafter(self, draft: "Model | str | Path", runtime: str | None = None) -> "Model | str":
+        """What `draft=` means: a model as it is, "ngram", "bundled", or a model's path or Hub id, opened once and kept.
+
+        A draft is opened with this model's own running settings, on `runtime` or what its format says. Raises as
+        `load`.
+        """
+        if isinstance(draft, Model) or draft == "ngram":
+            return draft
+        key = (str(draft), runtime)
+        if key not in self._drafts:
+            self._drafts[key] = load(None if draft == "bundled" else draft, runtime=runtime, **self.running)
+        return self._drafts[key]
 
     def generate(self, prompt: str | Sequence[int], **settings: Any) -> Generation:
         """The whole text at once: `.text .tokens .finish_reason .logprobs .timings`. Takes what `stream` takes."""
@@ -120,7 +153,7 @@ def load(
     where = source.resolve(path, revision=revision)
     opened = _open(where, runtime, quant, how, progress)
     model = Model(opened, _tokenizer(opened, where), defaults(opened.files))
-    model.load_seconds = time.perf_counter() - begin
+    model.load_seconds, model.running = time.perf_counter() - begin, running
     return model
 
 

@@ -239,6 +239,41 @@ class Sampler:
         self._remember(token)
         return token
 
+    def guess(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None = None) -> tuple[int, float]:
+        """What `choose` takes, and its probability in (0, 1]: of the filtered distribution, or at temperature 0 of the
+        model's own (after penalty, bias and bans). For drafts, which want to know how sure they are."""
+        if self.settings.temperature == 0:
+            scores, token = self._processed(logits, allowed)
+            chance = 1 / _sum(np.exp(scores - scores[token])).item()
+        else:
+            ids, weights = self._weighed(logits, allowed)
+            place = self._winner(ids, weights)
+            token, chance = int(ids[place]), (weights[place] / _sum(weights)).item()
+            self._step += 1
+        self._remember(token)
+        return token, chance
+
+    def accept(self, token: int) -> None:
+        """Go on as if `choose` had taken this token."""
+        if self.settings.temperature != 0:
+            self._step += 1
+        self._remember(token)
+
+    @property
+    def step(self) -> int:
+        """Tokens drawn so far: what `uniform` is asked with. Stays 0 at temperature 0."""
+        return self._step
+
+    def mark(self) -> tuple[int, int]:
+        """Where the sampler is, for `back`."""
+        return self._step, self._count
+
+    def back(self, mark: tuple[int, int]) -> None:
+        """Forget the tokens chosen since `mark` was taken."""
+        self._step, count = mark
+        self._new[self._said[count : self._count]] = True
+        self._count = count
+
     def _winner(self, ids: NDArray[np.intp], weights: NDArray[np.float64]) -> np.intp:
         """The place of the id that wins this step's race."""
         strides = self._strides if ids.size == self._strides.size else self._strides[ids]

@@ -5,6 +5,7 @@ its help. `check()` runs when an object is made, so a bad value never reaches a 
 """
 
 import dataclasses
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -120,6 +121,35 @@ class Generating(Sampling):
 
 
 @dataclass(frozen=True)
+class Drafting(Checked):
+    """Speculative decoding: a cheap model guesses ahead, the model itself checks many guesses in one call."""
+
+    draft: str | None = setting(
+        None,
+        "Guess ahead with this model, of any vocabulary; `ngram`: by what the text repeats; `bundled`: with the model "
+        "that comes with edgekit. The text stays the same, it may come faster.",
+        metavar="MODEL|ngram",
+        check=lambda v: v is not None and v != "",
+        range="a model, `bundled` or `ngram`",
+    )
+    draft_runtime: str | None = setting(None, "Runtime of the draft; default: its format's own.", metavar="NAME")
+    draft_tokens: int | str = setting(
+        "auto",
+        "Guess so many tokens ahead; `auto` goes by what pays, and stops where nothing does.",
+        check=lambda v: v == "auto" or _whole(1, 64)(v),
+        range="a whole number from 1 to 64, or `auto`",
+        words=("auto",),
+    )
+    draft_sampling: str = setting(
+        "coupled",
+        "Above temperature 0: `coupled` keeps every token of the seed; `rejection` keeps only their distribution.",
+        check=lambda v: v in ("coupled", "rejection"),
+        range="coupled or rejection",
+        choices=("coupled", "rejection"),
+    )
+
+
+@dataclass(frozen=True)
 class Running(Checked):
     """How a runtime is set up."""
 
@@ -162,3 +192,41 @@ class Converting(Checked):
         choices=("fused", "portable"),
     )
     reduce_range: bool = setting(False, "onnx, portable int8: 7-bit weights, for CPUs without VNNI (older than 2019).")
+    importance: str | None = setting(
+        None,
+        "gguf: round so that least is lost where this text (a file or folder) needs the weights most; `default` is a "
+        "short text that edgekit has.",
+        metavar="TEXT|default",
+        check=lambda v: isinstance(v, str) and v != "",
+        range="a file or folder of text, or `default`",
+    )
+
+
+UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def bytes_of(size: str) -> int | None:
+    """`7MB` (10**6 each), `6.5MiB` (2**20), `7000000`: how many bytes; None if it is no size."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", size)
+    unit = UNITS.get(match[2].lower()) if match else None
+    return None if match is None or unit is None else int(float(match[1]) * unit)
+
+
+@dataclass(frozen=True)
+class Choosing(Checked):
+    """What an artefact may cost, where its type is to be found by measuring; edgekit/plan_choose.py does it."""
+
+    target_size: str | None = setting(
+        None,
+        "Choose the type: the best whose file is at most this large, found by measuring.",
+        metavar="SIZE",
+        check=lambda v: (bytes_of(v) or 0) > 0,
+        range="a size such as 7MB, 6.5MiB or 7000000",
+    )
+    max_kl: float | None = setting(
+        None,
+        "Choose the type: the smallest file whose mean KL from its source is at most this, in nats a token.",
+        metavar="NATS",
+        check=_number(0),
+        range="a number from 0 up",
+    )
