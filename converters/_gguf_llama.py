@@ -1,21 +1,34 @@
-"""llama.cpp's own quantizer, for the types that exist only there. Needs llama-cpp-python."""
+"""llama.cpp's own quantizer: for the types that exist only there, and to weigh by importance.
+
+Needs llama-cpp-python.
+"""
 
 import contextlib
 import ctypes
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from edgekit import submodules
-from edgekit.checkpoint import Checkpoint
+from edgekit.checkpoint import Checkpoint, LlamaConfig
 from edgekit.convert import Written
 from edgekit.converters import _gguf_package as gguf
+from edgekit.converters._gguf_importance import array, uniform
+from edgekit.converters._gguf_tensors import gguf_name
 from edgekit.errors import MissingExtraError, RuntimeFailure
 from edgekit.gguf_file import BLOCKS, GGUFFile
+from edgekit.importance import Importance
 from edgekit.runtime import physical_cores
 
 # quant -> llama.h's enum llama_ftype, by gguf's name. A K-quant without a letter is llama-quantize's medium.
 FILE_TYPES = {"q3_k": "Q3_K_M", "q4_k": "Q4_K_M", "q5_k": "Q5_K_M"}
+
+# The types that edgekit writes without llama.cpp, unless they are to be weighed by importance.
+DIRECT = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
+TIED_NOTE = "8 bits: it is the output matrix too (--embedding-type names another)"
+HEAD_NOTE = "8 bits: the output matrix"
 
 # Where a row does not divide by 256: llama-quantize's own next wider type with blocks of 32 (tensor_type_fallback in
 # llama-quant.cpp). It does so by itself, except for a type it was told by name: there it aborts.
@@ -33,29 +46,86 @@ def library(what: str) -> ModuleType:
 
 
 def quantize(
-    llama: ModuleType, checkpoint: Checkpoint, plain: Path, out: Path, quant: str, embedding: str | None
+    llama: ModuleType,
+    checkpoint: Checkpoint,
+    plain: Path,
+    out: Path,
+    quant: str,
+    embedding: str | None,
+    importance: Importance | None = None,
 ) -> list[Written]:
     """Quantize the F32 file `plain` into `out`. Raises `RuntimeFailure` with llama.cpp's own words."""
-    width, tied = checkpoint.config.hidden_size, checkpoint.config.tie_word_embeddings
-    name = FILE_TYPES.get(quant, quant.upper())
+    tied = checkpoint.config.tie_word_embeddings
+    params = _params(llama, checkpoint.config, quant, embedding, importance)
+    _call(llama, plain, out, params, quant)
+    name, plainly = FILE_TYPES.get(quant, quant.upper()), quant in DIRECT
+    return [
+        Written(t.name, t.shape, t.type, t.bytes, _note(t.name, t.shape, name, embedding, tied, plainly))
+        for t in GGUFFile(out).tensors.values()
+    ]
+
+
+def types(
+    llama: ModuleType, checkpoint: Checkpoint, plain: Path, quant: str, embedding: str | None, weighted: bool
+) -> dict[str, str]:
+    """The type that each tensor of `plain` would get, by the names of both; nothing is read or written.
+
+    Args:
+        plain: a file whose head is whole; there may be nothing behind it but a hole of the right length.
+        weighted: whether there will be an importance matrix.
+
+    Raises:
+        RuntimeFailure: llama.cpp refuses, or says its plan in other words than are known here.
+    """
+    importance = uniform(checkpoint.config) if weighted else None
+    params = _params(llama, checkpoint.config, quant, embedding, importance)
+    params.dry_run = True
+    said = _call(llama, plain, plain.with_name("nothing.gguf"), params, quant)
+    # [  24/  56]  blk.2.attn_q.weight - [256, 256, 1, 1], type = f32, size = 0.25 MiB -> 0.04 MiB (q4_K)
+    found = {}
+    for name, more in re.findall(r"\[ *\d+/ *\d+\] +(\S+)(.*?)(?=\[ *\d+/ *\d+\] +\S|\Z)", said, re.DOTALL):
+        kind = re.findall(r"->[^(]*\((\w+)\)", more)
+        found[name] = kind[-1].upper() if kind else "F32"
+    if set(found) != {gguf_name(n) for n in checkpoint.config.shapes()} or not set(found.values()) <= set(BLOCKS):
+        raise RuntimeFailure("llama.cpp's quantizer does not say its plan as edgekit knows it: another version?")
+    return found
+
+
+def _params(
+    llama: ModuleType, config: LlamaConfig, quant: str, embedding: str | None, importance: Importance | None
+) -> Any:
+    """llama.cpp's own parameters. What they point to lives as long as they do."""
     params = llama.llama_model_quantize_default_params()
     params.nthread = physical_cores()
-    params.ftype = int(gguf.LlamaFileType[("ALL_" if quant == "f32" else "MOSTLY_") + name])
-    embedding_type = _fitting(embedding.upper(), width) if embedding else None
-    if embedding_type:
-        number = int(gguf.GGMLQuantizationType[embedding_type])
+    params.ftype = int(
+        gguf.LlamaFileType[("ALL_" if quant == "f32" else "MOSTLY_") + FILE_TYPES.get(quant, quant.upper())]
+    )
+    if quant in DIRECT and quant != "f32":
+        # The types that edgekit writes by itself get what they get there: 8 bits for the output matrix, and no other
+        # type for some layers because there is an importance matrix.
+        params.pure = True
+        params.token_embedding_type = params.output_tensor_type = int(gguf.GGMLQuantizationType.Q8_0)
+        if not config.tie_word_embeddings:
+            params.token_embedding_type = int(gguf.GGMLQuantizationType[_fitting(quant.upper(), config.hidden_size)])
+    if embedding:
+        number = int(gguf.GGMLQuantizationType[_fitting(embedding.upper(), config.hidden_size)])
         params.token_embedding_type = number
-        if tied:
+        if config.tie_word_embeddings:
             params.output_tensor_type = number  # the one that counts if the embedding is the output matrix too
-    with silenced(llama) as said:
+    if importance is not None:
+        params.imatrix = params.kept = array(llama, importance)
+    return params
+
+
+def _call(llama: ModuleType, plain: Path, out: Path, params: Any, quant: str) -> str:
+    """Run the quantizer; all that it said."""
+    words: list[str] = []
+    with silenced(llama, words) as said:
         llama.llama_backend_init()
         failed = llama.llama_model_quantize(str(plain).encode(), str(out).encode(), ctypes.byref(params))
     if failed:
         raise RuntimeFailure(f"llama.cpp cannot quantize to {quant}: {said[0] if said else 'it does not say why'}")
-    return [
-        Written(t.name, t.shape, t.type, t.bytes, _note(t.name, t.shape, name, embedding, tied))
-        for t in GGUFFile(out).tensors.values()
-    ]
+    return "".join(words)
 
 
 def _fitting(kind: str, width: int) -> str:
@@ -64,7 +134,7 @@ def _fitting(kind: str, width: int) -> str:
     return kind if width % BLOCKS[kind][0] == 0 else "F16"
 
 
-def _note(name: str, shape: tuple[int, ...], quant: str, embedding: str | None, tied: bool) -> str:
+def _note(name: str, shape: tuple[int, ...], quant: str, embedding: str | None, tied: bool, plainly: bool) -> str:
     kind = quant.rsplit("_", 1)[0] if quant.endswith(("_S", "_M", "_L")) else quant
     if len(shape) == 1:
         return "a vector"
@@ -75,17 +145,22 @@ def _note(name: str, shape: tuple[int, ...], quant: str, embedding: str | None, 
     if shape[-1] % elements:
         return f"rows of {shape[-1]} do not divide into {kind} blocks of {elements}"
     if (is_embedding and tied and not embedding) or name == "output.weight":
+        if plainly:
+            return TIED_NOTE if is_embedding else HEAD_NOTE
         return "llama-quantize's choice for the output matrix" + ", which is the embedding too" * is_embedding
     return ""
 
 
 @contextlib.contextmanager
-def silenced(llama: ModuleType) -> Iterator[list[str]]:
-    """llama.cpp prints nothing in here; its errors are in the list."""
+def silenced(llama: ModuleType, words: list[str] | None = None) -> Iterator[list[str]]:
+    """llama.cpp prints nothing in here; its errors are in the list, and all that it says in `words`."""
     said: list[str] = []
 
     def hear(level: int, text: bytes, _data: object) -> None:
-        if level == 4 and (line := text.decode("utf-8", "replace").strip()):
+        decoded = text.decode("utf-8", "replace")
+        if words is not None:
+            words.append(decoded)
+        if level == 4 and (line := decoded.strip()):
             said.append(line)
 
     callback = llama.llama_log_callback(hear)

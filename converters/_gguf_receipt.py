@@ -85,6 +85,11 @@ def _entry(info: g.TensorInfo, begin: int) -> bytes:
     return name + shape + struct.pack("<IQ", g.NUMBER[info.type], info.offset - begin)
 
 
+def key_bytes(length: int, alignment: int = g.ALIGNMENT) -> int:
+    """By how much a receipt of `length` characters makes a file longer."""
+    return len(_key(" " * length, alignment))
+
+
 def _key(text: str, alignment: int) -> bytes:
     key, data = _string(artefact.RECEIPT.encode()) + struct.pack("<I", g.STRING), text.encode()
     blanks = -(len(key) + 8 + len(data)) % alignment

@@ -38,21 +38,31 @@ def write(
         data: each tensor's bytes, C order, in the order of `tensors`.
     """
     with open(path, "wb") as file:
-        file.write(g.MAGIC + struct.pack("<IQQ", 3, len(tensors), len(metadata)))
-        for key, value in metadata.items():
-            file.write(_string(key) + _value(value))
-        offset = 0
-        for name, shape, kind in tensors:
-            file.write(_string(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape[::-1]))
-            file.write(struct.pack("<IQ", g.NUMBER[kind], offset))
-            offset += _padded(tensor_bytes(shape, kind))
-        file.write(bytes(_padded(file.tell()) - file.tell()))
+        file.write(head(metadata, tensors))
         for (name, shape, kind), values in zip(tensors, data, strict=True):
             raw = np.ascontiguousarray(values).view(np.uint8).reshape(-1)
             if raw.size != tensor_bytes(shape, kind):
                 raise ValueError(f"{name}: {raw.size} bytes for {kind} {shape}")
             file.write(raw.data)
             file.write(bytes(_padded(raw.size) - raw.size))
+
+
+def head(metadata: Mapping[str, Any], tensors: Sequence[tuple[str, tuple[int, ...], str]]) -> bytes:
+    """All of a file before its first tensor."""
+    parts = [g.MAGIC + struct.pack("<IQQ", 3, len(tensors), len(metadata))]
+    parts += [_string(key) + _value(value) for key, value in metadata.items()]
+    offset = 0
+    for name, shape, kind in tensors:
+        parts.append(_string(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape[::-1]))
+        parts.append(struct.pack("<IQ", g.NUMBER[kind], offset))
+        offset += _padded(tensor_bytes(shape, kind))
+    found = b"".join(parts)
+    return found + bytes(_padded(len(found)) - len(found))
+
+
+def data_bytes(tensors: Iterable[tuple[tuple[int, ...], str]]) -> int:
+    """What some tensors, by shape and type, take up behind the head."""
+    return sum(_padded(tensor_bytes(shape, kind)) for shape, kind in tensors)
 
 
 def tensor_bytes(shape: tuple[int, ...], kind: str) -> int:

@@ -14,9 +14,17 @@ def add_receipt(path: Path, text: str) -> None:
     Two protobuf messages one after the other are the two merged, repeated fields joined (protobuf.dev, "Last One
     Wins"). So a message with this one entry is appended, and nothing of the file is read or written anew.
     """
-    entry = _field(KEY, artefact.RECEIPT.encode()) + _field(VALUE, text.encode())
     with Path(path).open("ab") as file:
-        file.write(_field(METADATA_PROPS, entry))
+        file.write(_entry(text))
+
+
+def entry_bytes(length: int) -> int:
+    """By how much a receipt of `length` characters makes a file longer."""
+    return len(_entry(" " * length))
+
+
+def _entry(text: str) -> bytes:
+    return _field(METADATA_PROPS, _field(KEY, artefact.RECEIPT.encode()) + _field(VALUE, text.encode()))
 
 
 def _field(number: int, data: bytes) -> bytes:

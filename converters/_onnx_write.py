@@ -5,7 +5,7 @@ The package `onnx` serializes a whole model, which holds every weight twice more
 tensors are put between them; the file is, byte for byte, what `onnx` would have written.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,23 +44,38 @@ def write(path: Path, model: ModelProto, parts: Iterable[Part], specs: Sequence[
     Args:
         specs: of all the parts in their order, since a message's length stands before it.
     """
-    graph = model.graph
-    before = GraphProto(node=graph.node, name=graph.name).SerializeToString(deterministic=True)
-    after = GraphProto(input=graph.input, output=graph.output).SerializeToString(deterministic=True)
     heads = {spec.name: _head(spec) for spec in specs}
-    size = len(before) + len(after) + sum(len(heads[spec.name]) + spec.bytes for spec in specs)
-    first = ModelProto(
-        ir_version=model.ir_version, producer_name=model.producer_name, producer_version=model.producer_version
-    )
-    last = ModelProto(opset_import=model.opset_import, metadata_props=model.metadata_props)
+    first, last = _around(model, heads, specs)
     with Path(path).open("wb") as file:
-        file.write(first.SerializeToString(deterministic=True) + _tag(GRAPH, size) + before)
+        file.write(first)
         for part in parts:
             for spec, array in zip(part.specs, part.make(), strict=True):
                 assert array.shape == spec.shape and array.dtype == spec.dtype, spec
                 file.write(heads[spec.name])
                 file.write(np.ascontiguousarray(array).data)
-        file.write(after + last.SerializeToString(deterministic=True))
+        file.write(last)
+
+
+def size(model: ModelProto, specs: Sequence[Spec]) -> int:
+    """How many bytes `write` will write."""
+    heads = {spec.name: _head(spec) for spec in specs}
+    return sum(map(len, _around(model, heads, specs))) + sum(len(heads[spec.name]) + spec.bytes for spec in specs)
+
+
+def _around(model: ModelProto, heads: Mapping[str, bytes], specs: Sequence[Spec]) -> tuple[bytes, bytes]:
+    """All of the file before and behind the tensors."""
+    graph = model.graph
+    before = GraphProto(node=graph.node, name=graph.name).SerializeToString(deterministic=True)
+    after = GraphProto(input=graph.input, output=graph.output).SerializeToString(deterministic=True)
+    length = len(before) + len(after) + sum(len(heads[spec.name]) + spec.bytes for spec in specs)
+    first = ModelProto(
+        ir_version=model.ir_version, producer_name=model.producer_name, producer_version=model.producer_version
+    )
+    last = ModelProto(opset_import=model.opset_import, metadata_props=model.metadata_props)
+    return (
+        first.SerializeToString(deterministic=True) + _tag(GRAPH, length) + before,
+        after + last.SerializeToString(deterministic=True),
+    )
 
 
 def _head(spec: Spec) -> bytes:

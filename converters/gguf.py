@@ -11,17 +11,23 @@ Which type a tensor gets:
   the same reason; `gguf` cannot write that one). K-quants take llama-quantize's own choice, Q6_K. An embedding that
   is only looked up has the type of the rest. `--embedding-type` names another for the embedding.
 * A row that does not divide into the type's blocks falls back to a wider type, and the table says so.
+
+With `importance` every type below 8 bits goes through llama.cpp's quantizer, which then looks for the scales that lose
+least where a text's activations are large (ggml's `quantize_row_q4_0_impl` and its like). The types stay the same.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from edgekit import importance
 from edgekit.checkpoint import Checkpoint, LlamaConfig
-from edgekit.convert import Progress, Written
-from edgekit.converters import _gguf_keys, _gguf_llama
+from edgekit.convert import Planned, Progress, Written
+from edgekit.converters import _gguf_importance, _gguf_keys, _gguf_llama, _gguf_plan
 from edgekit.converters import _gguf_package as gguf
+from edgekit.converters._gguf_llama import DIRECT, HEAD_NOTE, TIED_NOTE
 from edgekit.converters._gguf_read import read
 from edgekit.converters._gguf_receipt import add_receipt, weights
 from edgekit.converters._gguf_tensors import gguf_name, permute
@@ -30,10 +36,12 @@ from edgekit.errors import CheckpointError, SettingError
 from edgekit.gguf_file import BLOCKS
 from edgekit.settings import Converting
 
-__all__ = ["DEFAULT", "EMBEDDING_TYPES", "QUANTS", "SUFFIX", "add_receipt", "convert", "read", "weights"]
+__all__ = [
+    "DEFAULT", "DIRECT", "EMBEDDING_TYPES", "PROBES", "QUANTS", "SAME", "SUFFIX", "WEIGHTED", "add_receipt", "convert",
+    "planned", "read", "sizes", "weights",
+]  # fmt: skip
 
 SUFFIX = ".gguf"
-DIRECT = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 QUANTS = (
     "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k", "q4_k_m", "q4_k_s",
     "iq4_nl", "q4_1", "q4_0", "q3_k", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k",
@@ -41,8 +49,10 @@ QUANTS = (
 DEFAULT = "q8_0"
 EMBEDDING_TYPES = (*DIRECT, "q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "iq4_nl")
 
-TIED_NOTE = "8 bits: it is the output matrix too (--embedding-type names another)"
-HEAD_NOTE = "8 bits: the output matrix"
+# Names for the same type; the second is llama-quantize's.
+SAME = {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m"}
+PROBES = ("q8_0", "q4_0", "q4_k_m", "q2_k")
+WEIGHTED = tuple(quant for quant in QUANTS if quant not in _gguf_importance.NOT_WEIGHTED)
 
 # The largest absolute value that a type holds: scales and minima are float16, and a scale is the largest value of a
 # block divided by the largest whole number that the type counts to.
@@ -66,32 +76,57 @@ def convert(checkpoint: Checkpoint, out: Path, settings: Converting, progress: P
         SettingError: an unknown quantization or embedding type.
         CheckpointError: a value that the type cannot hold; names the tensor.
         VocabularyError: tokenizer files that are damaged or do not fit the embedding.
-        MissingExtraError: a K-quant without llama-cpp-python.
+        MissingExtraError: a K-quant, or importance, without llama-cpp-python.
     """
+    quant, embedding = _checked(settings)
+    if _is_direct(quant, embedding) and settings.importance is None:
+        return _direct(checkpoint, out, quant, embedding, progress)
+    what = (
+        quant if quant not in DIRECT else f"with a {embedding} embedding" if embedding else f"{quant} with importance"
+    )
+    llama, found, more = _gguf_llama.library(f"gguf {what}"), None, {}
+    if settings.importance is not None:
+        found = importance.collect(checkpoint, settings.importance)
+        more = _gguf_importance.keys(found)
+    plain = out.with_name(f"{out.stem}.f32{out.suffix}")
+    try:
+        # The receipt must name the type asked for, whatever the file in between has.
+        _direct(checkpoint, plain, "f32", None, progress, receipt=quant, more=more)
+        return _gguf_llama.quantize(llama, checkpoint, plain, out, quant, embedding, found)
+    finally:
+        plain.unlink(missing_ok=True)
+
+
+def _checked(settings: Converting) -> tuple[str, str | None]:
+    """The quantization and the embedding's type. Raises `SettingError`."""
     quant = (settings.quant or DEFAULT).lower()
     embedding = settings.embedding_type.lower() if settings.embedding_type else None
     for what, value, known in (("quantization", quant, QUANTS), ("embedding type", embedding, EMBEDDING_TYPES)):
         if value is not None and value not in known:
             raise SettingError(f"unknown {what} {value!r} for gguf: choose from {', '.join(known)}")
-    if quant in DIRECT and (embedding is None or embedding in DIRECT):
-        return _direct(checkpoint, out, quant, embedding, progress)
-    llama = _gguf_llama.library(f"gguf {quant if quant not in DIRECT else f'with a {embedding} embedding'}")
-    plain = out.with_name(f"{out.stem}.f32{out.suffix}")
-    try:
-        # The receipt must name the type asked for, whatever the file in between has.
-        _direct(checkpoint, plain, "f32", None, progress, receipt=quant)
-        return _gguf_llama.quantize(llama, checkpoint, plain, out, quant, embedding)
-    finally:
-        plain.unlink(missing_ok=True)
+    if settings.importance is not None and quant not in WEIGHTED:
+        raise SettingError(f"importance changes nothing at {quant}: it is for types of less than 8 bits")
+    return quant, embedding
+
+
+def _is_direct(quant: str, embedding: str | None) -> bool:
+    return quant in DIRECT and (embedding is None or embedding in DIRECT)
 
 
 def _direct(
-    checkpoint: Checkpoint, out: Path, quant: str, embedding: str | None, progress: Progress, receipt: str = ""
+    checkpoint: Checkpoint,
+    out: Path,
+    quant: str,
+    embedding: str | None,
+    progress: Progress,
+    receipt: str = "",
+    more: Mapping[str, Any] | None = None,
 ) -> list[Written]:
     plan = planned(checkpoint.config, quant, embedding)
     # gguf's names are ALL_F32 for the one and MOSTLY_... for the rest.
     file_type = gguf.LlamaFileType[("ALL_" if quant == "f32" else "MOSTLY_") + quant.upper()]
     keys, notes = _gguf_keys.metadata(checkpoint, receipt or quant, int(file_type))
+    keys |= more or {}
 
     def data() -> Iterator[np.ndarray]:
         names = list(checkpoint.config.shapes())
@@ -102,6 +137,11 @@ def _direct(
     write(out, keys, [(w.name, w.shape, w.type) for w in plan], data())
     checkpoint.notes.extend(note for note in notes if note not in checkpoint.notes)
     return plan
+
+
+def sizes(checkpoint: Checkpoint, settings: Converting) -> Iterator[Planned]:
+    """What each of `QUANTS` would make. See `edgekit.convert`; raises as `convert`."""
+    return _gguf_plan.sizes(checkpoint, settings, QUANTS, SAME, WEIGHTED, planned)
 
 
 def planned(config: LlamaConfig, quant: str, embedding: str | None = None) -> list[Written]:

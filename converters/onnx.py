@@ -36,7 +36,7 @@ int8: 1.1). What must repeat exactly is to be fed in the same pieces, or at fp32
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,21 +47,22 @@ from onnx import GraphProto, TensorProto, helper
 
 from edgekit import __version__, artefact, rooms
 from edgekit.checkpoint import Checkpoint
-from edgekit.convert import Progress, Written
+from edgekit.convert import Planned, Progress, Written
 from edgekit.converters import _onnx_fused, _onnx_write
 from edgekit.converters._onnx_names import QUANTIZED, ROTARY, weight_of
-from edgekit.converters._onnx_receipt import add_receipt
+from edgekit.converters._onnx_receipt import add_receipt, entry_bytes
 from edgekit.converters._onnx_weights import weights
 from edgekit.errors import CheckpointError, SettingError
 from edgekit.files import read_bytes
 from edgekit.settings import Converting
 
-__all__ = ["DEFAULT", "QUANTS", "SUFFIX", "add_receipt", "convert", "describe", "weights"]
+__all__ = ["DEFAULT", "PROBES", "QUANTS", "SUFFIX", "add_receipt", "convert", "describe", "sizes", "weights"]
 
 SUFFIX = ".onnx"
 QUANTS = ("fp32", "fp16", "int8", "int4", "int4_pure")
 PORTABLE_QUANTS = ("fp32", "int8")
 DEFAULT = "int8"
+PROBES = ("int8", "int4_pure")
 
 # A protobuf message ends at 2 GiB; what is left is for the graph and the files inside.
 LIMIT = 2**31 - 2**26
@@ -91,14 +92,43 @@ def convert(checkpoint: Checkpoint, out: Path, settings: Converting, progress: P
         exporter = rooms.load("converters", "_optimum")
         exporter.write(checkpoint, out, quant, settings.reduce_range, _metadata(checkpoint, settings, quant), progress)
         return describe(out)[1]
+    fused = _fused(checkpoint, settings, quant)
+    _onnx_write.write(out, fused.model, progress(fused.parts, "tensors", len(fused.parts)), fused.specs)
+    checkpoint.notes.append(FUSED_NOTE)
+    return _stored_rows(fused)
+
+
+def sizes(checkpoint: Checkpoint, settings: Converting) -> Iterator[Planned]:
+    """What each of `QUANTS` would make of the fused graph. See `edgekit.convert`.
+
+    Raises:
+        SettingError: the portable graph, whose size nobody knows before it is exported.
+        CheckpointError: the tokenizer's files do not fit.
+    """
+    if settings.graph == "portable":
+        raise SettingError("--plan knows the fused graph: how large the portable one is shows when it is exported")
+    for quant in QUANTS:
+        try:
+            fused = _fused(checkpoint, settings, _checked(checkpoint, replace(settings, quant=quant)))
+        except CheckpointError as error:
+            yield Planned(quant, [], None, str(error))
+            continue
+        size = _onnx_write.size(fused.model, fused.specs) + entry_bytes(artefact.RECEIPT_ROOM)
+        yield Planned(quant, _stored_rows(fused), size)
+
+
+def _fused(checkpoint: Checkpoint, settings: Converting, quant: str) -> _onnx_fused.Fused:
+    """The fused graph with all that stands beside its tensors. Raises `CheckpointError` if it is too large."""
     fused = _onnx_fused.build(checkpoint, quant)
     size = sum(spec.bytes for spec in fused.specs)
     if size > LIMIT:
         raise _too_large(checkpoint, size, quant)
     fused.model.producer_name, fused.model.producer_version = "edgekit", __version__
     helper.set_model_props(fused.model, _metadata(checkpoint, settings, quant))
-    _onnx_write.write(out, fused.model, progress(fused.parts, "tensors", len(fused.parts)), fused.specs)
-    checkpoint.notes.append(FUSED_NOTE)
+    return fused
+
+
+def _stored_rows(fused: _onnx_fused.Fused) -> list[Written]:
     stored = (Stored(s.name, s.shape, _type(helper.np_dtype_to_tensor_dtype(s.dtype)), s.bytes) for s in fused.specs)
     return _rows(fused.model.graph, stored)
 

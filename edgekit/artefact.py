@@ -19,6 +19,8 @@ SHA256 = ".sha256"
 # What the conversion measured of itself, as JSON; in a Hugging Face folder it is a file. See `edgekit/receipt.py`.
 RECEIPT = "edgekit.receipt"
 RECEIPT_FILE = "edgekit_receipt.json"
+# Inside a file it is filled up with blanks to a multiple of this, so that a file's size is known before it is written.
+RECEIPT_ROOM = 2048
 
 # Beside the tokenizer's files; `config.json` makes the way back to a Hugging Face folder exact.
 CONFIGURATION = ("config.json", "generation_config.json", "chat_template.jinja")

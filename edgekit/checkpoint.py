@@ -6,6 +6,7 @@ either understood or refused by name, and every tensor is there, has the right s
 
 import hashlib
 import json
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +18,7 @@ import safetensors
 from numpy.typing import NDArray
 
 from edgekit import artefact
-from edgekit.errors import CheckpointError
+from edgekit.errors import CheckpointError, FileError
 from edgekit.files import read_bytes
 
 WEIGHTS = "model.safetensors"
@@ -52,6 +53,14 @@ MUST_BE: dict[str, tuple[Any, ...]] = {
     "sliding_window": (None,),
     "partial_rotary_factor": (1, 1.0, None),
 }
+
+# The most rows of a vocabulary, and layers, that are believed where there are no weights to hold them to; the largest
+# published models have a quarter of the one and a thirtieth of the other.
+MOST_ROWS, MOST_LAYERS = 1 << 22, 4096
+# So many may always be claimed: they cost nothing, and shapes are compared one by one afterwards.
+FEW_ROWS = 1 << 16
+# safetensors' own limit of the table of tensors.
+MOST_HEADER = 100 << 20
 
 # What training wrappers put before a tensor's name (DistributedDataParallel, torch.compile).
 PREFIXES = ("module.", "_orig_mod.")
@@ -88,13 +97,15 @@ class LlamaConfig:
         if kind != "llama":
             raise CheckpointError(f"{where}: model_type is {kind!r}; edgekit reads `llama` only")
 
-        def whole(key: str, default: int | None = None) -> int:
+        def whole(key: str, default: int | None = None, most: int = 2**31 - 1) -> int:
             value = left.pop(key, None)
             value = default if value is None else value
             if value is None:
                 raise CheckpointError(f"{where}: {key} is missing")
             if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
                 raise CheckpointError(f"{where}: {key} must be a whole number above 0, not {value!r}")
+            if value > most:  # of an artefact nobody knows the tensors yet, and lists of this length will be built
+                raise CheckpointError(f"{where}: {key} is {value}, and edgekit believes {most} at most")
             return value
 
         def real(key: str, default: float, found: Any = None) -> float:
@@ -107,10 +118,10 @@ class LlamaConfig:
         heads = whole("num_attention_heads")
         hidden = whole("hidden_size")
         config = cls(
-            vocab_size=whole("vocab_size"),
+            vocab_size=whole("vocab_size", most=MOST_ROWS),
             hidden_size=hidden,
             intermediate_size=whole("intermediate_size"),
-            num_hidden_layers=whole("num_hidden_layers"),
+            num_hidden_layers=whole("num_hidden_layers", most=MOST_LAYERS),
             num_attention_heads=heads,
             num_key_value_heads=whole("num_key_value_heads", heads),
             head_dim=whole("head_dim", hidden // heads or 1),
@@ -226,8 +237,8 @@ def open_folder(path: Path) -> Checkpoint:
 
     Raises:
         FileError: a file cannot be read.
-        CheckpointError: not a Llama that edgekit supports, or a missing, unexpected, misshapen, non-finite or
-            unreadable tensor; the message names it.
+        CheckpointError: not a Llama that edgekit supports, counts that exceed the tensors, or a missing, unexpected,
+            misshapen, non-finite or unreadable tensor; the message names it.
     """
     path = Path(path)
     if not path.is_dir():
@@ -251,8 +262,15 @@ def side_files(path: Path) -> dict[str, bytes]:
 
     A TokenMonster vocabulary may have any name, which tokenizer_config.json tells as `vocab_file`; here, and in every
     artefact, it is `tokenmonster.vocab`.
+
+    Raises:
+        FileError: a file cannot be read.
+        CheckpointError: a file that is no JSON, or a config.json that claims more layers or vocabulary rows than the
+            tensors in the folder can hold: whoever goes by it would build them all.
     """
     files = {name: read_bytes(path / name) for name in artefact.CARRIED if (path / name).is_file()}
+    if "config.json" in files:
+        _check_counts(path, _json(files["config.json"], path / "config.json"))
     config = _json(files.get("tokenizer_config.json", b"{}"), path / "tokenizer_config.json")
     name, usual = str(config.get("vocab_file") or "tokenmonster.vocab"), "tokenmonster.vocab"
     own = config.get("tokenizer_type") == "tokenmonster" and name != usual and Path(name).name == name
@@ -260,6 +278,46 @@ def side_files(path: Path) -> dict[str, bytes]:
         files[usual] = read_bytes(path / name)
         files["tokenizer_config.json"] = json.dumps(config | {"vocab_file": usual}, indent=2).encode()
     return files
+
+
+def _check_counts(path: Path, config: Mapping[str, Any]) -> None:
+    """Hold the counts of a `config.json` to the tables of tensors alone, which are read in no time.
+
+    What is a little too many passes: `_check` compares shape by shape, and says it better.
+    """
+    shapes = [shape for shard in _found(path) for shape in _shapes(shard)]
+    rows = max((shape[0] for shape in shapes if len(shape) == 2), default=0)
+    limits = {"vocab_size": (MOST_ROWS, f"without weights at most {MOST_ROWS} are believed")}
+    if shapes:
+        limits = {
+            "num_hidden_layers": (len(shapes), f"the folder holds {len(shapes)} tensors"),
+            "vocab_size": (min(max(rows, FEW_ROWS), MOST_ROWS), f"the folder's tensors hold {rows} rows at most"),
+        }
+    for key, (most, why) in limits.items():
+        count = config.get(key)
+        if isinstance(count, int) and count > most:
+            raise CheckpointError(f"{path / 'config.json'}: {key} is {count}, but {why}")
+
+
+def _found(path: Path) -> list[Path]:
+    """The folder's safetensors, or none: what is wrong with them is for `_shards` to say."""
+    try:
+        return _shards(path)
+    except FileError:
+        return []
+
+
+def _shapes(path: Path) -> list[tuple[int, ...]]:
+    """Shapes of a file's tensors by its header (eight bytes of length, then JSON); none of one that is damaged."""
+    try:
+        with path.open("rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            if size > MOST_HEADER:
+                return []
+            header = json.loads(file.read(size))
+        return [tuple(map(int, t["shape"])) for name, t in header.items() if name != "__metadata__"]
+    except (OSError, struct.error, ValueError, RecursionError, AttributeError, KeyError, TypeError, OverflowError):
+        return []
 
 
 def read_safetensors(path: Path) -> Iterator[tuple[str, NDArray, str]]:
@@ -320,6 +378,8 @@ def _check(checkpoint: Checkpoint) -> None:
                 f"{where}: lm_head.weight differs from model.embed_tokens.weight, but the configuration ties them "
                 "(set tie_word_embeddings to false)"
             )
+    if (layers := checkpoint.config.num_hidden_layers) > len(tensors):  # their names would be built one by one
+        raise CheckpointError(f"{where}: num_hidden_layers is {layers}, but there are {len(tensors)} tensors")
     shapes = checkpoint.config.shapes()
     for name in shapes:
         if name not in tensors:

@@ -15,7 +15,7 @@ import click
 from edgekit import __version__, flags, rooms
 from edgekit.errors import EdgekitError, PromptError, UsageError
 from edgekit.options import given, options
-from edgekit.settings import Converting, Generating, Running
+from edgekit.settings import Choosing, Converting, Drafting, Generating, Running
 
 SHOWN = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -28,15 +28,25 @@ class OneLine(click.ClickException):
         self.exit_code = error.exit_code  # type: ignore[misc]
 
 
-# Commands that live in `cli_NAME.py`, imported once they are called: the list of commands needs one line of each.
+# Commands that live in `cli_NAME.py` (a dash of the name is a `_` there), imported once they are called: the list of
+# commands needs one line of each.
 LATER = {
     "bench": "Measure models side by side: load, first token, prefill, decode, overhead, memory, size.",
+    "demo": "Open a playground in the browser: write with a model, and see what it might have written.",
     "doctor": "Say what is unusual in a model, what other tools will do with it, and the cure.",
     "eval": "Measure a model: perplexity of texts, or grammar with BLiMP.",
+    "export-web": "Write a web page with the model in it, that runs on a phone without a network; prints its folder.",
+    "serve": "Serve models over HTTP, as OpenAI's completions API; Ctrl-C stops.",
     "train": "Train a base model; prints the folder of the finished model.",
     "verify": "Hold artefacts to the model they were made from: what each lost, and whether it is sound.",
     "vocab": "Train, inspect and change TokenMonster vocabularies.",
 }
+
+
+def later(name: str) -> click.Command:
+    """One of LATER, imported."""
+    command: click.Command = importlib.import_module(f"edgekit.cli_{name.replace('-', '_')}").COMMAND
+    return command
 
 
 class Commands(click.Group):
@@ -44,7 +54,7 @@ class Commands(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and args[0] in LATER:
-            self.add_command(importlib.import_module(f"edgekit.cli_{args[0]}").COMMAND, args[0])
+            self.add_command(later(args[0]), args[0])
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -79,7 +89,7 @@ def main() -> None:
 @flags.runtime
 @flags.quant
 @flags.revision
-@options(Generating, Running)
+@options(Generating, Running, Drafting)
 @click.option("--echo/--no-echo", default=True, help="Print the prompt before the text that goes on from it.")
 @click.option("--stats", is_flag=True, help="Print timings on stderr.")
 @flags.as_json
@@ -102,6 +112,7 @@ def run(
     edgekit run -m model.gguf "Once upon a time"
     edgekit run -m model.onnx "The science of" --temperature 0.8 --top-p 0.7 --repetition-penalty 1.2 --seed 7
     echo "Once upon a time" | edgekit run -m ./checkpoint --runtime torch --stats
+    edgekit run -m ./checkpoint "Once upon a time" --draft small.gguf --stats
 
     What no flag says, the model's own generation config does; a [default] holds where that is silent too.
     """
@@ -109,10 +120,15 @@ def run(
         prompt = _piped()
     elif prompt is not None:
         _check_utf8(prompt)
-    running, settings = given(Running, values), given(Generating, values)
+    running, settings, drafting = given(Running, values), given(Generating, values), given(Drafting, values)
+    if drafting and "draft" not in drafting:
+        raise UsageError(f"--{next(iter(drafting)).replace('_', '-')} is for --draft, which is not given")
     from edgekit.model import load
 
     loaded = load(model, runtime=runtime, quant=quant, revision=revision, progress=flags.progress, **running)
+    if drafting:
+        drafting["draft"] = loaded.drafter(drafting["draft"], drafting.get("draft_runtime"))
+        settings |= drafting
     if prompt is not None:
         _answer(loaded, prompt, settings, echo, stats, as_json)
     else:
@@ -186,11 +202,26 @@ def _say(piece: str) -> None:
 
 def _statistics(result: Any) -> str:
     t = result.timings
+    drafted = "" if result.draft is None else "\n" + _draft_statistics(result.draft)
     return (
         f"load {1000 * t.load:.0f} ms · first token {1000 * t.first_token:.1f} ms · "
         f"prefill {t.prompt_tokens} tokens {t.prefill_rate:,.0f}/s · "
         f"decode {t.new_tokens} tokens {t.decode_rate:,.0f}/s · {result.finish_reason} · seed {result.seed}"
+        f"{drafted}"
     )
+
+
+def _draft_statistics(d: Any) -> str:
+    shown = f"draft ({d.kind}) · {d.accepted} of {d.drafted} drafted tokens accepted"
+    shown += f" ({100 * d.acceptance:.0f} %)" if d.drafted else ""
+    shown += f" · {d.tokens_per_call:.2f} tokens per call of the model"
+    if d.speedup is not None:
+        step = f"{1000 * d.plain_step:.2f} ms"
+        shown += f" · estimated speed-up {d.speedup:.2f} (against one-token calls of {step}, measured in this text)"
+    if d.rests:
+        shown += f" · did not pay: stopped {d.rests} time{'s' if d.rests > 1 else ''}"
+        shown += ", at the end as well" if d.resting else ""
+    return shown
 
 
 def _record(result: Any, loaded: Any) -> dict[str, Any]:
@@ -198,6 +229,12 @@ def _record(result: Any, loaded: Any) -> dict[str, Any]:
 
     record = dataclasses.asdict(result)
     record["timings"] |= {"prefill_rate": result.timings.prefill_rate, "decode_rate": result.timings.decode_rate}
+    if (d := result.draft) is not None:
+        record["draft"] |= {
+            "acceptance": d.acceptance, "tokens_per_call": d.tokens_per_call, "estimated_speedup": d.speedup,
+        }  # fmt: skip
+    else:
+        del record["draft"]
     return record | {"runtime": rooms.name_of(loaded.runtime)}
 
 
@@ -207,19 +244,23 @@ def _record(result: Any, loaded: Any) -> dict[str, Any]:
 
 @main.command()
 @flags.model
-@click.option("--to", required=True, metavar="FORMAT", help=f"One of {', '.join(rooms.names('converters'))}.")
+@click.option("--to", metavar="FORMAT", help=f"One of {', '.join(rooms.names('converters'))}.")
 @flags.output
 @flags.force
 @flags.revision
-@options(Converting)
+@options(Converting, Choosing)
+@click.option("--plan", is_flag=True, help="Write nothing: print the size of each type that FORMAT has.")
+@click.option("--sensitivity", is_flag=True, help="With --plan: which tensors lose most by a type; measures.")
 @click.option("--verify/--no-verify", default=True, help="Compare the artefact with its source before it is kept.")
 @flags.as_json
 def convert(
     model: str | None,
-    to: str,
+    to: str | None,
     output: Path | None,
     force: bool,
     revision: str | None,
+    plan: bool,
+    sensitivity: bool,
     verify: bool,
     as_json: bool,
     **values: Any,
@@ -229,19 +270,40 @@ def convert(
     \b
     edgekit convert -m ./checkpoint --to gguf --quant q4_0
     edgekit convert -m ./checkpoint --to onnx --quant int8 -o out.onnx
+    edgekit convert -m ./checkpoint --plan
+    edgekit convert -m ./checkpoint --to gguf --target-size 7MB
+    edgekit convert -m ./checkpoint --to gguf --quant q4_0 --importance default
     edgekit convert -m model.gguf --to hf -o ./checkpoint-again
     """
     from edgekit import convert as verb
     from edgekit import source
 
-    settings = Converting(**given(Converting, values))
+    settings, choosing = Converting(**given(Converting, values)), Choosing(**given(Choosing, values))
+    chooses = choosing.target_size is not None or choosing.max_kl is not None
+    if to is None and not plan:
+        raise UsageError(f"Missing option '--to': one of {', '.join(rooms.names('converters'))}")
+    if sensitivity and not plan:
+        raise UsageError("--sensitivity goes with --plan")
+    if plan and (chooses or output is not None):
+        raise UsageError("--plan writes and chooses nothing: leave out --output, --target-size and --max-kl")
+    if chooses and settings.quant is not None:
+        raise UsageError("--target-size and --max-kl choose the type: leave out --quant")
     where = source.resolve(model, revision=revision)
+    if plan or chooses:
+        from edgekit import cli_plan
+    if plan:
+        cli_plan.show(where, to, settings, sensitivity, as_json)
+        return
+    assert to is not None
+    tried: dict[str, Any] = {}
+    if chooses:
+        settings, tried = cli_plan.chosen(where, to, output, settings, choosing, force, as_json)
     made = verb.convert(where, to, output, settings=settings, force=force, verify=verify, progress=flags.progress)
     if as_json:
         import dataclasses
 
         tensors = [dataclasses.asdict(t) for t in made.tensors]
-        record = {"path": str(made.path), "tensors": tensors, "notes": made.notes, "receipt": made.receipt}
+        record = {"path": str(made.path), "tensors": tensors, "notes": made.notes, "receipt": made.receipt} | tried
         click.echo(json.dumps(record))
         return
     click.echo(verb.summary(made), err=True)

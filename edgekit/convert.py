@@ -12,6 +12,10 @@ A file `converters/NAME.py` is a converter if it has
     def read(path) -> Checkpoint            makes its format a source for every converter
     def weights(path) -> Iterator[Held]     the tensors of a file, dequantized; those it cannot tell are left out
     def add_receipt(path, text) -> None     puts `edgekit.receipt` into a file that is finished
+    def sizes(checkpoint, settings) -> Iterator[Planned]    what each of QUANTS would make, before anything is written
+    SAME: dict[str, str]        quantizations that have another name; the other name
+    PROBES: tuple[str, ...]     those by which the sensitivity of the tensors is shown
+    WEIGHTED: tuple[str, ...]   those that `--importance` makes better
 
 With `weights` a conversion is held to its source tensor by tensor, and a fault is named; with `add_receipt` the
 artefact carries what was measured. Before an artefact gets its name it is verified (`edgekit/receipt.py`): broken, it
@@ -51,6 +55,19 @@ class Written:
     bytes: int
     note: str = ""
     """Why the type is not the one asked for."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An artefact that is not written yet."""
+
+    quant: str
+    tensors: list[Written]
+    """Empty if it cannot be made here."""
+    bytes: int | None
+    """Of the file, its receipt included; None if it cannot be made here."""
+    note: str = ""
+    """Why not, or what else there is to say."""
 
 
 class Held(NamedTuple):
@@ -135,6 +152,8 @@ def convert(
     room = rooms.load("converters", to)
     quant = check_quant(to, settings.quant)
     settings = replace(settings, quant=quant)
+    if settings.importance is not None and not hasattr(room, "WEIGHTED"):
+        raise SettingError(f"importance is a setting of gguf: {to} does not weigh its rounding")
     checkpoint = open_model(source)
     out = Path(out) if out else Path(f"{checkpoint.name}-{quant}{room.SUFFIX}")
     with files.replacing(out, force=force) as temporary:

@@ -6,6 +6,7 @@ date and no path, and figures of three digits: the same conversion on the same m
     edgekit, packages   versions of what wrote and ran it
     source              its name and `Checkpoint.sha256`
     to, quant, graph    as `convert` was asked
+    importance          the text that the weights were weighed by: its name and sha256; absent if there was none
     text, positions     what it was compared on
     runtime             what ran the artefact; null if that is not installed, and then there are no figures
     figures, greedy, by_step     see `agreement.Figures`, `verify_measure`
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import __version__, artefact, blas, files, rooms
+from edgekit import __version__, artefact, blas, files, importance, rooms
 from edgekit.checkpoint import Checkpoint
 from edgekit.errors import CheckpointError, DataError
 from edgekit.settings import Converting
@@ -77,6 +78,8 @@ def record(truth: Truth, proof: Proof, checkpoint: Checkpoint, to: str, settings
     }
     if (graph := getattr(settings, "graph", None)) is not None:
         found["graph"] = graph
+    if settings.importance is not None:
+        found["importance"] = importance.said(settings.importance)
     found |= {"type": proof.type, "runtime": proof.runtime}
     if (figures := proof.figures) is not None:
         found |= {"text": truth.text, "positions": figures.positions}
@@ -126,7 +129,7 @@ def add(path: Path, receipt: dict[str, Any], room: Any) -> None:
     if path.is_dir():
         files.write_bytes(path / artefact.RECEIPT_FILE, (json.dumps(receipt, indent=2) + "\n").encode())
     elif hasattr(room, "add_receipt"):
-        room.add_receipt(path, text)
+        room.add_receipt(path, text + " " * (-len(text) % artefact.RECEIPT_ROOM))
 
 
 def read(text: object) -> dict[str, Any] | None:
@@ -160,6 +163,8 @@ def _lines(receipt: Mapping[str, Any]) -> list[str]:
     if tensors := receipt.get("tensors"):
         kinds = [f"{name} {'+'.join(group['types'])} {group['error']:.2g}" for name, group in tensors.items()]
         found.append(f"error of the tensors: {' · '.join(kinds)}")
+    if weighed := receipt.get("importance"):
+        found.append(f"weighed by {weighed['text']} (sha256 {weighed['sha256'][:16]}…)")
     source, versions = receipt["source"], [f"{name} {version}" for name, version in receipt["packages"].items()]
     found.append(f"from {source['name']} (sha256 {source['sha256'][:16]}…) by edgekit {receipt['edgekit']}")
     return [*found, f"with {', '.join(versions)}"]

@@ -77,6 +77,11 @@ def held(path: Path) -> Iterator[Held] | None:
     return None
 
 
+def is_weighted(path: Path) -> bool:
+    """Whether a GGUF file says that it was rounded by importance, as llama-quantize writes it too."""
+    return path.suffix == ".gguf" and "quantize.imatrix.entries_count" in gguf_file.GGUFFile(path).metadata
+
+
 def _of_folder(path: Path) -> Iterator[Held]:
     opened = open_folder(path)
     return (Held(name, opened.float32(name), opened.dtypes[name]) for name in opened.config.shapes())
@@ -92,7 +97,7 @@ def content(source: Checkpoint, path: Path) -> Content:
     wanted, broken, limits = dict(source.tensors), {}, {}
     # A tied head that is written all the same must be the embedding.
     wanted.setdefault("lm_head.weight", wanted["model.embed_tokens.weight"])
-    for difference, tensor in compare(wanted, read or ()):
+    for difference, tensor in compare(wanted, read or (), is_weighted(path)):
         found.tensors[tensor.name] = tensor.values
         group = found.groups.setdefault(group_of(tensor.name), Group())
         group.types[tensor.type] += 1

@@ -95,11 +95,18 @@ def limit_of(kind: str) -> Limit:
     return LIMITS.get(NAMES.get(name, name).partition("/")[0], UNKNOWN)
 
 
-def row_limit(kind: str, width: int) -> float:
+def row_limit(kind: str, width: int, weighted: bool = False) -> float:
     """`Limit.rows` of a tensor whose rows have `width` values.
 
     "int8/32" is 8 bits with a scale for each 32 values; plain "int8" has one for the whole row.
+
+    Args:
+        weighted: it was rounded by importance. Then a row may lose more than its type must, in columns that do not
+            count: measured, where a tenth of the columns counts 10**6 times as much, 0.5 for q4_1, 0.13 for q6_k, 0.77
+            for q2_k. Types of 8 bits and more are not rounded so.
     """
+    if weighted and (found := limit_of(kind).rows) > LIMITS["q8_0"].rows:
+        return max(found, MOST)
     match = re.fullmatch(r"int(\d)(?:/(\d+))?", kind.lower())
     if not match:
         return limit_of(kind).rows

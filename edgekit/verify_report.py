@@ -86,15 +86,20 @@ def details(proof: Proof, *, markdown: bool = False) -> str:
 # ----------------------------------------------------------------------------- the plot
 
 WIDTH, LEFT, ROW, BAR, TOP, GAP = 900, 220, 26, 15, 54, 44
-PANELS = 3
 COLOURS = {True: "#8aa2c8", False: "#c2410c"}
 LEAST = 1e-13
 """A KL below this is drawn as this: a float64's own rounding."""
 
 
-def svg(found: Verification) -> str:
-    """Bars of size, mean KL (on a logarithmic axis) and top-1 agreement, an artefact a line; broken ones are red."""
-    proofs, each = found.artefacts, (WIDTH - LEFT - 24 - (PANELS - 1) * GAP) / PANELS
+def svg(found: Verification, *, names: Sequence[str] = (), speeds: Sequence[float | None] = ()) -> str:
+    """Bars of size, mean KL (on a logarithmic axis) and top-1 agreement, an artefact a line; broken ones are red.
+
+    Args:
+        names: of the artefacts, in their order; by default those of the files.
+        speeds: tokens a second, in their order, if they were measured: a panel more.
+    """
+    proofs, count = found.artefacts, 4 if speeds else 3
+    each = (WIDTH - LEFT - 24 - (count - 1) * GAP) / count
     height = TOP + ROW * len(proofs) + 40
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" '
@@ -102,17 +107,20 @@ def svg(found: Verification) -> str:
         f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
         f'<text x="12" y="22" font-size="16">What {escape(found.source)} loses</text>',
     ]
-    for i, proof in enumerate(proofs):
+    for i, name in enumerate(names or [_short(proof.path.name) for proof in proofs]):
         y = TOP + ROW * i + BAR - 3
-        out.append(f'<text x="{LEFT - 10}" y="{y:.0f}" text-anchor="end">{escape(_short(proof.path.name))}</text>')
+        out.append(f'<text x="{LEFT - 10}" y="{y:.0f}" text-anchor="end">{escape(name)}</text>')
     kl = [None if p.figures is None else p.figures.mean_kl for p in proofs]
     top1 = [None if p.figures is None else 100 * p.figures.top1 for p in proofs]
     size = [p.bytes / 1e6 for p in proofs]
     panels: list[tuple[str, Sequence[float | None], Sequence[float], str]] = [
         ("Size, MB", size, [v / max(size) for v in size], "{:.2f}"),
-        ("Mean KL, nats a token (logarithmic)", kl, logarithmic(kl), "{:.1e}"),
+        ("Mean KL, nats (log)", kl, logarithmic(kl), "{:.1e}"),
         ("Top-1 agreement, %", top1, [(v or 0) / 100 for v in top1], "{:.1f}"),
     ]
+    if speeds:
+        fastest = max((v for v in speeds if v is not None), default=1.0)
+        panels.append(("Decoding, tokens/s", speeds, [(v or 0) / fastest for v in speeds], "{:,.0f}"))
     for i, (title, values, shares, form) in enumerate(panels):
         x = LEFT + i * (each + GAP)
         out.append(f'<text x="{x:.0f}" y="{TOP - 10}" font-weight="bold">{escape(title)}</text>')

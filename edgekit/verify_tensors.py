@@ -61,14 +61,16 @@ def group_of(name: str) -> str:
     return next(group for part, group in GROUPS.items() if part in name)
 
 
-def compare(source: Mapping[str, NDArray], held: Iterable[Held]) -> Iterator[tuple[Difference, Held]]:
+def compare(
+    source: Mapping[str, NDArray], held: Iterable[Held], weighted: bool = False
+) -> Iterator[tuple[Difference, Held]]:
     """Each tensor of an artefact against the source's; one is in memory at a time. Both are (rows, width) or (width,).
 
-    A tensor of another shape, or one that is not finite, differs infinitely.
+    A tensor of another shape, or one that is not finite, differs infinitely. `weighted`: rounded by importance.
     """
     for tensor in held:
         wanted = np.asarray(source[tensor.name], np.float32)
-        limit = row_limit(tensor.type, wanted.shape[-1])
+        limit = row_limit(tensor.type, wanted.shape[-1], weighted)
         if tensor.values.shape != wanted.shape or not np.isfinite(tensor.values).all():
             yield Difference(tensor.name, tensor.type, np.inf, np.inf, limit), tensor
             continue

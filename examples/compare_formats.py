@@ -1,67 +1,111 @@
-"""What does each format cost? Size, KL divergence, top-1 agreement and perplexity against the source, as a table.
+"""What does each format cost? Size, KL divergence, top-1 agreement, perplexity and speed beside the source, as a table.
 
-    python examples/compare_formats.py MODEL [TEXT] [--quant gguf:q4_0 --quant onnx:int8 ...]
+    python examples/compare_formats.py                                   # the bundled model, Markdown
+    python examples/compare_formats.py -m FOLDER --text stories.jsonl.gz --plot formats.svg --speed
+    python examples/compare_formats.py --formats gguf:q4_0 gguf:q4_0:importance onnx:int4 onnx:int8:portable
 
-MODEL is a Hugging Face folder, TEXT a file to measure on (a part of Python's own licence if there is none; a model
-of stories is better measured on a story). KL is the mean over positions of KL(source || artefact) in nats.
+It makes the files in a temporary folder and calls what `edgekit verify` and `edgekit bench` call, so the figures are
+theirs: KL is the mean over positions of KL(source || artefact) in nats a token, llama.cpp with a float32 KV cache, the
+source on plain numpy. Without --text it is measured on the text that `importance` weighs by, which flatters those rows:
+give another. Documents are taken from all over the text, as many as --tokens asks for.
 """
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
-import edgekit
+from edgekit import bench, files, source, texts, verify_report
+from edgekit.bench_settings import Benching
 from edgekit.convert import convert
-from edgekit.sampling import log_softmax
+from edgekit.errors import EdgekitError
+from edgekit.eval_report import table
 from edgekit.settings import Converting
+from edgekit.verify import Verification, verify
+from edgekit.verify_settings import Verifying
 
-USUAL = ["gguf:f32", "gguf:f16", "gguf:q8_0", "gguf:q6_k", "gguf:q5_0", "gguf:q4_k_m", "gguf:q4_1", "gguf:q4_0",
-         "gguf:iq4_nl", "gguf:q3_k", "gguf:q2_k", "onnx:fp32", "onnx:int8"]  # fmt: skip
+FORMATS = [
+    "gguf:f32", "gguf:f16", "gguf:q8_0", "gguf:q6_k", "gguf:q5_0",
+    "gguf:q4_k_m", "gguf:q4_k_m:importance", "gguf:q4_1", "gguf:q4_1:importance",
+    "gguf:q4_0", "gguf:q4_0:importance", "gguf:iq4_nl", "gguf:iq4_nl:importance", "gguf:q3_k", "gguf:q2_k",
+    "onnx:fp32", "onnx:fp16", "onnx:int8", "onnx:int4", "onnx:int4_pure", "onnx:fp32:portable", "onnx:int8:portable",
+]  # fmt: skip
+DOCUMENTS = 64
+"""Of a text with more, so many are taken, at equal distances: corpora often lie in a file one behind the other."""
 
 
-def logprobs(model: edgekit.Model, ids: list[int], window: int) -> np.ndarray:
-    """float64 (len(ids), vocab_size), in windows that each begin anew."""
-    parts = []
-    for start in range(0, len(ids), window):
-        model.runtime.rewind(0)
-        parts.append(model.runtime.forward(ids[start : start + window], every=True))
-    return log_softmax(np.concatenate(parts))
+def make(model: Path, name: str, folder: Path, importance: str) -> Path:
+    """One artefact, from FORMAT:TYPE or FORMAT:TYPE:importance or FORMAT:TYPE:portable."""
+    to, quant, *more = name.split(":")
+    settings = Converting(
+        quant=quant,
+        importance=importance if "importance" in more else None,
+        graph="portable" if "portable" in more else "fused",
+    )
+    return convert(model, to, folder / f"{name.replace(':', '-')}.{to}", settings=settings, verify=False).path
+
+
+def speeds(paths: list[Path], rounds: int) -> list[float | None]:
+    """Tokens a second of decoding, as `edgekit bench` measures it: medians of rounds in which all take turns."""
+    found = bench.bench([str(path) for path in paths], Benching(repeat=rounds, context=()))
+    return [line.decode.median for line in found.lines]
+
+
+def markdown(found: Verification, names: list[str], rates: list[float | None]) -> str:
+    head = ["format", "MB", "KL", "top-1", "perplexity", *(["tokens/s"] if rates else [])]
+    rows = []
+    for i, (name, proof) in enumerate(zip(names, found.artefacts, strict=True)):
+        row = [name, f"{proof.bytes / 1e6:.2f}"]
+        if (f := proof.figures) is None:
+            row += ["-", "-", "-"]
+        else:
+            row += [f"{f.mean_kl:.1e}", f"{100 * f.top1:.1f} %", verify_report.change(f.perplexity_change)]
+        if rates:
+            row.append("-" if rates[i] is None else f"{rates[i]:,.0f}")
+        rows.append(row)
+    return table(head, rows, markdown=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("text", type=Path, nargs="?")
-    parser.add_argument("--quant", action="append", metavar="FORMAT:TYPE", help="may be repeated")
-    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("-m", "--model", help="a Hugging Face folder, a .gguf or a Hub id; default: the bundled model")
+    parser.add_argument("--text", type=Path, action="append", help=".txt or .jsonl to measure on; may be repeated")
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--formats", nargs="+", default=FORMATS, metavar="FORMAT:TYPE[:importance|:portable]")
+    parser.add_argument("--importance", default="default", metavar="TEXT", help="what `importance` weighs by")
+    parser.add_argument("--plot", type=Path, help="draw the table as an SVG")
+    parser.add_argument(
+        "--speed", action="store_true", help="measure tokens a second, on a machine that does nothing else"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="of --speed")
     arguments = parser.parse_args()
 
-    text = arguments.text.read_text(encoding="utf-8") if arguments.text else str(__import__("builtins").license)
-    source = edgekit.load(arguments.model, runtime="torch")
-    window = min(256, source.runtime.context_length)
-    ids = source.encode(text)[: arguments.tokens]
-    p = logprobs(source, ids, window)
-
-    def perplexity(of: np.ndarray) -> float:
-        told = np.arange(1, len(ids))
-        told = told[told % window != 0]  # the first token of a window has nothing before it
-        return float(np.exp(-of[told - 1, np.array(ids)[told]].mean()))
-
-    print(f"{arguments.model.name}, {len(ids)} tokens; the source's perplexity is {perplexity(p):.3f}\n")
-    print("| format | MB | mean KL (nats) | top-1 agreement | max \\|Δlogprob\\| | perplexity |")
-    print("|---|---:|---:|---:|---:|---:|")
+    model = source.resolve(arguments.model)
+    documents = texts.read(arguments.text) if arguments.text else None
+    if documents is not None and len(documents) > DOCUMENTS:
+        documents = documents[:: len(documents) // DOCUMENTS]
     with tempfile.TemporaryDirectory() as folder:
-        for name in arguments.quant or USUAL:
-            to, quant = name.split(":")
-            path = convert(arguments.model, to, Path(folder) / f"m-{quant}.{to}", settings=Converting(quant=quant)).path
-            q = logprobs(edgekit.load(path), ids, window)
-            kl = float((np.exp(p) * (p - q)).sum(-1).mean())
-            top1 = float((p.argmax(-1) == q.argmax(-1)).mean())
-            print(f"| {to} {quant} | {path.stat().st_size / 1e6:.2f} | {kl:.2e} | {100 * top1:.1f} % | "
-                  f"{np.abs(p - q).max():.2g} | {perplexity(q):.3f} |", flush=True)  # fmt: skip
+        paths = []
+        for i, name in enumerate(arguments.formats, 1):
+            print(f"\r{i} of {len(arguments.formats)}: {name:<24}", end="", file=sys.stderr, flush=True)
+            paths.append(make(model, name, Path(folder), arguments.importance))
+        print("\rmeasuring" + " " * 32, file=sys.stderr)
+        found = verify(model, paths, Verifying(tokens=arguments.tokens, greedy=0), texts=documents)
+        rates = speeds(paths, arguments.rounds) if arguments.speed else []
+    names = [name.replace(":", " ", 1).replace(":", ", ") for name in arguments.formats]
+    perplexity = next(p.figures.source_perplexity for p in found.artefacts if p.figures is not None)
+    print(f"{found.source}, {found.positions:,} positions; the source's perplexity is {perplexity:.3f}\n")
+    print(markdown(found, names, rates))
+    if arguments.plot:
+        files.write_bytes(arguments.plot, verify_report.svg(found, names=names, speeds=rates).encode())
+    for name, proof in zip(names, found.artefacts, strict=True):
+        for failure in proof.failures:
+            print(f"{name} is broken: {failure}", file=sys.stderr)
+    sys.exit(0 if found.sound else 1)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except EdgekitError as error:
+        sys.exit(f"Error: {error}")

@@ -1,6 +1,9 @@
 """A checkpoint is held to its word: what is read is right, what is wrong is named."""
 
+import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from edgekit.checkpoint import LlamaConfig, open_folder
+from edgekit.checkpoint import LlamaConfig, open_folder, side_files
 from edgekit.errors import CheckpointError
 
 SMALL = LlamaConfig(
@@ -151,6 +154,7 @@ REFUSED = [
     ({"num_hidden_layers": "two"}, "num_hidden_layers must be a whole number"),
     ({"rms_norm_eps": -1}, "rms_norm_eps"),
     ({"hidden_size": "DELETE"}, "hidden_size is missing"),
+    ({"num_hidden_layers": 0}, "num_hidden_layers must be a whole number above 0"),
     ({"eos_token_id": "one"}, "eos_token_id"),
     ({"pad_token_id": 40}, "pad_token_id 40 is outside the vocabulary of 40"),
     ({"eos_token_id": [1, 99]}, "eos_token_id 99 is outside"),
@@ -187,6 +191,71 @@ def test_what_transformers_saves_is_read(tmp_path):
                                       num_attention_heads=2)  # fmt: skip
     transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "m")
     assert open_folder(tmp_path / "m").config.num_key_value_heads == 2
+
+
+MANY = 2**31 - 1
+
+
+@pytest.mark.parametrize("key, said", [
+    ("num_hidden_layers", f"num_hidden_layers is {MANY}, but the folder holds 20 tensors"),
+    ("vocab_size", f"vocab_size is {MANY}, but the folder's tensors hold 40 rows at most"),
+])  # fmt: skip
+def test_counts_that_the_tensors_cannot_hold_are_refused_before_anything_is_built(folder, tmp_path, key, said):
+    """In a process of its own, which gets a gigabyte and no more: what was claimed would take a hundred."""
+    edit_config(folder, **{key: MANY})
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, 1 << 30))\n"
+        "from pathlib import Path\n"
+        "from edgekit.checkpoint import open_folder, side_files\n"
+        "from edgekit.convert import convert\n"
+        "from edgekit.tokenize import open_tokenizer\n"
+        "from edgekit.errors import CheckpointError\n"
+        "folder, out = map(Path, sys.argv[1:])\n"
+        "for call in (lambda: open_folder(folder), lambda: side_files(folder),\n"
+        "             lambda: open_tokenizer(str(folder), None), lambda: convert(folder, 'hf', out)):\n"
+        "    try:\n"
+        "        call()\n"
+        "    except CheckpointError as error:\n"
+        "        print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder), str(tmp_path / "out")], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(said) == 4 == len(done.stdout.splitlines())
+
+
+def test_counts_are_held_to_shards_and_to_tensors_in_memory(folder):
+    whole = load_file(folder / "model.safetensors")
+    names = sorted(whole)
+    for i in range(2):
+        save_file({n: whole[n] for n in names[i::2]}, folder / f"part-{i}.safetensors")
+    (folder / "model.safetensors").unlink()
+    index = {"weight_map": {n: f"part-{i % 2}.safetensors" for i, n in enumerate(names)}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    checkpoint = open_folder(folder)
+    edit_config(folder, num_hidden_layers=21)
+    with pytest.raises(CheckpointError, match="num_hidden_layers is 21, but the folder holds 20 tensors"):
+        open_folder(folder)
+    many = dataclasses.replace(checkpoint.config, num_hidden_layers=MANY)
+    with pytest.raises(CheckpointError, match="but there are 20 tensors"):
+        dataclasses.replace(checkpoint, config=many)
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "vocab_size"])
+def test_a_configuration_alone_is_believed_up_to_a_point(key):
+    """As the one that an artefact carries: who reads it builds lists from it."""
+    with pytest.raises(CheckpointError, match=f"{key} is {MANY}, and edgekit believes [0-9]+ at most"):
+        LlamaConfig.from_dict(SMALL.to_dict() | {key: MANY})
+
+
+def test_a_tokenizer_without_weights_believes_a_vocabulary_of_some_size(folder):
+    (folder / "model.safetensors").unlink()
+    edit_config(folder, vocab_size=128_256)
+    assert "config.json" in side_files(folder)
+    edit_config(folder, vocab_size=MANY)
+    with pytest.raises(CheckpointError, match="vocab_size is 2147483647, but without weights at most 4194304"):
+        side_files(folder)
 
 
 def test_folders_that_are_none(tmp_path, folder):

@@ -1,8 +1,11 @@
 """Figures against an independent computation, the reference against transformers, and every fault found and named."""
 
 import dataclasses
+import importlib.util
 import json
+import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import click
 import numpy as np
@@ -474,6 +477,36 @@ def test_the_table_and_the_plot(tiny, made, tmp_path):
     assert lines[3].split()[:2] == ["tiny-f32.gguf", "f32"] and lines[4].split()[-1] == "sound"
     drawn = ElementTree.parse(plot).getroot()
     assert len([e for e in drawn if e.tag.endswith("rect")]) == 1 + 2 * 3
+
+
+def test_all_formats_in_one_command(tiny, tmp_path, monkeypatch, capsys):
+    """examples/compare_formats.py, whose figures are verify's own; only the speed is not measured here."""
+    path = Path(__file__).resolve().parents[1] / "examples" / "compare_formats.py"
+    spec = importlib.util.spec_from_file_location("compare_formats", path)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    for name in example.FORMATS:  # every type that it names is one
+        to, quant, *more = name.split(":")
+        assert quant in rooms.load("converters", to).QUANTS and set(more) <= {"importance", "portable"}
+    monkeypatch.setattr(example, "speeds", lambda paths, rounds: [123.0, None])
+    plot, formats = tmp_path / "p.svg", ["gguf:q4_0:importance", "onnx:int8"]
+    arguments = ["-m", tiny, "--formats", *formats, "--tokens", 120, "--plot", plot, "--speed"]
+    monkeypatch.setattr(sys, "argv", ["compare_formats.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as done:
+        example.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert done.value.code == 0 and lines[2] == "| format | MB | KL | top-1 | perplexity | tokens/s |"
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[4:]]
+    assert [(row[0], row[-1]) for row in rows] == [("gguf q4_0, importance", "123"), ("onnx int8", "-")]
+    one = convert(
+        tiny, "gguf", tmp_path / "m.gguf", settings=Converting(quant="q4_0", importance="default"), verify=False
+    )
+    (wanted,) = verify(tiny, [one.path], tokens=120, greedy=0).artefacts
+    assert rows[0][1:3] == [f"{wanted.bytes / 1e6:.2f}", f"{wanted.figures.mean_kl:.1e}"]
+    drawn = ElementTree.parse(plot).getroot()
+    texts = [e.text for e in drawn if e.tag.endswith("text")]
+    assert "gguf q4_0, importance" in texts and "Decoding, tokens/s" in texts
+    assert len([e for e in drawn if e.tag.endswith("rect")]) == 1 + 2 * 4
 
 
 def test_json_and_markdown(tiny, made):

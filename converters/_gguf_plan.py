@@ -1,0 +1,85 @@
+"""What a GGUF file of each type will be, before there is one: exact to the byte.
+
+The types that edgekit writes itself follow from the shapes. Which types llama.cpp's quantizer mixes into a K-quant is
+its own affair and changes from version to version, so it is asked: it plans (`dry_run`) with a file whose head is whole
+and whose tensors are a hole.
+"""
+
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgekit import artefact
+from edgekit.checkpoint import Checkpoint, LlamaConfig
+from edgekit.convert import Planned, Written
+from edgekit.converters import _gguf_importance, _gguf_keys, _gguf_llama
+from edgekit.converters._gguf_receipt import key_bytes
+from edgekit.converters._gguf_tensors import gguf_name
+from edgekit.converters._gguf_write import data_bytes, head, tensor_bytes
+from edgekit.errors import MissingExtraError
+from edgekit.importance import Importance
+from edgekit.settings import Converting
+
+PLAIN = "f32"
+
+
+def sizes(
+    checkpoint: Checkpoint,
+    settings: Converting,
+    quants: Sequence[str],
+    same: Mapping[str, str],
+    weighted: Collection[str],
+    planned: Callable[[LlamaConfig, str, str | None], list[Written]],
+) -> Iterator[Planned]:
+    """A row for each of `quants`, in their order; see `edgekit.convert`.
+
+    Args:
+        same: names of types that have another one.
+        weighted: types that heed an importance matrix.
+        planned: the tensors of a type that needs no llama.cpp.
+    """
+    embedding = settings.embedding_type.lower() if settings.embedding_type else None
+    keys, _ = _gguf_keys.metadata(checkpoint, PLAIN, 0)
+    importance = _gguf_importance.uniform(checkpoint.config) if settings.importance is not None else None
+    with tempfile.TemporaryDirectory() as folder:
+        hole = _hole(Path(folder) / "plain.gguf", keys, planned(checkpoint.config, PLAIN, None))
+        for quant in quants:
+            note = f"the same as {same[quant]}" if quant in same else ""
+            heeded = importance is not None and quant in weighted
+            try:
+                if quant in _gguf_llama.DIRECT and (embedding is None or embedding in _gguf_llama.DIRECT):
+                    tensors = planned(checkpoint.config, quant, embedding)
+                else:
+                    tensors = _by_llama(checkpoint, hole, quant, embedding, heeded)
+            except MissingExtraError as error:
+                yield Planned(quant, [], None, str(error))
+                continue
+            own = keys | {"edgekit.quant": quant}
+            if heeded:
+                assert importance is not None and settings.importance is not None
+                own |= _gguf_importance.keys(Importance(importance.values, _text(settings.importance), 0))
+            size = len(head(own, [(t.name, t.shape, t.type) for t in tensors]))
+            size += data_bytes((t.shape, t.type) for t in tensors) + key_bytes(artefact.RECEIPT_ROOM)
+            yield Planned(quant, tensors, size, note)
+
+
+def _text(which: str) -> str:
+    from edgekit.importance import said
+
+    return said(which)["text"]
+
+
+def _hole(path: Path, keys: Mapping[str, Any], tensors: Sequence[Written]) -> Path:
+    """A file whose tensors take no room on the disk."""
+    first = head(keys, [(t.name, t.shape, t.type) for t in tensors])
+    with path.open("wb") as file:
+        file.write(first)
+        file.truncate(len(first) + data_bytes((t.shape, t.type) for t in tensors))
+    return path
+
+
+def _by_llama(checkpoint: Checkpoint, hole: Path, quant: str, embedding: str | None, weighted: bool) -> list[Written]:
+    types = _gguf_llama.types(_gguf_llama.library(quant), checkpoint, hole, quant, embedding, weighted)
+    rows = ((gguf_name(name), shape) for name, shape in checkpoint.config.shapes().items())
+    return [Written(name, shape, types[name], tensor_bytes(shape, types[name])) for name, shape in rows]

@@ -1,0 +1,105 @@
+"""What a conversion would make, before anything is written: `edgekit convert --plan`.
+
+    for row in plan(open_model(folder), "gguf"):
+        row.quant, row.bytes, row.bits_per_weight
+
+The sizes are the converters' own arithmetic, exact to the byte, the receipt included. `plan_choose.py` finds the type
+for a size or for a loss by measuring, `plan_sensitivity.py` says which tensors lose most.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgekit import rooms
+from edgekit.checkpoint import Checkpoint
+from edgekit.convert import Planned
+from edgekit.errors import SettingError, UnknownRoomError
+from edgekit.eval_report import table
+from edgekit.settings import Converting
+
+SHOWN = 5_000
+"""Bytes: what is less is 0.00 MB in the table."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """An artefact that could be made."""
+
+    to: str
+    quant: str
+    bytes: int | None
+    """Of the file, its receipt included; None if it cannot be made here."""
+    bits_per_weight: float | None
+    """Of all tensors, scales included, over the source's parameters."""
+    types: dict[str, int]
+    """Bytes by the type of the tensors, most first."""
+    note: str
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        names = ("to", "quant", "bytes", "bits_per_weight", "types", "note")
+        return {name: getattr(self, name) for name in names}
+
+
+def targets() -> list[str]:
+    """The converters that know what they would write."""
+    return [name for name in rooms.names("converters") if rooms.suffix("converters", name)]
+
+
+def plan(checkpoint: Checkpoint, to: str, settings: Converting | None = None) -> list[Row]:
+    """A row for each quantization of a converter, in its own order.
+
+    Args:
+        settings: all but `quant` counts.
+
+    Raises:
+        UnknownRoomError: no such converter.
+        SettingError: a converter that writes no single file, or a setting that means nothing there.
+        MissingExtraError: the converter needs a package; one that only some types need is told in their `note`.
+    """
+    rows, weights = sizes(checkpoint, to, settings or Converting()), sum(t.size for _, t in checkpoint)
+    return [_row(to, row, weights) for row in rows]
+
+
+def sizes(checkpoint: Checkpoint, to: str, settings: Converting) -> list[Planned]:
+    """The converter's own rows. Raises as `plan`."""
+    if to not in rooms.names("converters"):
+        raise UnknownRoomError(f"unknown format {to!r}: choose from {', '.join(rooms.names('converters'))}")
+    room = rooms.load("converters", to)
+    if not hasattr(room, "sizes"):
+        raise SettingError(f"{to} has no types to plan with: choose from {', '.join(targets())}")
+    if settings.importance is not None and not hasattr(room, "WEIGHTED"):
+        raise SettingError(f"importance is a setting of gguf: {to} does not weigh its rounding")
+    return list(room.sizes(checkpoint, settings))
+
+
+def _row(to: str, row: Planned, weights: int) -> Row:
+    types: dict[str, int] = {}
+    for tensor in row.tensors:
+        types[tensor.type] = types.get(tensor.type, 0) + tensor.bytes
+    ordered = dict(sorted(types.items(), key=lambda item: -item[1]))
+    bits = 8 * sum(types.values()) / weights if row.tensors else None
+    return Row(to, row.quant, row.bytes, bits, ordered, row.note)
+
+
+def report(checkpoint: Checkpoint, rows: list[Row]) -> str:
+    """The rows as a table for a person."""
+    count = sum(int(np.prod(shape)) for shape in checkpoint.config.shapes().values())
+    cells = [
+        [
+            row.to,
+            row.quant,
+            "-" if row.bytes is None else f"{row.bytes / 1e6:.2f}",
+            "-" if row.bytes is None else f"{row.bytes:,}",
+            "-" if row.bits_per_weight is None else f"{row.bits_per_weight:.2f}",
+            ", ".join(f"{kind} {size / 1e6:.2f}" for kind, size in row.types.items() if size >= SHOWN),
+            row.note,
+        ]
+        for row in rows
+    ]
+    head = ("format", "type", "MB", "bytes", "bits/weight", "MB by type of tensor", "")
+    return f"{checkpoint.name}, {count:,} parameters; nothing is written\n\n" + table(
+        head, cells, text_columns=2, markdown=False
+    )

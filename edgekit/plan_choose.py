@@ -1,0 +1,195 @@
+"""The type of an artefact, found by measuring: `edgekit convert --target-size 7MB`, `--max-kl 0.02`.
+
+Candidates are really converted, into a temporary folder, and run on their own runtime beside the source: mean
+KL(source || artefact) over the text that edgekit brings. Sizes are known beforehand (`plan.py`), so only what fits is
+made. One text of some hundred tokens tells types apart that differ by a tenth; it is no measure of quality by itself.
+"""
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgekit import blas, rooms
+from edgekit.agreement import Figures
+from edgekit.checkpoint import Checkpoint
+from edgekit.convert import Planned, Progress, silent
+from edgekit.errors import EdgekitError, MissingExtraError, SettingError
+from edgekit.eval_report import table
+from edgekit.importance import DEFAULT
+from edgekit.plan import sizes
+from edgekit.settings import Choosing, Converting, bytes_of
+from edgekit.verify_measure import Truth, agreement, of_checkpoint, open_artefact
+from edgekit.verify_proof import running
+from edgekit.verify_settings import Verifying
+
+MEASURED = Verifying(tokens=2048, greedy=0, threads=1)
+
+PATIENCE = 4
+"""Smaller files are hardly ever better than larger ones: after so many in a row that were not, no more are tried."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A candidate."""
+
+    quant: str
+    bytes: int
+    figures: Figures | None
+    """None if it was not measured."""
+    verdict: str
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        kl, top1 = (None, None) if self.figures is None else (self.figures.mean_kl, self.figures.top1)
+        return {"quant": self.quant, "bytes": self.bytes, "mean_kl": kl, "top1": top1, "verdict": self.verdict}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and why."""
+
+    quant: str
+    reason: str
+    tried: list[Tried]
+    """All that were measured or passed over, from large to small."""
+    text: str
+    positions: int
+    importance: str | None = None
+    """What the chosen type was weighed by; None if it does not heed that."""
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        names = ("quant", "reason", "text", "positions")
+        return {name: getattr(self, name) for name in names} | {"tried": [row.record() for row in self.tried]}
+
+
+def choose(
+    checkpoint: Checkpoint, to: str, settings: Converting, choosing: Choosing, progress: Progress = silent
+) -> Choice:
+    """Find the type. With a size alone the best that fits; with a KL the smallest file that keeps to it (and fits).
+
+    Args:
+        settings: all but `quant` counts; `importance` goes to the types that heed it.
+
+    Raises:
+        SettingError: nothing fits, or nothing keeps to the KL; says what comes nearest.
+        MissingExtraError: the artefact's runtime is not installed.
+    """
+    if choosing.target_size is None and choosing.max_kl is None:
+        raise SettingError("give a target_size, a max_kl, or both")
+    search = _Search(checkpoint, to, settings, choosing)
+    with blas.threads(1):
+        return search.run(progress)
+
+
+class _Search:
+    def __init__(self, checkpoint: Checkpoint, to: str, settings: Converting, choosing: Choosing) -> None:
+        self.checkpoint, self.to, self.settings, self.choosing = checkpoint, to, settings, choosing
+        self.room = rooms.load("converters", to)
+        self.same = getattr(self.room, "SAME", {})
+
+    def run(self, progress: Progress) -> Choice:
+        made = [row for row in sizes(self.checkpoint, self.to, self.settings) if row.quant not in self.same]
+        rows = sorted((row for row in made if row.bytes is not None), key=lambda row: -_size(row))
+        if not rows:
+            raise SettingError(f"{self.checkpoint.name} cannot be written as {self.to}: {made[0].note}")
+        most = bytes_of(self.choosing.target_size) if self.choosing.target_size is not None else None
+        fitting = [row for row in rows if most is None or _size(row) <= most]
+        if not fitting:
+            raise SettingError(
+                f"no {self.to} type of {self.checkpoint.name} fits into {self.choosing.target_size}: the smallest, "
+                f"{rows[-1].quant}, takes {_size(rows[-1]) / 1e6:.2f} MB"
+            )
+        self.truth = Truth(of_checkpoint(self.checkpoint), None, MEASURED)
+        with tempfile.TemporaryDirectory() as folder:
+            self.folder = Path(folder)
+            search = self._best if self.choosing.max_kl is None else self._smallest
+            found, reason, tried = search(fitting, progress)
+        passed = {row.quant: row for row in tried}
+        listed = [
+            passed.get(row.quant, Tried(row.quant, _size(row), None, "not tried" if row in fitting else "too large"))
+            for row in rows
+        ]
+        listed = [replace(row, verdict="chosen") if row.quant == found else row for row in listed]
+        return Choice(found, reason, listed, self.truth.text, self.truth.positions, self._importance(found))
+
+    def _best(self, rows: list[Planned], progress: Progress) -> tuple[str, str, list[Tried]]:
+        best: Tried | None = None
+        tried: list[Tried] = []
+        worse = 0
+        for row in progress(rows, "measuring", len(rows)):
+            if worse >= PATIENCE:
+                continue
+            tried.append(one := self._measure(row))
+            if one.figures is None:
+                continue
+            if best is None or best.figures is None or one.figures.mean_kl < best.figures.mean_kl:
+                best, worse = one, 0
+            else:
+                worse += 1
+        if best is None or best.figures is None:
+            raise SettingError(f"none of the {self.to} types that fit can be made: {tried[0].quant} {tried[0].verdict}")
+        kl = best.figures.mean_kl
+        return best.quant, f"the lowest mean KL ({kl:.2g}) of those at most {self.choosing.target_size} large", tried
+
+    def _smallest(self, rows: list[Planned], progress: Progress) -> tuple[str, str, list[Tried]]:
+        most, tried, found = self.choosing.max_kl or 0.0, list[Tried](), None
+        for row in progress(rows[::-1], "measuring", len(rows)):
+            if found is not None:
+                continue
+            tried.append(one := self._measure(row))
+            if one.figures is not None and one.figures.mean_kl <= most:
+                found = one
+        if found is not None:
+            return found.quant, f"the smallest file whose mean KL is at most {most:g}", tried
+        measured = [row for row in tried if row.figures is not None]
+        if not measured:
+            raise SettingError(f"none of the {self.to} types can be made: {tried[0].quant} {tried[0].verdict}")
+        best = min(measured, key=lambda row: row.figures.mean_kl if row.figures else 0.0)
+        fits = f" fits into {self.choosing.target_size} and" if self.choosing.target_size is not None else ""
+        kl = best.figures.mean_kl if best.figures else 0.0
+        raise SettingError(
+            f"no {self.to} type of {self.checkpoint.name}{fits} keeps to a mean KL of {most:g}: the best, "
+            f"{best.quant}, has {kl:.2g} at {best.bytes / 1e6:.2f} MB"
+        )
+
+    def _importance(self, quant: str) -> str | None:
+        return self.settings.importance if quant in getattr(self.room, "WEIGHTED", ()) else None
+
+    def _measure(self, row: Planned) -> Tried:
+        """Make one candidate, run it, and throw it away."""
+        path = self.folder / f"{row.quant}{self.room.SUFFIX}"
+        settings = replace(self.settings, quant=row.quant, importance=self._importance(row.quant))
+        runtime = None
+        try:
+            self.room.convert(replace(self.checkpoint, notes=[]), path, settings, silent)
+            runtime, _ = open_artefact(path, running(MEASURED))
+            figures, _ = agreement(self.truth, runtime)
+        except MissingExtraError:
+            raise
+        except EdgekitError as error:
+            return Tried(row.quant, _size(row), None, f"cannot be made: {error}")
+        finally:
+            getattr(runtime, "close", lambda: None)()
+            path.unlink(missing_ok=True)
+        over = self.choosing.max_kl is not None and figures.mean_kl > self.choosing.max_kl
+        return Tried(row.quant, _size(row), figures, "loses too much" if over else "measured")
+
+
+def _size(row: Planned) -> int:
+    assert row.bytes is not None
+    return row.bytes
+
+
+def report(choice: Choice) -> str:
+    """What was tried, for a person."""
+    cells = []
+    for row in choice.tried:
+        f = row.figures
+        kl, top1 = ("-", "-") if f is None else (f"{f.mean_kl:.2g}", f"{100 * f.top1:.1f} %")
+        cells.append([row.quant, f"{row.bytes / 1e6:.2f}", kl, top1, row.verdict])
+    shown = table(("type", "MB", "KL", "top-1", ""), cells, markdown=False)
+    same = "\nTypes below 8 bits were weighed by this same text: on another they lose a little more."
+    note = same if choice.importance == DEFAULT else ""
+    return f"{shown}\n\n{choice.quant}: {choice.reason}, on {choice.positions} positions of {choice.text}{note}"

@@ -1,0 +1,117 @@
+"""Which tensors lose most: the KL when one group alone is rounded, `edgekit convert --plan --sensitivity`.
+
+For each type an artefact is made in a temporary folder and its tensors are read back, dequantized. Then one group at a
+time is put in the place of the source's own, all the rest stays exact, and `reference.py` runs the text that edgekit
+brings: mean KL(source || mixture). So a type stands for what its files really hold: in q4_0 the output matrix at 8
+bits, in K-quants llama.cpp's own mixture. The runtime's own rounding is not in it.
+"""
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgekit import blas, rooms
+from edgekit.checkpoint import Checkpoint
+from edgekit.convert import Held, Progress, check_quant, silent
+from edgekit.errors import MissingExtraError, SettingError
+from edgekit.eval_report import table
+from edgekit.reference import Reference
+from edgekit.settings import Converting
+from edgekit.verify_measure import Truth, agreement, of_checkpoint
+from edgekit.verify_settings import Verifying
+
+MEASURED = Verifying(tokens=256, greedy=0, threads=1)
+
+GROUPS = {
+    "embedding, head": ("embed_tokens", "lm_head"),
+    "attention q": ("q_proj",),
+    "attention k": ("k_proj",),
+    "attention v": ("v_proj",),
+    "attention o": ("o_proj",),
+    "gate, up": ("gate_proj", "up_proj"),
+    "down": ("down_proj",),
+}
+"""What a person sees -> the parts of Hugging Face's names."""
+ALL = "all of it"
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of tensors under one quantization."""
+
+    quant: str
+    name: str
+    parameters: int
+    types: list[str]
+    """Those that it has in the artefact."""
+    mean_kl: float
+    """Nats a token, when this group alone is rounded."""
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {name: getattr(self, name) for name in ("quant", "name", "parameters", "types", "mean_kl")}
+
+
+def sensitivity(
+    checkpoint: Checkpoint, to: str, settings: Converting, progress: Progress = silent
+) -> tuple[list[Group], Truth]:
+    """The groups of each quantization, and what they were measured on.
+
+    Args:
+        settings: with `quant` that one alone; without, the converter's `PROBES`, as far as they can be made here.
+
+    Raises:
+        SettingError: a format whose tensors cannot be read back, or no such quantization.
+        MissingExtraError: a package that the conversion needs is not installed.
+    """
+    room = rooms.load("converters", to)
+    if not hasattr(room, "weights"):
+        raise SettingError(f"the tensors of {to} are not rounded: --sensitivity shows nothing there")
+    named = settings.quant is not None
+    quants = [check_quant(to, settings.quant)] if named else list(getattr(room, "PROBES", (room.DEFAULT,)))
+    found: list[Group] = []
+    with blas.threads(1), tempfile.TemporaryDirectory() as folder:
+        truth = Truth(of_checkpoint(checkpoint), None, MEASURED)
+        for quant in progress(quants, "sensitivity", len(quants)):
+            path = Path(folder) / f"{quant}{room.SUFFIX}"
+            heeds = quant in getattr(room, "WEIGHTED", ())
+            asked = replace(settings, quant=quant, importance=settings.importance if heeds or named else None)
+            try:
+                room.convert(replace(checkpoint, notes=[]), path, asked, silent)
+            except MissingExtraError:
+                if named:
+                    raise
+                continue
+            held = {tensor.name: tensor for tensor in room.weights(path)}
+            path.unlink()
+            found += [_group(truth, checkpoint, quant, name, held) for name in (*GROUPS, ALL)]
+    return found, truth
+
+
+def _group(truth: Truth, checkpoint: Checkpoint, quant: str, name: str, held: dict[str, Held]) -> Group:
+    parts = GROUPS.get(name)
+    chosen = [n for n in checkpoint.config.shapes() if n in held and (parts is None or any(p in n for p in parts))]
+    mixed = replace(checkpoint, tensors=checkpoint.tensors | {n: held[n].values for n in chosen})
+    figures, _ = agreement(truth, Reference(mixed))
+    count = sum(checkpoint.tensors[n].size for n in chosen)
+    return Group(quant, name, count, sorted({held[n].type for n in chosen}), figures.mean_kl)
+
+
+def report(groups: list[Group], truth: Truth, to: str) -> str:
+    """The groups as a table, a column for each quantization; beside each KL the type that the group has there."""
+    quants = list(dict.fromkeys(group.quant for group in groups))
+    by = {(group.quant, group.name): group for group in groups}
+    cells = []
+    for name in (*GROUPS, ALL):
+        share = by[quants[0], name].parameters / by[quants[0], ALL].parameters
+        row = [name, f"{100 * share:.1f} %"]
+        for quant in quants:
+            group = by[quant, name]
+            row.append(f"{group.mean_kl:.1e}" + (f" {'+'.join(group.types)}" if name != ALL else ""))
+        cells.append(row)
+    head = ("group", "parameters", *(f"{to} {quant}" for quant in quants))
+    return (
+        f"Mean KL when this group alone is rounded: {truth.positions} positions of {truth.text}, the artefact's "
+        "tensors read back, float32 numpy\n\n" + table(head, cells, markdown=False)
+    )

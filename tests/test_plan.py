@@ -1,0 +1,256 @@
+"""Sizes known before anything is written, types found by measuring, and which tensors lose most."""
+
+import json
+import tempfile
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import tokenmonster_files, write_model
+from handmade import small
+
+from edgekit import plan, plan_choose, plan_sensitivity, rooms
+from edgekit.checkpoint import LlamaConfig, open_folder
+from edgekit.cli import main
+from edgekit.convert import convert, open_model, silent
+from edgekit.errors import MissingExtraError, RuntimeFailure, SettingError
+from edgekit.reference import Reference
+from edgekit.settings import Choosing, Converting, bytes_of
+from edgekit.verify import verify
+
+gguf = pytest.importorskip("gguf")
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("llama_cpp")
+
+# Rows that K-quants take as they are, a head of its own, and 8 layers, so that llama.cpp mixes types by layer; and rows
+# that no block of 256 divides, where it falls back.
+WIDE = LlamaConfig(448, 256, 256, 8, 4, 1, 64, 128)
+NARROW = LlamaConfig(448, 64, 160, 3, 4, 2, 16, 128, tie_word_embeddings=True)
+GGUF = list(rooms.load("converters", "gguf").QUANTS)
+ONNX = list(rooms.load("converters", "onnx").QUANTS)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    folder, files = tmp_path_factory.mktemp("plan"), tokenmonster_files(small(1).to_bytes(), 448)
+    return {
+        name: write_model(folder / name, config, std=0.1, files=files)
+        for name, config in (("wide", WIDE), ("narrow", NARROW))
+    }
+
+
+# ----------------------------------------------------------------------------- sizes
+
+
+@pytest.mark.parametrize("model", ["wide", "narrow"])
+@pytest.mark.parametrize("to, more", [
+    ("gguf", {}), ("gguf", {"importance": "default"}), ("gguf", {"embedding_type": "q4_k"}), ("onnx", {}),
+])  # fmt: skip
+def test_a_planned_size_is_the_size_of_the_file(models, tmp_path, model, to, more):
+    """To the byte; what a receipt adds is checked below."""
+    settings, checkpoint = Converting(**more), open_folder(models[model])
+    room = rooms.load("converters", to)
+    quants = [quant for quant in room.QUANTS if quant not in getattr(room, "SAME", ())]
+    if more:
+        quants = ["q5_0", "iq4_nl"] if "importance" in more else ["q4_0", "q3_k_s"]
+    elif model == "wide" and to == "gguf":  # where llama.cpp mixes most
+        quants = ["f16", "q5_k_m", "iq4_nl", "q4_k_s", "q4_0", "q3_k_l", "q2_k"]
+    rows = {row.quant: row for row in plan.plan(checkpoint, to, settings)}
+    assert list(rows) == list(room.QUANTS)
+    receipt = {"gguf": 2048 + 35, "onnx": 2048 + 22}[to]
+    for quant in quants:
+        path = tmp_path / f"{quant}{room.SUFFIX}"
+        room.convert(checkpoint, path, Converting(quant=quant, **more), silent)
+        assert abs(path.stat().st_size + receipt - rows[quant].bytes) < 32, quant
+        if to == "gguf":
+            tensors = gguf.GGUFReader(path).tensors
+            bits = 8 * sum(int(t.n_bytes) for t in tensors) / sum(int(t.n_elements) for t in tensors)
+            assert rows[quant].bits_per_weight == pytest.approx(bits)
+            kinds = {t.tensor_type.name for t in tensors}
+            assert set(rows[quant].types) == kinds, quant
+
+
+@pytest.mark.parametrize("to, more", [
+    ("gguf", {"quant": "q3_k_l", "importance": "default"}), ("onnx", {"quant": "int4"}),
+])  # fmt: skip
+def test_with_the_receipt_it_is_the_same_to_the_byte(bundled, tmp_path, to, more):
+    rows = {row.quant: row for row in plan.plan(open_folder(bundled), to, Converting(**more))}
+    made = convert(bundled, to, tmp_path / f"m.{to}", settings=Converting(**more))
+    assert made.receipt and made.path.stat().st_size == rows[more["quant"]].bytes
+
+
+def test_the_plan_is_printed_and_nothing_is_written(models, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["convert", "-m", str(models["wide"]), "--plan", "--json"])
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.output)["types"]
+    assert [row["quant"] for row in rows if row["to"] == "gguf"] == GGUF
+    assert [row["quant"] for row in rows if row["to"] == "onnx"] == ONNX
+    done = CliRunner().invoke(main, ["convert", "-m", str(models["wide"]), "--plan", "--to", "gguf"])
+    assert done.exit_code == 0 and "q4_k_m" in done.output and "onnx" not in done.output
+    row = next(row for row in rows if row["quant"] == "q2_k")
+    assert f"{row['bytes']:,}" in done.output and f"{row['bits_per_weight']:.2f}" in done.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_llama_cpp_its_types_are_told_and_the_others_planned(models, monkeypatch):
+    def missing(what):
+        raise MissingExtraError(f"{what} needs llama-cpp-python")
+
+    monkeypatch.setattr(rooms.load("converters", "_gguf_llama"), "library", missing)
+    rows = {row.quant: row for row in plan.plan(open_folder(models["wide"]), "gguf")}
+    assert rows["q4_k_m"].bytes is None and "needs llama-cpp-python" in rows["q4_k_m"].note
+    assert rows["q4_0"].bytes and "-" in plan.report(open_folder(models["wide"]), list(rows.values()))
+
+
+def test_a_quantizer_that_says_its_plan_otherwise_is_an_error_and_no_wrong_size(models, monkeypatch):
+    monkeypatch.setattr(rooms.load("converters", "_gguf_llama"), "_call", lambda *_: "[ 1/ 2] token_embd.weight: ?")
+    with pytest.raises(RuntimeFailure, match="does not say its plan"):
+        plan.plan(open_folder(models["wide"]), "gguf")
+
+
+@pytest.mark.parametrize("size, count", [
+    ("7MB", 7_000_000), ("6.5MiB", 6_815_744), ("7000000", 7_000_000), ("1.5 kB", 1500), ("2gb", 2_000_000_000),
+    ("MB", None), ("-1MB", None), ("7 apples", None), ("1e3", None), ("", None),
+])  # fmt: skip
+def test_sizes_as_people_write_them(size, count):
+    assert bytes_of(size) == count
+    if count is None:
+        with pytest.raises(SettingError, match="target_size must be a size"):
+            Choosing(target_size=size)
+
+
+# ----------------------------------------------------------------------------- choosing
+
+
+@pytest.fixture(scope="session")
+def measured(models, tmp_path_factory):
+    """Size and KL of every ONNX type of a model, measured from outside: (quant, bytes, KL)."""
+    folder = tmp_path_factory.mktemp("measured")
+    paths = [
+        convert(models["narrow"], "onnx", folder / f"{quant}.onnx", settings=Converting(quant=quant)).path
+        for quant in ONNX
+    ]
+    found = verify(models["narrow"], paths, tokens=2048, greedy=0, threads=1).artefacts
+    return [(p.path.stem, p.bytes, p.figures.mean_kl) for p in found]
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_the_best_that_fits_and_the_smallest_that_is_good_enough(models, measured, place):
+    checkpoint, (_, size, kl) = open_folder(models["narrow"]), measured[place]
+    fits = [row for row in measured if row[1] <= size]
+    best = min(fits, key=lambda row: row[2])
+    choice = plan_choose.choose(checkpoint, "onnx", Converting(), Choosing(target_size=str(size)))
+    chosen = next(row for row in measured if row[0] == choice.quant)
+    assert chosen in fits and chosen[2] == pytest.approx(best[2], abs=1e-6)
+    shown = {row.quant: row for row in choice.tried}
+    assert {row.quant for row in choice.tried if row.verdict == "too large"} == {r[0] for r in measured if r[1] > size}
+    assert shown[choice.quant].verdict == "chosen" and shown[choice.quant].bytes == chosen[1]
+    assert shown[choice.quant].figures.mean_kl == pytest.approx(chosen[2], rel=0.01, abs=1e-6)
+
+    wanted = min((row for row in measured if row[2] <= kl * 1.01 + 1e-6), key=lambda row: row[1])
+    choice = plan_choose.choose(checkpoint, "onnx", Converting(), Choosing(max_kl=kl * 1.01 + 1e-6))
+    assert choice.quant == wanted[0] and "smallest file" in choice.reason
+
+
+def test_the_command_keeps_the_winner_alone(models, measured, tmp_path, monkeypatch):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    monkeypatch.chdir(tmp_path)
+    int8 = next(row for row in measured if row[0] == "int8")
+    done = CliRunner().invoke(
+        main, ["convert", "-m", str(models["narrow"]), "--to", "onnx", "--target-size", str(int8[1]), "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["choice"]["quant"] == "int8" == found["receipt"]["quant"]
+    assert (tmp_path / found["path"]).stat().st_size == int8[1]
+    assert {p.name for p in tmp_path.iterdir()} == {"scratch", "narrow-int8.onnx"} and not list(scratch.iterdir())
+
+
+def test_what_cannot_be_is_one_clear_line(models, measured, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = ["convert", "-m", str(models["narrow"]), "--to", "onnx"]
+    smallest = min(measured, key=lambda row: row[1])
+    for arguments, said in [
+        (["--target-size", "10kB"], f"fits into 10kB: the smallest, {smallest[0]}, takes {smallest[1] / 1e6:.2f} MB"),
+        (["--max-kl", "1e-9", "--target-size", str(smallest[1])], f"the best, {smallest[0]}, has "),
+        (["--max-kl", "0.1", "--quant", "int8"], "leave out --quant"),
+        (["--max-kl", "-1"], "max_kl must be a number from 0 up"),
+        (["--sensitivity"], "--sensitivity goes with --plan"),
+        (["--plan", "--target-size", "1MB"], "--plan writes and chooses nothing"),
+        (["--plan", "--graph", "portable"], "the portable one"),
+        (["--plan", "--importance", "default"], "importance is a setting of gguf"),
+    ]:
+        done = CliRunner().invoke(main, base + arguments)
+        assert done.exit_code == 2 and said in done.output, (arguments, done.output)
+    for arguments, said in [
+        (["convert"], "Missing option '--to'"),
+        (["convert", "--plan", "--to", "hf"], "no types to plan with"),
+    ]:
+        done = CliRunner().invoke(main, [*arguments, "-m", str(models["narrow"])])
+        assert done.exit_code == 2 and said in done.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_importance_goes_to_the_types_that_heed_it(models, monkeypatch):
+    room = rooms.load("converters", "gguf")
+    monkeypatch.setattr(room, "QUANTS", ("f32", "q8_0", "q4_0"))
+    choice = plan_choose.choose(
+        open_folder(models["narrow"]), "gguf", Converting(importance="default"), Choosing(max_kl=1e9)
+    )
+    assert choice.quant in room.WEIGHTED and choice.importance == "default"
+    assert "weighed by this same text" in plan_choose.report(choice)
+    lossless = plan_choose.choose(
+        open_folder(models["narrow"]), "gguf", Converting(importance="default"), Choosing(target_size="1GB")
+    )
+    assert lossless.quant not in room.WEIGHTED and lossless.importance is None
+
+
+# ----------------------------------------------------------------------------- sensitivity
+
+
+@pytest.mark.parametrize("to, quant", [("gguf", "q4_0"), ("gguf", "q3_k_s"), ("onnx", "int4"), ("gguf", "f32")])
+def test_a_group_alone_is_what_its_tensors_alone_make(models, tmp_path, to, quant):
+    """Against a mixture made by hand from the file itself, which for GGUF is read back as a whole model."""
+    checkpoint = open_folder(models["wide"])
+    groups, truth = plan_sensitivity.sensitivity(checkpoint, to, Converting(quant=quant))
+    found = {group.name: group for group in groups}
+    assert list(found) == [*plan_sensitivity.GROUPS, plan_sensitivity.ALL]
+    matrices = sum(int(np.prod(s)) for s in WIDE.shapes().values() if len(s) == 2)
+    assert sum(group.parameters for name, group in found.items() if name != plan_sensitivity.ALL) == matrices
+    if quant == "f32":
+        assert all(group.mean_kl < 1e-9 for group in groups)
+        return
+    assert all(group.mean_kl > 1e-6 for group in groups)
+    if to == "gguf":
+        path = convert(models["wide"], to, tmp_path / "m.gguf", settings=Converting(quant=quant)).path
+        back = open_model(path)
+        for name, part in ((plan_sensitivity.ALL, "weight"), ("down", "down_proj")):
+            mixed = {n: (back if part in n else checkpoint).float32(n) for n in checkpoint.config.shapes()}
+            kl = by_hand(truth, Reference(checkpoint), Reference(type(back)("x", back.config, mixed, {}, {})))
+            assert found[name].mean_kl == pytest.approx(kl, rel=1e-3)
+
+
+def by_hand(truth, source, other):
+    found = []
+    for window in truth.windows:
+        source.rewind(0)
+        other.rewind(0)
+        p, q = (model.forward(window[:-1], every=True).astype(np.float64) for model in (source, other))
+        p, q = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in (p, q))
+        found += list((np.exp(p) * (p - q)).sum(-1))
+    return np.mean(found)
+
+
+def test_sensitivity_is_printed_a_column_for_each_type(models):
+    done = CliRunner().invoke(main, ["convert", "-m", str(models["narrow"]), "--plan", "--to", "onnx", "--sensitivity"])
+    assert done.exit_code == 0, done.output
+    assert "onnx int8" in done.output and "onnx int4_pure" in done.output and "attention q" in done.output
+    done = CliRunner().invoke(
+        main, ["convert", "-m", str(models["narrow"]), "--plan", "--to", "onnx", "--sensitivity", "--json"]
+    )
+    groups = json.loads(done.output)["sensitivity"]["onnx"]
+    assert {group["quant"] for group in groups} == {"int8", "int4_pure"}
