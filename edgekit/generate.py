@@ -21,8 +21,8 @@ from edgekit.settings import Generating
 from edgekit.tokenizer import Decoder, Tokenizer
 
 if TYPE_CHECKING:
-    from edgekit.draft import Begin
     from edgekit.speculative import DraftStats
+    from edgekit.speculative.draft import Begin
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Stream(Iterator[str]):
     Args:
         prompt: ids, held to the context as `fit` says.
         cancelled: asked after each token; True ends the text.
-        begin_draft: speculative decoding, from `edgekit.draft.begin`; the text is the same with and without.
+        begin_draft: speculative decoding, from `speculative.draft.begin`; the text is the same with and without.
     """
 
     def __init__(

@@ -97,7 +97,7 @@ class Model:
         wanted = dataclasses.replace(self.defaults, **settings)
         begin = None
         if draft is not None:
-            from edgekit.draft import begin as begin_draft
+            from edgekit.speculative.draft import begin as begin_draft
 
             begin = begin_draft(self, self.drafter(draft, drafting.draft_runtime), drafting, wanted)
         stream = Stream(self.runtime, self.tokenizer, self.encode(prompt), wanted, cancelled, begin)

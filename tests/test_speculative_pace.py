@@ -5,7 +5,7 @@ from speculative_toys import Hashed, Spelled
 
 from edgekit import speculative
 from edgekit.model import Model
-from edgekit.pace import MOST, REST, Costs, Pace
+from edgekit.speculative.pace import MOST, REST, Costs, Pace
 
 PIECES = [b"", *(bytes([97 + i]) for i in range(12))]
 

@@ -9,12 +9,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from speculative_toys import OTHER, SMALL, Spelled
 
-from edgekit.draft import same_vocabulary
 from edgekit.source import BUNDLED
+from edgekit.speculative.draft import same_vocabulary
+from edgekit.speculative.transcript import Openings, Transcript, ends_of, formed, forms, pieces
 from edgekit.tokenizer import from_files
 from edgekit.tokenizer_json import JsonTokenizer
 from edgekit.tokenmonster_tokenizer import TokenMonsterTokenizer
-from edgekit.transcript import Openings, Transcript, ends_of, formed, forms, pieces
 
 STORIES = SHARED / "models" / "stories260K" / "hf"
 

@@ -25,11 +25,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit import rejection
-from edgekit.pace import Pace
-from edgekit.rejection import Distribution
 from edgekit.runtime import Logits, Runtime
 from edgekit.sampling import Sampler
+from edgekit.speculative import rejection
+from edgekit.speculative.pace import Pace
+from edgekit.speculative.rejection import Distribution
 
 
 @dataclass

@@ -7,7 +7,7 @@ distributed as p. Both are what the sampler leaves after penalty, filters and ma
 
 Three draws must not depend on each other, so each is a race with uniform numbers of its own: the sampler's, with
 another seed. A text is therefore a function of the seed and of how many tokens were drafted where; if that adapts
-to measured times, the same seed may give another text. The coupled way (speculative.py) has no such weakness.
+to measured times, the same seed may give another text. The coupled way has no such weakness.
 """
 
 import numpy as np

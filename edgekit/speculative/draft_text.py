@@ -25,14 +25,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgekit.draft import Follower
-from edgekit.pace import Pace
 from edgekit.runtime import Logits, Runtime
 from edgekit.sampling import Sampler
 from edgekit.settings import Generating
 from edgekit.speculative import Proposal
+from edgekit.speculative.draft import Follower
+from edgekit.speculative.pace import Pace
+from edgekit.speculative.transcript import CONTEXT, Openings, Transcript, formed, forms, pieces
 from edgekit.tokenizer import Tokenizer
-from edgekit.transcript import CONTEXT, Openings, Transcript, formed, forms, pieces
 
 LONGEST = 40
 """Characters that an id may stand for; so far back it is asked whether a longer one could."""

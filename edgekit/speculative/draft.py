@@ -7,13 +7,12 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from edgekit import rejection
 from edgekit.errors import SettingError
-from edgekit.pace import Pace
 from edgekit.runtime import Logits, Runtime
 from edgekit.sampling import Sampler
 from edgekit.settings import Drafting, Generating
-from edgekit.speculative import Draft, Proposal, Speculation
+from edgekit.speculative import Draft, Proposal, Speculation, rejection
+from edgekit.speculative.pace import Pace
 from edgekit.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def begin(target: "Model", draft: "Model | str", drafting: Drafting, settings: G
             rejecting = drafting.draft_sampling == "rejection" and settings.temperature > 0
             made = ModelDraft(draft.runtime, target.runtime.vocab_size, prompt, own, ends, rejecting)
         else:
-            from edgekit.draft_text import TextDraft
+            from edgekit.speculative.draft_text import TextDraft
 
             made = TextDraft(draft.runtime, draft.tokenizer, target.tokenizer, own)
         return Speculation(target.runtime, made, prompt, Pace(count))
