@@ -1,0 +1,98 @@
+package edgekit
+
+/** One loaded model and the one sequence in its cache. */
+interface Runtime {
+    val vocabSize: Int
+    val contextLength: Int
+
+    /** Append ids; the logits for what follows the last one. */
+    fun forward(ids: List<Int>): FloatArray
+
+    /** Forget the sequence. */
+    fun reset()
+}
+
+/** A vocabulary with EOS and BOS above it, as edgekit's TokenMonster models have them (tokenmonster_tokenizer.py). */
+class Tokenizer(val vocabulary: Vocabulary, vocabSize: Int, private val addBos: Boolean = true) {
+    val eos = vocabulary.tableSize
+    val bos = vocabulary.tableSize + 1
+
+    init {
+        if (bos >= vocabSize) throw VocabularyException("$vocabSize rows have no room for EOS and BOS above $eos ids")
+    }
+
+    /** The ids to feed for a prompt. */
+    fun prompt(text: String): List<Int> = (if (addBos) listOf(bos) else emptyList()) + vocabulary.encode(text)
+}
+
+/**
+ * A text as it comes (edgekit/generate.py): iterate over [pieces]; [tokens] and [finishReason] grow with it. Leaving the
+ * iteration ends the text.
+ */
+class Story(
+    private val runtime: Runtime,
+    private val tokenizer: Tokenizer,
+    prompt: String,
+    private val settings: Settings,
+) {
+    /** The ids that the model sees, BOS included. */
+    val prompt = tokenizer.prompt(prompt)
+    val tokens = ArrayList<Int>()
+
+    /** "stop" (end of the text or a stop string) or "length" (maxNewTokens or the context); "cancelled" before that. */
+    var finishReason = "cancelled"
+        private set
+
+    init {
+        require(prompt.isNotEmpty()) { "the prompt is empty: give the model at least one character to go on from" }
+        require(this.prompt.size <= runtime.contextLength) {
+            "the prompt has ${this.prompt.size} tokens, but the model's context holds ${runtime.contextLength}"
+        }
+    }
+
+    val pieces: Sequence<String> = sequence {
+        val decoder = Decoder(tokenizer.vocabulary)
+        for (id in this@Story.prompt) decoder.feed(id) // what half a character in the prompt waits for
+        val sampler = Sampler(settings, runtime.vocabSize, this@Story.prompt)
+        val text = StopText(settings.stop)
+        val most = minOf(settings.maxNewTokens, runtime.contextLength + 1 - this@Story.prompt.size)
+        runtime.reset()
+        var logits = runtime.forward(this@Story.prompt)
+        while (true) {
+            val token = sampler.choose(logits)
+            tokens += token
+            var reason = if (token == tokenizer.eos) "stop" else if (tokens.size >= most) "length" else null
+            var piece = text.add(if (token == tokenizer.eos) "" else decoder.feed(token))
+            if (reason != null && !text.found) piece += text.add(decoder.flush()) + text.flush()
+            if (text.found) reason = "stop"
+            if (reason != null) finishReason = reason
+            if (piece.isNotEmpty()) yield(piece)
+            if (reason != null) return@sequence
+            logits = runtime.forward(listOf(token))
+        }
+    }
+}
+
+/** Text on its way out, held back while its end may be the beginning of a stop string. */
+internal class StopText(private val stops: List<String>) {
+    private var held = ""
+    var found = false
+        private set
+
+    /** The text that is certain now; after a stop string nothing more comes. */
+    fun add(piece: String): String {
+        if (found) return ""
+        val text = held + piece
+        val place = stops.map { text.indexOf(it) }.filter { it >= 0 }.minOrNull()
+        found = place != null
+        val certain = place ?: (text.length - (stops.maxOfOrNull { overlap(text, it) } ?: 0))
+        held = if (found) "" else text.substring(certain)
+        return text.substring(0, certain)
+    }
+
+    fun flush(): String = held.also { held = "" }
+
+    /** Length of the longest end of [text] that is a beginning of [stop], not all of it. */
+    private fun overlap(text: String, stop: String) =
+        minOf(text.length, stop.length - 1).downTo(0).first { text.endsWith(stop.substring(0, it)) }
+}

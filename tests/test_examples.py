@@ -1,0 +1,298 @@
+"""The examples that embed edgekit, run as they are and held to edgekit's own tokens."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import edgekit
+from edgekit.convert import convert
+from edgekit.errors import MissingExtraError
+from edgekit.settings import Converting
+from edgekit.source import BUNDLED
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+PROMPTS = ["Once upon a time", "The science of light", "\n\n", "don't"]
+GREEDY = {"temperature": 0.0, "repetition_penalty": 1.0}  # which is not what the bundled model asks for
+
+
+def opened_script(path: Path) -> ModuleType:
+    """A script as a module, without running what stands below `__main__`."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The bundled model in a format, made once: `made("gguf", "f32")`; skips where a package is missing."""
+    folder, known = tmp_path_factory.mktemp("made"), {}
+
+    def make(to: str, quant: str) -> Path:
+        if (to, quant) not in known:
+            out = folder / f"{quant}.{to}"
+            try:
+                known[to, quant] = convert(BUNDLED, to, out, settings=Converting(quant=quant), verify=False).path
+            except MissingExtraError as error:
+                pytest.skip(str(error))
+        return known[to, quant]
+
+    return make
+
+
+# ---- fifteen lines of Python ---------------------------------------------------------------------------------------
+
+
+def test_fifteen_lines_are_fifteen():
+    import ast
+
+    tree = ast.parse((EXAMPLES / "embedding" / "fifteen_lines.py").read_text())
+    (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef))
+    assert ast.get_docstring(function)
+    assert function.end_lineno - function.lineno == 15  # with its docstring: the first line has only the name
+
+
+@pytest.mark.parametrize("to, quant", [("onnx", "fp32"), ("gguf", "q8_0")])
+def test_fifteen_lines_tell_what_the_library_tells(made, to, quant):
+    try:
+        model = edgekit.load(made(to, quant), threads=1)
+    except MissingExtraError as error:
+        pytest.skip(str(error))
+    tell = opened_script(EXAMPLES / "embedding" / "fifteen_lines.py").tell
+    usual = {"temperature": 0.8, "top_p": 0.9, "repetition_penalty": 1.2, "seed": 7}
+    for defaults, prompts in ((GREEDY, PROMPTS[:2]), (usual, PROMPTS)):
+        model.defaults = type(model.defaults)(**defaults)
+        for prompt in prompts:
+            wanted = model.generate(prompt, max_new_tokens=40)
+            assert "".join(tell(model, prompt, 40)) == wanted.text
+    # To the last place of the context, and no further.
+    prompt = list(range(100, 100 + model.runtime.context_length - 5))
+    assert "".join(tell(model, prompt)) == model.generate(prompt).text
+
+
+def test_fifteen_lines_as_a_script(made):
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "embedding" / "fifteen_lines.py", made("onnx", "fp32"), "Once upon a time"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    model = edgekit.load(made("onnx", "fp32"), threads=1)
+    assert done.stdout == model.generate("Once upon a time", max_new_tokens=80, seed=7).text + "\n"
+
+
+# ---- C against llama.cpp -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory) -> Path:
+    """story.c, compiled against the headers and the library that llama-cpp-python installs."""
+    site = Path(sysconfig.get_path("platlib"))
+    library = site / "llama_cpp" / "lib"
+    for needed, what in ((site / "include" / "llama.h", "headers"), (library, "libraries")):
+        if not needed.exists():
+            pytest.skip(f"needs llama.cpp's {what}, which llama-cpp-python installs: pip install 'edgekit[llamacpp]'")
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler, cc")
+    program = tmp_path_factory.mktemp("story") / "story"
+    done = subprocess.run(
+        [compiler, "-O1", "-std=c11", "-Wall", "-Wextra", "-Werror", EXAMPLES / "embedding" / "story.c",
+         f"-I{site / 'include'}", f"-L{library}", f"-Wl,-rpath,{library}", "-lllama", "-o", program],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return program
+
+
+def told(story: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(story), *map(str, arguments)], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("quant", ["f32", "q4_0"])
+def test_c_gives_edgekits_greedy_ids(made, story, quant):
+    path = made("gguf", quant)
+    model = edgekit.load(path, threads=1)
+    for prompt in PROMPTS:
+        wanted = model.generate(prompt, max_new_tokens=48, **GREEDY).tokens
+        done = told(story, path, 48, *model.tokenizer.encode(prompt))
+        assert done.returncode == 0, done.stderr
+        assert [int(word) for word in done.stdout.split()] == [id for id in wanted if id not in model.tokenizer.stop]
+
+
+def test_c_stops_where_the_context_is_full(made, story):
+    model = edgekit.load(made("gguf", "f32"), threads=1)
+    prompt = list(range(100, 100 + model.runtime.context_length - 4))
+    wanted = model.generate([model.tokenizer.bos, *prompt], **GREEDY).tokens
+    done = told(story, made("gguf", "f32"), 99, *prompt)
+    assert [int(word) for word in done.stdout.split()] == wanted and len(wanted) == 4
+
+
+@pytest.mark.parametrize(
+    "arguments, status, said",
+    [
+        (["MODEL", 5], 2, "usage: story"),
+        (["none.gguf", 5, 1], 1, "cannot load the model"),
+        (["MODEL", 5, "8064"], 2, "outside the vocabulary"),
+        (["MODEL", 5, "12x"], 2, "is no number"),
+        (["MODEL", 5, *range(600)], 1, "does not fit"),
+    ],
+)
+def test_c_refuses_what_it_cannot_do(made, story, arguments, status, said):
+    path = made("gguf", "f32")
+    done = told(story, *(path if word == "MODEL" else word for word in arguments))
+    assert done.returncode == status and said in done.stderr and not done.stdout
+
+
+# ---- the notebook --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def notebook(tmp_path, monkeypatch) -> dict:
+    for package in ("onnxruntime", "onnx", "llama_cpp", "gguf"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"the notebook compares formats and needs {package}: pip install 'edgekit[onnx,llamacpp,gguf]'")
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return json.loads((EXAMPLES / "embedding.ipynb").read_text())
+
+
+def test_the_notebook_is_kept_without_its_output(notebook):
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert cells and not any(cell["outputs"] or cell["execution_count"] for cell in cells)
+
+
+def test_the_notebook_runs(notebook, tmp_path, capsys):
+    """By Jupyter itself where it is installed, else cell by cell."""
+    if importlib.util.find_spec("nbclient") and importlib.util.find_spec("ipykernel"):
+        pictures, printed = by_jupyter(notebook)
+    else:
+        names: dict = {}
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "code":
+                exec(compile("".join(cell["source"]), "cell", "exec"), names)
+        pictures, printed = [names["verify_report"].svg(names["found"])], capsys.readouterr().out
+    assert [picture for picture in pictures if picture.startswith("<svg")]
+    model = edgekit.load(BUNDLED, runtime="onnx", threads=1)
+    usual = {"max_new_tokens": 60, "temperature": 0.8, "top_p": 0.9, "seed": 7}
+    for settings in (usual, {"max_new_tokens": 30, "temperature": 0}):
+        assert model.generate("Once upon a time", **settings).text in printed
+    assert "fp32.onnx" in printed and "q4_0.gguf" in printed
+
+
+def by_jupyter(notebook: dict) -> tuple[list[str], str]:
+    import nbformat
+    from nbclient import NotebookClient
+
+    ran = nbformat.reads(json.dumps(notebook), as_version=4)
+    client = NotebookClient(ran, timeout=120, kernel_name="python3")
+    client.execute(env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)})
+    outputs = [output for cell in ran.cells for output in cell.get("outputs", [])]
+    pictures = ["".join(o.data["image/svg+xml"]) for o in outputs if "image/svg+xml" in o.get("data", {})]
+    return pictures, "".join(o.text for o in outputs if o.output_type == "stream")
+
+
+# ---- the golden vectors of cores in other languages ----------------------------------------------------------------
+
+GOLDEN = EXAMPLES / "golden"
+VOCABULARY = BUNDLED / "tokenmonster.vocab"
+
+
+def judged(command: list) -> str:
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_golden_vectors_are_what_edgekit_answers(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path))
+    make = opened_script(GOLDEN / "make.py")
+    try:
+        found = make.make()
+    except MissingExtraError as error:
+        pytest.skip(str(error))
+    assert make.text(found) == (GOLDEN / "golden.json").read_text()
+    assert {case["finish_reason"] for case in found["loop"]} == {"stop", "length"}
+
+
+def javascript() -> Path:
+    """The core in JavaScript, wherever the phone's pages keep it."""
+    return next(
+        path.parent for path in (EXAMPLES.parent / "edgekit" / "web", EXAMPLES) for path in path.rglob("sampler.js")
+    )
+
+
+def test_javascript_gives_the_golden_answers(tmp_path):
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs node (https://nodejs.org), which is not on the PATH")
+    golden = json.loads((GOLDEN / "golden.json").read_text())
+    cases = sum(len(part) for name, part in golden.items() if name not in ("vocabulary", "model"))
+    assert judged([node, GOLDEN / "check.mjs", javascript(), VOCABULARY]) == f"{cases} cases, all right\n"
+    # And says so when an answer is not the golden one.
+    golden["sample"][2]["tokens"][-1] += 1
+    golden["decode"][3]["pieces"][-1] += "x"
+    (tmp_path / "golden.json").write_text(json.dumps(golden))
+    done = subprocess.run(
+        [node, GOLDEN / "check.mjs", javascript(), VOCABULARY, tmp_path / "golden.json"], capture_output=True, text=True
+    )
+    assert done.returncode == 1 and done.stdout.endswith("\n2 differences\n")
+
+
+def test_the_graph_as_the_phones_call_it(made):
+    """OnnxModel.kt and OnnxModel.swift hand keys and values from call to call, beginning with none: said in Python."""
+    import numpy as np
+
+    path = made("onnx", "fp32")
+    ort = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'edgekit[onnx]'")
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    config = json.loads((BUNDLED / "config.json").read_text())
+    shape = (1, config["num_key_value_heads"], 0, config["head_dim"])
+    names = [f"{i}.{kind}" for i in range(config["num_hidden_layers"]) for kind in ("key", "value")]
+    outputs = [output.name for output in session.get_outputs()]
+    for case in json.loads((GOLDEN / "golden.json").read_text())["model"][:1]:
+        cache = {f"past_key_values.{name}": np.zeros(shape, np.float32) for name in names}
+        ids, tokens, length = case["prompt_ids"], [], 0
+        while len(tokens) < len(case["tokens"]):
+            length += len(ids)
+            own = {
+                "input_ids": np.array([ids], np.int64), "logit_positions": np.array([len(ids) - 1], np.int64),
+                "seqlens_k": np.array([length - 1], np.int32), "total_sequence_length": np.array(length, np.int32),
+            }  # fmt: skip
+            found = dict(zip(outputs, session.run(outputs, own | cache), strict=True))
+            cache = {f"past_key_values.{name}": found[f"present.{name}"] for name in names}
+            ids = [int(found["logits"][0, 0].argmax())]
+            tokens += ids
+        assert case["settings"]["temperature"] == 0 and tokens == case["tokens"]
+
+
+@pytest.mark.slow
+def test_kotlin_gives_the_golden_answers(tmp_path):
+    compiler, java = shutil.which("kotlinc"), shutil.which("java")
+    if compiler is None or java is None:
+        pytest.skip("needs kotlinc and java: npm install kotlin-compiler, apt install default-jre-headless")
+    android = EXAMPLES / "android"
+    core = [path for path in sorted((android / "edgekit").glob("*.kt")) if path.name != "OnnxModel.kt"]
+    judged([compiler, "-Werror", "-include-runtime", "-d", tmp_path / "check.jar", *core, android / "GoldenCheck.kt"])
+    assert "all right" in judged([java, "-jar", tmp_path / "check.jar", GOLDEN / "golden.json", VOCABULARY])
+
+
+@pytest.mark.slow
+def test_swift_gives_the_golden_answers(tmp_path):
+    compiler = shutil.which("swiftc")
+    if compiler is None:
+        pytest.skip("needs swiftc (https://swift.org)")
+    sources = EXAMPLES / "ios" / "Sources"
+    core = sorted((sources / "Edgekit").glob("*.swift"))
+    judged([compiler, "-O", "-o", tmp_path / "check", *core, sources / "GoldenCheck" / "main.swift"])
+    assert "all right" in judged([tmp_path / "check", GOLDEN / "golden.json", VOCABULARY])
