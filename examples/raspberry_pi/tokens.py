@@ -36,8 +36,8 @@ def lines(folder: Path, formats=FORMATS, length: int = LENGTH):
 def compare(ours, theirs) -> tuple[bool, list[str]]:
     """Whether two machines' lines are the same at float32, and a sentence for each.
 
-    8 bits are perhaps computed by other means where a processor has no dot products of them (Cortex-A72, Raspberry Pi 4), and
-    come out a little otherwise: that is told, and no fault.
+    8 bits come out a little otherwise on a Cortex-A72 (Raspberry Pi 4), perhaps since it has no dot products of them:
+    that is told, and no fault.
     """
     same, said = len(ours) == len(theirs), []
     for a, b in zip(ours, theirs, strict=False):
