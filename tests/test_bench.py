@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -19,6 +18,7 @@ from edgekit.bench_settings import Benching
 from edgekit.checkpoint import LlamaConfig
 from edgekit.errors import ContextError, RuntimeFailure, SettingError, UnknownRoomError, UsageError
 from edgekit.model import Model
+from edgekit.runtime import physical_cores
 
 TINY = LlamaConfig(
     vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
@@ -292,7 +292,7 @@ def test_a_folder_is_converted_before_anything_is_timed(stories, tmp_path):
     assert (model, runtime) == ("hf", "llamacpp") and "at 32" not in done.stdout
     (made,) = (tmp_path / "cache" / "converted").glob("*.gguf")
     assert "q8_0" in made.name
-    if (os.cpu_count() or 1) > 1:
+    if physical_cores() > 1:
         (kept,) = (tmp_path / "cache" / "threads").glob("*.json")
         assert threads == f"{json.loads(kept.read_bytes())['threads']}*"
 

@@ -1,5 +1,6 @@
 """The examples that embed edgekit, run as they are and held to edgekit's own tokens."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -12,8 +13,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from conftest import write_model
 
 import edgekit
+from edgekit.checkpoint import LlamaConfig
 from edgekit.convert import convert
 from edgekit.errors import MissingExtraError
 from edgekit.settings import Converting
@@ -48,6 +51,34 @@ def made(tmp_path_factory):
         return known[to, quant]
 
     return make
+
+
+# ---- weights averaged ----------------------------------------------------------------------------------------------
+
+
+def test_average_weights(tmp_path):
+    from safetensors.numpy import load_file
+
+    shape = LlamaConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=16,
+    )  # fmt: skip
+    a, b = (write_model(tmp_path / name, shape, seed=seed) for seed, name in enumerate("ab"))
+    other = write_model(tmp_path / "other", dataclasses.replace(shape, vocab_size=48))
+
+    def call(*arguments):
+        script = [sys.executable, EXAMPLES / "average_weights.py", *arguments]
+        return subprocess.run(script, capture_output=True, text=True, timeout=120)
+
+    assert call(a, b, "-o", tmp_path / "mean").returncode == 0
+    one, two, mean = (load_file(folder / "model.safetensors") for folder in (a, b, tmp_path / "mean"))
+    for name in one:
+        assert mean[name].dtype == one[name].dtype and abs(mean[name] - (one[name] + two[name]) / 2).max() < 1e-7
+    assert (tmp_path / "mean" / "config.json").read_bytes() == (b / "config.json").read_bytes()
+    for wrong in ((a, b, "-o", tmp_path / "mean"), (a, other, "-o", tmp_path / "new")):
+        done = call(*wrong)
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert not (tmp_path / "new").exists()
 
 
 # ---- fifteen lines of Python ---------------------------------------------------------------------------------------

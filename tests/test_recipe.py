@@ -33,7 +33,7 @@ def test_the_card_s_recipe(shared):
     assert [source.hub for source in r.data.sources] == ["epfml/FineWeb-HQ", "StentorLabs/StenCore"]
 
 
-@pytest.mark.parametrize("name", ["base", "smoke", "recipes/smoke.toml", "stentor2-12m"])
+@pytest.mark.parametrize("name", ["base", "base-extended", "smoke", "recipes/smoke.toml", "stentor2-12m"])
 def test_edgekit_s_own_recipes_load(name):
     assert recipe.load(name).name in ("base", "smoke", "stentor2-12m")
 
