@@ -7,7 +7,7 @@
 //     ./story story.gguf 40 $(edgekit tokenize "Once upon a time" | awk '{ print $1 }') | edgekit tokenize --decode
 //
 // No text passes through here: llama.cpp would split a TokenMonster text otherwise than the model learnt it. BOS is put
-// first as the file asks. Settings are those that edgekit runs with: no flash attention, which rounds to float16.
+// first as the file asks. Settings are those that edgekit runs with.
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,7 +47,7 @@ int main(int argc, char **argv) {
     struct llama_context_params params = llama_context_default_params();
     params.n_ctx = llama_model_n_ctx_train(model);
     params.n_batch = params.n_ctx;
-    params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;  // the cache is float16 anyway
     params.n_threads = params.n_threads_batch = 1;  // a small model is over before a second thread has woken
     struct llama_context *context = llama_init_from_model(model, params);
     if (!context) return fail("cannot make a context");
