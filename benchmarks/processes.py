@@ -5,7 +5,8 @@
 
 What a person waits for, imports included, with the files in the system's cache. The processes take turns, round after
 round; medians. Peers in the same run: llama-cpp-python's `Llama` on the same GGUF, and transformers on the folder.
-Memory is the largest resident set of the process (what `/usr/bin/time -v` calls "Maximum resident set size").
+Memory is the largest resident set of the process (what `/usr/bin/time -v` calls "Maximum resident set size"). Linux
+begins a child's with its parent's, so this program stays small until all is measured: numpy would show in every row.
 """
 
 import argparse
@@ -18,11 +19,6 @@ import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
-
-import _seeded
-
-from edgekit.bench import machine
-from edgekit.eval_report import table
 
 EDGEKIT = [sys.executable, "-m", "edgekit"]
 LLAMA = """
@@ -82,7 +78,8 @@ def main() -> None:
         work, model = Path(scratch), asked.model
         if model is None:
             model = work / "model"
-            _seeded.write(model)
+            write = "import sys, pathlib; import _seeded; _seeded.write(pathlib.Path(sys.argv[1]))"
+            subprocess.run([sys.executable, "-c", write, str(model)], cwd=Path(__file__).parent, check=True)
         gguf, onnx, out = work / "m-q4_0.gguf", work / "m-int8.onnx", work / "out"
         convert = [*EDGEKIT, "convert", "-m", str(model), "--force"]
         timed([*convert, "--to", "gguf", "--quant", "q4_0", "-o", str(gguf)])
@@ -115,6 +112,9 @@ def main() -> None:
     if asked.json:
         print(json.dumps({name: found._asdict() for name, found in medians.items()}, indent=1))
         return
+    from edgekit.bench import machine
+    from edgekit.eval_report import table
+
     where = machine({})
     print(f"{where['cores']} x {where['cpu']}, {where['system']}, Python {where['python']}; {asked.rounds} rounds\n")
     rows = [

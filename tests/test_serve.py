@@ -258,8 +258,9 @@ def test_logprobs(client, model, echo, stop):
         tops = {pieces(id): pytest.approx(p, abs=1e-12) for id, p in reversed([*token.top])}
         assert found["top_logprobs"][place] == {pieces(token.token): pytest.approx(token.logprob)} | tops
         assert found["tokens"][place] == pieces(token.token)
-        at = found["text_offset"][place]
-        assert full[at:].startswith(found["tokens"][place]) or full[at:] in found["tokens"][place]
+        at, piece = found["text_offset"][place], found["tokens"][place]
+        # After TokenMonster's delete marker a token's space is gone from the text; a stop string may cut the last.
+        assert full[at:].startswith((piece, piece.removeprefix(" "))) or full[at:] in piece
     streamed = events(client.post("/v1/completions", json=body | {"stream": True}))
     assert together(streamed[:-1]) == choice
 
