@@ -17,7 +17,11 @@ from edgekit.errors import MissingExtraError, UnknownRoomError
 ALIASES = {"llama.cpp": "llamacpp", "llama-cpp": "llamacpp", "pytorch": "torch", "onnxruntime": "onnx", "ort": "onnx"}
 
 # A runtime's extra has the runtime's name; a converter's is named for what it brings along.
-EXTRAS = {("converters", "optimum"): "export", ("runtimes", "torch_reference"): "torch"}
+EXTRAS = {
+    ("converters", "onnx_rows"): "onnx",
+    ("converters", "optimum"): "export",
+    ("runtimes", "torch_reference"): "torch",
+}
 
 ROOMS = ("runtimes", "converters", "training")
 

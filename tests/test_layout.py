@@ -131,6 +131,7 @@ def test_unknown_rooms_are_listed():
     ("runtimes", "llama.cpp", "llama_cpp", "llamacpp"),
     ("converters", "gguf", "gguf", "gguf"),
     ("converters", "onnx", "onnx", "onnx"),
+    ("converters", "_onnx_rows", "onnx", "onnx"),
 ])  # fmt: skip
 def test_a_missing_package_ends_in_the_command_that_cures_it(monkeypatch, room, name, package, extra):
     module = f"edgekit.{room}.{rooms.ALIASES.get(name, name)}"
