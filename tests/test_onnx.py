@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import write_model
+from oracles import divergence, hf_logits, hugging_face
 
 from edgekit import artefact, rooms
 from edgekit.checkpoint import LlamaConfig, open_folder
@@ -37,26 +38,6 @@ def describe(path):
 
 def to_onnx(source, out, quant="fp32", verify=True, **more):
     return convert(source, "onnx", out, settings=Converting(quant, graph="portable", **more), verify=verify)[:2]
-
-
-def hugging_face(folder):
-    return transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-
-
-def hf_logits(folder, tokens):
-    with torch.inference_mode():
-        return hugging_face(folder)(torch.tensor([tokens])).logits[0].numpy()
-
-
-def log_softmax(x):
-    x = x.astype(np.float64) - x.max(-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(-1, keepdims=True))
-
-
-def divergence(source, got):
-    """Mean KL(source || got) in nats, and the share of positions with the same likeliest token."""
-    p, q = log_softmax(source), log_softmax(got)
-    return float((np.exp(p) * (p - q)).sum(-1).mean()), float((source.argmax(-1) == got.argmax(-1)).mean())
 
 
 @pytest.fixture(scope="session")
