@@ -67,7 +67,9 @@ def text(
         ("steps", f"{position.step:,} of {steps:,}, {position.skipped} skipped"),
         ("tokens", f"{position.tokens:,} ({position.epoch + 1} epochs begun)"),
         ("precision", f"{str(dtype).removeprefix('torch.')} products, float32 weights; {counts}"),
-        ("weights at the start", f"normal(0, {recipe.model.initializer_range:g}), norms 1"),
+        ("weights at the start", f"those of {recipe.model.weights}" if recipe.model.weights
+         else f"normal(0, {recipe.model.initializer_range:g}), norms 1"),
+        ("dropout", f"{t.dropout:g}"),
         ("cleaning", recipe.data.cleaning),
         ("seed", t.seed),
         ("hardware", f"{world} x {device}, {position.seconds / 3600:.2f} hours, "

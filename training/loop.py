@@ -21,7 +21,19 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from edgekit import files
 from edgekit.errors import DataError, RecipeError, TrainingError
-from edgekit.training import card, checkpoints, curves, data, hf_folder, interrupts, logs, optim, precision, shards
+from edgekit.training import (
+    card,
+    checkpoints,
+    curves,
+    data,
+    hf_folder,
+    interrupts,
+    logs,
+    optim,
+    precision,
+    shards,
+    warm_start,
+)
 from edgekit.training.evaluation import Score, evaluate
 from edgekit.training.model import Llama, flops_per_token, initialize, parameters
 from edgekit.training.recipe import Recipe
@@ -130,8 +142,9 @@ class _Run:
 
     def _make_model(self) -> None:
         recipe, p = self.recipe, self.recipe.precision
-        self.model = Llama(self.config)
+        self.model = Llama(self.config, recipe.training.dropout)
         initialize(self.model, recipe.model.initializer_range, recipe.training.seed)
+        torch.manual_seed(recipe.training.seed + self.accelerator.process_index)  # dropout, which is each process's own
         self.model.to(self.device)
         half = self.dtype != torch.float32
         self.counts = precision.apply(self.model, norms=p.fp32_norms and half, layers=p.fp32_layers if half else 0)
@@ -169,6 +182,10 @@ class _Run:
                 checkpoints.clear(self.folder)
         self.accelerator.wait_for_everyone()
         state = checkpoints.load(self.folder, self.recipe, extend=extend)
+        if state is None and self.recipe.model.weights:
+            drawn = self.model.state_dict()
+            first = warm_start.load(self.recipe.model.weights, self.config, self.vocabulary, drawn)
+            self.model.load_state_dict(drawn | first)
         if state is not None:
             other_text = state["data"] != self.shards.folder.name
             for key, now in (("blocks_per_step", self.blocks_per_step), ("data", self.shards.folder.name)):

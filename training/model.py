@@ -64,25 +64,29 @@ class MLP(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    def __init__(self, config: LlamaConfig):
+    def __init__(self, config: LlamaConfig, dropout: float = 0.0):
         super().__init__()
+        self.dropout = dropout
         self.self_attn = Attention(config)
         self.mlp = MLP(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        x = x + self.drop(self.self_attn(self.input_layernorm(x), cos, sin))
+        return x + self.drop(self.mlp(self.post_attention_layernorm(x)))
+
+    def drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout) if self.dropout and self.training else x
 
 
 class Decoder(nn.Module):
     """What transformers calls `LlamaModel`: it exists so that the names of the parameters are the same."""
 
-    def __init__(self, config: LlamaConfig):
+    def __init__(self, config: LlamaConfig, dropout: float = 0.0):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(DecoderLayer(config, dropout) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
@@ -91,12 +95,13 @@ class Llama(nn.Module):
 
     Args:
         config: the shape; `max_position_embeddings` is the longest input.
+        dropout: share of the embedding and of each layer's two additions to the stream that is left out in training.
     """
 
-    def __init__(self, config: LlamaConfig):
+    def __init__(self, config: LlamaConfig, dropout: float = 0.0):
         super().__init__()
-        self.config = config
-        self.model = Decoder(config)
+        self.config, self.dropout = config, dropout
+        self.model = Decoder(config, dropout)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
@@ -113,6 +118,8 @@ class Llama(nn.Module):
         if torch.is_autocast_enabled(device):
             # The stream between the layers is in half precision too: it is what every norm reads and returns.
             x = x.to(torch.get_autocast_dtype(device))
+        if self.dropout and self.training:
+            x = F.dropout(x, self.dropout)
         cos, sin = self.cos[: ids.shape[1]], self.sin[: ids.shape[1]]
         for layer in self.model.layers:
             x = layer(x, cos, sin)

@@ -62,6 +62,10 @@ class Model(Checked):
     )
     vocab_size: int | None = setting(None, "Rows of the embedding; none: the vocabulary, padded.", **whole(1))
     pad_vocab_multiple: int = setting(128, "Pad the vocabulary to a multiple of this.", **whole(1))
+    weights: str | None = setting(
+        None, "Begin with the weights of this model folder or Hub id (`bundled`: edgekit's own), none: drawn anew. "
+        "Another vocabulary than its own is fine: see warm_start.py.",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,10 @@ class Training(Checked):
     max_train_steps: int | None = setting(
         None, "Stop after so many optimizer steps. It is also where the schedule ends, if given.", **whole(1)
     )
+    dropout: float = setting(
+        0.0, "Leave out this share of the embedding and of what each layer adds to the stream, against learning a "
+        "small text by heart.", check=lambda v: 0 <= v < 1, range="from 0 to below 1",
+    )  # fmt: skip
     compile: bool = setting(False, "torch.compile the model: faster steps after a minute of compiling.")
 
 

@@ -31,7 +31,8 @@ def peak(device: torch.device, dtype: torch.dtype) -> float | None:
         return None
     if device.type != "cpu" or dtype == torch.float16:  # emulated, and slow enough to be felt
         return None
-    a = torch.randn(1024, 1024).to(dtype)
+    # Its own generator: the global one is dropout's, and a resumed run draws from it where the last one stopped.
+    a = torch.randn(1024, 1024, generator=torch.Generator().manual_seed(0)).to(dtype)
     best, end = float("inf"), time.perf_counter() + 0.25
     while time.perf_counter() < end:
         began = time.perf_counter()

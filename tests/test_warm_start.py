@@ -1,0 +1,155 @@
+"""Runs that begin with a finished model's weights, and dropout."""
+
+# ruff: noqa: E402  (a missing package skips the file before its imports fail)
+
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate")
+pytest.importorskip("numba")
+
+from handmade import build
+from safetensors.torch import load_file
+
+from edgekit.checkpoint import open_folder
+from edgekit.errors import CheckpointError, RecipeError
+from edgekit.training import data, loop, recipe
+from edgekit.training.model import Llama
+
+EMBEDDING = "model.embed_tokens.weight"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make(folder, *, vocabulary="bytes", weights=None, steps=2, **training):
+    """A recipe of one layer on a page of text."""
+    folder.mkdir(exist_ok=True)
+    text = folder / "page.txt"
+    text.write_text("the old cat and the old dog sat in the sun. " * 200)
+    model = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "max_position_embeddings": 32}  # fmt: skip
+    return recipe.from_dict({
+        "model": model | ({"weights": str(weights)} if weights else {}),
+        "tokenizer": {"vocabulary": str(vocabulary)},
+        "data": {"block_size": 16, "sources": [{"path": str(text)}], "cache": str(folder / "cache"), "add_bos": True},
+        "training": {"max_train_steps": steps, "per_device_train_batch_size": 4} | training,
+        "precision": {"fp32_layers": 0, "mixed_precision": "no"},
+        "schedule": {"warmup_steps": 1}, "saving": {"output": str(folder / "run"), "logging_steps": 1},
+    })  # fmt: skip
+
+
+@pytest.fixture
+def first(tmp_path):
+    """A trained model of 256 byte tokens, its folder."""
+    loop.train(make(tmp_path / "first", steps=6))
+    return tmp_path / "first" / "run" / "model"
+
+
+def begun(folder, **how):
+    """The weights that a run begins with, before its first step."""
+    run = loop._Run(make(folder, **how), False, False, lambda *_: None)
+    return {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+
+
+def test_the_same_vocabulary_begins_with_the_very_weights(first, tmp_path):
+    weights, begin = load_file(first / "model.safetensors"), begun(tmp_path / "second", weights=first)
+    drawn = begun(tmp_path / "third")
+    for name, tensor in weights.items():
+        if name == EMBEDDING:
+            assert torch.equal(begin[name][:258], tensor[:258])  # 256 bytes, EOS and BOS
+            assert torch.equal(begin[name][258:], drawn[name][258:])  # padding: nothing is known of it
+        else:
+            assert torch.equal(begin[name], tensor)
+    assert not torch.equal(begin[EMBEDDING][:258], drawn[EMBEDDING][:258])
+
+
+def test_another_vocabulary_is_made_from_the_old_rows(first, tmp_path, caplog):
+    caplog.set_level("INFO", "edgekit.training")
+    path = tmp_path / "more.vocab"
+    made = build([b"the old", b"sat"], 0)
+    made.save(path)
+    begin, old = begun(tmp_path / "second", vocabulary=path, weights=first), load_file(first / "model.safetensors")
+    vocabulary = data.vocabulary(str(path))
+    ids = {vocabulary.base_bytes(id): id for id in range(vocabulary.table_size)}
+    for token in (b"the old", b"sat", b"t", b" ", b"\xff"):
+        torch.testing.assert_close(begin[EMBEDDING][ids[token]], old[EMBEDDING][list(token)].mean(0))
+    eos = vocabulary.table_size
+    assert torch.equal(begin[EMBEDDING][eos : eos + 2], old[EMBEDDING][256:258])
+    assert "of 258 tokens 256 are in its vocabulary, 2 are made from several of its tokens" in caplog.text
+
+
+def test_a_tokenizer_json_model_gives_its_rows_too(tmp_path, stories):
+    """A BPE of other people's: rows by the text of each token."""
+    from edgekit import tokenizer
+    from edgekit.training import hf_folder, warm_start
+
+    old = open_folder(stories)
+    tokens = tokenizer.from_files(old.files, old.config.vocab_size)
+    vocabulary = build([b" once upon", b"ing"], 0)
+    r = make(tmp_path / "a")
+    rows, known = warm_start.origins(old, hf_folder.config_for(r, vocabulary), vocabulary)
+    ids = {vocabulary.base_bytes(id): id for id in range(vocabulary.table_size)}
+    assert rows[ids[b" once upon"]].tolist() == tokens.encode(" once upon")
+    assert not len(rows[ids[b"\xff"]]) and known >= 26
+    assert rows[vocabulary.table_size].tolist() == [min(tokens.stop)]
+
+
+def test_a_resumed_run_keeps_its_own_weights(first, tmp_path):
+    whole = make(tmp_path / "whole", weights=first, steps=4, dropout=0.2)
+    loop.train(whole)
+    parts = make(tmp_path / "parts", weights=first, steps=4, dropout=0.2)
+    loop.train(parts, stop_at=2)
+    loop.train(parts)
+    one, two = (load_file(tmp_path / name / "run" / "model" / "model.safetensors") for name in ("whole", "parts"))
+    for name, tensor in one.items():
+        assert torch.equal(tensor, two[name]), name
+    card = (tmp_path / "whole" / "run" / "model" / "README.md").read_text()
+    assert "| weights at the start | those of " in card and "| dropout | 0.2 |" in card
+
+
+@pytest.mark.parametrize("key, value", [("hidden_size", 32), ("num_attention_heads", 1), ("rope_theta", 500.0)])
+def test_another_shape_is_refused(first, tmp_path, key, value):
+    config = json.loads((first / "config.json").read_text())
+    r = make(tmp_path / "second", weights=first)
+    r = recipe.from_dict(r.to_dict() | {"model": r.to_dict()["model"] | {key: value}})
+    with pytest.raises(
+        RecipeError, match=rf"model.weights: .* has {key} {config.get(key)}.*, the recipe's model {value}"
+    ):
+        loop.train(r)
+
+
+def test_no_model_there(tmp_path):
+    with pytest.raises(CheckpointError, match="does not exist"):
+        loop.train(make(tmp_path / "second", weights=tmp_path / "nowhere"))
+
+
+# ---- dropout ---------------------------------------------------------------------------------------------------------
+
+
+def test_dropout_is_for_training_only_and_keeps_the_mean(first):
+    config = open_folder(first).config
+    torch.manual_seed(0)
+    plain, dropping = Llama(config), Llama(config, dropout=0.5)
+    dropping.load_state_dict(plain.state_dict())
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 16)))
+    assert torch.equal(dropping.eval().logits(ids), plain.logits(ids))
+    dropping.train()
+    one, two = dropping.hidden(ids), dropping.hidden(ids)
+    assert not torch.equal(one, two)
+    layer, x = dropping.model.layers[0], torch.ones(100, 100)
+    dropped = layer.drop(x)
+    assert set(dropped.unique().tolist()) == {0.0, 2.0} and dropped.mean() == pytest.approx(1, abs=0.05)
+
+
+def test_a_share_of_one_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="dropout must be from 0 to below 1"):
+        make(tmp_path / "a", dropout=1.0)

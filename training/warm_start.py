@@ -1,0 +1,96 @@
+"""A run that begins with the weights of a finished model, under its own vocabulary or another.
+
+A new vocabulary's rows are made from the old ones: the row of the same token where the old vocabulary has it, else
+the mean of the rows of what the old tokenizer makes of the token's text (fast vocabulary transfer, Gee and others,
+EMNLP 2022). The layers are taken as they are.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgekit import source, tokenizer
+from edgekit.checkpoint import Checkpoint, LlamaConfig, open_folder
+from edgekit.errors import RecipeError
+from edgekit.tokenmonster import Vocabulary
+from edgekit.tokenmonster_tokenizer import TokenMonsterTokenizer
+
+log = logging.getLogger(__name__)
+
+# What both models must have in common: all that decides what the layers compute.
+SHARED = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "rms_norm_eps", "rope_theta", "tie_word_embeddings",
+)  # fmt: skip
+
+
+def load(
+    name: str | Path, config: LlamaConfig, vocabulary: Vocabulary, drawn: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The first weights of a run, float32 by Hugging Face's names.
+
+    Args:
+        name: a model folder or Hub id; "bundled" for edgekit's own.
+        config, vocabulary: of the run.
+        drawn: weights as drawn anew: rows that nothing is known of, such as padding, stay as they are here.
+
+    Raises:
+        RecipeError: the model has another shape; names the first key that differs.
+        CheckpointError, VocabularyError, FileError: the model cannot be read.
+    """
+    old = open_folder(source.resolve(None if name == "bundled" else name))
+    for key in SHARED:
+        if (here := getattr(config, key)) != (there := getattr(old.config, key)):
+            raise RecipeError(f"model.weights: {name} has {key} {there}, the recipe's model {here}: they must be equal")
+    weights = {key: torch.from_numpy(old.float32(key)) for key in config.shapes()}
+    rows, known = origins(old, config, vocabulary)
+    for key in ("model.embed_tokens.weight", "lm_head.weight"):
+        if key in weights:
+            weights[key] = _mean_rows(weights[key], rows, drawn[key].detach().to("cpu", torch.float32))
+    log.info(
+        "weights of %s: of %d tokens %d are in its vocabulary, %d are made from several of its tokens",
+        name, len(vocabulary), known, sum(len(ids) > 1 for ids in rows),
+    )  # fmt: skip
+    return weights
+
+
+def origins(old: Checkpoint, config: LlamaConfig, vocabulary: Vocabulary) -> tuple[list[NDArray[np.int64]], int]:
+    """For each row of the new embedding the rows of the old one that it is the mean of (none: unknown), and how many
+    tokens both vocabularies have."""
+    tokens = tokenizer.from_files(old.files, old.config.vocab_size)
+    ours = isinstance(tokens, TokenMonsterTokenizer) and tokens.vocabulary.capcode == vocabulary.capcode
+    # Token by token as both files have them: text would lose what capcode's markers say.
+    same = {tokens.vocabulary.base_bytes(id): id for id in range(tokens.vocabulary.table_size)} if ours else {}  # type: ignore[attr-defined]
+    rows, known = [np.empty(0, np.int64)] * config.vocab_size, 0
+    for id in range(vocabulary.table_size):
+        data = vocabulary.base_bytes(id)
+        if not data or id in vocabulary.special_ids:
+            continue
+        if data in same:
+            rows[id], known = np.array([same[data]]), known + 1
+            continue
+        try:
+            made = tokens.encode(vocabulary.decode_bytes([id]).decode())
+        except UnicodeDecodeError:  # half a character, which only bytes could spell
+            continue
+        known += len(made) == 1
+        rows[id] = np.array(made, np.int64)
+    for new, before in (
+        (config.eos_token_id[0], min(tokens.stop, default=None)),
+        (config.bos_token_id, getattr(tokens, "bos_id", tokens.bos)),
+    ):
+        if new is not None and before is not None:
+            rows[new] = np.array([before])
+    return rows, known
+
+
+def _mean_rows(old: torch.Tensor, rows: list[NDArray[np.int64]], drawn: torch.Tensor) -> torch.Tensor:
+    made = drawn.clone()
+    for row, ids in enumerate(rows):
+        if len(ids):
+            made[row] = old[torch.from_numpy(ids)].mean(0)
+    return made
