@@ -231,7 +231,7 @@ CONTESTANTS: dict[str, Contestant] = {
     **{f"llama.cpp bare decode {q}": (_made(prepare_gguf, q), _plain(open_decode, q)) for q in ("q8_0", "q4_0")},
     **{
         f"edgekit onnx {q}": (_made(prepare_onnx, q), _edgekit(f"{q}.onnx", "onnx"))
-        for q in ("fp32", "int8", "int4")
+        for q in ("fp32", "int8", "int4", "int4_pure")
     },
     **{
         f"edgekit llamacpp {q}": (_made(prepare_gguf, q), _edgekit(f"{q}.gguf", "llamacpp"))

@@ -6,6 +6,7 @@ a short trial, and the fastest is kept. Every line after it has the text made on
 
 import json
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,8 +19,9 @@ Open = Callable[[int], Run]
 """A number of threads -> a model that is ready to run."""
 
 TRIAL, WARM = 48, 12
-TRIALS = 3
-"""Of which the fastest counts: another program may take the core for a moment."""
+TRIALS = 5
+"""Of which the median counts: where other programs take a core now and then, two threads that wait for each other have
+fast moments and are slow all the same."""
 
 
 def serve(open_model: Open, packages: Sequence[str] = ()) -> None:
@@ -53,15 +55,17 @@ def serve(open_model: Open, packages: Sequence[str] = ()) -> None:
 def fastest(open_model: Open, threads: Sequence[int], prompt: list[int]) -> tuple[Run, int, dict[str, float]]:
     """The model with the number of threads that suits it best, that number, and tokens a second for each tried."""
     rates: dict[int, float] = {}
-    run = None
+    run: Run | None = None
     for count in threads:
         run = None  # gives its memory and threads back before the next takes as many
         run = open_model(count)
         run(prompt, WARM)
+        seconds = []
         for _ in range(TRIALS):
             begin = time.perf_counter()
             run(prompt, TRIAL)
-            rates[count] = max(rates.get(count, 0.0), TRIAL / (time.perf_counter() - begin))
+            seconds.append(time.perf_counter() - begin)
+        rates[count] = TRIAL / statistics.median(seconds)
     best = max(rates, key=lambda count: rates[count])
     if best != threads[-1] or run is None:
         run = None

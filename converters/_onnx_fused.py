@@ -48,14 +48,20 @@ HALF_MAX = 65504.0
 F32, F16, U8, I64 = np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.uint8), np.dtype(np.int64)
 
 
-def bits(quant: str, name: str) -> int:
+# Values that share a scale, at most. `converters/onnx.py` has the measurements.
+BLOCKS = {"int8": 128, "int4": 128, "int4_pure": 32}
+
+
+def bits(quant: str, name: str, layers: int) -> int:
     """How a matrix is stored under a quantization: blocks of 4 or 8 bits, float16 (16) or float32 (32).
 
-    `int4` keeps at 8 bits what loses most by 4: the head, which for tied models is the embedding, and the first layer,
-    whose error goes through all the others. `converters/onnx.py` has the measurements.
+    `int4` keeps at 8 bits what loses most by 4: the head, which for tied models is the embedding, and the first three
+    of `layers` (but no more than half), whose error goes through all the others.
     """
     if quant == "int4":
-        return 8 if name in (EMBEDDING, HEAD) or name.startswith("model.layers.0.") else 4
+        first = re.match(r"model\.layers\.(\d+)\.", name)
+        early = first is not None and int(first[1]) < min(3, layers // 2)
+        return 8 if early or name in (EMBEDDING, HEAD) else 4
     return {"fp32": 32, "fp16": 16, "int8": 8, "int4_pure": 4}[quant]
 
 
@@ -104,6 +110,9 @@ class _Graph:
     @property
     def config(self) -> LlamaConfig:
         return self.checkpoint.config
+
+    def bits(self, name: str) -> int:
+        return bits(self.quant, name, self.config.num_hidden_layers)
 
     def build(self) -> None:
         config = self.config
@@ -162,7 +171,7 @@ class _Graph:
     def embedding(self) -> str:
         """The first hidden states, by name."""
         config, name = self.config, EMBEDDING
-        width, kind = config.hidden_size, bits(self.quant, EMBEDDING)
+        width, kind = config.hidden_size, self.bits(EMBEDDING)
         if kind > 8:
             return self.node("Gather", [self.plain(name, self.get(name), turned=False), "input_ids"], "embedding", "")
         size = self.blocks(name, (config.vocab_size, width), self.get(name), kind)
@@ -212,7 +221,7 @@ class _Graph:
     def head(self, kept: str) -> None:
         config, tied = self.config, self.config.tie_word_embeddings
         name = EMBEDDING if tied else HEAD
-        shape, kind = (config.vocab_size, config.hidden_size), bits(self.quant, name)
+        shape, kind = (config.vocab_size, config.hidden_size), self.bits(name)
         if not tied:
             self.product(kept, name, shape, self.get(name), "logits")
         elif kind > 8:
@@ -220,7 +229,7 @@ class _Graph:
             table = name if kind == 32 else name + ".float32"
             self.node("FusedMatMul", [kept, table], "logits", transB=1)
         else:
-            self.multiply(kept, name, shape, kind, _onnx_blocks.block_size(shape[1], kind), "logits")
+            self.multiply(kept, name, shape, kind, _onnx_blocks.block_size(shape[1], BLOCKS[self.quant]), "logits")
 
     # ------------------------------------------------------------------------- weights as the graph wants them
 
@@ -289,7 +298,7 @@ class _Graph:
     ) -> str:
         """x times the transpose of a matrix (out, in), stored as `quant` says."""
         out = out or re.sub(r"^model\.|self_attn\.|mlp\.|_proj\.weight$", "", name)
-        kind = bits(self.quant, name)
+        kind = self.bits(name)
         if kind > 8:
             return self.node("MatMul", [x, self.plain(name, make, shape)], out, "")
         return self.multiply(x, name, shape, kind, self.blocks(name, shape, make, kind), out)
@@ -315,7 +324,7 @@ class _Graph:
     ) -> str:
         """A matrix (out, in) in float32 or float16, `turned` as a MatMul wants it; the name of its float32 form."""
         shape = shape or self.config.shapes()[name]
-        half = bits(self.quant, name) == 16
+        half = self.bits(name) == 16
 
         def values() -> list[NDArray]:
             rows = make()
@@ -331,7 +340,7 @@ class _Graph:
 
     def blocks(self, name: str, shape: tuple[int, ...], make: Callable[[], NDArray[np.float32]], kind: int) -> int:
         """A matrix (out, in) in blocks; how long they are."""
-        size = _onnx_blocks.block_size(shape[1], kind)
+        size = _onnx_blocks.block_size(shape[1], BLOCKS[self.quant])
         count = -(-shape[1] // size)
         specs = (
             Spec(name + QUANTIZED, (shape[0], count, size * kind // 8), U8),

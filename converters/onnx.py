@@ -8,9 +8,9 @@ The fused graph's weights:
 
 fp32        float32, lossless
 fp16        stored as float16, widened when the file is loaded; lossless for a checkpoint in float16
-int8        blocks of 64 at 8 bits (MatMulNBits); activations in int8 too, with a scale for each block
-int4        blocks of 32 at 4 bits with searched scales; embedding, head and first layer as in int8
-int4_pure   all of it at 4 bits
+int8        blocks of 128 at 8 bits (MatMulNBits); activations in int8 too, with a scale for each block
+int4        blocks of 128 at 4 bits with searched scales; embedding, head and the first three layers as in int8
+int4_pure   all of it at 4 bits, in blocks of 32
 
 Size of Stentor2-12M's shape (12,294,400 parameters), vocabulary inside, and mean KL(source || artefact) in nats a
 token over 2,048 tokens of TinyStories' validation texts, with top-1 agreement, for two trained models:
@@ -71,7 +71,7 @@ LIMIT = 2**31 - 2**26
 TYPES = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "DOUBLE": "fp64"}
 
 FUSED_NOTE = "the graph is for ONNX Runtime (1.23 or later) alone: --graph portable writes one for other programs"
-EIGHT_NOTE = "8 bits: the embedding, the head and the first layer lose most by 4"
+EIGHT_NOTE = "8 bits: the embedding, the head and the first layers lose most by 4"
 
 
 def convert(checkpoint: Checkpoint, out: Path, settings: Converting, progress: Progress) -> list[Written]:

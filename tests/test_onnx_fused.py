@@ -22,6 +22,7 @@ onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
 from edgekit.converters import _onnx_blocks as blocks  # noqa: E402  (needs only numpy, but is the subject here)
+from edgekit.converters import _onnx_fused as fused  # noqa: E402
 
 # vocab, hidden, ffn, layers, heads, kv heads, head_dim, context. Attention may be wider or narrower than hidden_size.
 SHAPES = {
@@ -253,18 +254,21 @@ def test_a_trained_model_stays_close(models, exported, quant, most_kl, least_top
 
 
 @pytest.mark.parametrize("quant", QUANTIZED)
-def test_it_does_not_matter_how_a_prompt_is_cut(exported, quant):
-    """Into pieces of two tokens and more: one alone takes another kernel. Holds to the last bit."""
-    runtime = load(exported("gqa64", quant))
-    whole = runtime.forward(TOKENS, every=True)
-    for size in (2, 3, 7, 16, 46):
+def test_how_much_it_matters_how_a_prompt_is_cut(stentor, tmp_path, quant):
+    """A token alone takes other kernels than several, and in blocks of 128 so does an odd one at the end. Where sums
+    differ in the last digit an activation may be rounded the other way; no piece's logits differ by more than that.
+    """
+    runtime = load(to_onnx(stentor, tmp_path / "a.onnx", quant).path)
+    tokens = [TOKENS[i % 48] for i in range(96)]
+    whole = runtime.forward(tokens, every=True)
+    for size in (1, 2, 3, 7, 16, 46):
         runtime.rewind(0)
-        cut = [runtime.forward(TOKENS[i : i + size], every=True) for i in range(0, 48, size)]
-        alone = 48 % size == 1
-        assert (np.concatenate(cut)[: 47 if alone else 48] == whole[: 47 if alone else 48]).all()
-    runtime.rewind(0)
-    steps = np.stack([runtime.forward([token]) for token in TOKENS])
-    assert np.abs(steps - whole).max() < 0.1 * whole.std()
+        cut = np.concatenate([runtime.forward(tokens[i : i + size], every=True) for i in range(0, 96, size)])
+        assert (
+            np.sqrt(np.square(cut - whole).mean()) < 0.05 * whole.std() and np.abs(cut - whole).max() < whole.std() / 2
+        )
+        if size in (2, 16):  # pieces of pairs are multiplied as the whole is: equal to the last bit
+            assert (cut == whole).all()
 
 
 def test_size_of_the_real_shape(stentor, tmp_path):
@@ -277,7 +281,11 @@ def test_size_of_the_real_shape(stentor, tmp_path):
     assert kl < 0.003 and top1 > 0.8, (kl, top1)
 
 
-def test_int4_keeps_the_head_and_the_first_layer_at_eight_bits(exported):
+def test_int4_keeps_the_head_and_the_first_layers_at_eight_bits(exported):
+    """Three of them, and never more than half."""
+    for layers, eight in ((1, 0), (2, 1), (5, 2), (6, 3), (12, 3), (30, 3)):
+        names = [f"model.layers.{i}.mlp.down_proj.weight" for i in range(layers)]
+        assert [fused.bits("int4", name, layers) for name in names] == eight * [8] + (layers - eight) * [4]
     for name in ("odd", "tied"):
         for row in describe(exported(name, "int4"))[1]:
             if row.type in ("int8", "int4"):
@@ -325,7 +333,7 @@ def matrix(seed, rows, width, scale, kind):
 @given(data=st.data())
 def test_every_value_becomes_the_nearest_level(bits, data):
     values = data.draw(matrices(bits))
-    size, half = blocks.block_size(values.shape[1], bits), 2 ** (bits - 1)
+    size, half = blocks.block_size(values.shape[1], data.draw(st.sampled_from([32, 64, 128]))), 2 ** (bits - 1)
     packed, scales = blocks.quantize(values, bits, size)
     count = -(-values.shape[1] // size)
     assert packed.shape == (len(values), count, size * bits // 8) and packed.dtype == np.uint8
@@ -344,7 +352,7 @@ def test_every_value_becomes_the_nearest_level(bits, data):
 @given(data=st.data())
 def test_the_search_never_does_worse_than_plain_rounding(data):
     values = data.draw(matrices(4))
-    size = blocks.block_size(values.shape[1], 4)
+    size = blocks.block_size(values.shape[1], data.draw(st.sampled_from([32, 128])))
 
     def error():
         back = blocks.dequantize(*blocks.quantize(values, 4, size), 4, values.shape[1])
@@ -356,14 +364,15 @@ def test_the_search_never_does_worse_than_plain_rounding(data):
         assert searched <= error() * (1 + 1e-5) + 1e-12 * np.square(values.astype(np.float64)).sum()
 
 
-@pytest.mark.parametrize("bits, width", [(4, 256), (4, 176), (4, 172), (8, 256), (8, 172)])
-def test_without_the_search_it_is_onnxruntimes_own(monkeypatch, bits, width):
+@pytest.mark.parametrize("bits, width, largest", [(4, 256, 32), (4, 256, 128), (4, 176, 128), (4, 172, 32),
+                                                  (8, 256, 128), (8, 172, 128)])  # fmt: skip
+def test_without_the_search_it_is_onnxruntimes_own(monkeypatch, bits, width, largest):
     monkeypatch.setattr(blocks, "CANDIDATES", ())
     theirs = getattr(ort.capi._pybind_state, f"quantize_matmul_{bits}bits", None)
     if theirs is None:
         pytest.skip("this ONNX Runtime has no such quantizer")
     values, rows = matrix(0, 40, width, 1.0, "normal"), 40
-    size = blocks.block_size(width, bits)
+    size = blocks.block_size(width, largest)
     packed, scales = blocks.quantize(values, bits, size)
     count = packed.shape[1]
     other, other_scales = np.zeros_like(packed), np.zeros(rows * count, np.float32)
