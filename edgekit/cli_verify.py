@@ -56,20 +56,21 @@ def verify(
     if plot is not None and plot.is_dir():
         raise UsageError(f"--plot wants a file, and {plot} is a folder")
     settings = Verifying(**given(Verifying, values))
-    from edgekit import files, verify_report
+    from edgekit import files
     from edgekit import texts as reading
     from edgekit import verify as verb
+    from edgekit.verification import report
 
     documents = reading.read(texts) if texts else None
     found = verb.verify(
         model, artefacts, settings, texts=documents, runtime=runtime, revision=revision, progress=flags.progress
     )
     if plot is not None:
-        files.write_bytes(plot, verify_report.svg(found).encode())
+        files.write_bytes(plot, report.svg(found).encode())
     if as_json:
         click.echo(json.dumps(found.record()))
     else:
-        click.echo(verify_report.report(found, markdown=markdown, kv_type=settings.kv_type))
+        click.echo(report.report(found, markdown=markdown, kv_type=settings.kv_type))
     if broken := [proof for proof in found.artefacts if not proof.sound]:
         more = f" (and {len(broken) - 1} more are broken)" if len(broken) > 1 else ""
         raise CheckpointError(f"{broken[0].path.name}: {broken[0].failures[0]}{more}")

@@ -25,7 +25,7 @@ from edgekit.checkpoint import Checkpoint
 from edgekit.errors import CheckpointError, DataError, SettingError
 from edgekit.reference import Reference
 from edgekit.texts import Document
-from edgekit.verify_text import CALIBRATION
+from edgekit.verification.text import CALIBRATION
 
 DEFAULT = "default"
 """Stands for the text that edgekit has, the one that receipts are measured on."""

@@ -13,7 +13,7 @@ from edgekit.checkpoint import Checkpoint, LlamaConfig, open_folder
 from edgekit.convert import Written
 from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError
 from edgekit.files import read_bytes
-from edgekit.verify_tensors import group_of
+from edgekit.verification.tensors import group_of
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from edgekit.eval_report import table
 from edgekit.importance import DEFAULT
 from edgekit.plan import sizes
 from edgekit.settings import Choosing, Converting, bytes_of
-from edgekit.verify_measure import Truth, agreement, of_checkpoint, open_artefact
-from edgekit.verify_proof import running
+from edgekit.verification.measure import Truth, agreement, of_checkpoint, open_artefact
+from edgekit.verification.proof import running
 from edgekit.verify_settings import Verifying
 
 MEASURED = Verifying(tokens=2048, greedy=0, threads=1)

@@ -18,7 +18,7 @@ from edgekit.errors import MissingExtraError, SettingError
 from edgekit.eval_report import table
 from edgekit.reference import Reference
 from edgekit.settings import Converting
-from edgekit.verify_measure import Truth, agreement, of_checkpoint
+from edgekit.verification.measure import Truth, agreement, of_checkpoint
 from edgekit.verify_settings import Verifying
 
 MEASURED = Verifying(tokens=256, greedy=0, threads=1)

@@ -9,9 +9,9 @@ date and no path, and figures of three digits: the same conversion on the same m
     importance          the text that the weights were weighed by: its name and sha256; absent if there was none
     text, positions     what it was compared on
     runtime             what ran the artefact; null if that is not installed, and then there are no figures
-    figures, greedy, by_step     see `agreement.Figures`, `verify_measure`
+    figures, greedy, by_step     see `agreement.Figures`, `verification/measure.py`
     tensors             by kind: how many of each type, and the largest error among them
-    limits              what a sound artefact of its type never passes: `verify_limits.py`
+    limits              what a sound artefact of its type never passes: `verification/limits.py`
 """
 
 import importlib.metadata
@@ -27,8 +27,8 @@ from edgekit import __version__, artefact, blas, files, importance, rooms
 from edgekit.checkpoint import Checkpoint
 from edgekit.errors import CheckpointError, DataError
 from edgekit.settings import Converting
-from edgekit.verify_measure import Truth, of_checkpoint
-from edgekit.verify_proof import Proof, prove
+from edgekit.verification.measure import Truth, of_checkpoint
+from edgekit.verification.proof import Proof, prove
 from edgekit.verify_settings import SHORT
 
 FIGURES = ("mean_kl", "p99_kl", "max_difference", "mean_difference", "logit_error", "top1", "top5", "source_perplexity",

@@ -5,7 +5,7 @@
     found.artefacts[0].figures.mean_kl           # nats a token
 
 The source is run by `reference.py` on its own tensors. Each artefact is fed the same token ids on the runtime that its
-format names, and judged by `verify_limits.py`. Three things are held to the source: the logits, the tensors that the
+format names, and judged by `verification/limits.py`. Three things are held to the source: logits, the tensors that the
 file holds (as far as its converter reads them back), and the tokenizer. llama.cpp runs with a float32 KV cache unless
 `kv_type` says otherwise, so that the conversion is judged and not the cache.
 """
@@ -18,8 +18,8 @@ from typing import Any
 from edgekit import blas, source
 from edgekit.convert import Progress, silent
 from edgekit.texts import Document
-from edgekit.verify_measure import Truth, open_source
-from edgekit.verify_proof import Proof, prove, running
+from edgekit.verification.measure import Truth, open_source
+from edgekit.verification.proof import Proof, prove, running
 from edgekit.verify_settings import Verifying
 
 __all__ = ["Proof", "Verification", "verify"]

@@ -15,12 +15,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from edgekit import bench, files, source, texts, verify_report
+from edgekit import bench, files, source, texts
 from edgekit.bench_settings import Benching
 from edgekit.convert import convert
 from edgekit.errors import EdgekitError
 from edgekit.eval_report import table
 from edgekit.settings import Converting
+from edgekit.verification import report
 from edgekit.verify import Verification, verify
 from edgekit.verify_settings import Verifying
 
@@ -59,7 +60,7 @@ def markdown(found: Verification, names: list[str], rates: list[float | None]) -
         if (f := proof.figures) is None:
             row += ["-", "-", "-"]
         else:
-            row += [f"{f.mean_kl:.1e}", f"{100 * f.top1:.1f} %", verify_report.change(f.perplexity_change)]
+            row += [f"{f.mean_kl:.1e}", f"{100 * f.top1:.1f} %", report.change(f.perplexity_change)]
         if rates:
             row.append("-" if rates[i] is None else f"{rates[i]:,.0f}")
         rows.append(row)
@@ -97,7 +98,7 @@ def main() -> None:
     print(f"{found.source}, {found.positions:,} positions; the source's perplexity is {perplexity:.3f}\n")
     print(markdown(found, names, rates))
     if arguments.plot:
-        files.write_bytes(arguments.plot, verify_report.svg(found, names=names, speeds=rates).encode())
+        files.write_bytes(arguments.plot, report.svg(found, names=names, speeds=rates).encode())
     for name, proof in zip(names, found.artefacts, strict=True):
         for failure in proof.failures:
             print(f"{name} is broken: {failure}", file=sys.stderr)

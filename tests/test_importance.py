@@ -17,10 +17,10 @@ from edgekit.convert import convert
 from edgekit.errors import CheckpointError, DataError, SettingError
 from edgekit.settings import Converting
 from edgekit.texts import Document
+from edgekit.verification.limits import row_limit
+from edgekit.verification.tensors import compare
+from edgekit.verification.text import CALIBRATION
 from edgekit.verify import verify
-from edgekit.verify_limits import row_limit
-from edgekit.verify_tensors import compare
-from edgekit.verify_text import CALIBRATION
 
 gguf = pytest.importorskip("gguf")
 pytest.importorskip("llama_cpp")

@@ -22,10 +22,10 @@ from edgekit.errors import CheckpointError, SettingError
 from edgekit.reference import Reference
 from edgekit.settings import Converting
 from edgekit.texts import Document
+from edgekit.verification.layers import guess
+from edgekit.verification.limits import LIMITS, UNKNOWN, coarsest, limit_of, row_limit
+from edgekit.verification.tensors import Held, compare, explain
 from edgekit.verify import verify
-from edgekit.verify_layers import guess
-from edgekit.verify_limits import LIMITS, UNKNOWN, coarsest, limit_of, row_limit
-from edgekit.verify_tensors import Held, compare, explain
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -150,7 +150,7 @@ def found_tokenizer(folder):
 
 
 def tokenizer_eos(folder):
-    from edgekit.verify_measure import of_checkpoint
+    from edgekit.verification.measure import of_checkpoint
 
     prefix = of_checkpoint(open_folder(folder)).prefix
     assert prefix is not None
@@ -158,7 +158,7 @@ def tokenizer_eos(folder):
 
 
 def calibration():
-    from edgekit.verify_text import CALIBRATION
+    from edgekit.verification.text import CALIBRATION
 
     return CALIBRATION
 
@@ -231,11 +231,11 @@ def test_a_model_without_tokenizer_is_given_seeded_ids(tmp_path):
 
 
 def test_many_logits_wait_in_a_file(tiny, monkeypatch):
-    from edgekit import verify_measure
+    from edgekit.verification import measure
 
     plain = verify(tiny, [tiny], **QUICK).artefacts[0].figures
-    monkeypatch.setattr(verify_measure, "MOST_KEPT", 1000)
-    monkeypatch.setattr(verify_measure, "MOST_LOGITS", 7 * CONFIG.vocab_size)
+    monkeypatch.setattr(measure, "MOST_KEPT", 1000)
+    monkeypatch.setattr(measure, "MOST_LOGITS", 7 * CONFIG.vocab_size)
     assert verify(tiny, [tiny], **QUICK).artefacts[0].figures.positions == plain.positions
 
 

@@ -26,8 +26,8 @@ from edgekit.runtime import Logits, Runtime
 from edgekit.settings import Running
 from edgekit.texts import Document
 from edgekit.tokenizer import Tokenizer
+from edgekit.verification.text import AWKWARD, CALIBRATION
 from edgekit.verify_settings import Verifying
-from edgekit.verify_text import AWKWARD, CALIBRATION
 
 MOST_LOGITS = 1 << 22
 """Logits asked for at once, 16 MiB."""

@@ -11,8 +11,8 @@ from edgekit.agreement import logit_error
 from edgekit.checkpoint import Checkpoint
 from edgekit.reference import Reference
 from edgekit.runtime import Logits
-from edgekit.verify_limits import limit_of
-from edgekit.verify_tensors import interleaved
+from edgekit.verification.limits import limit_of
+from edgekit.verification.tensors import interleaved
 
 BASES = (10_000.0, 500_000.0, 1_000_000.0, 100_000.0, 50_000.0)
 """Bases of rotary embeddings that models have; what a converter that forgets the key takes is among them."""

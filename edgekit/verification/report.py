@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from html import escape
 
 from edgekit.eval_report import table
+from edgekit.verification.proof import Proof
 from edgekit.verify import Verification
-from edgekit.verify_proof import Proof
 
 HEAD = (
     "artefact", "type", "MB", "KL", "p99 KL", "top-1", "top-5", "max |Δ|", "mean |Δ|", "perplexity", "change",

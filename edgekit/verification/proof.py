@@ -1,4 +1,4 @@
-"""One artefact beside its source: what is measured, and what is made of it. `verify_limits.py` says by which limits."""
+"""One artefact beside its source: what is measured, and what is made of it. `limits.py` says by which limits."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from edgekit.reference import Reference
 from edgekit.runtime import Logits, Runtime
 from edgekit.settings import Running
 from edgekit.tokenizer import FILES
-from edgekit.verify_files import Content, Group, config_of, content, kind_of, own_model
-from edgekit.verify_layers import Layer, departs, guess, layers
-from edgekit.verify_limits import LIMITS, Limit, limit_of
-from edgekit.verify_measure import (
+from edgekit.verification.files import Content, Group, config_of, content, kind_of, own_model
+from edgekit.verification.layers import Layer, departs, guess, layers
+from edgekit.verification.limits import LIMITS, Limit, limit_of
+from edgekit.verification.measure import (
     Greedy,
     Source,
     Tokens,

@@ -1,7 +1,7 @@
 """What an artefact's tensors hold, against the source's: where a conversion went wrong, in words.
 
 Logits tell that something is broken; tensors tell what. A block type may move a row by no more than a share of its
-length that follows from its number of levels (`verify_limits.py`), so even among the noise of 4 bits a single matrix
+length that follows from its number of levels (`limits.py`), so even among the noise of 4 bits a single matrix
 that was permuted, transposed, swapped or scaled wrongly stands out, and the known ways of getting it wrong are tried
 on the source until one gives what the artefact holds.
 """
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgekit.checkpoint import LlamaConfig
 from edgekit.convert import Held
-from edgekit.verify_limits import row_limit, smallest
+from edgekit.verification.limits import row_limit, smallest
 
 Array = NDArray[np.float32]
 

@@ -14,8 +14,8 @@ from edgekit import gguf_file, rooms
 from edgekit.checkpoint import Checkpoint, LlamaConfig, open_folder
 from edgekit.convert import Held
 from edgekit.errors import CheckpointError, MissingExtraError
-from edgekit.verify_limits import coarsest
-from edgekit.verify_tensors import compare, explain, group_of
+from edgekit.verification.limits import coarsest
+from edgekit.verification.tensors import compare, explain, group_of
 
 
 @dataclass
