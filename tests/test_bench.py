@@ -414,6 +414,24 @@ def test_the_peers_pipe(monkeypatch, tmp_path):
     assert [line for line in said if line.startswith("round")] == ["round 1 of 2: good", "round 2 of 2: good"]
 
 
+def test_the_profile_finds_every_kernel(monkeypatch, tmp_path):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    import kernels
+
+    from edgekit.convert import convert
+    from edgekit.settings import Converting
+
+    folder = write_model(tmp_path / "m", LlamaConfig(128, 64, 128, 3, 2, 2, 32, 64, tie_word_embeddings=True))
+    path = convert(folder, "onnx", tmp_path / "m.onnx", settings=Converting(quant="int4_pure"), verify=False).path
+    found = kernels.profile(path, 20, tmp_path)
+    rows = {row["kind"]: row for row in found["rows"]}
+    assert rows["GroupQueryAttention"]["nodes"] == 3 and rows["SkipSimplifiedLayerNormalization"]["nodes"] == 6
+    product = rows["MatMulNBits 64 -> 256, 4 bits in blocks of 32"]
+    assert product["nodes"] == 3 and product["bytes"] == 3 * (256 * 32 + 4 * 256 * 2)
+    assert found["step"] > found["call"] > 0 and found["rows"] == sorted(found["rows"], key=lambda row: -row["us"])
+
+
 def test_the_seeded_model_is_one_that_edgekit_reads(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
     import _seeded

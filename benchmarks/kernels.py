@@ -1,0 +1,132 @@
+"""Where a decode step of the fused ONNX graph spends its time: ONNX Runtime's own profile, by operator and shape.
+
+    python benchmarks/kernels.py                          # 12.3M parameters, seeded weights, int4 and int8
+    python benchmarks/kernels.py --quant int8 --quant int4_pure --context 500 --json
+
+Each type is opened with one thread and decodes a token behind a prompt of `--context` tokens, over and over; every
+node's time comes from ONNX Runtime. What is left of a step is the session's walk over the nodes, the profiling of each
+of them, and Python (`edgekit bench` has a step without profiling, and what Python adds as overhead). GB/s counts the
+bytes of a matrix once a step: where it is near what the cache delivers, only fewer bytes would be faster.
+"""
+
+import argparse
+import collections
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import _seeded
+import onnx
+import onnxruntime as ort
+from onnx import helper
+
+from edgekit import rooms
+from edgekit.bench import machine
+from edgekit.convert import convert
+from edgekit.eval_report import table
+from edgekit.settings import Converting, Running
+
+STEPS, WARM = 200, 20
+
+
+def kinds(path: Path) -> dict[str, tuple[str, int]]:
+    """Node -> what its row is called, and the bytes of the matrix that it reads."""
+    found = {}
+    for node in onnx.load(path).graph.node:
+        values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        name, size = node.op_type, 0
+        if node.op_type == "MatMulNBits":
+            n, k, bits, block = (values[key] for key in ("N", "K", "bits", "block_size"))
+            name = f"MatMulNBits {k} -> {n}, {bits} bits in blocks of {block}"
+            size = n * k * bits // 8 + 4 * n * -(-k // block)
+        found[node.name] = name, size
+    return found
+
+
+def profile(path: Path, context: int, folder: Path) -> dict[str, Any]:
+    """Microseconds a step, median over the steps: {"step", "call", "rows": [{"kind", "nodes", "us", "bytes"}]}."""
+    session_options = rooms.load("runtimes", "_onnx_session").options
+    room, made = rooms.load("runtimes", "onnx"), []
+
+    def profiled(threads: int) -> ort.SessionOptions:
+        options = session_options(threads)
+        options.enable_profiling, options.profile_file_prefix = True, str(folder / "profile")
+        made.append(options)
+        return options
+
+    room._onnx_session.options = profiled
+    try:
+        runtime = room.load(path, Running(threads=1))
+    finally:
+        room._onnx_session.options = session_options
+    runtime.forward([3 + i % 500 for i in range(context)])
+    seconds = []
+    for i in range(WARM + STEPS):
+        runtime.rewind(context)
+        begin = time.perf_counter()
+        runtime.forward([3 + i])
+        seconds.append(time.perf_counter() - begin)
+    events = json.loads(Path(runtime._session.end_profiling()).read_text())
+    calls = [event["dur"] for event in events if event.get("name") == "model_run"][-STEPS:]
+    names, times = kinds(path), collections.defaultdict(list)
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            times[event["name"].removesuffix("_kernel_time")].append(event["dur"])
+    rows: dict[str, dict[str, Any]] = {}
+    for node, durations in times.items():
+        kind, size = names.get(node, (node, 0))
+        row = rows.setdefault(kind, {"kind": kind, "nodes": 0, "us": 0.0, "bytes": 0})
+        row["nodes"] += 1
+        row["us"] += statistics.mean(sorted(durations[-STEPS:])[: STEPS * 9 // 10])  # whole microseconds: no median
+        row["bytes"] += size
+    return {
+        "step": 1e6 * statistics.median(seconds[WARM:]), "call": statistics.median(calls),
+        "rows": sorted(rows.values(), key=lambda row: -row["us"]),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", "--model", type=Path, help="a Hugging Face folder; default: 12.3M, seeded")
+    parser.add_argument("--quant", action="append", help="types to profile; default: int4 and int8")
+    parser.add_argument("--context", type=int, default=160, help="tokens in the cache")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--markdown", action="store_true")
+    asked = parser.parse_args()
+    if asked.context < 1:
+        parser.error("--context is at least 1")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if asked.model is None:
+            _seeded.write(folder / "model")
+        found = {}
+        for quant in asked.quant or ["int4", "int8"]:
+            path = folder / f"{quant}.onnx"
+            convert(asked.model or folder / "model", "onnx", path, settings=Converting(quant=quant), verify=False)
+            found[quant] = profile(path, asked.context, folder)
+    if asked.json:
+        print(json.dumps(found, indent=1))
+        return
+    about = machine({"onnxruntime": ort.__version__})
+    print(f"{about['cpu']}, {about['system']}, onnxruntime {ort.__version__}, one thread")
+    for quant, each in found.items():
+        total = sum(row["us"] for row in each["rows"])
+        cells = [
+            [
+                row["kind"], str(row["nodes"]), f"{row['us']:,.0f}", f"{100 * row['us'] / total:.0f} %",
+                f"{row['bytes'] / row['us'] / 1e3:.1f}" if row["bytes"] else "",
+            ]
+            for row in each["rows"]
+            if row["us"] >= 0.01 * total
+        ]  # fmt: skip
+        print(
+            f"\n{quant}, {asked.context} tokens in the cache: {each['step']:,.0f} us a step, {total:,.0f} in its kernels\n"
+        )
+        print(table(["kernel", "nodes", "us", "share", "GB/s"], cells, markdown=asked.markdown))
+
+
+if __name__ == "__main__":
+    main()
