@@ -62,12 +62,13 @@ def profile(path: Path, context: int, folder: Path) -> dict[str, Any]:
         runtime = room.load(path, Running(threads=1))
     finally:
         room._onnx_session.options = session_options
-    runtime.forward([3 + i % 500 for i in range(context)])
+    ids = [3 + i % (runtime.vocab_size - 3) for i in range(max(context, WARM + STEPS))]
+    runtime.forward(ids[:context])
     seconds = []
     for i in range(WARM + STEPS):
         runtime.rewind(context)
         begin = time.perf_counter()
-        runtime.forward([3 + i])
+        runtime.forward([ids[i]])
         seconds.append(time.perf_counter() - begin)
     events = json.loads(Path(runtime._session.end_profiling()).read_text())
     calls = [event["dur"] for event in events if event.get("name") == "model_run"][-STEPS:]
@@ -122,9 +123,8 @@ def main() -> None:
             for row in each["rows"]
             if row["us"] >= 0.01 * total
         ]  # fmt: skip
-        print(
-            f"\n{quant}, {asked.context} tokens in the cache: {each['step']:,.0f} us a step, {total:,.0f} in its kernels\n"
-        )
+        step = f"{each['step']:,.0f} us a step, {total:,.0f} in its kernels"
+        print(f"\n{quant}, {asked.context} tokens in the cache: {step}\n")
         print(table(["kernel", "nodes", "us", "share", "GB/s"], cells, markdown=asked.markdown))
 
 
