@@ -171,16 +171,18 @@ def open_decode(folder: Path, quant: str, threads: int) -> Run:
 # edgekit
 
 
-def prepare_onnx(folder: Path, quant: str) -> None:
-    _convert(folder, "onnx", quant, folder / f"{quant}.onnx")
+def prepare_onnx(folder: Path, name: str) -> None:
+    """`int4`, or `int4-kv8` with an int8 KV cache."""
+    quant, _, cache = name.partition("-")
+    _convert(folder, "onnx", quant, folder / f"{name}.onnx", kv_cache="int8" if cache else "f32")
 
 
-def _convert(folder: Path, to: str, quant: str, out: Path) -> None:
+def _convert(folder: Path, to: str, quant: str, out: Path, **more: Any) -> None:
     from edgekit.convert import convert
     from edgekit.settings import Converting
 
     if not out.is_file():
-        convert(folder / "model", to, out, settings=Converting(quant=quant))
+        convert(folder / "model", to, out, settings=Converting(quant=quant, **more))
 
 
 def open_edgekit(artefact: Path, runtime: str, running: dict[str, Any], threads: int) -> Run:
@@ -231,7 +233,7 @@ CONTESTANTS: dict[str, Contestant] = {
     **{f"llama.cpp bare decode {q}": (_made(prepare_gguf, q), _plain(open_decode, q)) for q in ("q8_0", "q4_0")},
     **{
         f"edgekit onnx {q}": (_made(prepare_onnx, q), _edgekit(f"{q}.onnx", "onnx"))
-        for q in ("fp32", "int8", "int4", "int4_pure")
+        for q in ("fp32", "int8", "int4", "int4_pure", "int8-kv8", "int4-kv8")
     },
     **{
         f"edgekit llamacpp {q}": (_made(prepare_gguf, q), _edgekit(f"{q}.gguf", "llamacpp"))

@@ -12,7 +12,7 @@ inputs   input_ids                     int64 (1, n)
          logit_positions               int64 (k,), which of the n positions get logits; usually the last
          seqlens_k                     int32 (1,), tokens in the cache after this call, less one
          total_sequence_length         int32 (), the same, not less one
-         past_key_values.N.key|value   float32 (1, kv_heads, room, head_dim), room >= total_sequence_length
+         past_key_values.N.key|value   float32 (1, kv_heads, room, head_dim), room >= total_sequence_length; or int8
 outputs  logits                        float32 (1, k, vocab_size)
          present.N.key|value           as the past, and best the same memory: then nothing is copied
 
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from edgekit.checkpoint import Checkpoint, LlamaConfig
-from edgekit.converters import _onnx_blocks
+from edgekit.converters import _onnx_blocks, _onnx_cache
 from edgekit.converters._onnx_names import EMBEDDING, HEAD, QUANTIZED, ROTARY, SCALE
 from edgekit.converters._onnx_write import Part, Spec
 from edgekit.errors import CheckpointError
@@ -44,6 +44,12 @@ IR_VERSION, OPSET = 10, 18
 ACCURACY_LEVEL = 4
 
 HALF_MAX = 65504.0
+
+CACHE_ATTRIBUTES: dict[str, Any] = {
+    "k_quant_type": "PER_CHANNEL",
+    "v_quant_type": "PER_CHANNEL",
+    "kv_cache_bit_width": 8,
+}
 
 F32, F16, U8, I64 = np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.uint8), np.dtype(np.int64)
 
@@ -82,13 +88,14 @@ class Fused:
         return [spec for part in self.parts for spec in part.specs]
 
 
-def build(checkpoint: Checkpoint, quant: str) -> Fused:
+def build(checkpoint: Checkpoint, quant: str, kv_cache: str = "f32") -> Fused:
     """The graph of a checkpoint; its weights are computed when they are written.
 
     Args:
         quant: one of `bits`.
+        kv_cache: "f32", or "int8" with the scales of `_onnx_cache.py`.
     """
-    graph = _Graph(checkpoint, quant)
+    graph = _Graph(checkpoint, quant, _onnx_cache.Cache(checkpoint) if kv_cache == "int8" else None)
     graph.build()
     model = helper.make_model(
         helper.make_graph(graph.nodes, "llama", graph.inputs, graph.outputs),
@@ -102,6 +109,7 @@ def build(checkpoint: Checkpoint, quant: str) -> Fused:
 class _Graph:
     checkpoint: Checkpoint
     quant: str
+    cache: _onnx_cache.Cache | None
     nodes: list[NodeProto] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
     inputs: list[ValueInfoProto] = field(default_factory=list)
@@ -144,10 +152,11 @@ class _Graph:
         self.inputs += [value(*integer) for integer in integers]
         self.outputs.append(value("logits", TensorProto.FLOAT, [1, "kept_length", config.vocab_size]))
         shape: Any = [1, config.num_key_value_heads, "cache_length", padded(config.head_dim)]
+        element = TensorProto.FLOAT if self.cache is None else TensorProto.INT8
         for i in range(config.num_hidden_layers):
             for kind in ("key", "value"):
-                self.inputs.append(value(f"past_key_values.{i}.{kind}", TensorProto.FLOAT, shape))
-                self.outputs.append(value(f"present.{i}.{kind}", TensorProto.FLOAT, shape))
+                self.inputs.append(value(f"past_key_values.{i}.{kind}", element, shape))
+                self.outputs.append(value(f"present.{i}.{kind}", element, shape))
 
     def rotation(self) -> None:
         """Cosine and sine of every position's angles, (context, head_dim / 2): transformers' `LlamaRotaryEmbedding`.
@@ -199,9 +208,10 @@ class _Graph:
         cache = [f"past_key_values.{i}.{kind}" for kind in ("key", "value")]
         attention = self.node(
             "GroupQueryAttention",
-            [qkv, "", "", *cache, "seqlens_k", "total_sequence_length", "rotary.cos", "rotary.sin"],
+            [qkv, "", "", *cache, "seqlens_k", "total_sequence_length", "rotary.cos", "rotary.sin", *self.scales(i)],
             [short + "attention", f"present.{i}.key", f"present.{i}.value"],
             num_heads=heads, kv_num_heads=kv, do_rotary=1, rotary_interleaved=0, scale=config.head_dim**-0.5,
+            **({} if self.cache is None else CACHE_ATTRIBUTES),
         )  # fmt: skip
         out = self.product(
             attention, name + "self_attn.o_proj.weight", (config.hidden_size, heads * wide), self.output(i)
@@ -217,6 +227,23 @@ class _Graph:
         down_proj = name + "mlp.down_proj.weight"
         down = self.product(multiplied, down_proj, config.shapes()[down_proj], self.get(down_proj))
         return self.norm(down, skip, next_norm, epsilon, last=i + 1 == config.num_hidden_layers)
+
+    def scales(self, i: int) -> list[str]:
+        """The further inputs of attention over an int8 cache: three that are not given, and the scales of a layer."""
+        cache, config = self.cache, self.config
+        if cache is None:
+            return []
+        names = (f"layers.{i}.key_scales", f"layers.{i}.value_scales")
+        heads, wide = config.num_key_value_heads, padded(config.head_dim)
+
+        def make() -> list[NDArray]:
+            keys, values = (scales.reshape(-1, 1) for scales in cache.scales(i))
+            both = self.filled(keys, heads, 2), self.filled(values, heads, 1)
+            # What fills up a head is 0 at any scale, but not at none.
+            return [np.where(x > 0, x, np.float32(1)).reshape(1, heads, 1, wide) for x in both]
+
+        self.parts.append(Part(tuple(Spec(name, (1, heads, 1, wide), F32) for name in names), make))
+        return ["", "", "", *names]
 
     def head(self, kept: str) -> None:
         config, tied = self.config, self.config.tie_word_embeddings

@@ -104,6 +104,8 @@ def _checked(settings: Converting) -> tuple[str, str | None]:
     for what, value, known in (("quantization", quant, QUANTS), ("embedding type", embedding, EMBEDDING_TYPES)):
         if value is not None and value not in known:
             raise SettingError(f"unknown {what} {value!r} for gguf: choose from {', '.join(known)}")
+    if settings.kv_cache != "f32":
+        raise SettingError("kv_cache is a setting of onnx: llama.cpp chooses its cache when it runs (--kv-type)")
     if settings.importance is not None and quant not in WEIGHTED:
         raise SettingError(f"importance changes nothing at {quant}: it is for types of less than 8 bits")
     return quant, embedding

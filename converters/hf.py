@@ -39,8 +39,10 @@ def convert(checkpoint: Checkpoint, out: Path, settings: Converting, progress: P
     quant = (settings.quant or DEFAULT).lower()
     if quant not in QUANTS:
         raise SettingError(f"unknown type {quant!r} for hf: choose from {', '.join(QUANTS)}")
-    if settings.embedding_type is not None or settings.reduce_range:
-        raise SettingError("embedding_type is a setting of gguf, reduce_range one of onnx: hf has neither")
+    if settings.embedding_type is not None or settings.reduce_range or settings.kv_cache != "f32":
+        raise SettingError(
+            "embedding_type is a setting of gguf, reduce_range and kv_cache of onnx: hf has none of them"
+        )
     written = []
     for name, shape in checkpoint.config.shapes().items():
         kind = (checkpoint.dtypes[name] if quant == "auto" else quant).upper()

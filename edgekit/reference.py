@@ -66,6 +66,11 @@ class Reference:
         self._cache = [(keys[:, :length], values[:, :length]) for keys, values in self._cache]
         self.length = length
 
+    @property
+    def cache(self) -> list[tuple[Array, Array]]:
+        """Keys, turned by their positions, and values of each layer: (kv_heads, length, head_dim) each. Not a copy."""
+        return self._cache
+
     def embed(self, tokens: Sequence[int]) -> Array:
         """The hidden state before the first layer, (tokens, hidden_size)."""
         return self._tensors["model.embed_tokens.weight"][np.asarray(tokens)].astype(np.float32)

@@ -191,6 +191,14 @@ class Converting(Checked):
         range="fused or portable",
         choices=("fused", "portable"),
     )
+    kv_cache: str = setting(
+        "f32",
+        "onnx, fused int8 and int4: type of the KV cache; int8 is a quarter of the memory and faster, and needs ONNX "
+        "Runtime 1.27.",
+        check=lambda v: v in ("f32", "int8"),
+        range="f32 or int8",
+        choices=("f32", "int8"),
+    )
     reduce_range: bool = setting(False, "onnx, portable int8: 7-bit weights, for CPUs without VNNI (older than 2019).")
     importance: str | None = setting(
         None,

@@ -29,19 +29,21 @@ FORMATS = [
     "gguf:f32", "gguf:f16", "gguf:q8_0", "gguf:q6_k", "gguf:q5_0",
     "gguf:q4_k_m", "gguf:q4_k_m:importance", "gguf:q4_1", "gguf:q4_1:importance",
     "gguf:q4_0", "gguf:q4_0:importance", "gguf:iq4_nl", "gguf:iq4_nl:importance", "gguf:q3_k", "gguf:q2_k",
-    "onnx:fp32", "onnx:fp16", "onnx:int8", "onnx:int4", "onnx:int4_pure", "onnx:fp32:portable", "onnx:int8:portable",
+    "onnx:fp32", "onnx:fp16", "onnx:int8", "onnx:int8:kv8", "onnx:int4", "onnx:int4:kv8", "onnx:int4_pure",
+    "onnx:fp32:portable", "onnx:int8:portable",
 ]  # fmt: skip
 DOCUMENTS = 64
 """Of a text with more, so many are taken, at equal distances: corpora often lie in a file one behind the other."""
 
 
 def make(model: Path, name: str, folder: Path, importance: str) -> Path:
-    """One artefact, from FORMAT:TYPE or FORMAT:TYPE:importance or FORMAT:TYPE:portable."""
+    """One artefact, from FORMAT:TYPE and what may stand behind it: importance, portable, kv8 (an int8 KV cache)."""
     to, quant, *more = name.split(":")
     settings = Converting(
         quant=quant,
         importance=importance if "importance" in more else None,
         graph="portable" if "portable" in more else "fused",
+        kv_cache="int8" if "kv8" in more else "f32",
     )
     return convert(model, to, folder / f"{name.replace(':', '-')}.{to}", settings=settings, verify=False).path
 
@@ -72,7 +74,7 @@ def main() -> None:
     parser.add_argument("-m", "--model", help="a Hugging Face folder, a .gguf or a Hub id; default: the bundled model")
     parser.add_argument("--text", type=Path, action="append", help=".txt or .jsonl to measure on; may be repeated")
     parser.add_argument("--tokens", type=int, default=4096)
-    parser.add_argument("--formats", nargs="+", default=FORMATS, metavar="FORMAT:TYPE[:importance|:portable]")
+    parser.add_argument("--formats", nargs="+", default=FORMATS, metavar="FORMAT:TYPE[:importance|:portable|:kv8]")
     parser.add_argument("--importance", default="default", metavar="TEXT", help="what `importance` weighs by")
     parser.add_argument("--plot", type=Path, help="draw the table as an SVG")
     parser.add_argument(

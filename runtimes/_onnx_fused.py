@@ -4,6 +4,7 @@ Its interface is drawn in `converters/_onnx_fused.py`. All that a decode step re
 changes three integers, runs, and hands out a copy of the logits.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgekit.checkpoint import LlamaConfig
-from edgekit.errors import RuntimeFailure
+from edgekit.errors import MissingExtraError, RuntimeFailure
 from edgekit.runtime import Logits, check_forward, check_rewind
 from edgekit.runtimes._onnx_session import interface, present, reason, same
 
 PLAIN = ("input_ids", "logit_positions", "seqlens_k", "total_sequence_length")
+
+INT8, INT8_SINCE = "tensor(int8)", (1, 27)
 
 CHUNK = 512
 """Tokens of a prefill that run at once: what attention needs grows with their number times the context."""
@@ -39,11 +42,19 @@ class FusedRuntime:
         # ONNX Runtime's attention wants a head_dim that 16 divides; the graph fills up others.
         shape = (1, config.num_key_value_heads, self.context_length, -(-config.head_dim // 16) * 16)
         for name in names:
-            same(nodes[name], (1, shape[1], None, shape[3]), path)
+            same(nodes[name], (1, shape[1], None, shape[3]), path, also=(INT8,))
+        small = bool(names) and nodes[names[0]].type == INT8
+        if small and version(ort.__version__) < INT8_SINCE:
+            raise MissingExtraError(
+                f"{path} has an int8 KV cache, which needs onnxruntime {'.'.join(map(str, INT8_SINCE))}; this is "
+                f"{ort.__version__}: pip install -U onnxruntime"
+            )
         same(nodes["logits"], (1, None, config.vocab_size), path)
         # Memory that is asked for as zeros is only taken from the system when it is written to, so a long context
         # costs what is used of it.
-        self._cache = {name: ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32)) for name in names}
+        self._cache = {
+            name: ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.int8 if small else np.float32)) for name in names
+        }
         self._last, self._total = np.zeros(1, np.int32), np.zeros((), np.int32)
         self._id, self._logits = np.zeros((1, 1), np.int64), np.zeros((1, 1, self.vocab_size), np.float32)
         self._step, self._many = self._bound(), self._bound()
@@ -92,6 +103,11 @@ class FusedRuntime:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
             raise RuntimeFailure(f"ONNX Runtime: {reason(error)}") from error
+
+
+def version(text: str) -> tuple[int, ...]:
+    """The first two numbers of a version."""
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
 
 
 def _bind(

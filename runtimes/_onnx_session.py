@@ -119,9 +119,12 @@ def present(name: str) -> str:
     return name.replace("past_key_values", "present")
 
 
-def same(node: Any, wanted: Sequence[int | None], path: Path) -> None:
-    """Hold an input's or output's shape to the configuration; sizes that the graph leaves open (names, None) pass."""
-    if node.type != "tensor(float)":
+def same(node: Any, wanted: Sequence[int | None], path: Path, also: Sequence[str] = ()) -> None:
+    """Hold an input's or output's shape to the configuration; sizes that the graph leaves open (names, None) pass.
+
+    Its elements must be float32, or of a type in `also`.
+    """
+    if node.type not in ("tensor(float)", *also):
         raise CheckpointError(f"{path}: {node.name} is {node.type}; edgekit runs graphs with float32 here")
     fits = len(node.shape) == len(wanted) and all(
         w is None or not isinstance(f, int) or f == w for f, w in zip(node.shape, wanted, strict=False)
