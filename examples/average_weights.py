@@ -2,7 +2,8 @@
 
 For models that went on from one another or from one start: the end of a run and the end of its extension, say. Their
 mean often does better on text that neither saw than each of them ("model soups", arXiv 2203.05482), at no cost in size
-or speed. The bundled model is such a mean. Everything but the weights is copied from the last folder.
+or speed; of runs that went far apart it is not (1.095 bits per byte where the better one had 1.090). Half way the
+bundled model was such a mean: its card has the figures. Everything but the weights is copied from the last folder.
 """
 
 import argparse

@@ -140,7 +140,8 @@ def test_webassembly_says_what_python_says(folder, kind):
     model = edgekit.load(artefact(kind), threads=1)
     requests = [
         {"prompt": "Once upon a time", "settings": {**MENU, "seed": 7, "max_new_tokens": 40}},
-        {"prompt": "“Ça va?” she said", "settings": {"temperature": 0, "max_new_tokens": 12}, "top": 10},
+        # (The page names every setting; Python has a penalty of its own for TokenMonster models.)
+        {"prompt": "“Ça va?” she said", "settings": {**MENU, "temperature": 0, "max_new_tokens": 12}, "top": 10},
         {"prompt": "Science is", "settings": {**MENU, "seed": 99, "max_new_tokens": 12, "top_k": 40}, "top": 10},
     ]
     asked = "\n".join(json.dumps(request) for request in requests)
