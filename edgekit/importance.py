@@ -5,10 +5,10 @@ that meets it. Here these means are taken over a text, by `reference.py` on the 
 "imatrix", as its `llama-imatrix` collects it (mean over all tokens of x ** 2, by tensor; a tied embedding by what comes
 to it as the output matrix, since looking a row up multiplies nothing).
 
-What it is worth on the bundled model, mean KL on 4,096 positions of stories that neither text has, without, by the text
-that edgekit has (343 tokens) and by 16,384 tokens of the training mix: q4_0 0.056, 0.037, 0.039; q4_k_m 0.030, 0.031,
-0.028; iq4_nl 0.040, 0.037, 0.036; q2_k 0.49, not measured, 0.28. K-quants search for their scales anyway and gain by
-long texts alone; of what q4_0 gains most is the search itself, which its plain rounding lacks.
+What it is worth on story-7m (earlier weights than today's), mean KL on 4,096 positions of stories that neither text
+has, without, by the text that edgekit has (343 tokens) and by 16,384 tokens of the training mix: q4_0 0.056, 0.037,
+0.039; q4_k_m 0.030, 0.031, 0.028; iq4_nl 0.040, 0.037, 0.036; q2_k 0.49, not measured, 0.28. K-quants search for their
+scales anyway and gain by long texts alone; what q4_0 gains is mostly the search itself, which plain rounding lacks.
 """
 
 import hashlib

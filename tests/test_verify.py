@@ -487,7 +487,7 @@ def test_all_formats_in_one_command(tiny, tmp_path, monkeypatch, capsys):
     spec.loader.exec_module(example)
     for name in example.FORMATS:  # every type that it names is one
         to, quant, *more = name.split(":")
-        assert quant in rooms.load("converters", to).QUANTS and set(more) <= {"importance", "portable"}
+        assert quant in rooms.load("converters", to).QUANTS and set(more) <= {"importance", "portable", "kv8"}
     monkeypatch.setattr(example, "speeds", lambda paths, rounds: [123.0, None])
     plot, formats = tmp_path / "p.svg", ["gguf:q4_0:importance", "onnx:int8"]
     arguments = ["-m", tiny, "--formats", *formats, "--tokens", 120, "--plot", plot, "--speed"]
