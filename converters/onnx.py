@@ -16,17 +16,17 @@ Size of Stentor2-12M's shape (12,294,400 parameters), vocabulary inside, and mea
 token over 2,048 tokens of TinyStories' validation texts, with top-1 agreement, for two trained models:
 
                  12.3M       story-7m (bundled)   stories260K
-fp32             49.49 MB    3e-12    100.0 %     2e-12    100.0 %
-fp16             24.92       3e-12    100.0       7e-07    100.0
-int8             13.40       8.6e-04   97.8       1.4e-03   97.7
-int4              9.30       1.6e-02   91.2       8.2e-02   83.7
-int4_pure         8.03       5.5e-02   81.4       1.3e-01   79.5
-portable int8    13.10       5.4e-03   94.2       6.9e-03   94.5
+fp32             49.49 MB    0        100.0 %     0        100.0 %
+fp16             24.92       0        100.0       6e-07    100.0
+int8             13.01       5.4e-04   98.6       1.2e-03   97.5
+int4              9.18       1.3e-02   93.6       6.2e-02   86.8
+int4_pure         8.02       3.1e-02   89.1       1.2e-01   81.7
+portable int8    13.10       5.4e-03   95.6       6.9e-03   94.5
 
 Of the rounding at 4 bits (weights alone, all of the model): by the block's extreme value KL is 0.156 on stories260K, by
 the searched scale 0.121; with a zero point for each block 0.115, which is not worth another eighth of a bit. What to
-keep at 8 bits, story-7m: nothing 0.055, the head 0.040, head and down projections 0.034, head and gate and up 0.021,
-head and first layer 0.015, which adds the least bytes of these but the head alone.
+keep at 8 bits, story-7m with earlier weights and blocks of 32: nothing 0.055, the head 0.040, head and down projections
+0.034, head and gate and up 0.021, head and first layer 0.015, which adds the least bytes of these but the head alone.
 
 Blocks of 128 cost KL and gain speed (_onnx_blocks.py): what int4 lost by them it got back with three layers at 8 bits
 instead of one. A step at 160 tokens of context, 12.3M, one core, in turns with blocks of 32 and one layer: 1.27 times
@@ -39,8 +39,8 @@ and where a rounding hangs on that, logits come to differ by up to 0.3 on story-
 int8: 1.1). What must repeat exactly is to be fed in the same pieces, or at fp32.
 
 `--kv-cache int8` stores keys and values in int8 (_onnx_cache.py): a quarter of the cache's memory, and 1.3 times the
-speed at 160 and more tokens of context, where a float32 cache costs as much as the weights. KL with it, story-7m: int8
-1.8e-3 instead of 1.5e-3, int4 2.58e-2 instead of 2.55e-2; stories260K: 6.5e-3 and 1.2e-3, 6.7e-2 and 6.2e-2.
+speed at 160 and more tokens of context, where a float32 cache costs half as much as the weights. KL with it, story-7m:
+int8 6.7e-4 instead of 5.4e-4, int4 1.3e-2 as without; stories260K: 6.5e-3 and 1.2e-3, 6.7e-2 and 6.2e-2.
 """
 
 from collections import Counter
