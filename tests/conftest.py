@@ -21,6 +21,16 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture
+def one_thread():
+    """torch on one thread: two that wait for each other are slower than one where tests run side by side."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def bundled() -> Path:
     """The model that comes with edgekit, there in every clone."""

@@ -64,13 +64,7 @@ save_steps = 20
 """
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Two threads that wait for each other are slower than one where tests run side by side."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="session")

@@ -19,15 +19,9 @@ from edgekit.errors import CheckpointError, RecipeError
 from edgekit.training import data, loop, recipe
 from edgekit.training.model import Llama
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 EMBEDDING = "model.embed_tokens.weight"
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make(folder, *, vocabulary="bytes", weights=None, steps=2, **training):
