@@ -49,12 +49,11 @@ def kinds(path: Path) -> dict[str, tuple[str, int]]:
 def profile(path: Path, context: int, folder: Path) -> dict[str, Any]:
     """Microseconds a step, median over the steps: {"step", "call", "rows": [{"kind", "nodes", "us", "bytes"}]}."""
     session_options = rooms.load("runtimes", "_onnx_session").options
-    room, made = rooms.load("runtimes", "onnx"), []
+    room = rooms.load("runtimes", "onnx")
 
     def profiled(threads: int) -> ort.SessionOptions:
         options = session_options(threads)
         options.enable_profiling, options.profile_file_prefix = True, str(folder / "profile")
-        made.append(options)
         return options
 
     room._onnx_session.options = profiled

@@ -132,6 +132,10 @@ def _add(where: Path, quant: str | None, folder: Path, progress: Progress) -> tu
         config, metadata = found["config"], found["metadata"]
         if metadata.get("edgekit.graph") != "fused":
             raise CheckpointError(f"{where.name} has no fused graph: a page runs what edgekit convert --to onnx writes")
+        if metadata.get("edgekit.kv_cache", "f32") != "f32":
+            raise CheckpointError(
+                f"{where.name} has an int8 KV cache, a page's is float32: convert with --kv-cache f32"
+            )
         carried = artefact.files_in_texts(rooms.load("converters", "onnx").describe(path)[0], where)
         _check_tokenizer(carried, config["vocab_size"], where)
         kind = metadata["edgekit.quant"]

@@ -43,7 +43,7 @@ class FusedRuntime:
         shape = (1, config.num_key_value_heads, self.context_length, -(-config.head_dim // 16) * 16)
         for name in names:
             same(nodes[name], (1, shape[1], None, shape[3]), path, also=(INT8,))
-        small = bool(names) and nodes[names[0]].type == INT8
+        small = {name for name in names if nodes[name].type == INT8}
         if small and version(ort.__version__) < INT8_SINCE:
             raise MissingExtraError(
                 f"{path} has an int8 KV cache, which needs onnxruntime {'.'.join(map(str, INT8_SINCE))}; this is "
@@ -53,7 +53,8 @@ class FusedRuntime:
         # Memory that is asked for as zeros is only taken from the system when it is written to, so a long context
         # costs what is used of it.
         self._cache = {
-            name: ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.int8 if small else np.float32)) for name in names
+            name: ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.int8 if name in small else np.float32))
+            for name in names
         }
         self._last, self._total = np.zeros(1, np.int32), np.zeros((), np.int32)
         self._id, self._logits = np.zeros((1, 1), np.int64), np.zeros((1, 1, self.vocab_size), np.float32)

@@ -184,7 +184,7 @@ def test_the_bundled_model_loses_less_on_a_text_that_it_was_not_weighed_by(bundl
     texts = [Document("", HELD_OUT)]
     without, with_it = verify(bundled, paths, texts=texts, tokens=2048, greedy=0, threads=1).artefacts
     assert without.sound and with_it.sound and without.bytes == pytest.approx(with_it.bytes, rel=1e-4)
-    assert with_it.figures.mean_kl < 0.97 * without.figures.mean_kl
+    assert with_it.figures.mean_kl < 0.85 * without.figures.mean_kl
 
 
 def test_what_cannot_be_weighed_is_one_clear_line(model, tmp_path, text):

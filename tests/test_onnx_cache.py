@@ -136,6 +136,29 @@ def test_an_older_onnxruntime_says_so(bundled, tmp_path, monkeypatch):
         load(path)
 
 
+def test_a_page_refuses_it(bundled, tmp_path):
+    """Its core binds float32 caches: better here than in somebody's browser."""
+    from edgekit.export_web import export_web
+
+    path = made(bundled, tmp_path / "m.onnx")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgekit.export_web_npm.assets", lambda *_, **__: None)
+        with pytest.raises(CheckpointError, match="m.onnx has an int8 KV cache, a page's is float32: convert with"):
+            export_web([path], tmp_path / "site")
+    assert not (tmp_path / "site").exists()
+
+
+@needs_new
+def test_a_cache_of_two_types_is_one_line(bundled, tmp_path):
+    model = onnx.load(made(bundled, tmp_path / "a.onnx"))
+    for node in (*model.graph.input, *model.graph.output):
+        if node.name.endswith("0.key"):
+            node.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    onnx.save(model, tmp_path / "b.onnx")
+    said = CliRunner().invoke(cli.main, ["run", "-m", str(tmp_path / "b.onnx"), "Once", "--max-new-tokens", "2"])
+    assert said.exit_code == 1 and said.output.startswith("Error: ") and len(said.output.splitlines()) == 1, said.output
+
+
 def test_refusals(bundled, tmp_path):
     for to, chosen, said in (
         ("onnx", Converting("fp32", kv_cache="int8"), "fp32 is exact, and so is its cache"),
