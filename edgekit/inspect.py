@@ -170,7 +170,8 @@ def report(found: dict[str, Any], *, tensors: bool = True) -> str:
     if "bytes" in found:
         lines.append(f"file        {found['bytes'] / 1e6:.2f} MB")
     if "nodes" in found:
-        lines.append(f"graph       {sum(found['nodes'].values())} nodes")
+        cache = found["metadata"].get("edgekit.kv_cache")
+        lines.append(f"graph       {sum(found['nodes'].values())} nodes" + (f" · KV cache {cache}" if cache else ""))
     if found.get("receipt"):
         lines.append("\nreceipt")
         lines += [f"  {line}" for line in receipt.lines(found["receipt"])]

@@ -380,7 +380,7 @@ def test_the_peers_script_compares_contestants(monkeypatch, tmp_path):
     assert (
         verdicts["edgekit torch bf16 / hf fp32"]["holds"] and not verdicts["edgekit onnx int8 / optimum int8"]["holds"]
     )
-    assert verdicts["edgekit onnx int4-kv8 or edgekit onnx int4 / genai int4"]["measured"] is None
+    assert verdicts["edgekit onnx int4 / genai int4"]["measured"] is None
     shown = peers.report(found, "about", markdown=True)
     assert "| edgekit torch bf16 | 1 | 195 |" in shown and "2 of 3" in shown and "- genai int4: not installed" in shown
     assert {name for ours, _, theirs in peers.REQUIRED for name in (*ours, theirs)} <= set(peers.NAMES)

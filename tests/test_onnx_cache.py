@@ -123,6 +123,8 @@ def test_from_the_command_line_with_a_receipt(bundled, tmp_path):
     asked = ["convert", "-m", str(bundled), "--to", "onnx", "--quant", "int4", "--kv-cache", "int8", "-o", str(path)]
     run = CliRunner().invoke(cli.main, asked)
     assert run.exit_code == 0 and "ONNX Runtime (1.27 or later)" in run.output, run.output
+    shown = CliRunner().invoke(cli.main, ["inspect", "-m", str(path), "--no-tensors"])
+    assert "nodes · KV cache int8" in shown.output, shown.output
     said = CliRunner().invoke(
         cli.main, ["run", "-m", str(path), "Once upon a time", "--seed", "1", "--max-new-tokens", "9"]
     )
