@@ -1,9 +1,9 @@
 """Where a decode step of the fused ONNX graph spends its time: ONNX Runtime's own profile, by operator and shape.
 
     python benchmarks/kernels.py                          # 12.3M parameters, seeded weights, int4 and int8
-    python benchmarks/kernels.py --quant int8 --quant int4_pure --context 500 --json
+    python benchmarks/kernels.py --quant int8 --quant int4-kv8 --context 500 --json
 
-Each type is opened with one thread and decodes a token behind a prompt of `--context` tokens, over and over; every
+"-kv8" behind a type is an int8 KV cache. Each type is opened with one thread and decodes a token behind a prompt of `--context` tokens, over and over; every
 node's time comes from ONNX Runtime. What is left of a step is the session's walk over the nodes, the profiling of each
 of them, and Python (`edgekit bench` has a step without profiling, and what Python adds as overhead). GB/s counts the
 bytes of a matrix once a step: where it is near what the cache delivers, only fewer bytes would be faster.
@@ -91,7 +91,7 @@ def profile(path: Path, context: int, folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", type=Path, help="a Hugging Face folder; default: 12.3M, seeded")
-    parser.add_argument("--quant", action="append", help="types to profile; default: int4 and int8")
+    parser.add_argument("--quant", action="append", help="a type to profile, as `int4` or `int4-kv8`; default: int4, int8")
     parser.add_argument("--context", type=int, default=160, help="tokens in the cache")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--markdown", action="store_true")
@@ -105,7 +105,9 @@ def main() -> None:
         found = {}
         for quant in asked.quant or ["int4", "int8"]:
             path = folder / f"{quant}.onnx"
-            convert(asked.model or folder / "model", "onnx", path, settings=Converting(quant=quant), verify=False)
+            weights, _, cache = quant.partition("-")
+            settings = Converting(quant=weights, kv_cache="int8" if cache == "kv8" else "f32")
+            convert(asked.model or folder / "model", "onnx", path, settings=settings, verify=False)
             found[quant] = profile(path, asked.context, folder)
     if asked.json:
         print(json.dumps(found, indent=1))

@@ -205,6 +205,7 @@ class Sampler:
         self._bias_ids = np.array(list(settings.logit_bias), dtype=np.intp)
         self._bias = np.array(list(settings.logit_bias.values()), dtype=np.float32)
         self._banned = np.array(settings.banned, dtype=np.intp)
+        self._only_lowers = settings.repetition_penalty > 1 and not settings.logit_bias and not settings.banned
         self._mixed_seed, self._step = mix(self.seed & MASK), 0
         self._ids, self._strides = _every(vocab_size)
         # Ids that were said, each once, in the order they came: said[:count]. `new` has those that were not.
@@ -231,7 +232,7 @@ class Sampler:
     def choose(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None = None) -> int:
         """The next token, remembered for the repetition penalty. Raises as `distribution`."""
         if self.settings.temperature == 0:
-            token = self._processed(logits, allowed)[1]
+            token = self._likeliest(logits, allowed)
         else:
             ids, weights = self._weighed(logits, allowed)
             token = int(ids[self._winner(ids, weights)]) if ids.size > 1 else int(ids[0])
@@ -287,6 +288,16 @@ class Sampler:
             self._new[token] = False
             self._said[self._count] = token
             self._count += 1
+
+    def _likeliest(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None) -> int:
+        """The id that `_processed` finds, without touching any logit where the penalty alone could change one: a
+        penalty above 1 lowers what was said and raises nothing, so a likeliest token that is new stays the likeliest.
+        """
+        if self._only_lowers and allowed is None:
+            best = int(logits.argmax())
+            if self._new[best] and math.isfinite(logits[best]):
+                return best
+        return self._processed(logits, allowed)[1]
 
     def _processed(
         self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None
