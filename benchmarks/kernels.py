@@ -3,10 +3,11 @@
     python benchmarks/kernels.py                          # 12.3M parameters, seeded weights, int4 and int8
     python benchmarks/kernels.py --quant int8 --quant int4-kv8 --context 500 --json
 
-"-kv8" behind a type is an int8 KV cache. Each type is opened with one thread and decodes a token behind a prompt of `--context` tokens, over and over; every
-node's time comes from ONNX Runtime. What is left of a step is the session's walk over the nodes, the profiling of each
-of them, and Python (`edgekit bench` has a step without profiling, and what Python adds as overhead). GB/s counts the
-bytes of a matrix once a step: where it is near what the cache delivers, only fewer bytes would be faster.
+"-kv8" behind a type is an int8 KV cache. Each type is opened with one thread and decodes a token behind a prompt of
+`--context` tokens, over and over; every node's time comes from ONNX Runtime. Profiling itself takes some microseconds
+of each node and twice as long again outside the nodes, so read the shares, and take a step's time from `edgekit bench`.
+GB/s counts the bytes of a matrix once a step: where it is near what the cache delivers, only fewer bytes would be
+faster.
 """
 
 import argparse
@@ -91,7 +92,7 @@ def profile(path: Path, context: int, folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", type=Path, help="a Hugging Face folder; default: 12.3M, seeded")
-    parser.add_argument("--quant", action="append", help="a type to profile, as `int4` or `int4-kv8`; default: int4, int8")
+    parser.add_argument("--quant", action="append", help="a type, as int4 or int4-kv8; default: int4, int8")
     parser.add_argument("--context", type=int, default=160, help="tokens in the cache")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--markdown", action="store_true")

@@ -28,8 +28,8 @@ class OneLine(click.ClickException):
         self.exit_code = error.exit_code  # type: ignore[misc]
 
 
-# Commands that live in `cli_NAME.py` (a dash of the name is a `_` there), imported once they are called: the list of
-# commands needs one line of each.
+# Commands that live in `commands/NAME.py` (a dash of the name is a `_` there), imported once they are called: the list
+# of commands needs one line of each.
 LATER = {
     "bench": "Measure models side by side: load, first token, prefill, decode, overhead, memory, size.",
     "demo": "Open a playground in the browser: write with a model, and see what it might have written.",
@@ -45,7 +45,7 @@ LATER = {
 
 def later(name: str) -> click.Command:
     """One of LATER, imported."""
-    command: click.Command = importlib.import_module(f"edgekit.cli_{name.replace('-', '_')}").COMMAND
+    command: click.Command = importlib.import_module(f"edgekit.commands.{name.replace('-', '_')}").COMMAND
     return command
 
 
@@ -290,14 +290,14 @@ def convert(
         raise UsageError("--target-size and --max-kl choose the type: leave out --quant")
     where = source.resolve(model, revision=revision)
     if plan or chooses:
-        from edgekit import cli_plan
+        from edgekit.commands import plan as planner
     if plan:
-        cli_plan.show(where, to, settings, sensitivity, as_json)
+        planner.show(where, to, settings, sensitivity, as_json)
         return
     assert to is not None
     tried: dict[str, Any] = {}
     if chooses:
-        settings, tried = cli_plan.chosen(where, to, output, settings, choosing, force, as_json)
+        settings, tried = planner.chosen(where, to, output, settings, choosing, force, as_json)
     made = verb.convert(where, to, output, settings=settings, force=force, verify=verify, progress=flags.progress)
     if as_json:
         import dataclasses

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from edgekit import rooms
 from edgekit.cli import main
-from edgekit.cli_vocab import vocab
+from edgekit.commands.vocab import vocab
 from edgekit.tokenmonster import Vocabulary
 
 pytest.importorskip("numba")

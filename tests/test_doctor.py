@@ -17,7 +17,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from edgekit import doctor, model, source, tokenizer
 from edgekit.checkpoint import INDEX, open_folder
-from edgekit.cli_doctor import COMMAND
+from edgekit.commands.doctor import COMMAND
 from edgekit.doctor.finding import CHECKS, LEVELS
 from edgekit.doctor.tensors import CHUNK, measure
 from edgekit.errors import CheckpointError, EdgekitError

@@ -14,7 +14,7 @@ from handmade import small
 import edgekit
 from edgekit import evaluate, rooms
 from edgekit.cli import Commands
-from edgekit.cli_eval import evaluate as eval_group
+from edgekit.commands.eval import evaluate as eval_group
 from edgekit.errors import (
     ContextError,
     DataError,
@@ -368,7 +368,7 @@ def test_command_fails_in_one_line(tmp_path, loaded):
 def test_help_imports_nothing_heavy():
     from test_layout import HEAVY, loaded_by
 
-    assert not loaded_by("import edgekit.cli_eval") & HEAVY
+    assert not loaded_by("import edgekit.commands.eval") & HEAVY
 
 
 # ----------------------------------------------------------------------------- real models

@@ -14,7 +14,8 @@ from conftest import STENTOR, tokenmonster_files, write_model
 from page_site import ROOT, artefact, site
 
 import edgekit
-from edgekit import checkpoint, cli_export_web, export_web, export_web_npm, rooms, source
+from edgekit import checkpoint, export_web, export_web_npm, rooms, source
+from edgekit.commands import export_web as command
 from edgekit.errors import CheckpointError, FileError, SettingError, UsageError, VocabularyError
 from edgekit.generate import token_logprob
 
@@ -235,11 +236,11 @@ def test_the_package_is_asked_for_in_one_line(tmp_path, monkeypatch):
 def test_the_command(folder, small, tmp_path):
     out = tmp_path / "site"
     asked = ["-m", str(artefact("int8_rows")), "-o", str(out), "--onnxruntime-web", str(small), "--webgpu"]
-    done = CliRunner().invoke(cli_export_web.COMMAND, asked)
+    done = CliRunner().invoke(command.COMMAND, asked)
     assert done.exit_code == 0, done.output
     assert done.stdout == f"{out}\n" and "a first visit fetches" in done.stderr
     worker = (out / "sw.js").read_bytes()
-    done = CliRunner().invoke(cli_export_web.COMMAND, [*asked, "--force", "--json"])
+    done = CliRunner().invoke(command.COMMAND, [*asked, "--force", "--json"])
     found = json.loads(done.stdout)
     assert found["total"] == sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) > found["first_visit"]
     assert found["models"][0]["vocab_size"] == 8064

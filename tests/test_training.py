@@ -22,8 +22,9 @@ pytest.importorskip("numba")
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from edgekit import cli_train, tokenizer
+from edgekit import tokenizer
 from edgekit.checkpoint import open_folder
+from edgekit.commands import train as command
 from edgekit.errors import DataError, FileError, RecipeError, TrainingError
 from edgekit.training import checkpoints, loop, recipe
 from edgekit.training.curves import svg, ticks
@@ -197,7 +198,7 @@ def third(*args, **kwargs):
             files._rename = die
     return save(*args, **kwargs)
 checkpoints.save = third
-from edgekit.cli_train import main
+from edgekit.commands.train import main
 main()
 """
     killed = start(mini, tmp_path, program=("-c", program))
@@ -480,7 +481,7 @@ def test_a_vocabulary_that_does_not_fit(mini, tmp_path):
 def test_the_command(mini, tmp_path):
     invoke = CliRunner().invoke
     done = invoke(
-        cli_train.train,
+        command.train,
         [str(mini), "-o", str(tmp_path / "run"), "--set", "max_train_steps=3", "--set", "warmup_steps=1"],
     )
     assert done.exit_code == 0 and done.stdout == f"{tmp_path}/run/model\n"

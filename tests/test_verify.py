@@ -16,7 +16,7 @@ from handmade import small
 
 from edgekit import cli, rooms
 from edgekit.checkpoint import LlamaConfig, open_folder
-from edgekit.cli_verify import COMMAND
+from edgekit.commands.verify import COMMAND
 from edgekit.convert import convert
 from edgekit.errors import CheckpointError, SettingError
 from edgekit.reference import Reference

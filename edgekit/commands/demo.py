@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from edgekit import flags
-from edgekit.cli_serve import models, run
+from edgekit.commands.serve import models, run
 from edgekit.options import options
 from edgekit.settings import Running
 from edgekit.web_settings import Serving
