@@ -1,12 +1,11 @@
 """The measuring end of a pipe: `peers.py` is at the other. Standard library only, for it runs in foreign environments.
 
-One JSON line in, one out. The first names the numbers of threads, the prompt and how many new tokens; each number gets
-a short trial, and the fastest is kept. Every line after it has the text made once more, and timed.
+One JSON line in, one out. The first names the number of threads, the prompt and how many new tokens. Every line after
+it has the text made once more, and timed.
 """
 
 import json
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,10 +17,8 @@ Run = Callable[[list[int], int], tuple[float | None, list[int]]]
 Open = Callable[[int], Run]
 """A number of threads -> a model that is ready to run."""
 
-TRIAL, WARM = 48, 12
-TRIALS = 5
-"""Of which the median counts: where other programs take a core now and then, two threads that wait for each other have
-fast moments and are slow all the same."""
+WARM = 12
+"""Tokens that are made before each text, untimed."""
 
 
 def serve(open_model: Open, packages: Sequence[str] = ()) -> None:
@@ -37,37 +34,17 @@ def serve(open_model: Open, packages: Sequence[str] = ()) -> None:
     job = json.loads(sys.stdin.readline())
     prompt, count = job["prompt"], job["new_tokens"]
     try:
-        run, threads, trials = fastest(open_model, job["threads"], prompt)
+        run = open_model(job["threads"])
+        run(prompt, WARM)
     except Exception as error:  # whatever a peer throws: the others go on without it
         lines = str(error).strip().splitlines() or [""]
         return say({"absent": f"{type(error).__name__}: {lines[0]}"})
     versions = {
         name: sys.modules[name].__version__ for name in packages if hasattr(sys.modules.get(name), "__version__")
     }
-    say({"threads": threads, "trials": trials, "packages": versions})
+    say({"packages": versions})
     for _ in sys.stdin:
         run(prompt, WARM)  # it sat idle while the others ran
         begin = time.perf_counter()
         first, tokens = run(prompt, count)
         say({"seconds": time.perf_counter() - begin, "first": first, "tokens": [int(token) for token in tokens]})
-
-
-def fastest(open_model: Open, threads: Sequence[int], prompt: list[int]) -> tuple[Run, int, dict[str, float]]:
-    """The model with the number of threads that suits it best, that number, and tokens a second for each tried."""
-    rates: dict[int, float] = {}
-    run: Run | None = None
-    for count in threads:
-        run = None  # gives its memory and threads back before the next takes as many
-        run = open_model(count)
-        run(prompt, WARM)
-        seconds = []
-        for _ in range(TRIALS):
-            begin = time.perf_counter()
-            run(prompt, TRIAL)
-            seconds.append(time.perf_counter() - begin)
-        rates[count] = TRIAL / statistics.median(seconds)
-    best = max(rates, key=lambda count: rates[count])
-    if best != threads[-1] or run is None:
-        run = None
-        run = open_model(best)
-    return run, best, {str(count): rate for count, rate in rates.items()}

@@ -4,11 +4,11 @@
     python benchmarks/peers.py -m ./checkpoint --only edgekit --only llama
     python benchmarks/peers.py --genai-python genai/bin/python --work build/peers --markdown
 
-Every contestant is a process of its own that opens its model once, with the number of threads that suits it best (of
-1 and all physical cores, by a short trial). Then come the rounds: one text of each in turn, over and over, so that
-whatever slows the machine slows all of them. A text is `--prompt-tokens` ids in and `--new-tokens` out with repetition
-penalty 1.2, greedy, the sampler included; its speed is new tokens by the time of the whole call, prefill included. A
-ratio is the median of the rounds' own ratios. Peers that are not installed are named and left out.
+Every contestant is a process of its own that opens its model once; there is one with 1 thread and one with all physical
+cores, and the faster of the two counts. Then come the rounds: one text of each in turn, over and over, so that whatever
+slows the machine slows all of them. A text is `--prompt-tokens` ids in and `--new-tokens` out with repetition penalty
+1.2, greedy, the sampler included; its speed is new tokens by the time of the whole call, prefill included. A ratio is
+the median of the rounds' own ratios. Peers that are not installed are named and left out.
 """
 
 import argparse
@@ -57,14 +57,13 @@ REQUIRED = [
 
 @dataclass
 class Contestant:
-    """A process, and what it answered."""
+    """A process, and what it answered. The same program with another number of threads is another contestant."""
 
     name: str
     command: list[str]
+    threads: int
     absent: str = ""
     """Why it does not take part."""
-    threads: int = 0
-    trials: dict[str, float] = field(default_factory=dict)
     packages: dict[str, str] = field(default_factory=dict)
     rates: list[float] = field(default_factory=list)
     """New tokens a second of the whole call, by round."""
@@ -86,10 +85,10 @@ class Contestant:
         self.process = subprocess.Popen(
             self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
-        answer = self.ask(json.dumps(job))
+        answer = self.ask(json.dumps(job | {"threads": self.threads}))
         self.absent = answer.get("absent", "")
         if not self.absent:
-            self.threads, self.trials, self.packages = answer["threads"], answer["trials"], answer["packages"]
+            self.packages = answer["packages"]
 
     def measure(self, new_tokens: int) -> None:
         answer = self.ask("again")
@@ -127,7 +126,7 @@ class Contestant:
 
     def record(self) -> dict[str, Any]:
         return {
-            "name": self.name, "absent": self.absent, "threads": self.threads, "trials": self.trials,
+            "name": self.name, "absent": self.absent, "threads": self.threads,
             "tokens_per_second": self.rates, "decode_tokens_per_second": self.decode, "tokens": self.tokens,
         }  # fmt: skip
 
@@ -138,10 +137,13 @@ def prepare(contestants: Sequence[Contestant], folder: Path, say: Any) -> None:
         if contestant.name.startswith(("edgekit", "llama")):
             for suffix in (".gguf", ".onnx"):
                 (folder / f"{contestant.name.split()[-1]}{suffix}").unlink(missing_ok=True)
+    failed: dict[str, str] = {}
     for contestant in contestants:
-        if not contestant.absent:
+        if not contestant.absent and contestant.name not in failed:
             say(f"prepare {contestant.name}")
             contestant.prepare()
+            failed[contestant.name] = contestant.absent
+        contestant.absent = contestant.absent or failed[contestant.name]
 
 
 def compare(contestants: Sequence[Contestant], rounds: int, job: dict[str, Any], say: Any) -> None:
@@ -149,33 +151,52 @@ def compare(contestants: Sequence[Contestant], rounds: int, job: dict[str, Any],
     try:
         for contestant in contestants:
             if not contestant.absent:
-                say(f"open {contestant.name}")
+                say(f"open {contestant.name}, threads: {contestant.threads}")
                 contestant.open(job)
         for i in range(rounds):
             for contestant in contestants:
                 if not contestant.absent:
-                    say(f"round {i + 1} of {rounds}: {contestant.name}")
+                    say(f"round {i + 1} of {rounds}: {contestant.name}, threads: {contestant.threads}")
                     contestant.measure(job["new_tokens"])
     finally:
         for contestant in contestants:
             contestant.close()
 
 
-def ratio(a: Contestant, b: Contestant) -> float:
-    """The median over the rounds of how many times as fast a was."""
-    return statistics.median(x / y for x, y in zip(a.rates, b.rates, strict=True))
+def fastest(contestants: Sequence[Contestant]) -> dict[str, Contestant]:
+    """Of each name the one with the number of threads that suits it best, by the median of its rounds."""
+    found: dict[str, Contestant] = {}
+    for one in contestants:
+        if one.rates and not one.absent:
+            other = found.get(one.name)
+            if other is None or statistics.median(one.rates) > statistics.median(other.rates):
+                found[one.name] = one
+    return found
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """What a quarter, half and three quarters of the values lie below."""
+    if len(values) == 1:
+        return (values[0],) * 3
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
 
 
 def verdicts(contestants: Sequence[Contestant]) -> list[dict[str, Any]]:
-    """Each required ratio as it was measured; None where one of the two was not."""
-    there = {c.name: c for c in contestants if c.rates and not c.absent}
+    """Each required ratio as it was measured, the quartiles of the rounds' own; None where one of the two was not."""
+    there = fastest(contestants)
     found = []
     for ours, wanted, theirs in REQUIRED:
-        ratios = {name: ratio(there[name], there[theirs]) for name in ours if name in there and theirs in there}
-        best = max(ratios, key=lambda name: ratios[name], default=None)
+        ratios = {
+            name: quartiles([x / y for x, y in zip(there[name].rates, there[theirs].rates, strict=True)])
+            for name in ours
+            if name in there and theirs in there
+        }
+        best = max(ratios, key=lambda name: ratios[name][1], default=None)
+        low, measured, high = ratios[best] if best else (None,) * 3
         found.append({
-            "ratio": f"{best or ' or '.join(ours)} / {theirs}", "required": wanted,
-            "measured": ratios[best] if best else None, "holds": ratios[best] >= wanted if best else None,
+            "ratio": f"{best or ' or '.join(ours)} / {theirs}", "required": wanted, "measured": measured,
+            "quartiles": [low, high], "holds": None if measured is None else measured >= wanted,
         })  # fmt: skip
     return found
 
@@ -189,15 +210,15 @@ def agreement(tokens: Sequence[int], reference: Sequence[int]) -> str:
 
 
 def report(contestants: Sequence[Contestant], about: str, *, markdown: bool) -> str:
-    there = [c for c in contestants if c.rates and not c.absent]
+    there = list(fastest(contestants).values())
     reference = next((c.tokens for c in there if c.name == REFERENCE), [])
     rows = [
         [
-            c.name, str(c.threads), f"{statistics.median(c.rates):,.0f}",
-            f"{100 * (max(c.rates) - min(c.rates)) / 2 / statistics.median(c.rates):.0f} %",
+            c.name, str(c.threads), f"{middle:,.0f}", f"{100 * (high - low) / 2 / middle:.0f} %",
             f"{statistics.median(c.decode):,.0f}" if c.decode else "", agreement(c.tokens, reference),
         ]
         for c in there
+        for low, middle, high in [quartiles(c.rates)]
     ]  # fmt: skip
     head = ["contestant", "threads", "tokens/s", "±", "decode only", f"first tokens as {REFERENCE}"]
     parts = [about, table(head, rows, markdown=markdown)] if rows else [about]
@@ -205,12 +226,13 @@ def report(contestants: Sequence[Contestant], about: str, *, markdown: bool) -> 
         [
             v["ratio"], f"{v['required']:.2f}",
             "not measured" if v["measured"] is None else f"{v['measured']:.2f}",
+            "" if v["measured"] is None else "{:.2f} to {:.2f}".format(*v["quartiles"]),
             {None: "", True: "yes", False: "no"}[v["holds"]],
         ]
         for v in verdicts(contestants)
     ]  # fmt: skip
-    parts.append(table(["ratio", "at least", "measured", "holds"], rows, markdown=markdown))
-    if absent := [f"- {c.name}: {c.absent}" for c in contestants if c.absent]:
+    parts.append(table(["ratio", "at least", "measured", "half the rounds", "holds"], rows, markdown=markdown))
+    if absent := dict.fromkeys(f"- {c.name}: {c.absent}" for c in contestants if c.absent):
         parts.append("Not measured:\n" + ("\n" if markdown else "") + "\n".join(absent))
     return "\n\n".join(parts)
 
@@ -222,7 +244,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prompt-tokens", type=int, default=32)
     parser.add_argument("--new-tokens", type=int, default=256)
-    parser.add_argument("--threads", help="numbers to try, as 1,2; default: 1 and the physical cores")
+    parser.add_argument("--threads", help="each contestant with so many, as 1,2; default: 1 and the cores")
     parser.add_argument("--genai-python", type=Path, help="the python of an environment with onnxruntime-genai")
     parser.add_argument("--work", type=Path, help="keep the converted models there for the next time")
     parser.add_argument(
@@ -262,10 +284,8 @@ def main() -> None:
         vocab_size = json.loads((work / "model" / "config.json").read_text())["vocab_size"]
         draw = random.Random(12)
         threads = [int(n) for n in asked.threads.split(",")] if asked.threads else sorted({1, physical_cores()})
-        job = {
-            "threads": threads, "new_tokens": asked.new_tokens,
-            "prompt": [draw.randrange(3, vocab_size) for _ in range(asked.prompt_tokens)],
-        }  # fmt: skip
+        prompt = [draw.randrange(3, vocab_size) for _ in range(asked.prompt_tokens)]
+        job = {"new_tokens": asked.new_tokens, "prompt": prompt}
         contestants = []
         for name in NAMES:
             if asked.only and not any(text in name for text in asked.only):
@@ -274,9 +294,10 @@ def main() -> None:
                 command = [str(asked.genai_python or ""), str(HERE / "_genai.py"), GENAI[name], str(work)]
             else:
                 command = [sys.executable, str(HERE / "_contestants.py"), name, str(work)]
-            contestants.append(Contestant(name, command))
+            absent = ""
             if name in GENAI and asked.genai_python is None:
-                contestants[-1].absent = "no environment with onnxruntime-genai: name its python with --genai-python"
+                absent = "no environment with onnxruntime-genai: name its python with --genai-python"
+            contestants += [Contestant(name, command, count, absent) for count in threads]
         say = (lambda _: None) if asked.quiet else (lambda text: sys.stderr.write(text + "\n"))
         if asked.prepare != "no":
             prepare(contestants, work, say)
@@ -297,8 +318,9 @@ def main() -> None:
     versions = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
     about = (
         f"{asked.model.name if asked.model else '12.3M parameters, seeded weights'}, {asked.prompt_tokens} tokens in, "
-        f"{asked.new_tokens} out, median of {asked.rounds} rounds, ± half the range. {facts['cpu']}, {facts['cores']} "
-        f"cores, {facts['system']}, Python {facts['python']}, edgekit {facts['edgekit']}, {versions}."
+        f"{asked.new_tokens} out, median of {asked.rounds} rounds, ± half the distance between their quartiles. "
+        f"{facts['cpu']}, {facts['cores']} cores, {facts['system']}, "
+        f"Python {facts['python']}, edgekit {facts['edgekit']}, {versions}."
     )
     sys.stdout.write(report(contestants, about, markdown=asked.markdown) + "\n")
 

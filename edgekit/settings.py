@@ -193,8 +193,8 @@ class Converting(Checked):
     )
     kv_cache: str = setting(
         "f32",
-        "onnx, fused int8 and int4: type of the KV cache; int8 is a quarter of the memory and faster, and needs ONNX "
-        "Runtime 1.27.",
+        "onnx, fused int8 and int4: type of the KV cache; int8 is a quarter of the memory and faster at long contexts, "
+        "and needs ONNX Runtime 1.27.",
         check=lambda v: v in ("f32", "int8"),
         range="f32 or int8",
         choices=("f32", "int8"),

@@ -364,23 +364,24 @@ def test_the_peers_script_compares_contestants(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
     import peers
 
-    def one(name, *rates, tokens=()):
-        made = peers.Contestant(name, ["python"], threads=1, rates=list(rates), tokens=list(tokens))
+    def one(name, *rates, tokens=(), threads=1):
+        made = peers.Contestant(name, ["python"], threads, rates=list(rates), tokens=list(tokens))
         made.decode = [rate * 1.1 for rate in rates]
         return made
 
     found = [
         one("hf fp32", 100.0, 50.0, tokens=[1, 2, 3]), one("edgekit torch bf16", 240.0, 150.0, tokens=[1, 2, 4]),
-        one("edgekit torch int8", 100.0, 50.0), one("optimum int8", 300.0, 300.0),
+        one("edgekit torch int8", 100.0, 50.0), one("optimum int8", 300.0, 300.0), one("optimum int8", 2, 2, threads=2),
         one("edgekit onnx int8", 900.0, 900.0),
     ]  # fmt: skip
-    found.append(peers.Contestant("genai int4", ["python"], absent="not installed"))
+    found.append(peers.Contestant("genai int4", ["python"], 1, absent="not installed"))
     verdicts = {v["ratio"]: v for v in peers.verdicts(found)}
     assert verdicts["edgekit torch bf16 / hf fp32"]["measured"] == pytest.approx(2.7)
     assert (
         verdicts["edgekit torch bf16 / hf fp32"]["holds"] and not verdicts["edgekit onnx int8 / optimum int8"]["holds"]
     )
     assert verdicts["edgekit onnx int4 / genai int4"]["measured"] is None
+    assert verdicts["edgekit onnx int8 / optimum int8"]["quartiles"] == [3, 3]  # of the faster of optimum's two
     shown = peers.report(found, "about", markdown=True)
     assert "| edgekit torch bf16 | 1 | 195 |" in shown and "2 of 3" in shown and "- genai int4: not installed" in shown
     assert {name for ours, _, theirs in peers.REQUIRED for name in (*ours, theirs)} <= set(peers.NAMES)
@@ -402,16 +403,16 @@ def test_the_peers_pipe(monkeypatch, tmp_path):
         "    return lambda prompt, count: (1e-9, list(range(count)))\n"
         "if 'prepare' not in sys.argv: serve(open_model)\n"
     )
-    good = peers.Contestant("good", [sys.executable, str(script)])
-    bad = peers.Contestant("bad", [sys.executable, str(script), "bad"])
-    gone = peers.Contestant("gone", [str(tmp_path / "no-python")])
-    job = {"threads": [1, 2], "prompt": [1, 2], "new_tokens": 6}
+    good = peers.Contestant("good", [sys.executable, str(script)], 1)
+    bad = peers.Contestant("bad", [sys.executable, str(script), "bad"], 1)
+    gone = peers.Contestant("gone", [str(tmp_path / "no-python")], 2)
+    job = {"prompt": [1, 2], "new_tokens": 6}
     said = []
     peers.prepare([good, bad, gone], tmp_path, said.append)
     peers.compare([good, bad, gone], 2, job, said.append)
-    assert len(good.rates) == len(good.decode) == 2 and good.tokens == [0, 1, 2, 3, 4, 5] and good.threads in (1, 2)
+    assert len(good.rates) == len(good.decode) == 2 and good.tokens == [0, 1, 2, 3, 4, 5]
     assert bad.absent == "ValueError: cannot" and "is not there" in gone.absent
-    assert [line for line in said if line.startswith("round")] == ["round 1 of 2: good", "round 2 of 2: good"]
+    assert [line for line in said if line.startswith("round")] == [f"round {i} of 2: good, threads: 1" for i in (1, 2)]
 
 
 def test_the_profile_finds_every_kernel(monkeypatch, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from edgekit.commands import train
 from edgekit.errors import FileError, RecipeError
 from edgekit.training import hf_folder, recipe, schedule
 from edgekit.training.data import vocabulary
@@ -33,9 +34,17 @@ def test_the_card_s_recipe(shared):
     assert [source.hub for source in r.data.sources] == ["epfml/FineWeb-HQ", "StentorLabs/StenCore"]
 
 
-@pytest.mark.parametrize("name", ["base", "base-extended", "smoke", "recipes/smoke.toml", "stentor2-12m"])
+OWN = sorted(path.stem for path in recipe.RECIPES.glob("*.toml"))
+
+
+@pytest.mark.parametrize("name", [*OWN, "recipes/smoke.toml"])
 def test_edgekit_s_own_recipes_load(name):
-    assert recipe.load(name).name in ("base", "smoke", "stentor2-12m")
+    assert recipe.load(name).name in name
+
+
+def test_the_help_names_every_recipe():
+    said = " ".join((train.train.help or "").split())
+    assert f"one of edgekit's own: {', '.join(OWN)}." in said
 
 
 @pytest.mark.parametrize(
