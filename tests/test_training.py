@@ -238,6 +238,27 @@ def test_sigterm_saves_and_stops(mini, whole, tmp_path):
     same(whole, tmp_path)
 
 
+def test_two_runs_never_write_into_one_folder(mini, whole, tmp_path):
+    pytest.importorskip("fcntl", reason="folders cannot be locked on Windows")
+    process = start(mini, tmp_path, "save_steps=5")
+    for line in process.stderr:
+        if "saved" in line:
+            break
+    for fresh in (False, True):
+        with pytest.raises(TrainingError, match="another run is writing to .*: wait for its end, stop it, or name"):
+            run(mini, tmp_path, fresh=fresh)
+    process.kill()  # the lock goes with the process
+    process.communicate()
+    run(mini, tmp_path)
+    same(whole, tmp_path)
+
+
+def test_a_run_that_never_began_leaves_no_folder(mini, tmp_path):
+    with pytest.raises(DataError):
+        run(mini, tmp_path / "new", "per_device_train_batch_size=100000")
+    assert not (tmp_path / "new").exists()
+
+
 def test_resume_with_another_recipe_is_refused(mini, whole, tmp_path):
     run(mini, tmp_path, stop_at=3)
     with pytest.raises(TrainingError, match=r"optimizer.learning_rate was 0.003, is 0.001; .*--fresh"):

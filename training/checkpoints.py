@@ -7,11 +7,14 @@ A checkpoint is written under another name, flushed and renamed, and only then a
 any moment has the last whole one. `state.pt` holds tensors and plain values only (`weights_only`): no code runs.
 """
 
+import contextlib
 import io
 import json
 import logging
+import os
 import pickle
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +76,38 @@ def load(run: Path, recipe: Recipe, *, extend: bool = False) -> dict[str, Any] |
     if found:
         raise TrainingError(f"{run}: none of the {len(found)} checkpoints can be read; --fresh begins anew")
     return None
+
+
+@contextlib.contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Hold a run's folder: two runs in one would delete each other's files. The system lets go of it with the process.
+
+    Raises `TrainingError` if another run has it. Where folders cannot be locked (Windows, some network disks), or this
+    one cannot be made, which saving says better, nothing is held.
+    """
+    handle = None
+    made = not run.exists()
+    try:
+        import fcntl
+
+        run.mkdir(parents=True, exist_ok=True)
+        handle = os.open(run, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)  # type: ignore[arg-type]
+        raise TrainingError(
+            f"another run is writing to {run}: wait for its end, stop it, or name another folder with -o"
+        ) from error
+    except (ModuleNotFoundError, OSError):
+        pass
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+        if made:
+            with contextlib.suppress(OSError):  # a run that failed before it saved anything leaves no folder
+                run.rmdir()
 
 
 def clear(run: Path) -> None:

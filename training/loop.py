@@ -9,6 +9,7 @@ part of each forward pass, so that the gradient is the same whatever the number 
 import contextlib
 import logging
 import math
+import os
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -79,12 +80,14 @@ def train(
 
     Raises:
         RecipeError, DataError: what the recipe asks for cannot be.
-        TrainingError: the loss or the gradient is not finite, or the folder is another recipe's.
+        TrainingError: the loss or the gradient is not finite, or the folder is another recipe's or in use.
         FileError: the disk is full or forbidden; the last checkpoint is whole.
     """
-    run = _Run(recipe, fresh, extend, meter)
-    with interrupts.listening(run.interrupt):
-        return run.go(stop_at)
+    first = os.environ.get("RANK", "0") == "0"
+    with checkpoints.alone(recipe.output) if first else contextlib.nullcontext():
+        run = _Run(recipe, fresh, extend, meter)
+        with interrupts.listening(run.interrupt):
+            return run.go(stop_at)
 
 
 class _Run:
