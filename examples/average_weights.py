@@ -1,9 +1,9 @@
 """The mean of several models' weights: python examples/average_weights.py RUN_A/model RUN_B/model -o mean
 
 For models that went on from one another or from one start: the end of a run and the end of its extension, say. Their
-mean often does better on text that neither saw than each of them ("model soups", arXiv 2203.05482), at no cost in size
-or speed; of runs that went far apart it is not (1.095 bits per byte where the better one had 1.090). Half way the
-bundled model was such a mean: its card has the figures. Everything but the weights is copied from the last folder.
+mean often does better on text that none of them saw than each of them ("model soups", arXiv 2203.05482), at no cost in
+size or speed; of runs that went far apart it does not. The bundled model is such a mean: its card has the figures, of
+means that were worth it and of one that was not. Everything but the weights is copied from the last folder.
 """
 
 import argparse

@@ -37,8 +37,9 @@ def train(
     edgekit train recipe.toml --extend --set token_budget=30_000_000
     accelerate launch -m edgekit.training stentor2-12m
 
-    RECIPE is a TOML file, or one of edgekit's own: base, base-extended, base-one-word, smoke, stentor2-12m. Run again
-    after a stop, Ctrl-C or a power cut, the same command goes on from the last checkpoint, as if nothing had happened.
+    RECIPE is a TOML file, or one of edgekit's own: base, base-extended, base-one-word, base-one-word-beside,
+    base-one-word-extended, smoke, stentor2-12m. Run again after a stop, Ctrl-C or a power cut, the same command goes
+    on from the last checkpoint, as if nothing had happened.
     """
     recipes = rooms.load("training", "recipe")
     loaded = recipes.load(recipe, [*changes, *([f"saving.output={output}"] if output else [])])
