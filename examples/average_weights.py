@@ -8,12 +8,14 @@ means that were worth it and of one that was not. Everything but the weights is 
 
 import argparse
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
 
 from edgekit import checkpoint, files
+from edgekit.errors import EdgekitError
 
 
 def main() -> None:
@@ -23,7 +25,10 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.output.exists():
         parser.error(f"{asked.output} exists already")
-    opened = [checkpoint.open_folder(path) for path in asked.models]
+    try:
+        opened = [checkpoint.open_folder(path) for path in asked.models]
+    except EdgekitError as error:
+        sys.exit(f"average_weights: {error}")
     for path, other in zip(asked.models, opened, strict=True):
         if other.config.shapes() != opened[0].config.shapes():
             parser.error(f"{path} has another shape than {asked.models[0]}")

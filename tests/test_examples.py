@@ -78,6 +78,8 @@ def test_average_weights(tmp_path):
     for wrong in ((a, b, "-o", tmp_path / "mean"), (a, other, "-o", tmp_path / "new")):
         done = call(*wrong)
         assert done.returncode == 2 and "Traceback" not in done.stderr
+    missing = call(a, tmp_path / "gone", "-o", tmp_path / "new")
+    assert missing.returncode == 1 and missing.stderr == f"average_weights: {tmp_path / 'gone'} does not exist\n"
     assert not (tmp_path / "new").exists()
 
 
