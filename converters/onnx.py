@@ -18,10 +18,10 @@ token over 2,048 tokens of TinyStories' validation texts, with top-1 agreement, 
                  12.3M       story-7m (bundled)   stories260K
 fp32             49.49 MB    0        100.0 %     0        100.0 %
 fp16             24.92       0        100.0       6e-07    100.0
-int8             13.01       5.4e-04   98.6       1.2e-03   97.5
-int4              9.18       1.3e-02   93.6       6.2e-02   86.8
-int4_pure         8.02       3.1e-02   89.1       1.2e-01   81.7
-portable int8    13.10       5.4e-03   95.6       6.9e-03   94.5
+int8             13.01       4.4e-04   98.6       1.2e-03   97.5
+int4              9.18       9.8e-03   94.4       6.2e-02   86.8
+int4_pure         8.02       2.3e-02   92.5       1.2e-01   81.7
+portable int8    13.10       4.1e-03   96.6       6.9e-03   94.5
 
 Of the rounding at 4 bits (weights alone, all of the model): by the block's extreme value KL is 0.156 on stories260K, by
 the searched scale 0.121; with a zero point for each block 0.115, which is not worth another eighth of a bit. What to
@@ -35,14 +35,14 @@ as fast, in a file 1 % smaller.
 Activations are rounded (accuracy level 4), since kernels on float32 ones are 1.6 times slower at 4 bits and several
 times at 8. Each token's are rounded by themselves. But a token that comes alone takes another kernel of attention than
 several together, and products in blocks of 128 one of three by the number of rows; their sums differ in the last digit,
-and where a rounding hangs on that, logits come to differ by up to 0.3 on story-7m (standard deviation 2.8; portable
-int8: 1.1). What must repeat exactly is to be fed in the same pieces, or at fp32.
+and where a rounding hangs on that, logits come to differ by up to 0.3 on story-7m with earlier weights (standard
+deviation 2.8; portable int8: 1.1). What must repeat exactly is to be fed in the same pieces, or at fp32.
 
 `--kv-cache int8` stores keys and values in int8 (_onnx_cache.py): a quarter of the cache's memory. It has more to
 compute and less to read, so it pays where the cache is large beside the weights: `edgekit bench --threads 1` has the
 12.3M model 1.2 times as fast at 160 tokens of context and 1.3 to 1.4 times at 1,000, story-7m, with half the layers,
-no faster below 200 and 1.3 times at 500. KL with it, story-7m:
-int8 6.7e-4 instead of 5.4e-4, int4 1.3e-2 as without; stories260K: 6.5e-3 and 1.2e-3, 6.7e-2 and 6.2e-2.
+no faster below 200 and 1.3 times at 500. KL with it, story-7m: int8 5.5e-4 instead of 4.4e-4, int4 9.8e-3 as without;
+stories260K: 6.5e-3 and 1.2e-3, 6.7e-2 and 6.2e-2.
 """
 
 from collections import Counter
