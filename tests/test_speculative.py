@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from speculative_toys import OTHER, SMALL, Hashed, Spelled
 
@@ -140,6 +140,8 @@ class Recorder(Hashed):
 
 
 @given(st.lists(st.tuples(st.integers(0, 200), st.lists(st.integers(0, 3), max_size=70)), min_size=1, max_size=8))
+@example([(1, [0] * 37), (19, [])])  # cut back to just behind what was dropped
+@example([(0, [0] * 37), (18, [])])  # to all of it, after somebody else's use
 @settings(max_examples=150, deadline=None)
 def test_a_follower_holds_the_end_of_the_text_it_is_asked_about(turns):
     """Ids are cut somewhere and go on otherwise, again and again; at times somebody else uses the runtime."""

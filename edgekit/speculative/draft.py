@@ -113,8 +113,11 @@ class Follower:
         if runtime.length and len(ids) - len(own) > GAP:
             self._forget(list(ids[:-GAP]))
         if len(own) == len(ids):  # its logits are gone: the last id is fed again
-            del own[-1:]
-            runtime.rewind(len(own) - self._start)
+            if runtime.length:
+                del own[-1:]
+                runtime.rewind(len(own) - self._start)
+            else:  # all of it was dropped, the last id too
+                self._forget()
         if len(ids) - self._start > runtime.context_length:
             return None
         found = runtime.forward(ids[len(own) :])
@@ -123,10 +126,15 @@ class Follower:
         return found
 
     def shorten(self, ids: Sequence[int], more: int) -> None:
-        """Make room for `ids` and `more` behind them (or a quarter of the context), if there is none."""
+        """Make room for `ids` and `more` behind them (or a quarter of the context), if there is none.
+
+        Where a text was cut back to what had been dropped, or nearly, the draft begins anew as well.
+        """
         context = self._runtime.context_length
-        if len(ids) + min(more, context // 4) - self._start > context:
-            self._forget(list(ids[: max(len(ids) - max(context // 2, 1), 0)]))
+        half = max(context // 2, 1)
+        held = len(ids) - self._start
+        if held + min(more, context // 4) > context or held < min(half, GAP // 2, len(ids)):
+            self._forget(list(ids[: max(len(ids) - half, 0)]))
 
     def _forget(self, before: list[int] | None = None) -> None:
         """Begin anew behind these ids."""
