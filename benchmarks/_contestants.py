@@ -173,8 +173,8 @@ def open_decode(folder: Path, quant: str, threads: int) -> Run:
 
 def prepare_onnx(folder: Path, name: str) -> None:
     """`int4`, or `int4-kv8` with an int8 KV cache."""
-    quant, _, cache = name.partition("-")
-    _convert(folder, "onnx", quant, folder / f"{name}.onnx", kv_cache="int8" if cache else "f32")
+    quant = name.removesuffix("-kv8")
+    _convert(folder, "onnx", quant, folder / f"{name}.onnx", kv_cache="f32" if quant == name else "int8")
 
 
 def _convert(folder: Path, to: str, quant: str, out: Path, **more: Any) -> None:

@@ -14,6 +14,7 @@ import argparse
 import collections
 import json
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -27,6 +28,7 @@ from onnx import helper
 from edgekit import rooms
 from edgekit.bench import machine
 from edgekit.convert import convert
+from edgekit.errors import EdgekitError
 from edgekit.eval_report import table
 from edgekit.settings import Converting, Running
 
@@ -106,10 +108,13 @@ def main() -> None:
         found = {}
         for quant in asked.quant or ["int4", "int8"]:
             path = folder / f"{quant}.onnx"
-            weights, _, cache = quant.partition("-")
-            settings = Converting(quant=weights, kv_cache="int8" if cache == "kv8" else "f32")
-            convert(asked.model or folder / "model", "onnx", path, settings=settings, verify=False)
-            found[quant] = profile(path, asked.context, folder)
+            weights = quant.removesuffix("-kv8")
+            settings = Converting(quant=weights, kv_cache="f32" if weights == quant else "int8")
+            try:
+                convert(asked.model or folder / "model", "onnx", path, settings=settings, verify=False)
+                found[quant] = profile(path, asked.context, folder)
+            except EdgekitError as error:
+                sys.exit(f"kernels: {error}")
     if asked.json:
         print(json.dumps(found, indent=1))
         return
