@@ -1,7 +1,8 @@
 """The graph of `edgekit convert --to onnx`: one KV buffer that every step writes into, and nothing else to copy.
 
-Its interface is drawn in `converters/_onnx_fused.py`. All that a decode step reads or writes is bound once: a step
-changes three integers, runs, and hands out a copy of the logits.
+Its interface is drawn in `converters/_onnx_fused.py`. All that a decode step reads or writes is bound beforehand: a
+step changes three integers, runs, and hands out a copy of the logits. Only when the text outgrows the buffer, one of
+twice the size takes its place.
 """
 
 import re
@@ -23,6 +24,9 @@ INT8, INT8_SINCE = "tensor(int8)", (1, 27)
 
 CHUNK = 512
 """Tokens of a prefill that run at once: what attention needs grows with their number times the context."""
+
+ROOM, ALIGNED = 4 << 20, 64
+"""Bytes that the KV cache begins with, which double as it fills, and where they lie: at a line of the CPU's caches."""
 
 
 class FusedRuntime:
@@ -50,21 +54,20 @@ class FusedRuntime:
                 f"{ort.__version__}: pip install -U onnxruntime"
             )
         same(nodes["logits"], (1, None, config.vocab_size), path)
-        # Memory that is asked for as zeros is only taken from the system when it is written to, so a long context
-        # costs what is used of it.
-        self._cache = {
-            name: ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.int8 if name in small else np.float32))
-            for name in names
+        self._cache: dict[str, NDArray[np.generic]] = {
+            name: np.zeros((1, shape[1], 0, shape[3]), np.int8 if name in small else np.float32) for name in names
         }
+        self._room = 0
         self._last, self._total = np.zeros(1, np.int32), np.zeros((), np.int32)
         self._id, self._logits = np.zeros((1, 1), np.int64), np.zeros((1, 1, self.vocab_size), np.float32)
-        self._step, self._many = self._bound(), self._bound()
-        _bind(self._step, self._id, np.zeros(1, np.int64), self._logits)
+        self._make_room(1)
 
     def forward(self, tokens: Sequence[int], *, every: bool = False) -> Logits:
         """Append tokens; float32 logits, (vocab_size,) or (len(tokens), vocab_size). See `Runtime.forward`."""
         check_forward(self, tokens)
         count = len(tokens)
+        if self.length + count > self._room:
+            self._make_room(self.length + count)
         if count == 1:
             self._id[0, 0] = tokens[0]
             self.kernel(self._step, self.length + 1)
@@ -87,10 +90,36 @@ class FusedRuntime:
         check_rewind(self, length)
         self.length = length
 
+    def _make_room(self, total: int) -> None:
+        """A cache for `total` tokens or more, holding what the old one does. Raises `RuntimeFailure` without memory.
+
+        One block, for all of its rows are read at each step: the less it is scattered, the fewer pages those are.
+        """
+        each = sum(array.shape[1] * array.shape[3] * array.itemsize for array in self._cache.values())
+        room = self._room or max(16, ROOM // each // 16 * 16)
+        while room < total:
+            room *= 2
+        room = min(room, self.context_length)
+        try:
+            block = np.zeros(each * room + ALIGNED, np.uint8)
+        except MemoryError as error:
+            raise RuntimeFailure(f"no memory for a KV cache of {room} tokens ({each * room / 1e6:.0f} MB)") from error
+        at = -block.ctypes.data % ALIGNED
+        grown: dict[str, NDArray[np.generic]] = {}
+        for name, old in self._cache.items():
+            size = old.shape[1] * room * old.shape[3] * old.itemsize
+            grown[name] = block[at : at + size].view(old.dtype).reshape(1, old.shape[1], room, old.shape[3])
+            grown[name][:, :, : self.length] = old[:, :, : self.length]
+            at += size
+        self._room, self._cache = room, grown
+        self._step, self._many = self._bound(), self._bound()
+        _bind(self._step, self._id, np.zeros(1, np.int64), self._logits)
+
     def _bound(self) -> ort.IOBinding:
         """A binding with the cache, as past and as present, and the two numbers that tell how much of it is in use."""
         binding = self._session.io_binding()
-        for name, value in self._cache.items():
+        for name, array in self._cache.items():
+            value = ort.OrtValue.ortvalue_from_numpy(array)
             binding.bind_ortvalue_input(name, value)
             binding.bind_ortvalue_output(present(name), value)
         binding.bind_ortvalue_input("seqlens_k", ort.OrtValue.ortvalue_from_numpy(self._last))

@@ -13,6 +13,7 @@ from edgekit.checkpoint import LlamaConfig
 from edgekit.errors import CheckpointError, FileError
 from edgekit.files import read_bytes, said
 from edgekit.runtime import choose_threads
+from edgekit.runtimes import _huge_pages
 from edgekit.settings import Running
 
 
@@ -28,10 +29,11 @@ def session(path: Path, settings: Running) -> ort.InferenceSession:
             pass  # ONNX Runtime says NO_SUCHFILE for every reason
     except OSError as error:
         raise FileError(f"cannot read {path}: {said(error)}") from error
+    size = path.stat().st_size
+    # The file's bytes, the tensors made of them, and those arranged for the kernels, which stay; then the KV cache.
+    _huge_pages.expect(4 * size)
     try:
-        return ort.InferenceSession(
-            path, options(choose_threads(settings.threads, path.stat().st_size)), ["CPUExecutionProvider"]
-        )
+        return ort.InferenceSession(path, options(choose_threads(settings.threads, size)), ["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base of their own
         raise CheckpointError(f"{path}: ONNX Runtime cannot load it: {reason(error)}") from error
 

@@ -185,15 +185,106 @@ def test_arrays_are_the_callers(exported):
 def test_a_step_writes_into_the_one_buffer_and_binds_nothing(exported, monkeypatch):
     runtime = load(exported("tied"))
     runtime.forward([1, 2, 3])
-    before = {name: value.data_ptr() for name, value in runtime._cache.items()}
+    before = {name: array.ctypes.data for name, array in runtime._cache.items()}
     monkeypatch.setattr(type(runtime._step), "bind_ortvalue_input", None)
     monkeypatch.setattr(type(runtime._step), "bind_ortvalue_output", None)
     for token in (4, 5):
         runtime.forward([token])
-    assert {name: value.data_ptr() for name, value in runtime._cache.items()} == before
-    for value in runtime._cache.values():
-        rows = value.numpy()[0].any(axis=(0, 2))
+    assert {name: array.ctypes.data for name, array in runtime._cache.items()} == before
+    for array in runtime._cache.values():
+        rows = array[0].any(axis=(0, 2))
         assert rows[:5].all() and not rows[5:].any()
+
+
+def room_of(runtime, monkeypatch, tokens):
+    """Have caches begin with room for so many tokens, as `runtime` counts them."""
+    each = sum(array[0, :, 0].nbytes for array in runtime._cache.values())
+    monkeypatch.setattr(rooms.load("runtimes", "_onnx_fused"), "ROOM", tokens * each)
+
+
+@pytest.mark.parametrize("name", ["gqa64", "odd"])
+def test_a_cache_that_grows_holds_what_it_held(exported, monkeypatch, name):
+    whole = load(exported(name))
+    room_of(whole, monkeypatch, 16)
+    grown = load(exported(name))
+    assert (whole._room, grown._room) == (whole.context_length, 16)
+    sizes = []
+    # To the brim, over it by a step, over it by a prefill, back and over it again, to the end of the context.
+    for keep, part in ((0, 16), (16, 1), (17, 20), (5, 11), (16, 40), (3, 1), (4, 60)):
+        ids = TOKENS[:part] + TOKENS[: part - len(TOKENS[:part])]
+        for runtime in (whole, grown):
+            runtime.rewind(keep)
+        for every in (False, True):
+            right, found = (runtime.forward(ids, every=every) for runtime in (whole, grown))
+            assert (right == found).all() and right.shape == found.shape
+            for runtime in (whole, grown):
+                runtime.rewind(keep)
+        assert (whole.forward(ids) == grown.forward(ids)).all()
+        sizes.append(grown._room)
+    assert sizes == [16, 32, 64, 64, 64, 64, 64] and all(len(a[0, 0]) == 64 for a in grown._cache.values())
+    with pytest.raises(ContextError, match=f"fit into the context of {grown.context_length}"):
+        grown.forward(TOKENS[:40])
+    for runtime in (whole, grown):
+        runtime.rewind(60)
+    assert (whole.forward(TOKENS[:4]) == grown.forward(TOKENS[:4])).all()
+
+
+def test_a_cache_that_cannot_grow_says_so_and_keeps_what_it_holds(exported, monkeypatch):
+    runtime = load(exported("tied"))
+    room_of(runtime, monkeypatch, 16)
+    runtime = load(exported("tied"))
+    runtime.forward(TOKENS[:16])
+
+    def full(*args):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "zeros", full)
+        with pytest.raises(RuntimeFailure, match="no memory for a KV cache of 32 tokens"):
+            runtime.forward([1])
+    assert runtime.length == 16
+    right = load(exported("tied"))
+    right.forward(TOKENS[:16])
+    assert (runtime.forward([1]) == right.forward([1])).all()
+
+
+HUGE = """
+import mmap, sys
+import numpy as np
+from edgekit import rooms
+if sys.argv[1] == "ask":
+    rooms.load("runtimes", "_huge_pages").expect(24 << 20)
+blocks = [np.ones(1 << 20, np.uint8) for _ in range(20)]
+print(next(int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.startswith("AnonHugePages")))
+"""
+
+
+def test_what_is_allocated_after_it_was_expected_comes_in_huge_pages():
+    pages = rooms.load("runtimes", "_huge_pages")
+    if not pages._wanted():
+        pytest.skip("this system has no huge pages of 2 MB for programs that ask")
+    if "[always]" in (pages.KERNEL / "enabled").read_text():
+        pytest.skip("this system gives everybody huge pages")
+    said = [
+        subprocess.run([sys.executable, "-c", HUGE, how], capture_output=True, text=True, check=True).stdout
+        for how in ("ask", "leave")
+    ]
+    asked, left = (int(kilobytes) for kilobytes in said)
+    # The kernel may have run out of them; then it gives small ones, and that is no error.
+    if asked == 0:
+        pytest.skip("the kernel had no huge page left")
+    assert asked >= 10 << 10 and left < asked
+
+
+def test_systems_without_huge_pages_are_left_alone(monkeypatch, tmp_path):
+    pages = rooms.load("runtimes", "_huge_pages")
+    monkeypatch.setattr(pages.ctypes, "CDLL", None)
+    for size, enabled in ((None, None), ("33554432", "always [madvise] never"), ("2097152", "always madvise [never]")):
+        if size:
+            (tmp_path / "hpage_pmd_size").write_text(size + "\n")
+            (tmp_path / "enabled").write_text(enabled + "\n")
+        monkeypatch.setattr(pages, "KERNEL", tmp_path)
+        pages.expect(1 << 20)
 
 
 def test_float16_is_stored_as_such_and_widened(models, exported, references, tmp_path):
