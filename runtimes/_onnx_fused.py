@@ -60,6 +60,7 @@ class FusedRuntime:
         self._room = 0
         self._last, self._total = np.zeros(1, np.int32), np.zeros((), np.int32)
         self._id, self._logits = np.zeros((1, 1), np.int64), np.zeros((1, 1, self.vocab_size), np.float32)
+        self._only = np.zeros(1, np.int64)
         self._make_room(1)
 
     def forward(self, tokens: Sequence[int], *, every: bool = False) -> Logits:
@@ -113,7 +114,7 @@ class FusedRuntime:
             at += size
         self._room, self._cache = room, grown
         self._step, self._many = self._bound(), self._bound()
-        _bind(self._step, self._id, np.zeros(1, np.int64), self._logits)
+        _bind(self._step, self._id, self._only, self._logits)
 
     def _bound(self) -> ort.IOBinding:
         """A binding with the cache, as past and as present, and the two numbers that tell how much of it is in use."""
@@ -143,7 +144,8 @@ def version(text: str) -> tuple[int, ...]:
 def _bind(
     binding: ort.IOBinding, ids: NDArray[np.int64], wanted: NDArray[np.int64], logits: NDArray[np.float32]
 ) -> None:
-    """What changes between calls with many tokens. On the CPU an OrtValue is the array's own memory."""
+    """What changes between calls with many tokens. On the CPU an OrtValue is the array's own memory, and older versions
+    of ONNX Runtime do not keep the array alive for it: the caller does."""
     value = ort.OrtValue.ortvalue_from_numpy
     binding.bind_ortvalue_input("input_ids", value(ids))
     binding.bind_ortvalue_input("logit_positions", value(wanted))

@@ -196,6 +196,16 @@ def test_a_step_writes_into_the_one_buffer_and_binds_nothing(exported, monkeypat
         assert rows[:5].all() and not rows[5:].any()
 
 
+def test_what_a_step_is_bound_to_is_kept(exported, monkeypatch):
+    """ONNX Runtime 1.27 reads the array's memory without holding on to the array."""
+    module = rooms.load("runtimes", "_onnx_fused")
+    bound = []
+    monkeypatch.setattr(module, "_bind", lambda binding, *arrays: bound.extend(arrays))
+    runtime = load(exported("tied"))
+    kept = [id(value) for value in vars(runtime).values()]
+    assert len(bound) == 3 and all(id(array) in kept for array in bound)
+
+
 def room_of(runtime, monkeypatch, tokens):
     """Have caches begin with room for so many tokens, as `runtime` counts them."""
     each = sum(array[0, :, 0].nbytes for array in runtime._cache.values())
