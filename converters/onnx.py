@@ -40,9 +40,9 @@ deviation 2.8; portable int8: 1.1). What must repeat exactly is to be fed in the
 
 `--kv-cache int8` stores keys and values in int8 (_onnx_cache.py): a quarter of the cache's memory. It has more to
 compute and less to read, so it pays where the cache is large beside the weights: `edgekit bench --threads 1` has the
-12.3M model 1.2 times as fast at 160 tokens of context and 1.3 to 1.4 times at 1,000, story-7m, with half the layers,
-0.9 to 1.1 times up to 160 and 1.3 times at 500. KL with it, story-7m: int8 5.5e-4 instead of 4.4e-4, int4 9.8e-3 as
-without; stories260K: 6.5e-3 and 1.2e-3, 6.7e-2 and 6.2e-2.
+12.3M model at int8 1.2 to 1.6 times as fast at 32 to 1,000 tokens of context, at int4 1.0 to 1.6 times; story-7m, with
+half the layers, 0.9 to 1.1 times up to 160 tokens and 1.15 to 1.35 times at 500. KL with it, story-7m: int8 5.5e-4
+instead of 4.4e-4, int4 9.8e-3 as without; stories260K: 6.5e-3 and 1.2e-3, 6.7e-2 and 6.2e-2.
 """
 
 from collections import Counter

@@ -1,11 +1,10 @@
 """Weights in pages of 2 MB, on Linux with glibc; anywhere else nothing happens.
 
-A decode step reads every weight once. In pages of 4 kB a model of 10 MB is 2,500 addresses to translate each step, more
-than a core remembers together with the KV cache and Python, and in a virtual machine a forgotten one costs a walk
-through two tables. With huge pages the fused ONNX graph (12.3M parameters, one core) decoded 1.07 times as fast at
-int4 and 1.3 times at int8, and opened sooner, for there are fewer pages to fault in; `benchmarks/README.md` has the
-command. Linux gives huge pages to whoever asks (`madvise(2)`, MADV_HUGEPAGE), but ONNX Runtime does not ask, and has no
-allocator of ours. So we ask for the memory that it is going to get.
+A decode step reads every weight once. In pages of 4 kB a model of 10 MB is 2,500 addresses to translate each step: with
+the KV cache and Python more than a core remembers, and in a virtual machine a forgotten one costs a walk through two
+tables. `benchmarks/huge_pages.py` measures what is won. Linux gives huge pages to whoever asks (`madvise(2)`,
+MADV_HUGEPAGE), but ONNX Runtime does not ask, and has no allocator of ours. So we ask for the memory that it is going
+to get; a model opens sooner, too, for there are fewer pages to fault in.
 """
 
 import contextlib

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import write_model
 
-from edgekit import bench, bench_report, bench_worker, cli
+from edgekit import bench, bench_report, bench_worker, cli, rooms
 from edgekit.bench import Bench, Figure
 from edgekit.bench_settings import Benching
 from edgekit.checkpoint import LlamaConfig
@@ -413,6 +413,26 @@ def test_the_peers_pipe(monkeypatch, tmp_path):
     assert len(good.rates) == len(good.decode) == 2 and good.tokens == [0, 1, 2, 3, 4, 5]
     assert bad.absent == "ValueError: cannot" and "is not there" in gone.absent
     assert [line for line in said if line.startswith("round")] == [f"round {i} of 2: good, threads: 1" for i in (1, 2)]
+
+
+def test_huge_pages_are_there_and_taken_away(monkeypatch, bundled, tmp_path):
+    pytest.importorskip("onnxruntime")
+    if not rooms.load("runtimes", "_huge_pages")._wanted():
+        pytest.skip("this system has no huge pages of 2 MB for programs that ask")
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    import huge_pages
+
+    from edgekit.convert import convert
+    from edgekit.settings import Converting
+
+    path = convert(bundled, "onnx", tmp_path / "m.onnx", settings=Converting(quant="int8"), verify=False).path
+    (found,) = huge_pages.compare([str(path)], 20, 2)
+    assert found["model"] == "m.onnx" and len(found["ratios"]) == 2 and min(found["us"]) > 10
+    asked, without = found["mb"]
+    assert without == 0
+    if asked == 0:
+        pytest.skip("the kernel had no huge page left")
+    assert asked >= 6
 
 
 def test_the_profile_finds_every_kernel(monkeypatch, tmp_path):
