@@ -19,8 +19,8 @@ Open = Callable[[int], Run]
 
 WARM, PIECE = 1.0, 64
 """Seconds that a contestant runs before each text that is timed, in texts of so many tokens. A core that had nothing to
-do is slow at first: on a virtual machine it was up to 1.5 times slower, and needed a second of work to come back. Who
-makes a text in 0.2 s would be timed within that second, who needs 2 s mostly behind it."""
+do is slow at first: on a virtual machine the same text took 1.3 to 1.7 times as long after a second of rest, and a
+second of work mended it. Who makes a text in 0.2 s would be timed within that second, who needs 2 s behind it."""
 
 
 def serve(open_model: Open, packages: Sequence[str] = ()) -> None:

@@ -106,6 +106,9 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.context < 1 or asked.rounds < 2:
         parser.error("--context is at least 1, --rounds at least 2")
+    for path in asked.model or []:
+        if not Path(path).exists():
+            parser.error(f"{path} does not exist")
     if sys.platform != "linux":
         sys.exit("huge_pages: only Linux has them for the asking")
     try:
