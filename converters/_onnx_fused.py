@@ -52,9 +52,10 @@ CACHE_ATTRIBUTES: dict[str, Any] = {
 }
 
 # Attention may have one more logit, of no token. With this one, whose exponential is 0, nothing changes but the kernel:
-# over an int8 cache ONNX Runtime 1.32 is slower with its flash attention, and sinks are what that one cannot do. At
-# 12.3M parameters on one core a step without it was 1.1 times as fast behind 32 tokens, 1.15 behind 160, 1.2 behind
-# 512 and 1.28 behind 960, and a prefill as fast. Over a float32 cache steps got slower (0.56 times behind 960).
+# over an int8 cache the flash attention of ONNX Runtime 1.32 is slower than its plain one, and with a sink it takes that
+# (ORT_GQA_DISABLE_FLASH_ATTENTION=1 has the same times). At 12.3M parameters on one core a step was 1.1 times as fast
+# behind 32 tokens, 1.15 behind 160, 1.2 behind 512 and 1.28 behind 960, and a prefill as fast. Over a float32 cache
+# steps got slower (0.56 times behind 960).
 NO_SINK = -1e30
 
 F32, F16, U8, I64 = np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.uint8), np.dtype(np.int64)

@@ -44,9 +44,9 @@ class FusedRuntime:
         names = interface(session, config, PLAIN, (), "a fused graph of edgekit's", path)
         nodes = {node.name: node for node in (*session.get_inputs(), *session.get_outputs())}
         # ONNX Runtime's attention wants a head_dim that 16 divides; the graph fills up others.
-        shape = (1, config.num_key_value_heads, self.context_length, -(-config.head_dim // 16) * 16)
+        heads, wide = config.num_key_value_heads, -(-config.head_dim // 16) * 16
         for name in names:
-            same(nodes[name], (1, shape[1], None, shape[3]), path, also=(INT8,))
+            same(nodes[name], (1, heads, None, wide), path, also=(INT8,))
         small = {name for name in names if nodes[name].type == INT8}
         if small and version(ort.__version__) < INT8_SINCE:
             raise MissingExtraError(
@@ -55,9 +55,9 @@ class FusedRuntime:
             )
         same(nodes["logits"], (1, None, config.vocab_size), path)
         self._cache: dict[str, NDArray[np.generic]] = {
-            name: np.zeros((1, shape[1], 0, shape[3]), np.int8 if name in small else np.float32) for name in names
+            name: np.zeros((1, heads, 0, wide), np.int8 if name in small else np.float32) for name in names
         }
-        self._room = 0
+        self._room = 0  # tokens
         self._last, self._total = np.zeros(1, np.int32), np.zeros((), np.int32)
         self._id, self._logits = np.zeros((1, 1), np.int64), np.zeros((1, 1, self.vocab_size), np.float32)
         self._only = np.zeros(1, np.int64)
@@ -112,14 +112,15 @@ class FusedRuntime:
             grown[name] = block[at : at + size].view(old.dtype).reshape(1, old.shape[1], room, old.shape[3])
             grown[name][:, :, : self.length] = old[:, :, : self.length]
             at += size
-        self._room, self._cache = room, grown
-        self._step, self._many = self._bound(), self._bound()
-        _bind(self._step, self._id, self._only, self._logits)
+        step, many = self._bound(grown), self._bound(grown)
+        _bind(step, self._id, self._only, self._logits)
+        # All at once: a Ctrl-C must not leave a step that is bound to memory given back.
+        self._room, self._cache, self._step, self._many = room, grown, step, many
 
-    def _bound(self) -> ort.IOBinding:
+    def _bound(self, cache: Mapping[str, NDArray[np.generic]]) -> ort.IOBinding:
         """A binding with the cache, as past and as present, and the two numbers that tell how much of it is in use."""
         binding = self._session.io_binding()
-        for name, array in self._cache.items():
+        for name, array in cache.items():
             value = ort.OrtValue.ortvalue_from_numpy(array)
             binding.bind_ortvalue_input(name, value)
             binding.bind_ortvalue_output(present(name), value)

@@ -259,7 +259,7 @@ def test_a_cache_that_cannot_grow_says_so_and_keeps_what_it_holds(exported, monk
 
 
 HUGE = """
-import mmap, sys
+import sys
 import numpy as np
 from edgekit import rooms
 if sys.argv[1] == "ask":
