@@ -109,7 +109,7 @@ def open_optimum(folder: Path, quant: str, threads: int) -> Run:
 
 
 def prepare_gguf(folder: Path, quant: str) -> None:
-    _convert(folder, "gguf", quant, folder / f"{quant}.gguf")
+    _convert(folder, "gguf", quant)
 
 
 def open_llama(folder: Path, quant: str, threads: int) -> Run:
@@ -172,17 +172,17 @@ def open_decode(folder: Path, quant: str, threads: int) -> Run:
 
 
 def prepare_onnx(folder: Path, name: str) -> None:
-    """`int4`, or `int4-kv8` with an int8 KV cache."""
-    quant = name.removesuffix("-kv8")
-    _convert(folder, "onnx", quant, folder / f"{name}.onnx", kv_cache="f32" if quant == name else "int8")
+    _convert(folder, "onnx", name)
 
 
-def _convert(folder: Path, to: str, quant: str, out: Path, **more: Any) -> None:
+def _convert(folder: Path, to: str, name: str) -> None:
+    import _seeded
+
     from edgekit.convert import convert
-    from edgekit.settings import Converting
 
+    out = folder / f"{name}.{to}"
     if not out.is_file():
-        convert(folder / "model", to, out, settings=Converting(quant=quant, **more))
+        convert(folder / "model", to, out, settings=_seeded.converting(name))
 
 
 def open_edgekit(artefact: Path, runtime: str, running: dict[str, Any], threads: int) -> Run:

@@ -1,4 +1,5 @@
-"""A model of Stentor2-12M's shape with seeded weights, and a tokenizer that every peer can read, made on the spot."""
+"""A model of Stentor2-12M's shape with seeded weights, and a tokenizer that every peer can read, made on the spot; and
+how the types that the benchmarks name are converted."""
 
 import itertools
 import json
@@ -9,6 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from edgekit.checkpoint import LlamaConfig
+from edgekit.settings import Converting
 
 SPECIALS = ("<pad>", "<s>", "</s>")
 
@@ -45,6 +47,12 @@ def write(folder: Path) -> None:
     names = dict(zip(("pad_token", "bos_token", "eos_token"), SPECIALS, strict=True))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": SHAPE.max_position_embeddings}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | names))
+
+
+def converting(kind: str) -> Converting:
+    """How an ONNX type of the benchmarks is made: `int4`, or `int4-kv8` with an int8 KV cache."""
+    quant = kind.removesuffix("-kv8")
+    return Converting(quant=quant, kv_cache="f32" if quant == kind else "int8")
 
 
 def tokenizer(vocab_size: int) -> dict:

@@ -1,6 +1,6 @@
 """How much faster a decode step is for memory in pages of 2 MB, on Linux: each artefact with and without, in turns.
 
-    python benchmarks/huge_pages.py                                # 12.3M parameters, seeded weights: int4, int8, kv8
+    python benchmarks/huge_pages.py                                # 12.3M parameters, seeded weights
     python benchmarks/huge_pages.py -m model.onnx -m model.gguf --context 500 --rounds 25
 
 Two processes for each artefact, one thread; for one of them the kernel's PR_SET_THP_DISABLE takes huge pages away,
@@ -25,14 +25,14 @@ from edgekit.bench import machine
 from edgekit.convert import convert
 from edgekit.errors import EdgekitError
 from edgekit.eval_report import table
-from edgekit.settings import Converting
 
 PR_SET_THP_DISABLE = 41  # linux/prctl.h
-WARM, STEPS = 0.3, 48
+KINDS = ("int4", "int4-kv8", "int8", "int8-kv8", "fp32")
+WARM, STEPS = 0.3, 48  # seconds, and what is timed behind them
 
 
 def answer(path: str, context: int) -> None:
-    """The child: a JSON line with its huge pages in MB, then for each line that comes in one with us a step."""
+    """The child: a line with its huge pages in MB, then for each line that comes in one with us a step."""
     runtime = load(path, threads=1).runtime
     ids = [3 + i % (runtime.vocab_size - 3) for i in range(context)]
     runtime.forward(ids)
@@ -95,6 +95,15 @@ def compare(paths: list[str], context: int, rounds: int) -> list[dict]:
     ]
 
 
+def seeded(folder: Path) -> list[str]:
+    """Artefacts of 12.3M parameters, made in `folder`."""
+    _seeded.write(folder / "model")
+    paths = [folder / f"{kind}.onnx" for kind in KINDS]
+    for path in paths:
+        convert(folder / "model", "onnx", path, settings=_seeded.converting(path.stem), verify=False)
+    return [str(path) for path in paths]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", action="append", help="an artefact; default: 12.3M, seeded, as ONNX")
@@ -115,15 +124,8 @@ def main() -> None:
         if asked.child:
             return answer(asked.child, asked.context)
         with tempfile.TemporaryDirectory() as name:
-            paths = asked.model or []
-            if not paths:
-                _seeded.write(Path(name) / "model")
-            for kind in () if paths else ("int4", "int4-kv8", "int8", "int8-kv8", "fp32"):
-                path, quant = Path(name) / f"{kind}.onnx", kind.removesuffix("-kv8")
-                settings = Converting(quant=quant, kv_cache="f32" if quant == kind else "int8")
-                convert(Path(name) / "model", "onnx", path, settings=settings, verify=False)
-                asked.model = [*(asked.model or []), str(path)]
-            found = compare(asked.model, asked.context, asked.rounds)
+            paths = asked.model or seeded(Path(name))
+            found = compare(paths, asked.context, asked.rounds)
     except EdgekitError as error:
         sys.exit(f"huge_pages: {error}")
     if asked.json:

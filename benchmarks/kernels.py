@@ -30,7 +30,7 @@ from edgekit.bench import machine
 from edgekit.convert import convert
 from edgekit.errors import EdgekitError
 from edgekit.eval_report import table
-from edgekit.settings import Converting, Running
+from edgekit.settings import Running
 
 STEPS, WARM = 200, 20
 
@@ -108,9 +108,8 @@ def main() -> None:
         found = {}
         for quant in asked.quant or ["int4", "int8"]:
             path = folder / f"{quant}.onnx"
-            weights = quant.removesuffix("-kv8")
-            settings = Converting(quant=weights, kv_cache="f32" if weights == quant else "int8")
             try:
+                settings = _seeded.converting(quant)
                 convert(asked.model or folder / "model", "onnx", path, settings=settings, verify=False)
                 found[quant] = profile(path, asked.context, folder)
             except EdgekitError as error:
