@@ -52,7 +52,7 @@ CACHE_ATTRIBUTES: dict[str, Any] = {
 }
 
 # Attention may have one more logit, of no token. With this one, whose exponential is 0, nothing changes but the kernel:
-# over an int8 cache the flash attention of ONNX Runtime 1.32 is slower than its plain one, and with a sink it takes that
+# over an int8 cache flash attention of ONNX Runtime 1.32 is slower than its plain one, and with a sink it takes that
 # (ORT_GQA_DISABLE_FLASH_ATTENTION=1 has the same times). At 12.3M parameters on one core a step was 1.1 times as fast
 # behind 32 tokens, 1.15 behind 160, 1.2 behind 512 and 1.28 behind 960, and a prefill as fast. Over a float32 cache
 # steps got slower (0.56 times behind 960).
