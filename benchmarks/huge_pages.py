@@ -24,7 +24,7 @@ from edgekit import load
 from edgekit.bench import machine
 from edgekit.convert import convert
 from edgekit.errors import EdgekitError
-from edgekit.eval_report import table
+from edgekit.utils.tables import table
 
 PR_SET_THP_DISABLE = 41  # linux/prctl.h
 KINDS = ("int4", "int4-kv8", "int8", "int8-kv8", "fp32")

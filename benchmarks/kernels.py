@@ -25,12 +25,12 @@ import onnx
 import onnxruntime as ort
 from onnx import helper
 
-from edgekit import rooms
 from edgekit.bench import machine
 from edgekit.convert import convert
 from edgekit.errors import EdgekitError
-from edgekit.eval_report import table
 from edgekit.settings import Running
+from edgekit.utils import registry
+from edgekit.utils.tables import table
 
 STEPS, WARM = 200, 20
 
@@ -51,8 +51,8 @@ def kinds(path: Path) -> dict[str, tuple[str, int]]:
 
 def profile(path: Path, context: int, folder: Path) -> dict[str, Any]:
     """Microseconds a step, median over the steps: {"step", "call", "rows": [{"kind", "nodes", "us", "bytes"}]}."""
-    session_options = rooms.load("runtimes", "_onnx_session").options
-    room = rooms.load("runtimes", "onnx")
+    session_options = registry.load("runtimes", "_onnx_session").options
+    room = registry.load("runtimes", "onnx")
 
     def profiled(threads: int) -> ort.SessionOptions:
         options = session_options(threads)

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 import edgekit
-from edgekit.eval_report import table
 from edgekit.generate import StopText
 from edgekit.sampling import Sampler
 from edgekit.settings import Generating
+from edgekit.utils.tables import table
 
 ALL = {"temperature": 0.8, "top_k": 50, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.2}
 CHAINS: dict[str, dict[str, Any]] = {

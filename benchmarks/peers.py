@@ -29,9 +29,9 @@ import _seeded
 
 from edgekit import tuning
 from edgekit.bench import machine
-from edgekit.eval_report import table
 from edgekit.runtime import physical_cores
 from edgekit.settings import Running
+from edgekit.utils.tables import table
 
 HERE = Path(__file__).resolve().parent
 GENAI = {f"genai {quant}": quant for quant in ("fp32", "int8", "int4")}

@@ -113,7 +113,7 @@ def main() -> None:
         print(json.dumps({name: found._asdict() for name, found in medians.items()}, indent=1))
         return
     from edgekit.bench import machine
-    from edgekit.eval_report import table
+    from edgekit.utils.tables import table
 
     where = machine({})
     print(f"{where['cores']} x {where['cpu']}, {where['system']}, Python {where['python']}; {asked.rounds} rounds\n")

@@ -28,9 +28,9 @@ import _stretched
 
 import edgekit
 from edgekit.bench import machine
-from edgekit.eval_report import table
 from edgekit.model import Model
 from edgekit.source import BUNDLED
+from edgekit.utils.tables import table
 
 PROMPTS = [
     "Once upon a time", "Lily and Ben went to the park. They", "Tom had a red ball. One day,",

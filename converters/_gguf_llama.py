@@ -11,7 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edgekit import submodules
 from edgekit.checkpoint import Checkpoint, LlamaConfig
 from edgekit.convert import Written
 from edgekit.converters import _gguf_package as gguf
@@ -21,6 +20,7 @@ from edgekit.errors import MissingExtraError, RuntimeFailure
 from edgekit.gguf_file import BLOCKS, GGUFFile
 from edgekit.importance import Importance
 from edgekit.runtime import physical_cores
+from edgekit.utils import lazy
 
 # quant -> llama.h's enum llama_ftype, by gguf's name. A K-quant without a letter is llama-quantize's medium.
 FILE_TYPES = {"q3_k": "Q3_K_M", "q4_k": "Q4_K_M", "q5_k": "Q5_K_M"}
@@ -38,7 +38,7 @@ WIDER = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K":
 def library(what: str) -> ModuleType:
     """llama-cpp-python's bindings. Raises `MissingExtraError` that names what needs them."""
     try:
-        return submodules.load("llama_cpp", "llama_cpp")
+        return lazy.load("llama_cpp", "llama_cpp")
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"{what} needs llama-cpp-python, which is not installed: pip install 'edgekit[llamacpp]'"

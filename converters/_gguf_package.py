@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from edgekit import submodules
+from edgekit.utils import lazy
 
-_constants: Any = submodules.load("gguf", "constants")
-_quants: Any = submodules.load("gguf", "quants")
+_constants: Any = lazy.load("gguf", "constants")
+_quants: Any = lazy.load("gguf", "quants")
 
 GGMLQuantizationType, LlamaFileType = _constants.GGMLQuantizationType, _constants.LlamaFileType
 GGML_QUANT_VERSION: int = _constants.GGML_QUANT_VERSION
 quantize, dequantize = _quants.quantize, _quants.dequantize
-size_label = submodules.load("gguf", "utility").size_label
+size_label = lazy.load("gguf", "utility").size_label

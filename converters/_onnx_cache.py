@@ -15,10 +15,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit import blas, tokenizer
+from edgekit import tokenizer
 from edgekit.checkpoint import Checkpoint
 from edgekit.errors import CheckpointError
 from edgekit.reference import Reference
+from edgekit.utils import blas
 from edgekit.verification.text import CALIBRATION
 
 Scales = NDArray[np.float32]

@@ -22,7 +22,7 @@ from edgekit.convert import Held
 from edgekit.converters._onnx_blocks import dequantize
 from edgekit.converters._onnx_names import EMBEDDING, HEAD, QUANTIZED, SCALE, ZERO_POINT, weight_of
 from edgekit.errors import CheckpointError
-from edgekit.files import read_bytes
+from edgekit.utils.files import read_bytes
 
 PRODUCTS = ("MatMul", "FusedMatMul", "Gemm", "MatMulInteger", "MatMulNBits")
 GATHERS = ("Gather", "GatherBlockQuantized")

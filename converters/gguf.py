@@ -24,7 +24,7 @@ import numpy as np
 
 from edgekit import importance
 from edgekit.checkpoint import Checkpoint, LlamaConfig
-from edgekit.convert import Planned, Progress, Written
+from edgekit.convert import Planned, Written
 from edgekit.converters import _gguf_importance, _gguf_keys, _gguf_llama, _gguf_plan
 from edgekit.converters import _gguf_package as gguf
 from edgekit.converters._gguf_llama import DIRECT, HEAD_NOTE, TIED_NOTE
@@ -35,6 +35,7 @@ from edgekit.converters._gguf_write import tensor_bytes, write
 from edgekit.errors import CheckpointError, SettingError
 from edgekit.gguf_file import BLOCKS
 from edgekit.settings import Converting
+from edgekit.utils.progress import Progress
 
 __all__ = [
     "DEFAULT", "DIRECT", "EMBEDDING_TYPES", "PROBES", "QUANTS", "SAME", "SUFFIX", "WEIGHTED", "add_receipt", "convert",

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from edgekit import hf_adapter
 from edgekit.checkpoint import WEIGHTS, Checkpoint, LlamaConfig
-from edgekit.convert import Progress, Written
+from edgekit.convert import Written
 from edgekit.errors import CheckpointError, SettingError
 from edgekit.settings import Converting
+from edgekit.utils.progress import Progress
 
 SUFFIX = ""
 

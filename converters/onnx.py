@@ -55,17 +55,19 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import GraphProto, TensorProto, helper
 
-from edgekit import __version__, artefact, rooms
+from edgekit import __version__, artefact
 from edgekit.checkpoint import Checkpoint
-from edgekit.convert import Planned, Progress, Written
+from edgekit.convert import Planned, Written
 from edgekit.converters import _onnx_fused, _onnx_write
 from edgekit.converters._onnx_fused import BLOCKS
 from edgekit.converters._onnx_names import QUANTIZED, ROTARY, weight_of
 from edgekit.converters._onnx_receipt import add_receipt, entry_bytes
 from edgekit.converters._onnx_weights import weights
 from edgekit.errors import CheckpointError, SettingError
-from edgekit.files import read_bytes
 from edgekit.settings import Converting
+from edgekit.utils import registry
+from edgekit.utils.files import read_bytes
+from edgekit.utils.progress import Progress
 
 __all__ = ["DEFAULT", "PROBES", "QUANTS", "SUFFIX", "add_receipt", "convert", "describe", "sizes", "weights"]
 
@@ -101,7 +103,7 @@ def convert(checkpoint: Checkpoint, out: Path, settings: Converting, progress: P
     """
     quant = _checked(checkpoint, settings)
     if settings.graph == "portable":
-        exporter = rooms.load("converters", "_optimum")
+        exporter = registry.load("converters", "_optimum")
         exporter.write(checkpoint, out, quant, settings.reduce_range, _metadata(checkpoint, settings, quant), progress)
         return describe(out)[1]
     fused = _fused(checkpoint, settings, quant)

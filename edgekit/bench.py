@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgekit import __version__, errors, rooms
+from edgekit import __version__, errors
 from edgekit.bench_settings import AUTO, Benching
-from edgekit.convert import Progress, silent
 from edgekit.errors import ContextError, EdgekitError, RuntimeFailure
 from edgekit.runtime import physical_cores
 from edgekit.tuning import cpu_name
+from edgekit.utils import registry
+from edgekit.utils.progress import Progress, silent
 
 Ask = Callable[[dict[str, Any]], dict[str, Any]]
 """A job to its answer; `child` unless a test says otherwise."""
@@ -192,7 +193,7 @@ def labels(models: Sequence[str | None]) -> list[str]:
 
 def openable(path: str | None, runtimes: Sequence[str], notes: list[str]) -> list[str | None]:
     """The named runtimes that can open a model. An `.onnx` runs on onnx only; all others can be converted."""
-    names: list[str | None] = [*dict.fromkeys(rooms.ALIASES.get(name, name) for name in runtimes)]
+    names: list[str | None] = [*dict.fromkeys(registry.ALIASES.get(name, name) for name in runtimes)]
     if path is None or Path(path).suffix != ".onnx" or "onnx" not in names:
         return names or [None]
     notes += [f"{Path(path).name} runs on onnx only: not measured on {name}" for name in names if name != "onnx"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from edgekit.bench import Bench, Figure, Line
-from edgekit.eval_report import table
+from edgekit.utils.tables import table
 
 HEAD = ["model", "runtime", "threads", "prompt", "load ms", "first token ms", "prefill tok/s", "decode tok/s", "±",
         "overhead µs", "peak MB", "file MB"]  # fmt: skip

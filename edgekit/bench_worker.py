@@ -29,11 +29,12 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import cache, model, rooms, source, tokenizer, tuning
+from edgekit import cache, model, source, tokenizer, tuning
 from edgekit.errors import EdgekitError, MissingExtraError, VocabularyError
 from edgekit.model import Model
 from edgekit.runtime import Runtime
 from edgekit.settings import Running
+from edgekit.utils import registry
 
 WARM = 4
 """Tokens of the text that is not timed."""
@@ -71,7 +72,7 @@ def prepare(job: Job) -> dict[str, Any]:
     seconds: dict[int, float] = {}
     threads = job["threads"]
     if threads == "auto":
-        choice = tuning.choose(artefact, name, running, rooms.load("runtimes", name).load)
+        choice = tuning.choose(artefact, name, running, registry.load("runtimes", name).load)
         threads, seconds = choice.threads, choice.seconds
     opened = open_model(artefact, name, {**job["running"], "threads": threads}).runtime
     opened.forward(prompt(opened.files, opened.vocab_size, frozenset(), 1))
@@ -156,27 +157,29 @@ def find(wanted: str | None, runtime: str | None, quant: str | None, revision: s
     A model that the runtime cannot open as it is, is converted into the cache. Raises as `edgekit.load`.
     """
     where = source.resolve(wanted, revision=revision)
-    name = rooms.ALIASES.get(runtime, runtime) if runtime else _default(where)
-    room = rooms.load("runtimes", name)
+    name = registry.ALIASES.get(runtime, runtime) if runtime else _default(where)
+    room = registry.load("runtimes", name)
     direct = where.suffix == room.SUFFIX if room.SUFFIX else where.is_dir() or where.suffix == ".gguf"
     if direct and quant is None:
         return name, where
     if direct or where.suffix == ".onnx":
         model.load(where, runtime=name, quant=quant)  # raises: it says best what of the two cannot be meant
-    to = next(c for c in rooms.names("converters") if rooms.suffix("converters", c) == room.SUFFIX)
-    return name, cache.converted(where, to, quant or rooms.load("converters", to).QUANTS[0])
+    to = next(c for c in registry.names("converters") if registry.suffix("converters", c) == room.SUFFIX)
+    return name, cache.converted(where, to, quant or registry.load("converters", to).QUANTS[0])
 
 
 def _default(where: Path) -> str:
     """The runtime that opens a model where none is named; see `edgekit.model.load`."""
     if not where.is_dir():
-        fitting = [r for r in rooms.names("runtimes") if where.suffix and rooms.suffix("runtimes", r) == where.suffix]
+        fitting = [
+            r for r in registry.names("runtimes") if where.suffix and registry.suffix("runtimes", r) == where.suffix
+        ]
         if not fitting:
             model.load(where)  # says which files edgekit knows
         return fitting[0]
     for name in model.PREFERENCE:
         with contextlib.suppress(MissingExtraError):
-            rooms.load("runtimes", name)
+            registry.load("runtimes", name)
             return name
     return model.PREFERENCE[0]
 
@@ -187,7 +190,7 @@ def open_model(artefact: Path, runtime: str, running: dict[str, Any]) -> Model:
         return model.load(artefact, runtime=runtime, **running)
     except VocabularyError:
         begin = time.perf_counter()
-        opened = rooms.load("runtimes", runtime).load(artefact, Running(**running))
+        opened = registry.load("runtimes", runtime).load(artefact, Running(**running))
         if any(name in opened.files for name in tokenizer.FILES):
             raise
         wordless = Model(opened, Wordless(opened.vocab_size), model.defaults(opened.files))

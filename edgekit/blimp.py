@@ -20,14 +20,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgekit.convert import Progress, silent
 from edgekit.errors import ContextError, DataError, UsageError
 from edgekit.eval_settings import Judging
-from edgekit.files import said
 from edgekit.logprobs import log_sum_exp, prefix_id
 from edgekit.model import Model
 from edgekit.runtime import Runtime
-from edgekit.texts import decode, records, text_of
+from edgekit.utils.files import said
+from edgekit.utils.progress import Progress, silent
+from edgekit.utils.texts import decode, records, text_of
 
 STRONG, WEAK = 85.0, 55.0
 """Percent: from here up a paradigm is strong, down from there weak, between them moderate (Stentor2's model card)."""

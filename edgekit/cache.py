@@ -8,11 +8,13 @@ import hashlib
 import os
 from pathlib import Path
 
-from edgekit import __version__, artefact, rooms
-from edgekit.convert import Progress, convert, silent
+from edgekit import __version__, artefact
+from edgekit.convert import convert
 from edgekit.errors import FileError
-from edgekit.files import said
 from edgekit.settings import Converting
+from edgekit.utils import registry
+from edgekit.utils.files import said
+from edgekit.utils.progress import Progress, silent
 
 
 def folder() -> Path:
@@ -26,7 +28,9 @@ def folder() -> Path:
 
 def converted(source: Path, to: str, quant: str, progress: Progress = silent) -> Path:
     """`source` in another format, from the cache or made now. Raises as `edgekit.convert.convert`."""
-    path = folder() / f"{Path(source).resolve().stem}-{quant}-{digest(source, quant)}{rooms.suffix('converters', to)}"
+    path = (
+        folder() / f"{Path(source).resolve().stem}-{quant}-{digest(source, quant)}{registry.suffix('converters', to)}"
+    )
     if not path.exists():
         convert(source, to, path, settings=Converting(quant=quant), force=True, progress=progress)
     return path

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgekit import artefact
 from edgekit.errors import CheckpointError, FileError
-from edgekit.files import read_bytes
+from edgekit.utils.files import read_bytes
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -12,10 +12,11 @@ from typing import Any
 
 import click
 
-from edgekit import __version__, flags, rooms
+from edgekit import __version__, flags
 from edgekit.errors import EdgekitError, PromptError, UsageError
 from edgekit.options import given, options
 from edgekit.settings import Choosing, Converting, Drafting, Generating, Running
+from edgekit.utils import registry
 
 SHOWN = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -235,7 +236,7 @@ def _record(result: Any, loaded: Any) -> dict[str, Any]:
         }  # fmt: skip
     else:
         del record["draft"]
-    return record | {"runtime": rooms.name_of(loaded.runtime)}
+    return record | {"runtime": registry.name_of(loaded.runtime)}
 
 
 # -----------------------------------------------------------------------------
@@ -244,7 +245,7 @@ def _record(result: Any, loaded: Any) -> dict[str, Any]:
 
 @main.command()
 @flags.model
-@click.option("--to", metavar="FORMAT", help=f"One of {', '.join(rooms.names('converters'))}.")
+@click.option("--to", metavar="FORMAT", help=f"One of {', '.join(registry.names('converters'))}.")
 @flags.output
 @flags.force
 @flags.revision
@@ -281,7 +282,7 @@ def convert(
     settings, choosing = Converting(**given(Converting, values)), Choosing(**given(Choosing, values))
     chooses = choosing.target_size is not None or choosing.max_kl is not None
     if to is None and not plan:
-        raise UsageError(f"Missing option '--to': one of {', '.join(rooms.names('converters'))}")
+        raise UsageError(f"Missing option '--to': one of {', '.join(registry.names('converters'))}")
     if sensitivity and not plan:
         raise UsageError("--sensitivity goes with --plan")
     if plan and (chooses or output is not None):

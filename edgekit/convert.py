@@ -22,7 +22,6 @@ artefact carries what was measured. Before an artefact gets its name it is verif
 is not kept.
 """
 
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,18 +29,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit import files, rooms
 from edgekit.checkpoint import Checkpoint, open_folder
 from edgekit.errors import CheckpointError, SettingError, UnknownRoomError
 from edgekit.settings import Converting
-
-Progress = Callable[[Iterable[Any], str, int], Iterator[Any]]
-"""Wraps a loop: (items, what they are, how many) -> the same items. The command line draws a bar."""
-
-
-def silent(items: Iterable[Any], what: str, total: int) -> Iterator[Any]:
-    """The progress that says nothing."""
-    yield from items
+from edgekit.utils import files, registry
+from edgekit.utils.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -101,9 +93,9 @@ def open_model(path: Path) -> Checkpoint:
     """
     path = Path(path)
     if path.is_file():
-        for name in rooms.names("converters"):
-            if path.suffix == rooms.suffix("converters", name):
-                room = rooms.load("converters", name)
+        for name in registry.names("converters"):
+            if path.suffix == registry.suffix("converters", name):
+                room = registry.load("converters", name)
                 if hasattr(room, "read"):
                     return room.read(path)
         raise CheckpointError(
@@ -114,7 +106,7 @@ def open_model(path: Path) -> Checkpoint:
 
 def check_quant(to: str, quant: str | None) -> str:
     """The quantization to use; raises `SettingError` that lists the converter's own."""
-    room = rooms.load("converters", to)
+    room = registry.load("converters", to)
     quant = (quant or room.DEFAULT).lower()
     if quant not in room.QUANTS:
         raise SettingError(f"unknown quantization {quant!r} for {to}: choose from {', '.join(room.QUANTS)}")
@@ -145,11 +137,11 @@ def convert(
         CheckpointError: the artefact came out broken; the message says what is wrong.
         EdgekitError: any of its kinds; nothing is left behind.
     """
-    to = rooms.ALIASES.get(to, to)
-    if to not in rooms.names("converters"):
-        raise UnknownRoomError(f"unknown format {to!r}: choose from {', '.join(rooms.names('converters'))}")
+    to = registry.ALIASES.get(to, to)
+    if to not in registry.names("converters"):
+        raise UnknownRoomError(f"unknown format {to!r}: choose from {', '.join(registry.names('converters'))}")
     settings = settings or Converting()
-    room = rooms.load("converters", to)
+    room = registry.load("converters", to)
     quant = check_quant(to, settings.quant)
     settings = replace(settings, quant=quant)
     if settings.importance is not None and not hasattr(room, "WEIGHTED"):
@@ -170,7 +162,7 @@ def _proved(
 
     made, note = receipt.make(checkpoint, path, out, to, settings)
     if made:
-        receipt.add(path, made, rooms.load("converters", to))
+        receipt.add(path, made, registry.load("converters", to))
     return made or None, [note] if note else []
 
 

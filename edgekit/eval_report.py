@@ -1,12 +1,8 @@
 """Tables of an evaluation: as text, as Markdown, and as CSV."""
 
-import csv
-import io
-from collections.abc import Sequence
-from typing import Any
-
 from edgekit.blimp import STRONG, WEAK, Blimp, Paradigm
 from edgekit.evaluate import Perplexity, Score
+from edgekit.utils.tables import csv_text, table
 
 PARADIGMS = 67
 """That BLiMP has."""
@@ -18,21 +14,6 @@ COLUMNS = {
     "documents": "documents", "tokens": "tokens", "loss": "loss/token", "perplexity": "perplexity",
     "bits_per_byte": "bits/byte", "bits_per_word": "bits/word",
 }  # fmt: skip
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, markdown: bool, text_columns: int = 1) -> str:
-    """Columns of cells; the first `text_columns` to the left, the others (numbers) to the right."""
-    if markdown:
-        rule = ["---" if i < text_columns else "---:" for i in range(len(head))]
-        return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
-    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
-    lines = []
-    for cells in (head, *rows):
-        padded = [
-            c.ljust(w) if i < text_columns else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))
-        ]
-        lines.append("  ".join(padded).rstrip())
-    return "\n".join(lines)
 
 
 def perplexity_report(found: Perplexity, *, markdown: bool = False) -> str:
@@ -65,7 +46,7 @@ def _prefix(prefix: int | None) -> str:
 def perplexity_csv(found: Perplexity) -> str:
     """A line a corpus, then `all`; every figure in full."""
     rows = [{"corpus": name} | score.record() for name, score in [*found.corpora.items(), ("all", found.total)]]
-    return _csv(rows)
+    return csv_text(rows)
 
 
 def blimp_report(found: Blimp, *, markdown: bool = False) -> str:
@@ -101,12 +82,4 @@ def _titled(title: str, body: str, markdown: bool) -> str:
 
 def blimp_csv(found: Blimp) -> str:
     """A line a paradigm."""
-    return _csv(found.record()["paradigms"])
-
-
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    return csv_text(found.record()["paradigms"])

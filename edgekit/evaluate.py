@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.convert import Progress, silent
 from edgekit.errors import ContextError, DataError, UsageError
 from edgekit.eval_settings import Measuring
 from edgekit.logprobs import declared, prefix_id, target_logprobs
 from edgekit.model import Model
 from edgekit.runtime import Runtime
-from edgekit.texts import Document
+from edgekit.utils.progress import Progress, silent
+from edgekit.utils.texts import Document
 
 MOST_LOGITS = 1 << 24
 """Logits asked for at once, 64 MiB: 2,080 tokens of an 8,064-token vocabulary, 128 of one of 128,000."""

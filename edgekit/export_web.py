@@ -23,11 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit import artefact, export_web_npm, files, inspect, rooms, source, tokenizer
+from edgekit import artefact, export_web_npm, inspect, source, tokenizer
 from edgekit import convert as converting
-from edgekit.convert import Progress, silent
 from edgekit.errors import CheckpointError, SettingError, UsageError, VocabularyError
 from edgekit.settings import Converting
+from edgekit.utils import files, registry
+from edgekit.utils.progress import Progress, silent
 
 PAGES = Path(__file__).parent / "web" / "pages"
 
@@ -136,7 +137,7 @@ def _add(where: Path, quant: str | None, folder: Path, progress: Progress) -> tu
             raise CheckpointError(
                 f"{where.name} has an int8 KV cache, a page's is float32: convert with --kv-cache f32"
             )
-        carried = artefact.files_in_texts(rooms.load("converters", "onnx").describe(path)[0], where)
+        carried = artefact.files_in_texts(registry.load("converters", "onnx").describe(path)[0], where)
         _check_tokenizer(carried, config["vocab_size"], where)
         kind = metadata["edgekit.quant"]
         name = re.sub(
@@ -163,10 +164,10 @@ def _convert(where: Path, quant: str | None, path: Path, progress: Progress) -> 
             return [note for note in made.notes if "--graph portable" not in note]  # nobody else is to read it
     from edgekit import receipt
 
-    room, settings = rooms.load("converters", "onnx"), Converting(quant="fp16")
+    room, settings = registry.load("converters", "onnx"), Converting(quant="fp16")
     if kind == "int8":
         converting.convert(where, "onnx", path, settings=settings, force=True, verify=False, progress=progress)
-    rooms.load("converters", "_onnx_rows").shrink(path, "int8_rows")
+    registry.load("converters", "_onnx_rows").shrink(path, "int8_rows")
     checkpoint = converting.open_model(where)
     measured, note = receipt.make(checkpoint, path, Path(f"{checkpoint.name}-int8_rows.onnx"), "onnx",
                               dataclasses.replace(settings, quant="int8_rows"))  # fmt: skip

@@ -14,8 +14,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit import cache, files
+from edgekit import cache
 from edgekit.errors import FileError
+from edgekit.utils import files
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from edgekit import rooms
+from edgekit.utils import registry
 
 model = click.option(
     "-m", "--model", metavar="MODEL", help="Model folder, .gguf, .onnx or Hub id; default: the bundled model."
 )
 runtime = click.option(
-    "--runtime", metavar="NAME", help=f"One of {', '.join(rooms.names('runtimes'))}; default: the format's own."
+    "--runtime", metavar="NAME", help=f"One of {', '.join(registry.names('runtimes'))}; default: the format's own."
 )
 quant = click.option("--quant", metavar="TYPE", help="For a folder on onnx or llamacpp: type of its cached conversion.")
 revision = click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub id.")

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from edgekit import artefact
 from edgekit.errors import CheckpointError, FileError
-from edgekit.files import said
 from edgekit.gguf_config import llama_config
+from edgekit.utils.files import said
 
 __all__ = ["BLOCKS", "NUMBER", "TYPES", "GGUFFile", "TensorInfo", "llama_config"]
 

@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit import blas, texts, tokenizer
+from edgekit import tokenizer
 from edgekit.checkpoint import Checkpoint
 from edgekit.errors import CheckpointError, DataError, SettingError
 from edgekit.reference import Reference
-from edgekit.texts import Document
+from edgekit.utils import blas, texts
+from edgekit.utils.texts import Document
 from edgekit.verification.text import CALIBRATION
 
 DEFAULT = "default"

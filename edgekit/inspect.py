@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import artefact, gguf_file, receipt, rooms, tokenizer
+from edgekit import artefact, gguf_file, receipt, tokenizer
 from edgekit.checkpoint import Checkpoint, LlamaConfig, open_folder
 from edgekit.convert import Written
 from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError
-from edgekit.files import read_bytes
+from edgekit.utils import registry
+from edgekit.utils.files import read_bytes
 from edgekit.verification.tensors import group_of
 
 
@@ -60,7 +61,7 @@ def _describe_folder(path: Path) -> dict[str, Any]:
 def _sizes(config: LlamaConfig) -> dict[str, int]:
     """Bytes of the weights in each type that GGUF files are written in; empty where that cannot be told."""
     try:
-        room = rooms.load("converters", "gguf")
+        room = registry.load("converters", "gguf")
     except MissingExtraError:
         return {}
     return {quant: sum(tensor.bytes for tensor in room.planned(config, quant)) for quant in room.DIRECT}
@@ -81,7 +82,7 @@ def _describe_gguf(path: Path) -> dict[str, Any]:
 
 
 def _describe_onnx(path: Path) -> dict[str, Any]:
-    metadata, tensors, nodes = rooms.load("converters", "onnx").describe(path)
+    metadata, tensors, nodes = registry.load("converters", "onnx").describe(path)
     files = artefact.files_in_texts(metadata, path)
     config = None
     if "config.json" in files:

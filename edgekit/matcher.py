@@ -10,7 +10,7 @@ are the reference library's. `edgekit.training.fast_tokenizer` is the same, comp
 import functools
 import itertools
 
-from .tokenmonster import (
+from edgekit.tokenmonster import (
     BEGINS_LETTER,
     BEGINS_MARKER,
     BEGINS_SPACE,

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekit import cache, rooms, source, tokenizer, tuning
-from edgekit.convert import Progress, silent
+from edgekit import cache, source, tokenizer, tuning
 from edgekit.errors import CheckpointError, MissingExtraError, PromptError, SettingError, UsageError, VocabularyError
 from edgekit.generate import Generation, Stream
 from edgekit.runtime import Runtime
 from edgekit.settings import Drafting, Generating, Running
 from edgekit.tokenizer import Tokenizer
+from edgekit.utils import registry
+from edgekit.utils.progress import Progress, silent
 
 # Which runtime opens a model folder if none is named: the first whose packages are installed.
 PREFERENCE = ("onnx", "llamacpp", "torch")
@@ -159,18 +160,18 @@ def load(
 
 def _open(where: Path, name: str | None, quant: str | None, running: Running, progress: Progress) -> Runtime:
     if name is None:
-        candidates = [r for r in rooms.names("runtimes") if rooms.suffix("runtimes", r) == where.suffix != ""]
+        candidates = [r for r in registry.names("runtimes") if registry.suffix("runtimes", r) == where.suffix != ""]
         if where.is_dir():
-            candidates = [r for r in PREFERENCE if r in rooms.names("runtimes")]
+            candidates = [r for r in PREFERENCE if r in registry.names("runtimes")]
         if not candidates:
             raise CheckpointError(f"{where} is no model that edgekit knows: give a model folder, a .gguf or a .onnx")
     else:
-        name = rooms.ALIASES.get(name, name)
+        name = registry.ALIASES.get(name, name)
         candidates = [name]
     missing: MissingExtraError | None = None
     for candidate in candidates:
         try:
-            room = rooms.load("runtimes", candidate)
+            room = registry.load("runtimes", candidate)
             artefact = _artefact(where, candidate, room.SUFFIX, quant, progress)
             return room.load(artefact, tuning.settled(artefact, candidate, running, room.load))
         except MissingExtraError as error:
@@ -188,8 +189,8 @@ def _artefact(where: Path, runtime: str, suffix: str, quant: str | None, progres
         return where
     if where.suffix == ".onnx":
         raise UsageError(f"{where.name} runs on onnx only: give the model folder it was made from to {runtime}")
-    to = next(c for c in rooms.names("converters") if rooms.suffix("converters", c) == suffix)
-    return cache.converted(where, to, quant or rooms.load("converters", to).QUANTS[0], progress)
+    to = next(c for c in registry.names("converters") if registry.suffix("converters", c) == suffix)
+    return cache.converted(where, to, quant or registry.load("converters", to).QUANTS[0], progress)
 
 
 def _tokenizer(opened: Runtime, where: Path) -> Tokenizer:

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import rooms
 from edgekit.checkpoint import Checkpoint
 from edgekit.convert import Planned
 from edgekit.errors import SettingError, UnknownRoomError
-from edgekit.eval_report import table
 from edgekit.settings import Converting
+from edgekit.utils import registry
+from edgekit.utils.tables import table
 
 SHOWN = 5_000
 """Bytes: what is less is 0.00 MB in the table."""
@@ -45,7 +45,7 @@ class Row:
 
 def targets() -> list[str]:
     """The converters that know what they would write."""
-    return [name for name in rooms.names("converters") if rooms.suffix("converters", name)]
+    return [name for name in registry.names("converters") if registry.suffix("converters", name)]
 
 
 def plan(checkpoint: Checkpoint, to: str, settings: Converting | None = None) -> list[Row]:
@@ -65,9 +65,9 @@ def plan(checkpoint: Checkpoint, to: str, settings: Converting | None = None) ->
 
 def sizes(checkpoint: Checkpoint, to: str, settings: Converting) -> list[Planned]:
     """The converter's own rows. Raises as `plan`."""
-    if to not in rooms.names("converters"):
-        raise UnknownRoomError(f"unknown format {to!r}: choose from {', '.join(rooms.names('converters'))}")
-    room = rooms.load("converters", to)
+    if to not in registry.names("converters"):
+        raise UnknownRoomError(f"unknown format {to!r}: choose from {', '.join(registry.names('converters'))}")
+    room = registry.load("converters", to)
     if not hasattr(room, "sizes"):
         raise SettingError(f"{to} has no types to plan with: choose from {', '.join(targets())}")
     if settings.importance is not None and not hasattr(room, "WEIGHTED"):

@@ -10,15 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgekit import blas, rooms
 from edgekit.agreement import Figures
 from edgekit.checkpoint import Checkpoint
-from edgekit.convert import Planned, Progress, silent
+from edgekit.convert import Planned
 from edgekit.errors import EdgekitError, MissingExtraError, SettingError
-from edgekit.eval_report import table
 from edgekit.importance import DEFAULT
 from edgekit.plan import sizes
 from edgekit.settings import Choosing, Converting, bytes_of
+from edgekit.utils import blas, registry
+from edgekit.utils.progress import Progress, silent
+from edgekit.utils.tables import table
 from edgekit.verification.measure import Truth, agreement, of_checkpoint, open_artefact
 from edgekit.verification.proof import running
 from edgekit.verify_settings import Verifying
@@ -86,7 +87,7 @@ def choose(
 class _Search:
     def __init__(self, checkpoint: Checkpoint, to: str, settings: Converting, choosing: Choosing) -> None:
         self.checkpoint, self.to, self.settings, self.choosing = checkpoint, to, settings, choosing
-        self.room = rooms.load("converters", to)
+        self.room = registry.load("converters", to)
         self.same = getattr(self.room, "SAME", {})
 
     def run(self, progress: Progress) -> Choice:

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgekit import blas, rooms
 from edgekit.checkpoint import Checkpoint
-from edgekit.convert import Held, Progress, check_quant, silent
+from edgekit.convert import Held, check_quant
 from edgekit.errors import MissingExtraError, SettingError
-from edgekit.eval_report import table
 from edgekit.reference import Reference
 from edgekit.settings import Converting
+from edgekit.utils import blas, registry
+from edgekit.utils.progress import Progress, silent
+from edgekit.utils.tables import table
 from edgekit.verification.measure import Truth, agreement, of_checkpoint
 from edgekit.verify_settings import Verifying
 
@@ -65,7 +66,7 @@ def sensitivity(
         SettingError: a format whose tensors cannot be read back, or no such quantization.
         MissingExtraError: a package that the conversion needs is not installed.
     """
-    room = rooms.load("converters", to)
+    room = registry.load("converters", to)
     if not hasattr(room, "weights"):
         raise SettingError(f"the tensors of {to} are not rounded: --sensitivity shows nothing there")
     named = settings.quant is not None

@@ -23,10 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import __version__, artefact, blas, files, importance, rooms
+from edgekit import __version__, artefact, importance
 from edgekit.checkpoint import Checkpoint
 from edgekit.errors import CheckpointError, DataError
 from edgekit.settings import Converting
+from edgekit.utils import blas, files, registry
 from edgekit.verification.measure import Truth, of_checkpoint
 from edgekit.verification.proof import Proof, prove
 from edgekit.verify_settings import SHORT
@@ -103,9 +104,9 @@ def short(value: float) -> float:
 
 def packages(to: str, runtime: str | None) -> dict[str, str]:
     """Versions of the packages that the extras of a converter and of a runtime bring, by name; those installed."""
-    extras = {rooms.extra("converters", to)}
-    if runtime in rooms.names("runtimes"):
-        extras.add(rooms.extra("runtimes", str(runtime)))
+    extras = {registry.extra("converters", to)}
+    if runtime in registry.names("runtimes"):
+        extras.add(registry.extra("runtimes", str(runtime)))
     try:
         wanted = importlib.metadata.requires("edgekit") or []
     except importlib.metadata.PackageNotFoundError:

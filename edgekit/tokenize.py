@@ -4,11 +4,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgekit import rooms, source, tokenizer
+from edgekit import source, tokenizer
 from edgekit.checkpoint import side_files
 from edgekit.errors import UsageError, VocabularyError
 from edgekit.tokenizer import Tokenizer
 from edgekit.tokenmonster import Vocabulary
+from edgekit.utils import registry
 
 
 def open_tokenizer(model: str | None, vocab: str | None, revision: str | None = None) -> Tokenizer:
@@ -42,7 +43,7 @@ def _of_artefact(where: Path) -> Tokenizer:
 
 
 def _suffixes() -> set[str]:
-    return {rooms.suffix("runtimes", name) for name in rooms.names("runtimes")} - {""}
+    return {registry.suffix("runtimes", name) for name in registry.names("runtimes")} - {""}
 
 
 def _unknown(where: Path) -> Tokenizer:

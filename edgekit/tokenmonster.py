@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .capcode import Undo, normalize
-from .errors import VocabularyError
+from edgekit.capcode import Undo, normalize
+from edgekit.errors import VocabularyError
 
 __all__ = ["NONE", "Decoder", "Deleted", "Record", "Vocabulary"]
 
@@ -108,7 +108,7 @@ class Vocabulary:
     @classmethod
     def load(cls, path: str | Path) -> "Vocabulary":
         """Read a `.vocab` file. Raises `FileError`, or `VocabularyError` if it is damaged or foreign."""
-        from .files import read_bytes
+        from edgekit.utils.files import read_bytes
 
         return cls.from_bytes(read_bytes(Path(path)), name=str(path))
 
@@ -141,7 +141,7 @@ class Vocabulary:
 
     def save(self, path: str | Path) -> None:
         """Write a `.vocab` file, whole or not at all. Raises `FileError`."""
-        from .files import write_bytes
+        from edgekit.utils.files import write_bytes
 
         write_bytes(Path(path), self.to_bytes())
 
@@ -219,7 +219,7 @@ class Vocabulary:
 
     @functools.cached_property
     def _encoder(self) -> Callable[[bytes], list[int]]:
-        from .matcher import Matcher
+        from edgekit.matcher import Matcher
 
         return Matcher(self).encode
 

@@ -243,7 +243,7 @@ def added_ids(config: Mapping[str, Any], token: str) -> list[int]:
 
 
 def _reference(vocabulary: Vocabulary) -> Backend:
-    from edgekit import rooms
+    from edgekit.utils import registry
 
     if vocabulary.special_ids:
         # Its dictionary matches them in text, and out of band is the promise here.
@@ -251,7 +251,7 @@ def _reference(vocabulary: Vocabulary) -> Backend:
             f"{vocabulary.name} has special tokens, which the tokenmonster backend cannot keep out of band: "
             "use the edgekit backend"
         )
-    return rooms.load("training", "reference_tokenizer").load(vocabulary.to_bytes())
+    return registry.load("training", "reference_tokenizer").load(vocabulary.to_bytes())
 
 
 def files_for(vocabulary: bytes, vocab_size: int | None = None) -> dict[str, bytes]:

@@ -122,7 +122,7 @@ def choose(
         "cpu": cpu_name(),
         "version": __version__,
     }
-    from edgekit import files
+    from edgekit.utils import files
 
     with contextlib.suppress(FileError):
         files.write_bytes(folder() / f"{key(path, runtime, running)}.json", json.dumps(record, indent=1).encode())

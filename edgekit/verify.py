@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit import blas, source
-from edgekit.convert import Progress, silent
-from edgekit.texts import Document
+from edgekit import source
+from edgekit.utils import blas
+from edgekit.utils.progress import Progress, silent
+from edgekit.utils.texts import Document
 from edgekit.verification.measure import Truth, open_source
 from edgekit.verification.proof import Proof, prove, running
 from edgekit.verify_settings import Verifying

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgekit.files import read_bytes
 from edgekit.tokenmonster import CHARSETS, MODES, NONE, Vocabulary
+from edgekit.utils.files import read_bytes
 from edgekit.vocab_settings import NORMALIZATIONS
 
 __all__ = ["Plan", "describe", "plan", "report", "table"]

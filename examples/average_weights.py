@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from edgekit import checkpoint, files
+from edgekit import checkpoint
 from edgekit.errors import EdgekitError
+from edgekit.utils import files
 
 
 def main() -> None:

@@ -15,12 +15,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from edgekit import bench, files, source, texts
+from edgekit import bench, source
 from edgekit.bench_settings import Benching
 from edgekit.convert import convert
 from edgekit.errors import EdgekitError
-from edgekit.eval_report import table
 from edgekit.settings import Converting
+from edgekit.utils import files, texts
+from edgekit.utils.tables import table
 from edgekit.verification import report
 from edgekit.verify import Verification, verify
 from edgekit.verify_settings import Verifying

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit import submodules
 from edgekit.errors import CheckpointError, PromptError, VocabularyError
 from edgekit.gguf_file import GGUFFile
+from edgekit.utils import lazy
 
 if TYPE_CHECKING:
     from edgekit.tokenizer import Decoder
     from edgekit.utf8_mask import Mask, Masks
 
-llama: Any = submodules.load("llama_cpp", "llama_cpp")
+llama: Any = lazy.load("llama_cpp", "llama_cpp")
 
 NONE, SPM = 0, 1  # llama.h, enum llama_vocab_type
 BUFFER = 256

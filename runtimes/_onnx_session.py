@@ -11,10 +11,10 @@ import onnxruntime as ort
 from edgekit import artefact
 from edgekit.checkpoint import LlamaConfig
 from edgekit.errors import CheckpointError, FileError
-from edgekit.files import read_bytes, said
 from edgekit.runtime import choose_threads
 from edgekit.runtimes import _huge_pages
 from edgekit.settings import Running
+from edgekit.utils.files import read_bytes, said
 
 
 def session(path: Path, settings: Running) -> ort.InferenceSession:

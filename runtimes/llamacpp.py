@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import submodules
 from edgekit.checkpoint import LlamaConfig
 from edgekit.errors import CheckpointError, RuntimeFailure
 from edgekit.gguf_file import GGUFFile, llama_config
 from edgekit.runtime import Logits, check_forward, check_rewind, choose_threads
 from edgekit.runtimes._llamacpp_tokenizer import LlamaTokenizer, check_vocabulary
 from edgekit.settings import Running
+from edgekit.utils import lazy
 
-llama: Any = submodules.load("llama_cpp", "llama_cpp")
+llama: Any = lazy.load("llama_cpp", "llama_cpp")
 
 SUFFIX = ".gguf"
 

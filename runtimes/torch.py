@@ -10,13 +10,13 @@ from typing import Protocol
 
 import torch
 
-from edgekit import rooms
 from edgekit.checkpoint import Checkpoint
 from edgekit.convert import open_model
 from edgekit.errors import RuntimeFailure, SettingError
 from edgekit.runtime import Logits, check_forward, check_rewind, choose_threads
 from edgekit.runtimes._torch_fast import FastLlama
 from edgekit.settings import Running
+from edgekit.utils import registry
 
 SUFFIX = ""
 
@@ -52,7 +52,7 @@ def load(path: Path, settings: Running) -> "TorchRuntime":
     try:
         llama: Llama
         if settings.reference:
-            llama = rooms.load("runtimes", "_torch_reference").ReferenceLlama(checkpoint)
+            llama = registry.load("runtimes", "_torch_reference").ReferenceLlama(checkpoint)
         else:
             llama = FastLlama(checkpoint, settings.dtype, threads)
     except (RuntimeError, MemoryError) as error:

@@ -11,10 +11,12 @@ from handmade import small
 from safetensors.numpy import load_file, save_file
 from tokenizers import decoders, models, normalizers, processors
 
-from edgekit import convert, doctor, rooms
+from edgekit import doctor
 from edgekit.checkpoint import INDEX, LlamaConfig, open_folder
 from edgekit.gguf_file import GGUFFile
 from edgekit.settings import Converting
+from edgekit.utils import registry
+from edgekit.utils.progress import silent
 
 PIECES = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *"▁abcdefghijklmnopqrstuvwxyz.,"]
 SHAPE = LlamaConfig(
@@ -126,13 +128,13 @@ def told(path) -> set[tuple[str, str]]:
 
 def converted(source: Path, out: Path, to: str, quant: str, **settings) -> Path:
     """What a converter writes, without what the verb `convert` does around it."""
-    rooms.load("converters", to).convert(open_folder(source), out, Converting(quant, **settings), convert.silent)
+    registry.load("converters", to).convert(open_folder(source), out, Converting(quant, **settings), silent)
     return out
 
 
 def rewritten(path: Path, change=lambda keys, tensors: None) -> Path:
     """A copy of a GGUF with other keys and tensors, as another program might have written it."""
-    write = rooms.load("converters", "_gguf_write").write
+    write = registry.load("converters", "_gguf_write").write
     file = GGUFFile(path)
     keys = {k: v.tobytes() if getattr(v, "dtype", None) == np.uint8 else v for k, v in file.metadata.items()}
     tensors = {name: (info.shape, info.type, file.data(name)) for name, info in file.tensors.items()}

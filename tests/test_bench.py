@@ -12,13 +12,14 @@ import pytest
 from click.testing import CliRunner
 from conftest import write_model
 
-from edgekit import bench, bench_report, bench_worker, cli, rooms
+from edgekit import bench, bench_report, bench_worker, cli
 from edgekit.bench import Bench, Figure
 from edgekit.bench_settings import Benching
 from edgekit.checkpoint import LlamaConfig
 from edgekit.errors import ContextError, RuntimeFailure, SettingError, UnknownRoomError, UsageError
 from edgekit.model import Model
 from edgekit.runtime import physical_cores
+from edgekit.utils import registry
 
 TINY = LlamaConfig(
     vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
@@ -417,7 +418,7 @@ def test_the_peers_pipe(monkeypatch, tmp_path):
 
 def test_huge_pages_are_there_and_taken_away(monkeypatch, bundled, tmp_path):
     pytest.importorskip("onnxruntime")
-    if not rooms.load("runtimes", "_huge_pages")._wanted():
+    if not registry.load("runtimes", "_huge_pages")._wanted():
         pytest.skip("this system has no huge pages of 2 MB for programs that ask")
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
     import huge_pages

@@ -9,11 +9,11 @@ import pytest
 from test_evaluate import Letters, Remembering, opened, plain, run  # noqa: F401  (fixtures)
 
 from edgekit import blimp as verb
-from edgekit import rooms
 from edgekit.blimp import Blimp, Pair, Paradigm, Scorer, blimp, read, sequence
 from edgekit.errors import ContextError, DataError, FileError, UsageError
 from edgekit.eval_report import blimp_report
 from edgekit.model import Model
+from edgekit.utils import registry
 
 PAIRS = [
     Pair("agreement", "the cat sleeps", "the cat sleep", "morphology", "subject_verb_agreement"),
@@ -239,7 +239,7 @@ def test_scores_equal_lm_evals_rules_in_transformers(opened, plain, shared, prot
         assert right[name] == sum(theirs[2 * i] >= theirs[2 * i + 1] for i in mine)
 
 
-@pytest.mark.parametrize("runtime", [r for r in rooms.names("runtimes") if r != "torch"])
+@pytest.mark.parametrize("runtime", [r for r in registry.names("runtimes") if r != "torch"])
 def test_runtimes_agree_and_reuse_is_on_at_f32(opened, shared, runtime):  # noqa: F811
     pairs = some(shared, 5)
     sentences = [sequence(opened("torch"), " " + text, 1) for p in pairs for text in (p.good, p.bad)]

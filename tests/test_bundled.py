@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import edgekit
-from edgekit import rooms
 from edgekit.checkpoint import open_folder
 from edgekit.errors import MissingExtraError
 from edgekit.source import BUNDLED
+from edgekit.utils import registry
 
 # Written for this test, so that no training text holds it.
 STORY = (
@@ -23,7 +23,7 @@ STORY = (
 )
 
 
-@pytest.fixture(scope="module", params=rooms.names("runtimes"))
+@pytest.fixture(scope="module", params=registry.names("runtimes"))
 def model(request, tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("EDGEKIT_CACHE", str(tmp_path_factory.mktemp("cache")))

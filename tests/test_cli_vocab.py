@@ -5,10 +5,10 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from edgekit import rooms
 from edgekit.cli import main
 from edgekit.commands.vocab import vocab
 from edgekit.tokenmonster import Vocabulary
+from edgekit.utils import registry
 
 pytest.importorskip("numba")
 
@@ -20,7 +20,7 @@ TEXT = "\n".join(
 @pytest.fixture(scope="module", autouse=True)
 def quick():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rooms.load("training", "vocab_train"), "GROUPS", 3)
+        patch.setattr(registry.load("training", "vocab_train"), "GROUPS", 3)
         yield
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import edgekit
-from edgekit import rooms
 from edgekit.errors import ContextError, MissingExtraError, RuntimeFailure
 from edgekit.sampling import log_softmax
+from edgekit.utils import registry
 
-RUNTIMES = rooms.names("runtimes")
+RUNTIMES = registry.names("runtimes")
 WAYS = {name: {"runtime": name} for name in RUNTIMES} | {"torch-reference": {"runtime": "torch", "reference": True}}
 """The runtimes, and the plain transformers model under the same contract."""
 MODELS = ["bundled", "stories", "stentor"]

@@ -14,7 +14,7 @@ from handmade import small
 from spoilt import EMBEDDING, FILES, SHAPE, Folder, converted, named, rewritten, told
 from test_doctor import FOLDERS
 
-from edgekit import artefact, doctor, rooms
+from edgekit import artefact, doctor
 from edgekit.doctor import onnx as doctor_onnx
 from edgekit.doctor.finding import CHECKS
 from edgekit.doctor.onnx_file import read as read_onnx
@@ -22,6 +22,7 @@ from edgekit.doctor.tensors import SCALES, measure
 from edgekit.errors import EdgekitError, MissingExtraError
 from edgekit.gguf_file import BLOCKS
 from edgekit.settings import Running
+from edgekit.utils import registry
 
 
 @pytest.fixture
@@ -429,7 +430,7 @@ def test_runtimes_refuse_what_the_doctor_calls_an_error_in_onnx(tmp_path):
     """The interface of a file of other tools, held against the runtime's own word."""
     pytest.importorskip("onnxruntime")
     try:
-        room = rooms.load("runtimes", "onnx")
+        room = registry.load("runtimes", "onnx")
     except MissingExtraError as error:
         pytest.skip(str(error))
     for make in (lambda p: onnx_file(p / "m.onnx", props={}), lambda p: with_data(p, "lost.bin")):

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from handmade import small
 
 import edgekit
-from edgekit import evaluate, rooms
+from edgekit import evaluate
 from edgekit.cli import Commands
 from edgekit.commands.eval import evaluate as eval_group
 from edgekit.errors import (
@@ -28,8 +28,9 @@ from edgekit.evaluate import blockwise, perplexity, rolling, strided, window_log
 from edgekit.logprobs import declared, log_sum_exp, prefix_id, target_logprobs
 from edgekit.model import Model
 from edgekit.runtime import check_forward, check_rewind
-from edgekit.texts import Document, read
 from edgekit.tokenmonster_tokenizer import TokenMonsterTokenizer, files_for
+from edgekit.utils import registry
+from edgekit.utils.texts import Document, read
 
 VOCABULARY = 40
 
@@ -456,7 +457,7 @@ def test_strided_equals_hugging_faces_guide(opened, plain, tinystories):
     assert found.total.scored == count and found.total.loss == pytest.approx(nats / count, abs=1e-5)
 
 
-@pytest.mark.parametrize("runtime", [r for r in rooms.names("runtimes") if r != "torch"])
+@pytest.mark.parametrize("runtime", [r for r in registry.names("runtimes") if r != "torch"])
 def test_runtimes_agree(opened, tinystories, runtime):
     for settings in ({}, {"protocol": "strided", "context": 100, "stride": 60}, {"pack": True}):
         few = tinystories[:8]

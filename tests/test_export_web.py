@@ -14,10 +14,11 @@ from conftest import STENTOR, tokenmonster_files, write_model
 from page_site import ROOT, artefact, site
 
 import edgekit
-from edgekit import checkpoint, export_web, export_web_npm, rooms, source
+from edgekit import checkpoint, export_web, export_web_npm, source
 from edgekit.commands import export_web as command
 from edgekit.errors import CheckpointError, FileError, SettingError, UsageError, VocabularyError
 from edgekit.generate import token_logprob
+from edgekit.utils import registry
 
 PAGES = ROOT / "edgekit" / "web" / "pages"
 MENU = {"temperature": 0.9, "top_p": 0.9, "top_k": 0, "min_p": 0.02, "repetition_penalty": 1.2}
@@ -129,7 +130,7 @@ def test_int8_rows_are_off_by_half_a_step_at_most(folder):
         axis = 1 if name == "model.embed_tokens.weight" else 0
         np.testing.assert_allclose(scale, np.abs(values).max(axis=axis, keepdims=True) / 127, rtol=1e-6)
         assert (np.abs(stored[name] * scale - values) <= scale * 0.5001).all()
-    receipt = json.loads(rooms.load("converters", "onnx").describe(artefact("int8_rows"))[0]["edgekit.receipt"])
+    receipt = json.loads(registry.load("converters", "onnx").describe(artefact("int8_rows"))[0]["edgekit.receipt"])
     assert receipt["quant"] == "int8_rows" and receipt["figures"]["mean_kl"] < 0.002
 
 
@@ -192,8 +193,8 @@ def test_what_cannot_be_meant(folder, small, tmp_path, monkeypatch):
         export(out="mine", force=True)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
-    describe = rooms.load("converters", "onnx").describe
-    monkeypatch.setattr(rooms.load("converters", "onnx"), "describe", lambda path: (
+    describe = registry.load("converters", "onnx").describe
+    monkeypatch.setattr(registry.load("converters", "onnx"), "describe", lambda path: (
         {**describe(path)[0], "edgekit.graph": "portable"}, *describe(path)[1:]))  # fmt: skip
     with pytest.raises(CheckpointError, match="has no fused graph: a page runs what edgekit convert --to onnx writes"):
         export(artefact("fp16"))

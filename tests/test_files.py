@@ -10,7 +10,7 @@ import time
 import pytest
 
 from edgekit.errors import FileError
-from edgekit.files import read_bytes, replacing, write_bytes
+from edgekit.utils.files import read_bytes, replacing, write_bytes
 
 
 def test_writes_and_replaces(tmp_path):

@@ -21,6 +21,7 @@ from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError, Set
 from edgekit.gguf_file import GGUFFile
 from edgekit.settings import Converting
 from edgekit.tokenmonster import NONE, SPECIAL, Record, Vocabulary
+from edgekit.utils.progress import silent
 
 gguf = pytest.importorskip("gguf")
 
@@ -249,7 +250,7 @@ def test_values_that_do_not_fit_name_the_tensor(tmp_path, quant, value):
     checkpoint.tensors[name] = checkpoint.tensors[name].copy()
     checkpoint.tensors[name][3, 7] = value
     with pytest.raises(CheckpointError, match=f"tensor {name} has a value of .*more than {quant.upper()} can hold"):
-        room.convert(checkpoint, tmp_path / "x.gguf", Converting(quant), convert.silent)
+        room.convert(checkpoint, tmp_path / "x.gguf", Converting(quant), silent)
 
 
 def test_permutation_is_undone_with_grouped_heads():
@@ -291,7 +292,7 @@ def test_files_travel_byte_for_byte(stories, tmp_path):
 
 def test_no_tokenizer_says_so(tmp_path):
     checkpoint = open_folder(write_model(tmp_path / "m", TINY))
-    room.convert(checkpoint, tmp_path / "x.gguf", Converting("f32"), convert.silent)
+    room.convert(checkpoint, tmp_path / "x.gguf", Converting("f32"), silent)
     keys = GGUFFile(tmp_path / "x.gguf").metadata
     assert keys["tokenizer.ggml.model"] == "none" and "tokenizer.ggml.tokens" not in keys
     assert "has no tokenizer" in checkpoint.notes[0] and keys["edgekit.tokenizer.note"] == checkpoint.notes[0]
@@ -321,13 +322,13 @@ def test_stock_llama_cpp_and_the_six_vocabularies(shared, tmp_path, name):
     base = vocabulary.table_size
     assert [found["eos"], found["bos"], found["pad"], found["add_bos"]] == [base, base + 1, base, False]
     assert found["eog"] == [base]
-    silent = {*range(base, rows), *vocabulary.special_ids}
+    quiet = {*range(base, rows), *vocabulary.special_ids}
     for id in range(rows):
-        assert found["pieces"][id] == (b"" if id in silent else vocabulary.base_bytes(id)), id
+        assert found["pieces"][id] == (b"" if id in quiet else vocabulary.base_bytes(id)), id
     for text, ids, special in zip(texts, found["ids"], found["special"], strict=True):
         assert all(0 <= id < rows for id in ids + special)
         # What stock llama.cpp reads, it prints again: all bytes that have a piece, but for spelled-out specials.
-        if not any(id in silent for id in ids):
+        if not any(id in quiet for id in ids):
             assert b"".join(found["pieces"][id] for id in ids) == text
     if vocabulary.capcode == 1:
         rng = random.Random(2)
@@ -386,7 +387,7 @@ def test_no_vocabulary_hangs_or_aborts_stock_llama_cpp(tmp_path, tokens, capcode
 def test_a_vocabulary_that_nothing_helps_carries_no_text(tmp_path):
     files = tokenmonster_files(vocabulary(b"bc", b"a").to_bytes(), 2)
     checkpoint = open_folder(write_model(tmp_path / "m", dataclasses.replace(TINY, vocab_size=2), files=files))
-    room.convert(checkpoint, tmp_path / "x.gguf", Converting("f32"), convert.silent)
+    room.convert(checkpoint, tmp_path / "x.gguf", Converting("f32"), silent)
     assert GGUFFile(tmp_path / "x.gguf").metadata["tokenizer.ggml.model"] == "none"
     assert checkpoint.notes == [_gguf_tokenmonster.HANGS]
 
@@ -520,7 +521,7 @@ def test_an_unknown_pre_tokenizer_is_a_note(tmp_path):
         tmp_path / "m", dataclasses.replace(TINY, vocab_size=400), files={"tokenizer.json": made.to_str().encode()}
     )
     checkpoint = open_folder(folder)
-    room.convert(checkpoint, tmp_path / "x.gguf", Converting("f32"), convert.silent)
+    room.convert(checkpoint, tmp_path / "x.gguf", Converting("f32"), silent)
     assert GGUFFile(tmp_path / "x.gguf").metadata["tokenizer.ggml.pre"] == "default"
     assert any("Punctuation + ByteLevel" in note for note in checkpoint.notes)
     assert stock(tmp_path / "x.gguf", [BYTES, b"hello"])["ids"][1]
@@ -531,7 +532,7 @@ def test_tokenizers_that_llama_cpp_has_nothing_like(tmp_path):
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     folder = write_model(tmp_path / "m", TINY, files={"tokenizer.json": made.to_str().encode()})
     checkpoint = open_folder(folder)
-    room.convert(checkpoint, tmp_path / "x.gguf", Converting("f32"), convert.silent)
+    room.convert(checkpoint, tmp_path / "x.gguf", Converting("f32"), silent)
     assert GGUFFile(tmp_path / "x.gguf").metadata["tokenizer.ggml.model"] == "none"
     assert "nothing like a WordLevel tokenizer" in checkpoint.notes[0]
 
@@ -553,7 +554,7 @@ def test_there_and_back_is_bit_exact(tmp_path, quant, dtype, tied):
     tensors = {"F32": lambda v: v, "F16": lambda v: v.astype(np.float16), "BF16": bfloat16}[dtype]
     held, dtypes = {n: tensors(t) for n, t in source}, dict.fromkeys(source.tensors, dtype)
     source = Checkpoint("m", config, held, dtypes, source.files)
-    room.convert(source, tmp_path / "x.gguf", Converting(quant), convert.silent)
+    room.convert(source, tmp_path / "x.gguf", Converting(quant), silent)
     back = convert.open_model(tmp_path / "x.gguf")
     assert back.config == source.config and back.name == "m" and back.files == source.files
     for name in source.tensors:

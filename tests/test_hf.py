@@ -8,11 +8,11 @@ import pytest
 from conftest import write_model
 from safetensors.numpy import save_file
 
-from edgekit import rooms
 from edgekit.checkpoint import Checkpoint, LlamaConfig, open_folder
 from edgekit.convert import convert
 from edgekit.errors import CheckpointError, FileError, SettingError
 from edgekit.settings import Converting
+from edgekit.utils import registry
 
 ODD = LlamaConfig(300, 48, 100, 3, 6, 2, 10, 64, rms_norm_eps=1e-6, rope_theta=50000.0)
 TOKENS = np.random.default_rng(3).integers(0, 300, 40).tolist()
@@ -68,7 +68,7 @@ def test_narrow_types_equal_torchs_rounding(tmp_path, quant, numpy_type):
 
 def test_auto_keeps_the_type_of_each_tensor(tmp_path):
     source = open_folder(write_model(tmp_path / "m", ODD, dtype=np.float16, std=0.3))
-    hf = rooms.load("converters", "hf")
+    hf = registry.load("converters", "hf")
     source.dtypes["model.norm.weight"] = "Q4_0"  # as a block type comes from a GGUF: widened, to lose nothing
     written = hf.convert(source, tmp_path / "back", Converting(), lambda items, *_: iter(items))
     assert {w.name for w in written if w.type == "F32"} == {"model.norm.weight"}
@@ -87,7 +87,7 @@ def test_bfloat16_survives_unchanged(tmp_path):
 
 def test_bfloat16_rounding_on_every_kind_of_number():
     torch = pytest.importorskip("torch")
-    hf = rooms.load("converters", "hf")
+    hf = registry.load("converters", "hf")
     bits = np.random.default_rng(0).integers(0, 2**32, 200_000, dtype=np.uint32)
     ties = (np.arange(2**16, dtype=np.uint32) << 16) | 0x8000
     values = np.concatenate([bits, ties, ties - 1, ties + 1]).view(np.float32)
@@ -113,7 +113,7 @@ def test_a_configuration_that_is_not_the_tensors_own_is_written_anew(tmp_path):
     source = open_folder(write_model(tmp_path / "m", ODD))
     other = json.dumps(dataclasses.replace(ODD, max_position_embeddings=32).to_dict()).encode()
     source = Checkpoint(source.name, source.config, source.tensors, source.dtypes, {"config.json": other})
-    hf = rooms.load("converters", "hf")
+    hf = registry.load("converters", "hf")
     hf.convert(source, tmp_path / "back", Converting("f32"), lambda items, *_: iter(items))
     assert open_folder(tmp_path / "back").config == ODD
 

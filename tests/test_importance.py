@@ -10,13 +10,14 @@ from conftest import tokenmonster_files, write_model
 from handmade import small
 from safetensors.numpy import load_file, save_file
 
-from edgekit import importance, rooms, tokenizer
+from edgekit import importance, tokenizer
 from edgekit.checkpoint import LlamaConfig, open_folder
 from edgekit.cli import main
 from edgekit.convert import convert
 from edgekit.errors import CheckpointError, DataError, SettingError
 from edgekit.settings import Converting
-from edgekit.texts import Document
+from edgekit.utils import registry
+from edgekit.utils.texts import Document
 from edgekit.verification.limits import row_limit
 from edgekit.verification.tensors import compare
 from edgekit.verification.text import CALIBRATION
@@ -108,14 +109,14 @@ def matrices(path):
 @pytest.mark.parametrize("quant", ["q4_0", "q4_1", "q5_0", "iq4_nl", "q4_k_m", "q3_k_s"])
 def test_llama_cpp_loses_less_where_it_counts(model, tmp_path, quant):
     """Made extreme: some columns count ten thousand times as much. Their error falls everywhere, the others' grows."""
-    checkpoint, room = open_folder(model), rooms.load("converters", "gguf")
+    checkpoint, room = open_folder(model), registry.load("converters", "gguf")
     rng = np.random.default_rng(0)
     shapes = {n: s for n, s in CONFIG.shapes().items() if len(s) == 2}
     heavy = {n: np.where(rng.random(s[1]) < 0.1, 1.0, 1e-4).astype(np.float32) for n, s in shapes.items()}
     means = importance.Importance(heavy, "made up", 100)
     plain, without, with_it = (tmp_path / f"{name}.gguf" for name in ("plain", "without", "with"))
     room.convert(checkpoint, plain, Converting(quant="f32"), lambda items, *_: items)
-    llama = rooms.load("converters", "_gguf_llama")
+    llama = registry.load("converters", "_gguf_llama")
     library = llama.library("a test")
     one = llama.quantize(library, checkpoint, plain, without, quant, None)
     two = llama.quantize(library, checkpoint, plain, with_it, quant, None, means)
@@ -123,7 +124,7 @@ def test_llama_cpp_loses_less_where_it_counts(model, tmp_path, quant):
     assert without.stat().st_size == with_it.stat().st_size
     exact, before, after = matrices(plain), matrices(without), matrices(with_it)
     kinds = {t.name: t.type for t in two}
-    named = {rooms.load("converters", "_gguf_tensors").gguf_name(n): v for n, v in heavy.items()}
+    named = {registry.load("converters", "_gguf_tensors").gguf_name(n): v for n, v in heavy.items()}
     for name, values in exact.items():
         columns = named[name] == 1
         error = [np.square(x[name] - values) for x in (before, after)]
@@ -232,7 +233,7 @@ def test_verify_takes_no_offence_at_columns_that_do_not_count(model, tmp_path, m
     heavy = {n: np.where(rng.random(s[1]) < 0.1, 1.0, 1e-6).astype(np.float32) for n, s in shapes.items()}
     monkeypatch.setattr(importance, "collect", lambda *_: importance.Importance(heavy, "made up", 100))
     settings = Converting(quant=quant, importance="default")
-    made, room = convert(model, "gguf", tmp_path / "m.gguf", settings=settings), rooms.load("converters", "gguf")
+    made, room = convert(model, "gguf", tmp_path / "m.gguf", settings=settings), registry.load("converters", "gguf")
     plainly = [difference for difference, _ in compare(open_folder(model).tensors, room.weights(made.path))]
     assert made.receipt and not all(difference.sound for difference in plainly)  # by the limit of plain rounding
     monkeypatch.setattr(room, "permute", lambda name, values, _: values)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import edgekit
-from edgekit import cli, errors, rooms
+from edgekit import cli, errors
 from edgekit.errors import MissingExtraError, UnknownRoomError
+from edgekit.utils import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {
@@ -32,13 +33,13 @@ def imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "edgekit").rglob("*.py")), ids=lambda p: p.stem)
 def test_core_never_imports_a_room(path):
-    bad = [m for m in imports(path) if m.startswith(tuple(f"edgekit.{room}" for room in rooms.ROOMS))]
+    bad = [m for m in imports(path) if m.startswith(tuple(f"edgekit.{room}" for room in registry.ROOMS))]
     assert not bad, f"{path.name} imports {bad}: go through rooms.load"
 
 
-@pytest.mark.parametrize("room", rooms.ROOMS)
+@pytest.mark.parametrize("room", registry.ROOMS)
 def test_rooms_never_import_each_other(room):
-    others = tuple(f"edgekit.{other}" for other in rooms.ROOMS if other != room)
+    others = tuple(f"edgekit.{other}" for other in registry.ROOMS if other != room)
     for path in (ROOT / room).glob("*.py"):
         bad = [m for m in imports(path) if m.startswith(others)]
         assert not bad, f"{path} imports {bad}"
@@ -98,32 +99,32 @@ def test_version_is_said_once():
     assert "version" in project["dynamic"], "pyproject.toml takes it from edgekit.__version__"
 
 
-@pytest.mark.parametrize("room", rooms.ROOMS)
+@pytest.mark.parametrize("room", registry.ROOMS)
 def test_every_file_of_a_room_has_its_extra(room):
     with open(ROOT / "pyproject.toml", "rb") as file:
         extras = tomllib.load(file)["project"]["optional-dependencies"]
-    for name in rooms.names(room):
+    for name in registry.names(room):
         if (room, name) != ("converters", "hf"):  # writes with what edgekit needs anyway
-            assert rooms.extra(room, name) in extras
+            assert registry.extra(room, name) in extras
 
 
 def test_runtimes_and_converters_keep_their_contracts():
     for room, wanted in (("runtimes", ["SUFFIX", "load"]), ("converters", ["SUFFIX", "QUANTS", "DEFAULT", "convert"])):
-        assert rooms.names(room)
-        for name in rooms.names(room):
+        assert registry.names(room)
+        for name in registry.names(room):
             try:
-                module = rooms.load(room, name)
+                module = registry.load(room, name)
             except MissingExtraError:
                 continue
             assert all(hasattr(module, attribute) for attribute in wanted), name
-            assert rooms.suffix(room, name) == module.SUFFIX
+            assert registry.suffix(room, name) == module.SUFFIX
             if room == "converters":
                 assert module.DEFAULT in module.QUANTS
 
 
 def test_unknown_rooms_are_listed():
     with pytest.raises(UnknownRoomError, match="choose from llamacpp, onnx, torch"):
-        rooms.load("runtimes", "nonsense")
+        registry.load("runtimes", "nonsense")
 
 
 @pytest.mark.parametrize("room, name, package, extra", [
@@ -134,7 +135,7 @@ def test_unknown_rooms_are_listed():
     ("converters", "_onnx_rows", "onnx", "onnx"),
 ])  # fmt: skip
 def test_a_missing_package_ends_in_the_command_that_cures_it(monkeypatch, room, name, package, extra):
-    module = f"edgekit.{room}.{rooms.ALIASES.get(name, name)}"
+    module = f"edgekit.{room}.{registry.ALIASES.get(name, name)}"
     ours = f"edgekit.{room}._"  # a room's private helpers import the package too
     for loaded in [m for m in sys.modules if m == package or m.startswith((package + ".", ours))]:
         monkeypatch.delitem(sys.modules, loaded)
@@ -147,7 +148,7 @@ def test_a_missing_package_ends_in_the_command_that_cures_it(monkeypatch, room, 
 
     monkeypatch.setattr(sys, "meta_path", [Hidden(), *sys.meta_path])
     with pytest.raises(MissingExtraError, match=rf"needs {package}.*pip install 'edgekit\[{extra}\]'$"):
-        rooms.load(room, name)
+        registry.load(room, name)
 
 
 def test_every_error_is_in_the_tree():
@@ -160,12 +161,12 @@ def test_every_package_is_installed():
     with open(ROOT / "pyproject.toml", "rb") as file:
         packages = tomllib.load(file)["tool"]["setuptools"]["packages"]
     there = {path.parent.relative_to(ROOT) for path in (ROOT / "edgekit").rglob("__init__.py")}
-    assert {".".join(path.parts) for path in there} | {f"edgekit.{room}" for room in rooms.ROOMS} == set(packages)
+    assert {".".join(path.parts) for path in there} | {f"edgekit.{room}" for room in registry.ROOMS} == set(packages)
 
 
 def test_the_readme_names_every_file():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for folder in ("edgekit", *rooms.ROOMS):
+    for folder in ("edgekit", *registry.ROOMS):
         for path in (ROOT / folder).rglob("*.py"):
             if path.stem not in ("__init__", "__main__") and path.parent.name != "hf_adapter":
                 assert path.name in text, f"README's tree lacks {path.relative_to(ROOT)}"

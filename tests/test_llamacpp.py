@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from conftest import tokenmonster_files, write_model
 
-from edgekit import convert, rooms, submodules, tokenizer
+from edgekit import convert, tokenizer
 from edgekit.checkpoint import LlamaConfig
 from edgekit.errors import CheckpointError, ContextError, FileError, RuntimeFailure, VocabularyError
 from edgekit.settings import Converting, Running
+from edgekit.utils import lazy, registry
 
 pytest.importorskip("llama_cpp")
 gguf = pytest.importorskip("gguf")
@@ -49,7 +50,7 @@ def artefact(source, tmp_path, quant="f32"):
 
 
 def opened(path, settings=EXACT):
-    return rooms.load("runtimes", "llama.cpp").load(path, settings)
+    return registry.load("runtimes", "llama.cpp").load(path, settings)
 
 
 def reference(folder, ids):
@@ -353,4 +354,4 @@ def test_the_whole_package_is_there_for_whoever_asks_for_it():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "Llama True False\n", "")
     with pytest.raises(ModuleNotFoundError, match="no_such_package"):
-        submodules.load("no_such_package", "part")
+        lazy.load("no_such_package", "part")

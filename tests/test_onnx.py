@@ -10,11 +10,12 @@ import pytest
 from conftest import write_model
 from oracles import divergence, hf_logits, hugging_face
 
-from edgekit import artefact, rooms
+from edgekit import artefact
 from edgekit.checkpoint import LlamaConfig, open_folder
 from edgekit.convert import convert
 from edgekit.errors import CheckpointError, ContextError, FileError, RuntimeFailure, SettingError
 from edgekit.settings import Converting, Running
+from edgekit.utils import registry
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -29,11 +30,11 @@ ONE = Running(threads=1)
 
 
 def load(path):
-    return rooms.load("runtimes", "onnx").load(path, ONE)
+    return registry.load("runtimes", "onnx").load(path, ONE)
 
 
 def describe(path):
-    return rooms.load("converters", "onnx").describe(path)
+    return registry.load("converters", "onnx").describe(path)
 
 
 def to_onnx(source, out, quant="fp32", verify=True, **more):
@@ -366,12 +367,12 @@ def test_refusals(models, tmp_path):
     source.config = huge
     settings = Converting("fp32", graph="portable")
     with pytest.raises(CheckpointError, match="GB"):
-        rooms.load("converters", "onnx").convert(source, tmp_path / "m.onnx", settings, None)
+        registry.load("converters", "onnx").convert(source, tmp_path / "m.onnx", settings, None)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_failing_exporter_is_reported_not_hidden(models, tmp_path, monkeypatch):
-    exporter = rooms.load("converters", "_optimum")
+    exporter = registry.load("converters", "_optimum")
 
     def fail(*args, **kwargs):
         raise ValueError("unsupported operator\nand a long story")

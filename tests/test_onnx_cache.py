@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import divergence
 
-from edgekit import cli, rooms, tokenizer
+from edgekit import cli, tokenizer
 from edgekit.checkpoint import LlamaConfig, open_folder
 from edgekit.convert import convert
 from edgekit.errors import CheckpointError, MissingExtraError, SettingError
 from edgekit.reference import Reference, rotate
 from edgekit.settings import Converting, Running
+from edgekit.utils import registry
 from edgekit.verification.text import CALIBRATION
 
 onnx = pytest.importorskip("onnx")
@@ -32,7 +33,7 @@ OTHER = (
 
 
 def load(path):
-    return rooms.load("runtimes", "onnx").load(path, Running(threads=1))
+    return registry.load("runtimes", "onnx").load(path, Running(threads=1))
 
 
 def made(source, out, quant="int8", kv_cache="int8"):
@@ -134,7 +135,7 @@ def test_the_cache_is_a_quarter(bundled, tmp_path):
     small, plain = (load(made(bundled, tmp_path / f"{kv}.onnx", kv_cache=kv)) for kv in ("int8", "f32"))
     sizes = [sum(array[0, :, 0].nbytes for array in runtime._cache.values()) for runtime in (small, plain)]
     assert 4 * sizes[0] == sizes[1]
-    kept = rooms.load("converters", "onnx").describe(tmp_path / "int8.onnx")[0]
+    kept = registry.load("converters", "onnx").describe(tmp_path / "int8.onnx")[0]
     assert kept["edgekit.kv_cache"] == "int8"
 
 

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import divergence, hf_logits, hugging_face
 
-from edgekit import artefact, rooms
+from edgekit import artefact
 from edgekit.checkpoint import LlamaConfig, open_folder
 from edgekit.convert import convert
 from edgekit.errors import CheckpointError, ContextError, RuntimeFailure, SettingError
 from edgekit.settings import Converting, Running
+from edgekit.utils import registry
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -39,11 +40,11 @@ TOKENS = np.random.default_rng(3).integers(0, 130, 48).tolist()
 
 
 def load(path, threads=1):
-    return rooms.load("runtimes", "onnx").load(path, Running(threads=threads))
+    return registry.load("runtimes", "onnx").load(path, Running(threads=threads))
 
 
 def describe(path):
-    return rooms.load("converters", "onnx").describe(path)
+    return registry.load("converters", "onnx").describe(path)
 
 
 def to_onnx(source, out, quant=None, **more):
@@ -198,7 +199,7 @@ def test_a_step_writes_into_the_one_buffer_and_binds_nothing(exported, monkeypat
 
 def test_what_a_step_is_bound_to_is_kept(exported, monkeypatch):
     """ONNX Runtime 1.27 reads the array's memory without holding on to the array."""
-    module = rooms.load("runtimes", "_onnx_fused")
+    module = registry.load("runtimes", "_onnx_fused")
     bound = []
     monkeypatch.setattr(module, "_bind", lambda binding, *arrays: bound.extend(arrays))
     runtime = load(exported("tied"))
@@ -209,7 +210,7 @@ def test_what_a_step_is_bound_to_is_kept(exported, monkeypatch):
 def room_of(runtime, monkeypatch, tokens):
     """Have caches begin with room for so many tokens, as `runtime` counts them."""
     each = sum(array[0, :, 0].nbytes for array in runtime._cache.values())
-    monkeypatch.setattr(rooms.load("runtimes", "_onnx_fused"), "ROOM", tokens * each)
+    monkeypatch.setattr(registry.load("runtimes", "_onnx_fused"), "ROOM", tokens * each)
 
 
 @pytest.mark.parametrize("name", ["gqa64", "odd"])
@@ -270,7 +271,7 @@ print(next(int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if l
 
 
 def test_what_is_allocated_after_it_was_expected_comes_in_huge_pages():
-    pages = rooms.load("runtimes", "_huge_pages")
+    pages = registry.load("runtimes", "_huge_pages")
     if not pages._wanted():
         pytest.skip("this system has no huge pages of 2 MB for programs that ask")
     if "[always]" in (pages.KERNEL / "enabled").read_text():
@@ -287,7 +288,7 @@ def test_what_is_allocated_after_it_was_expected_comes_in_huge_pages():
 
 
 def test_systems_without_huge_pages_are_left_alone(monkeypatch, tmp_path):
-    pages = rooms.load("runtimes", "_huge_pages")
+    pages = registry.load("runtimes", "_huge_pages")
     monkeypatch.setattr(pages.ctypes, "CDLL", None)
     for size, enabled in ((None, None), ("33554432", "always [madvise] never"), ("2097152", "always madvise [never]")):
         if size:
@@ -319,7 +320,7 @@ def test_logits_are_those_of_the_dequantized_weights(models, exported, tmp_path,
     from safetensors.numpy import save_file
 
     path = exported(name, quant)
-    held = {held.name: held.values for held in rooms.load("converters", "onnx").weights(path)}
+    held = {held.name: held.values for held in registry.load("converters", "onnx").weights(path)}
     assert held.keys() == open_folder(models(name)).config.shapes().keys()
     folder = tmp_path / "held"
     folder.mkdir()
@@ -603,7 +604,7 @@ def test_fused_int8_is_what_is_made_unasked(models, tmp_path):
     to_onnx(models("tied"), tmp_path / "m.onnx")
     metadata, _, _ = describe(tmp_path / "m.onnx")
     assert (metadata["edgekit.graph"], metadata["edgekit.quant"]) == ("fused", "int8")
-    room = rooms.load("converters", "onnx")
+    room = registry.load("converters", "onnx")
     assert room.QUANTS[0] == "fp32" and room.DEFAULT == "int8"
 
 
@@ -636,7 +637,7 @@ def test_refusals(models, tmp_path):
     source = open_folder(models("tied"))
     source.config = LlamaConfig(300_000, 4096, 100, 1, 4, 4, 16, 64)
     with pytest.raises(CheckpointError, match="GB in fp32"):
-        rooms.load("converters", "onnx").convert(source, tmp_path / "m.onnx", Converting("fp32"), None)
+        registry.load("converters", "onnx").convert(source, tmp_path / "m.onnx", Converting("fp32"), None)
     assert not list(tmp_path.iterdir())
 
 

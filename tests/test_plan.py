@@ -9,13 +9,15 @@ from click.testing import CliRunner
 from conftest import tokenmonster_files, write_model
 from handmade import small
 
-from edgekit import plan, plan_choose, plan_sensitivity, rooms
+from edgekit import plan, plan_choose, plan_sensitivity
 from edgekit.checkpoint import LlamaConfig, open_folder
 from edgekit.cli import main
-from edgekit.convert import convert, open_model, silent
+from edgekit.convert import convert, open_model
 from edgekit.errors import MissingExtraError, RuntimeFailure, SettingError
 from edgekit.reference import Reference
 from edgekit.settings import Choosing, Converting, bytes_of
+from edgekit.utils import registry
+from edgekit.utils.progress import silent
 from edgekit.verify import verify
 
 gguf = pytest.importorskip("gguf")
@@ -27,8 +29,8 @@ pytest.importorskip("llama_cpp")
 # that no block of 256 divides, where it falls back.
 WIDE = LlamaConfig(448, 256, 256, 8, 4, 1, 64, 128)
 NARROW = LlamaConfig(448, 64, 160, 3, 4, 2, 16, 128, tie_word_embeddings=True)
-GGUF = list(rooms.load("converters", "gguf").QUANTS)
-ONNX = list(rooms.load("converters", "onnx").QUANTS)
+GGUF = list(registry.load("converters", "gguf").QUANTS)
+ONNX = list(registry.load("converters", "onnx").QUANTS)
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +52,7 @@ def models(tmp_path_factory):
 def test_a_planned_size_is_the_size_of_the_file(models, tmp_path, model, to, more):
     """To the byte; what a receipt adds is checked below."""
     settings, checkpoint = Converting(**more), open_folder(models[model])
-    room = rooms.load("converters", to)
+    room = registry.load("converters", to)
     quants = [quant for quant in room.QUANTS if quant not in getattr(room, "SAME", ())]
     if more:
         quants = ["q5_0", "iq4_nl"] if "importance" in more else ["q4_0", "q3_k_s"]
@@ -98,14 +100,14 @@ def test_without_llama_cpp_its_types_are_told_and_the_others_planned(models, mon
     def missing(what):
         raise MissingExtraError(f"{what} needs llama-cpp-python")
 
-    monkeypatch.setattr(rooms.load("converters", "_gguf_llama"), "library", missing)
+    monkeypatch.setattr(registry.load("converters", "_gguf_llama"), "library", missing)
     rows = {row.quant: row for row in plan.plan(open_folder(models["wide"]), "gguf")}
     assert rows["q4_k_m"].bytes is None and "needs llama-cpp-python" in rows["q4_k_m"].note
     assert rows["q4_0"].bytes and "-" in plan.report(open_folder(models["wide"]), list(rows.values()))
 
 
 def test_a_quantizer_that_says_its_plan_otherwise_is_an_error_and_no_wrong_size(models, monkeypatch):
-    monkeypatch.setattr(rooms.load("converters", "_gguf_llama"), "_call", lambda *_: "[ 1/ 2] token_embd.weight: ?")
+    monkeypatch.setattr(registry.load("converters", "_gguf_llama"), "_call", lambda *_: "[ 1/ 2] token_embd.weight: ?")
     with pytest.raises(RuntimeFailure, match="does not say its plan"):
         plan.plan(open_folder(models["wide"]), "gguf")
 
@@ -196,7 +198,7 @@ def test_what_cannot_be_is_one_clear_line(models, measured, tmp_path, monkeypatc
 
 
 def test_importance_goes_to_the_types_that_heed_it(models, monkeypatch):
-    room = rooms.load("converters", "gguf")
+    room = registry.load("converters", "gguf")
     monkeypatch.setattr(room, "QUANTS", ("f32", "q8_0", "q4_0"))
     choice = plan_choose.choose(
         open_folder(models["narrow"]), "gguf", Converting(importance="default"), Choosing(max_kl=1e9)

@@ -8,11 +8,12 @@ import pytest
 from conftest import tokenmonster_files, write_model
 from handmade import small
 
-from edgekit import artefact, gguf_file, inspect, receipt, rooms
+from edgekit import artefact, gguf_file, inspect, receipt
 from edgekit.checkpoint import Checkpoint, LlamaConfig, open_folder
 from edgekit.convert import convert, summary
 from edgekit.errors import CheckpointError, MissingExtraError
 from edgekit.settings import Converting
+from edgekit.utils import registry
 from edgekit.verify import verify
 
 gguf = pytest.importorskip("gguf")
@@ -37,7 +38,7 @@ NAMES = [" ".join(kind) for kind in KINDS]
 def to(tiny, folder, kind, **more):
     name, quant = kind
     return convert(
-        tiny, name, folder / f"m{rooms.suffix('converters', name)}", settings=Converting(quant=quant), **more
+        tiny, name, folder / f"m{registry.suffix('converters', name)}", settings=Converting(quant=quant), **more
     )
 
 
@@ -139,7 +140,7 @@ def test_a_receipt_from_anywhere_breaks_nothing(text):
 def test_a_second_receipt_is_refused(tiny, tmp_path):
     path = to(tiny, tmp_path, ("gguf", "f32")).path
     with pytest.raises(CheckpointError, match="has a receipt already"):
-        rooms.load("converters", "gguf").add_receipt(path, "{}")
+        registry.load("converters", "gguf").add_receipt(path, "{}")
 
 
 def test_a_model_without_a_readable_tokenizer_is_proved_on_seeded_ids(tmp_path):
@@ -149,14 +150,14 @@ def test_a_model_without_a_readable_tokenizer_is_proved_on_seeded_ids(tmp_path):
 
 
 def test_a_runtime_that_is_not_installed_is_a_note(tiny, tmp_path, monkeypatch):
-    real = rooms.load
+    real = registry.load
 
     def load(room, name):
         if room == "runtimes":
             raise MissingExtraError("llamacpp needs llama_cpp, which is not installed: pip install 'edgekit[llamacpp]'")
         return real(room, name)
 
-    monkeypatch.setattr(rooms, "load", load)
+    monkeypatch.setattr(registry, "load", load)
     made = to(tiny, tmp_path, ("gguf", "q8_0"))
     assert made.notes[-1] == (
         "only its tensors were verified: "
@@ -232,7 +233,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_broken_conversion_is_named_and_not_kept(tiny, tmp_path, monkeypatch, fault, kind):
     change, said = FAULTS[fault]
-    room = rooms.load("converters", kind[0])
+    room = registry.load("converters", kind[0])
     real = room.convert
     monkeypatch.setattr(room, "convert", lambda checkpoint, *more: real(change(checkpoint), *more))
     out = tmp_path / "out"
@@ -247,7 +248,7 @@ def test_a_broken_conversion_is_named_and_not_kept(tiny, tmp_path, monkeypatch, 
 
 def test_a_broken_conversion_leaves_the_old_file(tiny, tmp_path, monkeypatch):
     before = to(tiny, tmp_path, ("gguf", "f32")).path.read_bytes()
-    monkeypatch.setattr(rooms.load("converters", "gguf"), "permute", lambda name, values, config: values)
+    monkeypatch.setattr(registry.load("converters", "gguf"), "permute", lambda name, values, config: values)
     with pytest.raises(CheckpointError, match="layer 0 attention differs: query rows are not permuted .5 more"):
         to(tiny, tmp_path, ("gguf", "f32"), force=True)
     assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"] and (tmp_path / "m.gguf").read_bytes() == before
@@ -257,7 +258,7 @@ def test_permutation_forgotten_on_both_ways_is_still_found(tiny, tmp_path, monke
     """The reader undoes what the writer did not do: the tensors look right, the words are not."""
     from edgekit.converters import _gguf_receipt
 
-    for module, name in ((rooms.load("converters", "gguf"), "permute"), (_gguf_receipt, "unpermute")):
+    for module, name in ((registry.load("converters", "gguf"), "permute"), (_gguf_receipt, "unpermute")):
         monkeypatch.setattr(module, name, lambda name, values, config: values)
     with pytest.raises(CheckpointError, match="query and key rows are not permuted for its rotary embedding"):
         to(tiny, tmp_path, ("gguf", "q4_0"))
@@ -273,7 +274,7 @@ def test_a_rotary_base_in_the_file_alone(tiny, tmp_path, monkeypatch):
 
 
 def test_scales_of_the_tensor_before(tiny, tmp_path, monkeypatch):
-    room = rooms.load("converters", "gguf")
+    room = registry.load("converters", "gguf")
     real, before = room.encode, []
 
     def encode(values, kind, name):
@@ -298,7 +299,7 @@ def test_a_graph_with_another_rotary_base(tiny, tmp_path, monkeypatch, graph):
     """No tensor tells and no key: only what the graph says, and the source with that one fault says the same."""
     if graph == "portable":
         pytest.importorskip("optimum")
-        exporter, name = rooms.load("converters", "_optimum"), "build"
+        exporter, name = registry.load("converters", "_optimum"), "build"
         real = exporter.build
         monkeypatch.setattr(exporter, name, lambda checkpoint: real(another_base(checkpoint)))
     else:

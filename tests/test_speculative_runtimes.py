@@ -10,10 +10,10 @@ import sys
 import pytest
 
 import edgekit
-from edgekit import rooms
 from edgekit.errors import MissingExtraError
+from edgekit.utils import registry
 
-RUNTIMES = rooms.names("runtimes")
+RUNTIMES = registry.names("runtimes")
 PROMPTS = [
     "Once upon a time",
     "Tom said: \"It's 3 o'clock — naïve café ♥ 中",  # bytes, leading spaces, delete markers

@@ -200,10 +200,10 @@ def test_a_reference_that_cannot_be_had_says_so_and_never_hangs(package):
     with pytest.raises(MissingExtraError, match=r"no network at all.*edgekit\[train\]"):
         TokenMonsterTokenizer(small(1), 512, backend="tokenmonster")
     package(lambda path: time.sleep(3))
-    from edgekit import rooms
+    from edgekit.utils import registry
 
     with pytest.raises(MissingExtraError, match="no answer in 0.05 seconds"):
-        rooms.load("training", "reference_tokenizer").load(small(1).to_bytes(), patience=0.05)
+        registry.load("training", "reference_tokenizer").load(small(1).to_bytes(), patience=0.05)
 
 
 def test_a_tokenmonster_tokenizer_needs_no_numpy_and_no_hub(tmp_path):

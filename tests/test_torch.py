@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from conftest import write_model
 
-from edgekit import rooms
 from edgekit.checkpoint import LlamaConfig
 from edgekit.errors import CheckpointError, ContextError, MissingExtraError, RuntimeFailure, SettingError
 from edgekit.settings import Running
+from edgekit.utils import registry
 
 torch = pytest.importorskip("torch")
 
@@ -26,7 +26,7 @@ WAYS = {"reference": (Running(threads=1, reference=True), 1e-5), "fast": (Runnin
 
 @pytest.fixture(scope="module")
 def runtime():
-    return rooms.load("runtimes", "torch")
+    return registry.load("runtimes", "torch")
 
 
 @pytest.fixture(params=WAYS)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from conftest import write_model
 
-from edgekit import rooms
 from edgekit.checkpoint import LlamaConfig, open_folder
 from edgekit.sampling import log_softmax
 from edgekit.settings import Running
+from edgekit.utils import registry
 
 torch = pytest.importorskip("torch")
 fast = pytest.importorskip("edgekit.runtimes._torch_fast")
@@ -34,7 +34,7 @@ SHAPES = {
 
 @pytest.fixture(scope="module")
 def runtime():
-    return rooms.load("runtimes", "torch")
+    return registry.load("runtimes", "torch")
 
 
 def tokens_for(config, count=48, seed=1):

@@ -14,14 +14,15 @@ from click.testing import CliRunner
 from conftest import tokenmonster_files, write_model
 from handmade import small
 
-from edgekit import cli, rooms
+from edgekit import cli
 from edgekit.checkpoint import LlamaConfig, open_folder
 from edgekit.commands.verify import COMMAND
 from edgekit.convert import convert
 from edgekit.errors import CheckpointError, SettingError
 from edgekit.reference import Reference
 from edgekit.settings import Converting
-from edgekit.texts import Document
+from edgekit.utils import registry
+from edgekit.utils.texts import Document
 from edgekit.verification.layers import guess
 from edgekit.verification.limits import LIMITS, UNKNOWN, coarsest, limit_of, row_limit
 from edgekit.verification.tensors import Held, compare, explain
@@ -62,7 +63,7 @@ def made(tiny, tmp_path_factory):
 def changed(folder, out, **tensors):
     """A copy of a model folder with some tensors put through functions; names by their middle, as "1.self_attn.q"."""
     source = open_folder(folder)
-    room = rooms.load("converters", "hf")
+    room = registry.load("converters", "hf")
     for middle, function in tensors.items():
         name = next(n for n in source.tensors if middle.replace("__", ".") in n)
         source.tensors[name] = np.ascontiguousarray(function(source.float32(name)))
@@ -290,10 +291,10 @@ def test_limits_of_types():
 
 
 def test_every_quantization_has_limits_of_its_own():
-    for quant in rooms.load("converters", "onnx").QUANTS:
+    for quant in registry.load("converters", "onnx").QUANTS:
         assert limit_of(quant) is not UNKNOWN, quant
-    kinds = {kind.lower() for kind in rooms.load("converters", "gguf").BLOCKS}
-    for quant in rooms.load("converters", "gguf").QUANTS:
+    kinds = {kind.lower() for kind in registry.load("converters", "gguf").BLOCKS}
+    for quant in registry.load("converters", "gguf").QUANTS:
         if quant in kinds:  # q4_k_m and its like are mixtures of those that are
             assert limit_of(quant) is not UNKNOWN, quant
 
@@ -385,7 +386,7 @@ def test_a_changed_layer_is_found_at_every_type_and_named_by_layers(tiny, tmp_pa
 
 def test_a_runtime_that_does_not_do_what_its_tensors_say(tiny, made, monkeypatch):
     """Tensors and keys are right, the words are not: a graph or a kernel at fault."""
-    room = rooms.load("runtimes", "llamacpp")
+    room = registry.load("runtimes", "llamacpp")
     real = room.LlamaCppRuntime.forward
 
     def forward(self, tokens, *, every=False):
@@ -399,7 +400,7 @@ def test_a_runtime_that_does_not_do_what_its_tensors_say(tiny, made, monkeypatch
 
 
 def test_a_cache_that_keeps_something_else_is_found(tiny, made, monkeypatch):
-    room = rooms.load("runtimes", "llamacpp")
+    room = registry.load("runtimes", "llamacpp")
     real = room.LlamaCppRuntime.forward
 
     def forward(self, tokens, *, every=False):
@@ -413,7 +414,7 @@ def test_a_cache_that_keeps_something_else_is_found(tiny, made, monkeypatch):
 
 
 def test_logits_that_are_not_finite(tiny, made, monkeypatch):
-    room = rooms.load("runtimes", "llamacpp")
+    room = registry.load("runtimes", "llamacpp")
     real = room.LlamaCppRuntime.forward
     monkeypatch.setattr(room.LlamaCppRuntime, "forward", lambda *a, **k: real(*a, **k) * np.nan)
     assert verify(tiny, [made("f32")], **QUICK).artefacts[0].failures == ["its logits are not finite"]
@@ -487,7 +488,7 @@ def test_all_formats_in_one_command(tiny, tmp_path, monkeypatch, capsys):
     spec.loader.exec_module(example)
     for name in example.FORMATS:  # every type that it names is one
         to, quant, *more = name.split(":")
-        assert quant in rooms.load("converters", to).QUANTS and set(more) <= {"importance", "portable", "kv8"}
+        assert quant in registry.load("converters", to).QUANTS and set(more) <= {"importance", "portable", "kv8"}
     monkeypatch.setattr(example, "speeds", lambda paths, rounds: [123.0, None])
     plot, formats = tmp_path / "p.svg", ["gguf:q4_0:importance", "onnx:int8"]
     arguments = ["-m", tiny, "--formats", *formats, "--tokens", 120, "--plot", plot, "--speed"]

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from edgekit import rooms
 from edgekit.errors import SettingError, VocabularyError
 from edgekit.tokenmonster import NONE, Deleted, Vocabulary
+from edgekit.utils import registry
 
 pytest.importorskip("numba")  # the extra that brings the training room along
 from edgekit.training import vocab_modify as modify
@@ -227,10 +227,10 @@ def test_resetting_ids_numbers_anew(english):
 
 def test_the_reference_loads_what_is_built(english):
     """The published library as an oracle, where its server can be had."""
-    reference = rooms.load("training", "reference_tokenizer")
+    reference = registry.load("training", "reference_tokenizer")
     try:
         loaded = reference.load(modify.add_special(english, ["<eos>"]).to_bytes(), patience=5)
-    except rooms.MissingExtraError as missing:
+    except registry.MissingExtraError as missing:
         pytest.skip(str(missing))
     for text in ("Hello, World!", "a<eos>b", "It's 3 o'clock."):
         assert loaded.encode(text) == modify.add_special(english, ["<eos>"]).encode(text)

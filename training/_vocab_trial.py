@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit import tokenmonster as tm
-from edgekit.convert import Progress, silent
 from edgekit.training import _vocab_counts as counts
 from edgekit.training._vocab_text import Corpus
 from edgekit.training.fast_tokenizer import FastEncoder
+from edgekit.utils.progress import Progress, silent
 
 __all__ = ["Trial", "absence"]
 

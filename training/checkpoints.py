@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 
-from edgekit import files
 from edgekit.errors import TrainingError
 from edgekit.training.recipe import EXTENDABLE, FREE, Recipe, difference
+from edgekit.utils import files
 
 log = logging.getLogger(__name__)
 

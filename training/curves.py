@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from edgekit import files
+from edgekit.utils import files
 
 SVG, PNG = "training_curves.svg", "training_curves.png"
 Points = list[tuple[float, float]]

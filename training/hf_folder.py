@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save as to_safetensors
 
-from edgekit import files
 from edgekit.checkpoint import WEIGHTS, LlamaConfig
 from edgekit.errors import RecipeError
 from edgekit.tokenmonster import Vocabulary
 from edgekit.tokenmonster_tokenizer import files_for
 from edgekit.training.recipe import Recipe
+from edgekit.utils import files
 
 
 def config_for(recipe: Recipe, vocabulary: Vocabulary) -> LlamaConfig:

@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgekit import files
 from edgekit.errors import FileError
+from edgekit.utils import files
 
 COLUMNS = (
     "step", "epoch", "tokens", "train_loss", "eval_loss", "eval_ppl", "bits_per_byte", "lr", "grad_norm", "loss_scale",

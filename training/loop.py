@@ -20,7 +20,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
 
-from edgekit import files
 from edgekit.errors import DataError, RecipeError, TrainingError
 from edgekit.training import (
     card,
@@ -42,6 +41,7 @@ from edgekit.training.schedule import factor
 from edgekit.training.shards import Meter, silent
 from edgekit.training.speed import peak
 from edgekit.training.state import Position, random_state, set_random_state
+from edgekit.utils import files
 
 log = logging.getLogger(__name__)
 

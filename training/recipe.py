@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from edgekit.errors import RecipeError, SettingError
-from edgekit.files import read_bytes
 from edgekit.settings import Checked, setting
 from edgekit.training import contradictions
+from edgekit.utils.files import read_bytes
 
 RECIPES = Path(__file__).parent / "recipes"
 

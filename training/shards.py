@@ -21,12 +21,12 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from edgekit import files
 from edgekit.errors import DataError, FileError
 from edgekit.tokenmonster import Vocabulary
 from edgekit.training.encoding import Encoders
 from edgekit.training.recipe import Data, Source
 from edgekit.training.text import documents, paths
+from edgekit.utils import files
 
 VERSION = 1
 SHARD = 1 << 26

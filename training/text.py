@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgekit import texts
 from edgekit.errors import DataError, MissingExtraError
 from edgekit.training.recipe import Source
+from edgekit.utils import texts
 
 
 class Document(NamedTuple):

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 
 from edgekit import tokenmonster as tm
-from edgekit.convert import Progress, silent
 from edgekit.errors import DataError, SettingError
 from edgekit.training._vocab_candidates import count_candidates
 from edgekit.training._vocab_modes import check, judge
@@ -29,6 +28,7 @@ from edgekit.training._vocab_text import Corpus, read
 from edgekit.training._vocab_trial import Trial, absence
 from edgekit.training.fast_tokenizer import FastEncoder
 from edgekit.training.vocab_build import Builder, Token
+from edgekit.utils.progress import Progress, silent
 from edgekit.vocab_settings import NORMALIZATIONS, VocabTraining
 
 __all__ = ["Trained", "bytes_per_token", "reserved", "train"]

@@ -102,7 +102,7 @@ def bench(
     Sampling(**sampling)  # a value out of its range ends it here, before any process starts
     from edgekit import bench as verb
     from edgekit import bench_report as report
-    from edgekit import files
+    from edgekit.utils import files
 
     found = verb.bench(
         models or (None,), settings, runtimes=runtimes, quant=quant, revision=revision, running=running,

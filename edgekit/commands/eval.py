@@ -11,11 +11,12 @@ from typing import Any
 
 import click
 
-from edgekit import flags, rooms
+from edgekit import flags
 from edgekit.errors import UsageError
 from edgekit.eval_settings import Judging, Measuring
 from edgekit.options import given, options
 from edgekit.settings import Running
+from edgekit.utils import registry
 
 OPTIONS = (
     flags.model,
@@ -66,7 +67,7 @@ def ppl(paths: tuple[Path, ...], **values: Any) -> None:
     settings = Measuring(**given(Measuring, values))
     from edgekit import eval_report as report
     from edgekit import evaluate as verb
-    from edgekit import texts
+    from edgekit.utils import texts
 
     documents = texts.read(paths)
     model, facts = _load(values)
@@ -130,13 +131,13 @@ def _load(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
     running, path = given(Running, values), values.pop("model")
     loaded = load(path, progress=flags.progress, **values, **running)
-    return loaded, {"model": path, "runtime": rooms.name_of(loaded.runtime)}
+    return loaded, {"model": path, "runtime": registry.name_of(loaded.runtime)}
 
 
 def _show(record: dict[str, Any], facts: dict[str, Any], output: Output, csv: str, report: str) -> None:
     as_json, csv_file, _ = output
     if csv_file is not None:
-        from edgekit import files
+        from edgekit.utils import files
 
         files.write_bytes(csv_file, csv.encode())
     if as_json:

@@ -7,15 +7,16 @@ from typing import Any
 
 import click
 
-from edgekit import flags, plan, plan_choose, plan_sensitivity, rooms
+from edgekit import flags, plan, plan_choose, plan_sensitivity
 from edgekit.convert import open_model
 from edgekit.errors import FileError
 from edgekit.settings import Choosing, Converting
+from edgekit.utils import registry
 
 
 def show(where: Path, to: str | None, settings: Converting, sensitivity: bool, as_json: bool) -> None:
     """Print what `convert` would make and, with `sensitivity`, what each group of tensors loses by it."""
-    checkpoint, targets = open_model(where), [rooms.ALIASES.get(to, to)] if to else plan.targets()
+    checkpoint, targets = open_model(where), [registry.ALIASES.get(to, to)] if to else plan.targets()
     rows = [row for target in targets for row in plan.plan(checkpoint, target, settings)]
     found = {}
     if sensitivity:
@@ -40,7 +41,7 @@ def chosen(
     """
     if output is not None and output.exists() and not force:
         raise FileError(f"{output} exists already: add --force to replace it, or name another file with -o")
-    choice = plan_choose.choose(open_model(where), rooms.ALIASES.get(to, to), settings, choosing, flags.progress)
+    choice = plan_choose.choose(open_model(where), registry.ALIASES.get(to, to), settings, choosing, flags.progress)
     if not as_json:
         click.echo(plan_choose.report(choice) + "\n", err=True)
     return dataclasses.replace(settings, quant=choice.quant, importance=choice.importance), {"choice": choice.record()}

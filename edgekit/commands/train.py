@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from edgekit import rooms
 from edgekit.errors import EdgekitError, UsageError
+from edgekit.utils import registry
 
 
 @click.command()
@@ -41,13 +41,13 @@ def train(
     base-one-word-extended, smoke, stentor2-12m. Run again after a stop, Ctrl-C or a power cut, the same command goes
     on from the last checkpoint, as if nothing had happened.
     """
-    recipes = rooms.load("training", "recipe")
+    recipes = registry.load("training", "recipe")
     loaded = recipes.load(recipe, [*changes, *([f"saving.output={output}"] if output else [])])
     if extend and resume is False:
         raise UsageError("--extend goes on from a run, --fresh deletes it: give one of them")
     if (resume or extend) and not (loaded.output / "checkpoints").is_dir():
         raise UsageError(f"{loaded.output} has no checkpoint to go on from")
-    loop, progress = rooms.load("training", "loop"), rooms.load("training", "progress")
+    loop, progress = registry.load("training", "loop"), registry.load("training", "progress")
     line = progress.Line(sys.stderr)
     main_process = int(os.environ.get("RANK", "0")) == 0
     with _Messages(line, main_process):

@@ -56,9 +56,9 @@ def verify(
     if plot is not None and plot.is_dir():
         raise UsageError(f"--plot wants a file, and {plot} is a folder")
     settings = Verifying(**given(Verifying, values))
-    from edgekit import files
-    from edgekit import texts as reading
     from edgekit import verify as verb
+    from edgekit.utils import files
+    from edgekit.utils import texts as reading
     from edgekit.verification import report
 
     documents = reading.read(texts) if texts else None

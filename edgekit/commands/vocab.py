@@ -10,9 +10,10 @@ from typing import Any
 
 import click
 
-from edgekit import flags, rooms
+from edgekit import flags
 from edgekit.errors import SettingError
 from edgekit.options import given, options
+from edgekit.utils import registry
 from edgekit.vocab_settings import NORMALIZATIONS, VocabTraining
 
 _file = click.argument("file")
@@ -39,7 +40,7 @@ def _open(name: str) -> Any:
 
 
 def _save(vocabulary: Any, output: Path, force: bool, as_json: bool, **facts: Any) -> None:
-    from edgekit import files
+    from edgekit.utils import files
 
     files.write_bytes(output, vocabulary.to_bytes(), force=force)
     if as_json:
@@ -97,8 +98,8 @@ def train(
         typed["normalize"] = tuple(name for name in normalize if name != "none")
     settings = VocabTraining(**typed)
     counted = dict(map(_weight, weights))
-    room = rooms.load("training", "vocab_train")
-    from edgekit import files
+    room = registry.load("training", "vocab_train")
+    from edgekit.utils import files
 
     first = paths[0].name.split(".")[0] or "vocabulary"
     output = output or Path(f"{first}-{settings.size}.vocab")
@@ -155,7 +156,7 @@ def inspect(files: tuple[str, ...], texts: tuple[Path, ...], cleaning: str | Non
     for name in files:
         facts = vocab_facts.describe(resolve(name))
         if texts:
-            room = rooms.load("training", "vocab_train")
+            room = registry.load("training", "vocab_train")
             opened = _open(name)
             facts["text"] = {
                 str(path): room.bytes_per_token(opened, [path], cleaning=cleaning or "none", progress=flags.progress)
@@ -188,7 +189,7 @@ def add_special(file: str, texts: tuple[str, ...], output: Path | None, force: b
     what a text may say. Models of edgekit's do without: they keep EOS and BOS out of the vocabulary.
     """
     vocabulary = _open(file)
-    changed = rooms.load("training", "vocab_modify").add_special(vocabulary, texts)
+    changed = registry.load("training", "vocab_modify").add_special(vocabulary, texts)
     new = sorted(changed.special_ids - vocabulary.special_ids)
     for id in new:
         click.echo(f"{id}  {changed.base_bytes(id)!r}", err=True)
@@ -207,7 +208,7 @@ def resize(file: str, size: int, output: Path | None, force: bool, as_json: bool
     \b
     edgekit vocab resize english-8000-strict-nocapcode-v1 4000
     """
-    changed = rooms.load("training", "vocab_modify").resize(_open(file), size)
+    changed = registry.load("training", "vocab_modify").resize(_open(file), size)
     _save(changed, output or Path(f"{_stem(file)}-{size}.vocab"), force, as_json, table_size=changed.table_size)
 
 

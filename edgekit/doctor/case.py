@@ -13,15 +13,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from edgekit import artefact, rooms, tokenizer
+from edgekit import artefact, tokenizer
 from edgekit.checkpoint import INDEX, PREFIXES, WEIGHTS, LlamaConfig
 from edgekit.doctor import onnx_file, tensors
 from edgekit.doctor.finding import Finding, error
 from edgekit.doctor.tensors import Safetensors, Tensor
 from edgekit.errors import CheckpointError, EdgekitError, FileError
-from edgekit.files import read_bytes, said
 from edgekit.gguf_config import KNOWN, llama_config
 from edgekit.gguf_file import MOST_STRINGS, GGUFFile
+from edgekit.utils import registry
+from edgekit.utils.files import read_bytes, said
 
 if TYPE_CHECKING:
     from edgekit.doctor.onnx_file import OnnxFile
@@ -120,7 +121,7 @@ class Case:
         if self.shape is None or self.kind == "onnx":
             return {}
         if self.kind == "gguf":
-            named = rooms.load("converters", "_gguf_tensors").gguf_name
+            named = registry.load("converters", "_gguf_tensors").gguf_name
             return {named(name): shape for name, shape in self.shape.shapes().items()}
         return self.shape.shapes()
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from edgekit.doctor.tensors import LFS, WIDTH, Tensor
 from edgekit.errors import CheckpointError, FileError
-from edgekit.files import said
+from edgekit.utils.files import said
 
 # onnx.proto, TensorProto.DataType -> safetensors' names, which the doctor uses for all.
 TYPES = {1: "F32", 2: "U8", 3: "I8", 4: "U16", 5: "I16", 6: "I32", 7: "I64", 9: "BOOL", 10: "F16", 11: "F64",

@@ -5,10 +5,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from edgekit import rooms, tokenizer
+from edgekit import tokenizer
 from edgekit.doctor.case import Case
 from edgekit.doctor.finding import Finding, check, counted, error, note, some, warning
 from edgekit.errors import EdgekitError
+from edgekit.utils import registry
 
 TO_GGUF = "edgekit convert -m FOLDER --to gguf"
 GENERATING = ("generation_config.json", "config.json")
@@ -101,8 +102,8 @@ def stock_programs_differ(case: Case) -> Iterator[Finding]:
     try:
         # The rows that there are: a damaged number may claim any.
         shape = dataclasses.replace(case.shape, vocab_size=case.rows)
-        special = rooms.load("converters", "_gguf_tokens").specials(case.files, shape)
-        made = rooms.load("converters", "_gguf_bpe").tokens(case.files, special)
+        special = registry.load("converters", "_gguf_tokens").specials(case.files, shape)
+        made = registry.load("converters", "_gguf_bpe").tokens(case.files, special)
     except EdgekitError:
         return  # said elsewhere
     for said in made.notes:

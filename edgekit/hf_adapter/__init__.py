@@ -17,7 +17,16 @@ ENTRY = "tokenization_tokenmonster"
 CLASS = "TokenMonsterTokenizer"
 
 # The entry imports each of these (transformers 4 copies no others); a test follows the imports.
-MODULES = ("capcode", "errors", "files", "matcher", "out_of_band", "tokenmonster", "unicode13")
+MODULES = {
+    "capcode": "edgekit.capcode",
+    "errors": "edgekit.errors",
+    "files": "edgekit.utils.files",
+    "matcher": "edgekit.matcher",
+    "out_of_band": "edgekit.out_of_band",
+    "tokenmonster": "edgekit.tokenmonster",
+    "unicode13": "edgekit.unicode13",
+}
+"""Each file's name beside a checkpoint, and the module that it is a copy of."""
 
 
 def files(files: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -75,7 +84,9 @@ def described(
 
 
 def source(name: str) -> str:
-    """A module as it goes beside a checkpoint: edgekit's own, its imports of edgekit made relative."""
-    where = resources.files("edgekit.hf_adapter" if name == ENTRY else "edgekit")
-    text = where.joinpath(f"{name}.py").read_text(encoding="utf-8")
-    return re.sub(r"^(\s*)from edgekit\.(\w+) import", r"\1from .\2 import", text, flags=re.MULTILINE)
+    """A module as it goes beside a checkpoint: edgekit's own, its imports of edgekit made relative and flat."""
+    package, _, stem = MODULES.get(name, f"edgekit.hf_adapter.{name}").rpartition(".")
+    text = resources.files(package).joinpath(f"{stem}.py").read_text(encoding="utf-8")
+    for flat, module in MODULES.items():
+        text = re.sub(rf"^(\s*)from {re.escape(module)} import", rf"\1from .{flat} import", text, flags=re.MULTILINE)
+    return text

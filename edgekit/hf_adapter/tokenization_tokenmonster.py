@@ -18,13 +18,13 @@ from typing import Any
 from transformers import PreTrainedTokenizer
 
 # transformers 4 copies only what this file itself imports, so it names every module that the others need.
-from .capcode import normalize  # noqa: F401
-from .errors import VocabularyError
-from .files import read_bytes, write_bytes
-from .matcher import Matcher  # noqa: F401
-from .out_of_band import without_specials
-from .tokenmonster import Vocabulary
-from .unicode13 import nfd  # noqa: F401
+from edgekit.capcode import normalize  # noqa: F401
+from edgekit.errors import VocabularyError
+from edgekit.matcher import Matcher  # noqa: F401
+from edgekit.out_of_band import without_specials
+from edgekit.tokenmonster import Vocabulary
+from edgekit.unicode13 import nfd  # noqa: F401
+from edgekit.utils.files import read_bytes, write_bytes
 
 VOCAB_FILE = "tokenmonster.vocab"
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit import gguf_file, rooms
+from edgekit import gguf_file
 from edgekit.checkpoint import Checkpoint, LlamaConfig, open_folder
 from edgekit.convert import Held
 from edgekit.errors import CheckpointError, MissingExtraError
+from edgekit.utils import registry
 from edgekit.verification.limits import coarsest
 from edgekit.verification.tensors import compare, explain, group_of
 
@@ -57,7 +58,7 @@ def kind_of(path: Path) -> str:
         return coarsest([t.type.lower() for t in gguf_file.GGUFFile(path).tensors.values() if len(t.shape) > 1])
     if path.suffix == ".onnx":
         try:
-            return rooms.load("converters", "onnx").describe(path)[0].get("edgekit.quant", "unknown")
+            return registry.load("converters", "onnx").describe(path)[0].get("edgekit.quant", "unknown")
         except MissingExtraError:
             return "unknown"
     raise CheckpointError(f"{path} is no model that edgekit knows: give a model folder, a .gguf or a .onnx")
@@ -67,10 +68,10 @@ def held(path: Path) -> Iterator[Held] | None:
     """An artefact's tensors as its converter reads them back; None if it does not, or is not installed."""
     if path.is_dir():
         return _of_folder(path)
-    for name in rooms.names("converters"):
-        if path.suffix == rooms.suffix("converters", name):
+    for name in registry.names("converters"):
+        if path.suffix == registry.suffix("converters", name):
             try:
-                weights = getattr(rooms.load("converters", name), "weights", None)
+                weights = getattr(registry.load("converters", name), "weights", None)
             except MissingExtraError:
                 return None
             return None if weights is None else weights(path)

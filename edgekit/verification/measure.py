@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import rooms, tokenizer
+from edgekit import tokenizer
 from edgekit.agreement import Agreement, Figures, logit_error
 from edgekit.checkpoint import Checkpoint
 from edgekit.convert import open_model
@@ -24,8 +24,9 @@ from edgekit.model import Model
 from edgekit.reference import Reference
 from edgekit.runtime import Logits, Runtime
 from edgekit.settings import Running
-from edgekit.texts import Document
 from edgekit.tokenizer import Tokenizer
+from edgekit.utils import registry
+from edgekit.utils.texts import Document
 from edgekit.verification.text import AWKWARD, CALIBRATION
 from edgekit.verify_settings import Verifying
 
@@ -79,7 +80,7 @@ def open_source(path: Path, runtime: str | None, running: Running) -> Source:
     if runtime is None and checkpoint is not None:
         return of_checkpoint(checkpoint)
     assert runtime is not None
-    room = rooms.load("runtimes", runtime)
+    room = registry.load("runtimes", runtime)
     if path.suffix != room.SUFFIX and (room.SUFFIX or path.suffix == ".onnx"):
         raise CheckpointError(f"{runtime} does not open {path.name} as it is: name another --runtime, or none")
     # Of PyTorch the model of transformers, and not what edgekit does to make it fast.
@@ -112,14 +113,14 @@ def open_artefact(path: Path, running: Running, *, quick: bool = False) -> tuple
         if not quick:
             try:
                 plain = dataclasses.replace(running, reference=True)
-                return rooms.load("runtimes", "torch").load(path, plain), "torch"
+                return registry.load("runtimes", "torch").load(path, plain), "torch"
             except MissingExtraError:
                 pass
         return Reference(open_model(path)), "numpy"
-    names = [name for name in rooms.names("runtimes") if rooms.suffix("runtimes", name) == path.suffix != ""]
+    names = [name for name in registry.names("runtimes") if registry.suffix("runtimes", name) == path.suffix != ""]
     if not names:
         raise CheckpointError(f"{path} is no model that edgekit knows: give a model folder, a .gguf or a .onnx")
-    return rooms.load("runtimes", names[0]).load(path, running), names[0]
+    return registry.load("runtimes", names[0]).load(path, running), names[0]
 
 
 class Truth:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from edgekit.eval_report import table
+from edgekit.utils.tables import table
 from edgekit.verification.proof import Proof
 from edgekit.verify import Verification
 

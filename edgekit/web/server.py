@@ -15,7 +15,7 @@ from types import FrameType
 import uvicorn
 
 from edgekit.errors import EdgekitError
-from edgekit.files import said
+from edgekit.utils.files import said
 from edgekit.web.app import application
 from edgekit.web.desk import Desk
 from edgekit.web.shelf import Shelf

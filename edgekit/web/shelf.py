@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgekit import rooms, source
-from edgekit.convert import Progress, silent
+from edgekit import source
 from edgekit.doctor.case import open_case
 from edgekit.errors import CheckpointError, MissingExtraError
 from edgekit.model import PREFERENCE, Model, defaults, load
 from edgekit.settings import Generating
+from edgekit.utils import registry
+from edgekit.utils.progress import Progress, silent
 from edgekit.web.fields import Refused, shown
 from edgekit.web.steps import Pieces
 
@@ -108,7 +109,7 @@ class Shelf:
 
     def runtime(self, entry: Entry, name: str | None) -> str:
         """The runtime that a request means. Raises `Refused` (400) for one that cannot be had."""
-        name = entry.runtime if name is None else rooms.ALIASES.get(name, name)
+        name = entry.runtime if name is None else registry.ALIASES.get(name, name)
         if name not in entry.runtimes:
             raise Refused(f"runtime must be one of {', '.join(entry.runtimes)}, not {shown(name)}", "runtime")
         return name
@@ -148,14 +149,14 @@ def describe(path: Path, runtime: str | None) -> Entry:
     names = runtimes_for(path)
     usable = [name for name in names if missing_for(path, name) is None]
     if runtime is not None:
-        runtime = rooms.ALIASES.get(runtime, runtime)
+        runtime = registry.ALIASES.get(runtime, runtime)
         if runtime not in usable:
             usable = [runtime, *usable]  # opening it says what is wrong
     elif not usable:
         package = missing_for(path, names[0])
         raise MissingExtraError(
             f"{names[0]} needs {package}, which is not installed: "
-            f"pip install 'edgekit[{rooms.extra('runtimes', names[0])}]'"
+            f"pip install 'edgekit[{registry.extra('runtimes', names[0])}]'"
         )
     config = case.shape
     total = None if config is None else sum(math.prod(shape) for shape in config.shapes().values())
@@ -177,8 +178,8 @@ def describe(path: Path, runtime: str | None) -> Entry:
 
 def runtimes_for(path: Path) -> list[str]:
     """The runtimes that could open a model, in the order in which `edgekit.load` would choose."""
-    names = rooms.names("runtimes")
-    own = [name for name in names if path.suffix and rooms.suffix("runtimes", name) == path.suffix]
+    names = registry.names("runtimes")
+    own = [name for name in names if path.suffix and registry.suffix("runtimes", name) == path.suffix]
     if path.suffix == ".onnx":
         return own
     preferred = [name for name in PREFERENCE if name in names]
@@ -187,7 +188,7 @@ def runtimes_for(path: Path) -> list[str]:
 
 def missing_for(path: Path, runtime: str) -> str | None:
     """A package that is not installed, and without which this runtime cannot open this model."""
-    suffix = rooms.suffix("runtimes", runtime)
+    suffix = registry.suffix("runtimes", runtime)
     wanted = list(PACKAGES.get(runtime, ()))
     if suffix and path.suffix != suffix:  # it is converted first
         wanted += CONVERTING.get(suffix, ())

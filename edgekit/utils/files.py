@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import FileError
+from edgekit.errors import FileError
 
 
 def said(error: OSError) -> str:

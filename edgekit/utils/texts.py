@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgekit.errors import DataError
-from edgekit.files import read_bytes
+from edgekit.utils.files import read_bytes
 
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 SEPARATOR = re.compile(r"^[ \t]*<\|endoftext\|>[ \t]*$", re.MULTILINE)
