@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from edgekit.checkpoint import LlamaConfig
+from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.settings import Converting
 
 SPECIALS = ("<pad>", "<s>", "</s>")

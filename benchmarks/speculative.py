@@ -28,8 +28,8 @@ import _stretched
 
 import edgekit
 from edgekit.bench import machine
+from edgekit.formats.hub import BUNDLED
 from edgekit.model import Model
-from edgekit.source import BUNDLED
 from edgekit.utils.tables import table
 
 PROMPTS = [

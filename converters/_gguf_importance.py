@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.checkpoint import LlamaConfig
 from edgekit.converters._gguf_tensors import gguf_name
+from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.importance import Importance
 
 NOT_WEIGHTED = ("f32", "f16", "bf16", "q8_0")

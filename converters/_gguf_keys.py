@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import artefact, model
-from edgekit.checkpoint import Checkpoint, LlamaConfig
 from edgekit.converters import _gguf_bpe, _gguf_tokenmonster
 from edgekit.converters import _gguf_package as gguf
 from edgekit.converters._gguf_tokens import Tokens, specials
+from edgekit.formats import embedded
+from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
+from edgekit.formats.generation_config import defaults
 from edgekit.settings import Sampling
 from edgekit.tokenizer import read_json
 from edgekit.tokenmonster import Vocabulary
@@ -27,7 +28,7 @@ def metadata(checkpoint: Checkpoint, quant: str, file_type: int) -> tuple[dict[s
     config, files = checkpoint.config, dict(checkpoint.files)
     files.setdefault("config.json", json.dumps(config.to_dict(), indent=2).encode())
     tokens, notes = tokenizer_keys(files, config)
-    texts, blobs = artefact.pack(files, source_sha256=checkpoint.sha256, quant=quant)
+    texts, blobs = embedded.pack(files, source_sha256=checkpoint.sha256, quant=quant)
     if notes:
         texts[NOTE] = "; ".join(notes)
     keys = general_keys(checkpoint, file_type) | llama_keys(config) | sampling_keys(files, config)
@@ -70,7 +71,7 @@ def sampling_keys(files: Mapping[str, bytes], config: LlamaConfig) -> dict[str, 
     """The defaults of `edgekit run` for this model, where its files ask for any: llama-cli and llama-server take
     them over. The penalty's window is the whole context, since here and in Hugging Face it is the whole sequence
     (llama.cpp's own default is 64 tokens)."""
-    wanted = model.defaults(files)
+    wanted = defaults(files)
     if all(getattr(wanted, name) == getattr(Sampling, name) for name in _SAMPLING):
         return {}
     return {

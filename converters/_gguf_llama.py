@@ -11,13 +11,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edgekit.checkpoint import Checkpoint, LlamaConfig
 from edgekit.convert import Written
 from edgekit.converters import _gguf_package as gguf
 from edgekit.converters._gguf_importance import array, uniform
 from edgekit.converters._gguf_tensors import gguf_name
 from edgekit.errors import MissingExtraError, RuntimeFailure
-from edgekit.gguf_file import BLOCKS, GGUFFile
+from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
+from edgekit.formats.gguf import BLOCKS, GGUFFile
 from edgekit.importance import Importance
 from edgekit.runtime import physical_cores
 from edgekit.utils import lazy

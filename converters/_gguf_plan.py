@@ -10,14 +10,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekit import artefact
-from edgekit.checkpoint import Checkpoint, LlamaConfig
 from edgekit.convert import Planned, Written
 from edgekit.converters import _gguf_importance, _gguf_keys, _gguf_llama
 from edgekit.converters._gguf_receipt import key_bytes
 from edgekit.converters._gguf_tensors import gguf_name
 from edgekit.converters._gguf_write import data_bytes, head, tensor_bytes
 from edgekit.errors import MissingExtraError
+from edgekit.formats import embedded
+from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.importance import Importance
 from edgekit.settings import Converting
 
@@ -60,7 +60,7 @@ def sizes(
                 assert importance is not None and settings.importance is not None
                 own |= _gguf_importance.keys(Importance(importance.values, _text(settings.importance), 0))
             size = len(head(own, [(t.name, t.shape, t.type) for t in tensors]))
-            size += data_bytes((t.shape, t.type) for t in tensors) + key_bytes(artefact.RECEIPT_ROOM)
+            size += data_bytes((t.shape, t.type) for t in tensors) + key_bytes(embedded.RECEIPT_ROOM)
             yield Planned(quant, tensors, size, note)
 
 

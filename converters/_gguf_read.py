@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit import tokenizer
-from edgekit.checkpoint import Checkpoint, LlamaConfig
 from edgekit.converters import _gguf_foreign
 from edgekit.converters import _gguf_package as gguf
 from edgekit.converters._gguf_tensors import gguf_name, unpermute
 from edgekit.errors import CheckpointError
-from edgekit.gguf_file import GGUFFile, llama_config
+from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
+from edgekit.formats.embedded import FILES
+from edgekit.formats.gguf import GGUFFile
+from edgekit.formats.gguf_config import llama_config
 
 
 def read(path: Path) -> Checkpoint:
@@ -31,7 +32,7 @@ def read(path: Path) -> Checkpoint:
     notes: list[str] = []
     if "config.json" in files:
         config = _agreeing(files["config.json"], config, path)
-    if not any(name in files for name in tokenizer.FILES):
+    if not any(name in files for name in FILES):
         made, note = _gguf_foreign.files(file, config)
         files |= made
         notes += [note] if note else []

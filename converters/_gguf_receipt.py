@@ -10,11 +10,11 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit import artefact
-from edgekit import gguf_file as g
 from edgekit.convert import Held
 from edgekit.converters._gguf_tensors import gguf_name, unpermute
 from edgekit.errors import CheckpointError
+from edgekit.formats import embedded, gguf_config
+from edgekit.formats import gguf as g
 
 
 def weights(path: Path) -> Iterator[Held]:
@@ -25,7 +25,7 @@ def weights(path: Path) -> Iterator[Held]:
             cannot be dequantized.
     """
     file = g.GGUFFile(path)
-    config = g.llama_config(file)
+    config = gguf_config.llama_config(file)
     names = {name: gguf_name(name) for name in config.shapes()}
     if config.tie_word_embeddings or "output.weight" not in file.tensors:
         names.pop("lm_head.weight", None)
@@ -57,7 +57,7 @@ def add_receipt(path: Path, text: str) -> None:
     """
     path = Path(path)
     file = g.GGUFFile(path)
-    if artefact.RECEIPT in file.metadata:
+    if embedded.RECEIPT in file.metadata:
         raise CheckpointError(f"{path} has a receipt already")
     begin = min(info.offset for info in file.tensors.values())
     # The table of tensors is the last thing before the data; which bytes it has is known, so it is found exactly.
@@ -91,7 +91,7 @@ def key_bytes(length: int, alignment: int = g.ALIGNMENT) -> int:
 
 
 def _key(text: str, alignment: int) -> bytes:
-    key, data = _string(artefact.RECEIPT.encode()) + struct.pack("<I", g.STRING), text.encode()
+    key, data = _string(embedded.RECEIPT.encode()) + struct.pack("<I", g.STRING), text.encode()
     blanks = -(len(key) + 8 + len(data)) % alignment
     return key + _string(data + b" " * blanks)
 

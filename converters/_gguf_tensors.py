@@ -5,7 +5,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.checkpoint import LlamaConfig
+from edgekit.formats.checkpoint import LlamaConfig
 
 NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",

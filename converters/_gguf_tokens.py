@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from edgekit import tokenizer
-from edgekit.checkpoint import LlamaConfig
+from edgekit.formats.checkpoint import LlamaConfig
 
 # llama.h, enum llama_token_type
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import gguf_file as g
+from edgekit.formats import gguf as g
 
 # What a Python or numpy value becomes. A plain int is a UINT32, as llama.cpp wants its hyperparameters.
 SCALARS: tuple[tuple[type, int, str], ...] = (

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit import tokenizer
-from edgekit.checkpoint import Checkpoint
 from edgekit.errors import CheckpointError
+from edgekit.formats.checkpoint import Checkpoint
+from edgekit.formats.embedded import FILES
 from edgekit.reference import Reference
 from edgekit.utils import blas
 from edgekit.verification.text import CALIBRATION
@@ -51,7 +52,7 @@ class Cache:
 
 
 def _scales(checkpoint: Checkpoint) -> list[tuple[Scales, Scales]]:
-    if not any(file in checkpoint.files for file in tokenizer.FILES):
+    if not any(file in checkpoint.files for file in FILES):
         raise CheckpointError(f"{checkpoint.name} has no tokenizer: --kv-cache int8 needs one to read a text with")
     own = tokenizer.from_files(checkpoint.files, checkpoint.config.vocab_size)
     prefix = [] if own.bos is None else [own.bos]

@@ -29,11 +29,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from edgekit.checkpoint import Checkpoint, LlamaConfig
 from edgekit.converters import _onnx_blocks, _onnx_cache
 from edgekit.converters._onnx_names import EMBEDDING, HEAD, QUANTIZED, ROTARY, SCALE, SINKS
 from edgekit.converters._onnx_write import Part, Spec
 from edgekit.errors import CheckpointError
+from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 
 MICROSOFT = "com.microsoft"
 

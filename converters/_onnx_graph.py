@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from edgekit.checkpoint import LlamaConfig
 from edgekit.converters._onnx_names import EMBEDDING, HEAD, QUANTIZED, SCALE, ZERO_POINT, weight_of
 from edgekit.errors import RuntimeFailure
+from edgekit.formats.checkpoint import LlamaConfig
 
 __all__ = ["EMBEDDING", "HEAD", "QUANTIZED", "SCALE", "ZERO_POINT", "weight_of"]
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from edgekit import artefact
+from edgekit.formats import embedded
 
 # onnx.proto: ModelProto.metadata_props is field 14, StringStringEntryProto has key 1 and value 2; all length-delimited.
 METADATA_PROPS, KEY, VALUE = 14, 1, 2
@@ -24,7 +24,7 @@ def entry_bytes(length: int) -> int:
 
 
 def _entry(text: str) -> bytes:
-    return _field(METADATA_PROPS, _field(KEY, artefact.RECEIPT.encode()) + _field(VALUE, text.encode()))
+    return _field(METADATA_PROPS, _field(KEY, embedded.RECEIPT.encode()) + _field(VALUE, text.encode()))
 
 
 def _field(number: int, data: bytes) -> bytes:

@@ -17,8 +17,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edgekit import artefact
 from edgekit.converters._onnx_names import EMBEDDING, SCALE
+from edgekit.formats import embedded
 
 CAST, KEPT = ".float32", ".unscaled"
 
@@ -46,7 +46,7 @@ def shrink(path: Path, quant: str) -> None:
         nodes.append(helper.make_node("Mul", [name + KEPT, name + SCALE], [name + CAST], f"{node.name}_scaled"))
     del graph.node[:]
     graph.node.extend(nodes)
-    kept = {prop.key: prop.value for prop in model.metadata_props if prop.key != artefact.RECEIPT}  # of other weights
+    kept = {prop.key: prop.value for prop in model.metadata_props if prop.key != embedded.RECEIPT}  # of other weights
     helper.set_model_props(model, kept | {"edgekit.quant": quant})
     path.write_bytes(model.SerializeToString(deterministic=True))
 

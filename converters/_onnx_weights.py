@@ -16,12 +16,12 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from edgekit import artefact
-from edgekit.checkpoint import LlamaConfig
 from edgekit.convert import Held
 from edgekit.converters._onnx_blocks import dequantize
 from edgekit.converters._onnx_names import EMBEDDING, HEAD, QUANTIZED, SCALE, ZERO_POINT, weight_of
 from edgekit.errors import CheckpointError
+from edgekit.formats import embedded
+from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.utils.files import read_bytes
 
 PRODUCTS = ("MatMul", "FusedMatMul", "Gemm", "MatMulInteger", "MatMulNBits")
@@ -50,7 +50,7 @@ def weights(path: Path) -> Iterator[Held]:
         model.ParseFromString(read_bytes(Path(path)))
     except (DecodeError, ValueError) as error:
         raise CheckpointError(f"{path} is not a whole ONNX file: {str(error).splitlines()[0]}") from error
-    files = artefact.files_in_texts({p.key: p.value for p in model.metadata_props}, path)
+    files = embedded.files_in_texts({p.key: p.value for p in model.metadata_props}, path)
     if "config.json" not in files:
         return
     config = LlamaConfig.from_dict(json.loads(files["config.json"]), f"{path}: config.json")

@@ -20,9 +20,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from edgekit import __version__
-from edgekit.checkpoint import Checkpoint
 from edgekit.converters import _onnx_graph
 from edgekit.errors import RuntimeFailure
+from edgekit.formats.checkpoint import Checkpoint
 from edgekit.utils.progress import Progress
 
 # Of the two that can be traced, `eager` gives the graph with fewer nodes: no search for NaN behind each softmax.

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 
 from edgekit import importance
-from edgekit.checkpoint import Checkpoint, LlamaConfig
 from edgekit.convert import Planned, Written
 from edgekit.converters import _gguf_importance, _gguf_keys, _gguf_llama, _gguf_plan
 from edgekit.converters import _gguf_package as gguf
@@ -33,7 +32,8 @@ from edgekit.converters._gguf_receipt import add_receipt, weights
 from edgekit.converters._gguf_tensors import gguf_name, permute
 from edgekit.converters._gguf_write import tensor_bytes, write
 from edgekit.errors import CheckpointError, SettingError
-from edgekit.gguf_file import BLOCKS
+from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
+from edgekit.formats.gguf import BLOCKS
 from edgekit.settings import Converting
 from edgekit.utils.progress import Progress
 

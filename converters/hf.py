@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit import hf_adapter
-from edgekit.checkpoint import WEIGHTS, Checkpoint, LlamaConfig
 from edgekit.convert import Written
 from edgekit.errors import CheckpointError, SettingError
+from edgekit.formats.checkpoint import WEIGHTS, Checkpoint, LlamaConfig
 from edgekit.settings import Converting
 from edgekit.utils.progress import Progress
 

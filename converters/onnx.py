@@ -55,8 +55,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import GraphProto, TensorProto, helper
 
-from edgekit import __version__, artefact
-from edgekit.checkpoint import Checkpoint
+from edgekit import __version__
 from edgekit.convert import Planned, Written
 from edgekit.converters import _onnx_fused, _onnx_write
 from edgekit.converters._onnx_fused import BLOCKS
@@ -64,6 +63,8 @@ from edgekit.converters._onnx_names import QUANTIZED, ROTARY, weight_of
 from edgekit.converters._onnx_receipt import add_receipt, entry_bytes
 from edgekit.converters._onnx_weights import weights
 from edgekit.errors import CheckpointError, SettingError
+from edgekit.formats import embedded
+from edgekit.formats.checkpoint import Checkpoint
 from edgekit.settings import Converting
 from edgekit.utils import registry
 from edgekit.utils.files import read_bytes
@@ -127,7 +128,7 @@ def sizes(checkpoint: Checkpoint, settings: Converting) -> Iterator[Planned]:
         except CheckpointError as error:
             yield Planned(quant, [], None, str(error))
             continue
-        size = _onnx_write.size(fused.model, fused.specs) + entry_bytes(artefact.RECEIPT_ROOM)
+        size = _onnx_write.size(fused.model, fused.specs) + entry_bytes(embedded.RECEIPT_ROOM)
         yield Planned(quant, _stored_rows(fused), size)
 
 
@@ -148,9 +149,9 @@ def _stored_rows(fused: _onnx_fused.Fused) -> list[Written]:
 
 
 def _metadata(checkpoint: Checkpoint, settings: Converting, quant: str) -> dict[str, str]:
-    texts, blobs = artefact.pack(checkpoint.files, source_sha256=checkpoint.sha256, quant=quant)
+    texts, blobs = embedded.pack(checkpoint.files, source_sha256=checkpoint.sha256, quant=quant)
     kept = {"edgekit.graph": settings.graph} | ({"edgekit.kv_cache": "int8"} if settings.kv_cache == "int8" else {})
-    return kept | texts | {key: artefact.to_text(data) for key, data in blobs.items()}
+    return kept | texts | {key: embedded.to_text(data) for key, data in blobs.items()}
 
 
 def _checked(checkpoint: Checkpoint, settings: Converting) -> str:

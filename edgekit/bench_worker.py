@@ -29,8 +29,11 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import cache, model, source, tokenizer, tuning
+from edgekit import cache, model, tuning
 from edgekit.errors import EdgekitError, MissingExtraError, VocabularyError
+from edgekit.formats import hub
+from edgekit.formats.embedded import FILES
+from edgekit.formats.generation_config import defaults
 from edgekit.model import Model
 from edgekit.runtime import Runtime
 from edgekit.settings import Running
@@ -156,7 +159,7 @@ def find(wanted: str | None, runtime: str | None, quant: str | None, revision: s
 
     A model that the runtime cannot open as it is, is converted into the cache. Raises as `edgekit.load`.
     """
-    where = source.resolve(wanted, revision=revision)
+    where = hub.resolve(wanted, revision=revision)
     name = registry.ALIASES.get(runtime, runtime) if runtime else _default(where)
     room = registry.load("runtimes", name)
     direct = where.suffix == room.SUFFIX if room.SUFFIX else where.is_dir() or where.suffix == ".gguf"
@@ -191,9 +194,9 @@ def open_model(artefact: Path, runtime: str, running: dict[str, Any]) -> Model:
     except VocabularyError:
         begin = time.perf_counter()
         opened = registry.load("runtimes", runtime).load(artefact, Running(**running))
-        if any(name in opened.files for name in tokenizer.FILES):
+        if any(name in opened.files for name in FILES):
             raise
-        wordless = Model(opened, Wordless(opened.vocab_size), model.defaults(opened.files))
+        wordless = Model(opened, Wordless(opened.vocab_size), defaults(opened.files))
         wordless.load_seconds = time.perf_counter() - begin
         return wordless
 

@@ -8,9 +8,10 @@ import hashlib
 import os
 from pathlib import Path
 
-from edgekit import __version__, artefact
+from edgekit import __version__
 from edgekit.convert import convert
 from edgekit.errors import FileError
+from edgekit.formats import embedded
 from edgekit.settings import Converting
 from edgekit.utils import registry
 from edgekit.utils.files import said
@@ -44,7 +45,7 @@ def digest(source: Path, quant: str) -> str:
         files = sorted(
             path
             for path in source.iterdir()
-            if path.name in artefact.CARRIED or ".safetensors" in path.name or path.suffix == ".vocab"
+            if path.name in embedded.CARRIED or ".safetensors" in path.name or path.suffix == ".vocab"
         )
     total = hashlib.sha256(f"{__version__}\0{quant}".encode())
     for path in files:

@@ -277,7 +277,7 @@ def convert(
     edgekit convert -m model.gguf --to hf -o ./checkpoint-again
     """
     from edgekit import convert as verb
-    from edgekit import source
+    from edgekit.formats import hub
 
     settings, choosing = Converting(**given(Converting, values)), Choosing(**given(Choosing, values))
     chooses = choosing.target_size is not None or choosing.max_kl is not None
@@ -289,7 +289,7 @@ def convert(
         raise UsageError("--plan writes and chooses nothing: leave out --output, --target-size and --max-kl")
     if chooses and settings.quant is not None:
         raise UsageError("--target-size and --max-kl choose the type: leave out --quant")
-    where = source.resolve(model, revision=revision)
+    where = hub.resolve(model, revision=revision)
     if plan or chooses:
         from edgekit.commands import plan as planner
     if plan:
@@ -328,9 +328,9 @@ def inspect(model: str | None, tensors: bool, revision: str | None, as_json: boo
     edgekit inspect -m model.gguf --json
     """
     from edgekit import inspect as verb
-    from edgekit import source
+    from edgekit.formats import hub
 
-    found = verb.describe(source.resolve(model, revision=revision))
+    found = verb.describe(hub.resolve(model, revision=revision))
     click.echo(json.dumps(found) if as_json else verb.report(found, tensors=tensors))
 
 

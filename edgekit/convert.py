@@ -29,8 +29,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.checkpoint import Checkpoint, open_folder
-from edgekit.errors import CheckpointError, SettingError, UnknownRoomError
+from edgekit.errors import SettingError, UnknownRoomError
+from edgekit.formats.checkpoint import Checkpoint
+from edgekit.formats.open import open_model
 from edgekit.settings import Converting
 from edgekit.utils import files, registry
 from edgekit.utils.progress import Progress, silent
@@ -82,26 +83,6 @@ class Conversion(NamedTuple):
     """What other programs will do with the artefact otherwise than edgekit, and what could not be verified."""
     receipt: dict[str, Any] | None = None
     """What was measured, as the artefact carries it; None if it was not verified."""
-
-
-def open_model(path: Path) -> Checkpoint:
-    """A checkpoint from whatever holds one: a Hugging Face folder, or a `.gguf`, dequantized.
-
-    Raises:
-        CheckpointError: `path` holds no model that can be read back to tensors.
-        MissingExtraError: the converter that reads it needs a package.
-    """
-    path = Path(path)
-    if path.is_file():
-        for name in registry.names("converters"):
-            if path.suffix == registry.suffix("converters", name):
-                room = registry.load("converters", name)
-                if hasattr(room, "read"):
-                    return room.read(path)
-        raise CheckpointError(
-            f"{path} cannot be turned back into a checkpoint: give the model folder or .gguf it was made from"
-        )
-    return open_folder(path)
 
 
 def check_quant(to: str, quant: str | None) -> str:

@@ -23,9 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit import artefact, export_web_npm, inspect, source, tokenizer
 from edgekit import convert as converting
+from edgekit import export_web_npm, inspect, tokenizer
 from edgekit.errors import CheckpointError, SettingError, UsageError, VocabularyError
+from edgekit.formats import embedded, hub
+from edgekit.formats.open import open_model
 from edgekit.settings import Converting
 from edgekit.utils import files, registry
 from edgekit.utils.progress import Progress, silent
@@ -100,7 +102,7 @@ def export_web(
         notes: list[str] = []
         types: list[str | None] = list(quants) if quants else [None]
         for model in models or [None]:
-            where = source.resolve(model, revision=revision)
+            where = hub.resolve(model, revision=revision)
             for quant in types:
                 entry, said = _add(where, quant, folder, progress)
                 if entry["file"] in [other["file"] for other in listed]:
@@ -137,7 +139,7 @@ def _add(where: Path, quant: str | None, folder: Path, progress: Progress) -> tu
             raise CheckpointError(
                 f"{where.name} has an int8 KV cache, a page's is float32: convert with --kv-cache f32"
             )
-        carried = artefact.files_in_texts(registry.load("converters", "onnx").describe(path)[0], where)
+        carried = embedded.files_in_texts(registry.load("converters", "onnx").describe(path)[0], where)
         _check_tokenizer(carried, config["vocab_size"], where)
         kind = metadata["edgekit.quant"]
         name = re.sub(
@@ -168,7 +170,7 @@ def _convert(where: Path, quant: str | None, path: Path, progress: Progress) -> 
     if kind == "int8":
         converting.convert(where, "onnx", path, settings=settings, force=True, verify=False, progress=progress)
     registry.load("converters", "_onnx_rows").shrink(path, "int8_rows")
-    checkpoint = converting.open_model(where)
+    checkpoint = open_model(where)
     measured, note = receipt.make(checkpoint, path, Path(f"{checkpoint.name}-int8_rows.onnx"), "onnx",
                               dataclasses.replace(settings, quant="int8_rows"))  # fmt: skip
     if measured:
@@ -184,7 +186,7 @@ def _check_tokenizer(carried: dict[str, bytes], vocab_size: int, where: Path) ->
 
 
 def _defaults(carried: dict[str, bytes]) -> dict[str, Any]:
-    from edgekit.model import defaults
+    from edgekit.formats.generation_config import defaults
 
     found = defaults(carried)
     return {name: getattr(found, name) for name in SETTINGS}

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit import tokenizer
-from edgekit.checkpoint import Checkpoint
 from edgekit.errors import CheckpointError, DataError, SettingError
+from edgekit.formats.checkpoint import Checkpoint
+from edgekit.formats.embedded import FILES
 from edgekit.reference import Reference
 from edgekit.utils import blas, texts
 from edgekit.utils.texts import Document
@@ -77,7 +78,7 @@ def collect(checkpoint: Checkpoint, which: str) -> Importance:
         SettingError: no file of this name.
     """
     name, documents = _read(which)
-    if not any(file in checkpoint.files for file in tokenizer.FILES):
+    if not any(file in checkpoint.files for file in FILES):
         raise CheckpointError(f"{checkpoint.name} has no tokenizer: --importance needs one to read a text with")
     own = tokenizer.from_files(checkpoint.files, checkpoint.config.vocab_size)
     model, window, read = _Observed(checkpoint), min(WINDOW, checkpoint.config.max_position_embeddings), 0

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import artefact, gguf_file, receipt, tokenizer
-from edgekit.checkpoint import Checkpoint, LlamaConfig, open_folder
+from edgekit import receipt, tokenizer
 from edgekit.convert import Written
 from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError
+from edgekit.formats import embedded, gguf, gguf_config
+from edgekit.formats.checkpoint import Checkpoint, LlamaConfig, open_folder
+from edgekit.formats.embedded import FILES
 from edgekit.utils import registry
 from edgekit.utils.files import read_bytes
 from edgekit.verification.tensors import group_of
@@ -50,7 +52,7 @@ def _describe_folder(path: Path) -> dict[str, Any]:
         for name, shape in checkpoint.config.shapes().items()
     ]
     facts = _facts(checkpoint.name, "Hugging Face folder", checkpoint.config, checkpoint.files, tensors)
-    proved = path / artefact.RECEIPT_FILE
+    proved = path / embedded.RECEIPT_FILE
     return facts | {
         "metadata": {"source.sha256": checkpoint.sha256},
         "receipt": receipt.read(read_bytes(proved)) if proved.is_file() else None,
@@ -68,8 +70,8 @@ def _sizes(config: LlamaConfig) -> dict[str, int]:
 
 
 def _describe_gguf(path: Path) -> dict[str, Any]:
-    file = gguf_file.GGUFFile(path)
-    config, files = gguf_file.llama_config(file), file.files()
+    file = gguf.GGUFFile(path)
+    config, files = gguf_config.llama_config(file), file.files()
     tensors = [Written(t.name, t.shape, t.type, t.bytes) for t in file.tensors.values()]
     metadata = _shown(file.metadata, files)
     name = str(file.metadata.get("general.name", path.stem))
@@ -77,19 +79,19 @@ def _describe_gguf(path: Path) -> dict[str, Any]:
     if not facts["vocabulary"]:
         tokens = file.metadata.get("tokenizer.ggml.tokens", [])
         facts["vocabulary"] = {"kind": file.metadata.get("tokenizer.ggml.model"), "ids": len(tokens)}
-    proved = receipt.read(file.metadata.get(artefact.RECEIPT))
+    proved = receipt.read(file.metadata.get(embedded.RECEIPT))
     return facts | {"metadata": metadata, "receipt": proved, "bytes": path.stat().st_size}
 
 
 def _describe_onnx(path: Path) -> dict[str, Any]:
     metadata, tensors, nodes = registry.load("converters", "onnx").describe(path)
-    files = artefact.files_in_texts(metadata, path)
+    files = embedded.files_in_texts(metadata, path)
     config = None
     if "config.json" in files:
         config = LlamaConfig.from_dict(json.loads(files["config.json"]), f"{path}: config.json")
     shown = _shown(metadata, files)
     return _facts(path.stem, "ONNX", config, files, tensors) | {
-        "metadata": shown, "receipt": receipt.read(metadata.get(artefact.RECEIPT)), "bytes": path.stat().st_size,
+        "metadata": shown, "receipt": receipt.read(metadata.get(embedded.RECEIPT)), "bytes": path.stat().st_size,
         "nodes": dict(nodes),
     }  # fmt: skip
 
@@ -118,7 +120,7 @@ def _facts(
 
 def _vocabulary(config: LlamaConfig, files: Mapping[str, bytes]) -> dict[str, Any]:
     """Facts of the tokenizer; what is wrong with it is a fact too, since the weights may still be of use."""
-    if not any(name in files for name in tokenizer.FILES):
+    if not any(name in files for name in FILES):
         return {}
     try:
         found = tokenizer.from_files(files, config.vocab_size)
@@ -129,8 +131,8 @@ def _vocabulary(config: LlamaConfig, files: Mapping[str, bytes]) -> dict[str, An
 
 def _shown(metadata: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
     """An artefact's metadata, the files that it carries by their size; not the receipt, which is shown in words."""
-    carried = {artefact.FILE + name: f"<{len(data):,} bytes>" for name, data in files.items()}
-    shown = {key: value for key, value in metadata.items() if key != artefact.RECEIPT}
+    carried = {embedded.FILE + name: f"<{len(data):,} bytes>" for name, data in files.items()}
+    shown = {key: value for key, value in metadata.items() if key != embedded.RECEIPT}
     return {key: carried[key] if key in carried else _short(value) for key, value in shown.items()}
 
 

@@ -1,14 +1,16 @@
 """What people import: a runtime and a tokenizer, and text out of them."""
 
 import dataclasses
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekit import cache, source, tokenizer, tuning
+from edgekit import cache, tokenizer, tuning
 from edgekit.errors import CheckpointError, MissingExtraError, PromptError, SettingError, UsageError, VocabularyError
+from edgekit.formats import hub
+from edgekit.formats.embedded import FILES
+from edgekit.formats.generation_config import defaults
 from edgekit.generate import Generation, Stream
 from edgekit.runtime import Runtime
 from edgekit.settings import Drafting, Generating, Running
@@ -18,10 +20,6 @@ from edgekit.utils.progress import Progress, silent
 
 # Which runtime opens a model folder if none is named: the first whose packages are installed.
 PREFERENCE = ("onnx", "llamacpp", "torch")
-
-# Stentor2's model card: "Always use repetition_penalty >= 1.1", personal favourites 0.8 / 0.7 / 1.2. TokenMonster
-# checkpoints whose generation config says nothing of sampling are taken for its kin.
-TOKENMONSTER_DEFAULTS = {"temperature": 0.8, "top_p": 0.7, "repetition_penalty": 1.2}
 
 
 class Model:
@@ -151,7 +149,7 @@ def load(
     if unknown := sorted(set(running) - known):
         raise SettingError(f"unknown setting {unknown[0]!r}: choose from {', '.join(sorted(known))}")
     how = Running(**running)
-    where = source.resolve(path, revision=revision)
+    where = hub.resolve(path, revision=revision)
     opened = _open(where, runtime, quant, how, progress)
     model = Model(opened, _tokenizer(opened, where), defaults(opened.files))
     model.load_seconds, model.running = time.perf_counter() - begin, running
@@ -194,7 +192,7 @@ def _artefact(where: Path, runtime: str, suffix: str, quant: str | None, progres
 
 
 def _tokenizer(opened: Runtime, where: Path) -> Tokenizer:
-    if any(name in opened.files for name in tokenizer.FILES):
+    if any(name in opened.files for name in FILES):
         return tokenizer.from_files(opened.files, opened.vocab_size)
     own: Callable[[], Tokenizer] | None = getattr(opened, "own_tokenizer", None)
     if own is None:
@@ -202,26 +200,3 @@ def _tokenizer(opened: Runtime, where: Path) -> Tokenizer:
             f"{where} has no tokenizer: put tokenizer.json, or tokenizer_config.json and a .vocab, beside the weights"
         )
     return own()
-
-
-def defaults(files: Mapping[str, bytes]) -> Generating:
-    """The settings that a model's own files ask for, with the meaning that Hugging Face gives them.
-
-    `generation_config.json` without `do_sample: true` means greedy, whatever temperature stands beside it; the
-    repetition penalty and `max_new_tokens` hold either way. Raises `SettingError` for values out of range.
-    """
-    try:
-        config = json.loads(files.get("generation_config.json", b"{}"))
-        kind = json.loads(files.get("tokenizer_config.json", b"{}")).get("tokenizer_type")
-    except (ValueError, AttributeError) as error:
-        raise CheckpointError(f"generation_config.json or tokenizer_config.json is not JSON: {error}") from error
-    wanted = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens")
-    found = {name: config[name] for name in wanted if config.get(name) is not None}
-    if kind == "tokenmonster" and "do_sample" not in config and not set(found) - {"max_new_tokens"}:
-        found |= TOKENMONSTER_DEFAULTS
-    elif not config.get("do_sample"):
-        found = {name: found[name] for name in ("repetition_penalty", "max_new_tokens") if name in found}
-    else:
-        # What transformers samples with where the file is silent.
-        found = {"temperature": 1.0, "top_k": 50} | found
-    return Generating(**found)

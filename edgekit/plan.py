@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.checkpoint import Checkpoint
 from edgekit.convert import Planned
 from edgekit.errors import SettingError, UnknownRoomError
+from edgekit.formats.checkpoint import Checkpoint
 from edgekit.settings import Converting
 from edgekit.utils import registry
 from edgekit.utils.tables import table

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.agreement import Figures
-from edgekit.checkpoint import Checkpoint
 from edgekit.convert import Planned
 from edgekit.errors import EdgekitError, MissingExtraError, SettingError
+from edgekit.formats.checkpoint import Checkpoint
 from edgekit.importance import DEFAULT
 from edgekit.plan import sizes
 from edgekit.settings import Choosing, Converting, bytes_of

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgekit.checkpoint import Checkpoint
 from edgekit.convert import Held, check_quant
 from edgekit.errors import MissingExtraError, SettingError
+from edgekit.formats.checkpoint import Checkpoint
 from edgekit.reference import Reference
 from edgekit.settings import Converting
 from edgekit.utils import blas, registry

@@ -23,9 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import __version__, artefact, importance
-from edgekit.checkpoint import Checkpoint
+from edgekit import __version__, importance
 from edgekit.errors import CheckpointError, DataError
+from edgekit.formats import embedded
+from edgekit.formats.checkpoint import Checkpoint
 from edgekit.settings import Converting
 from edgekit.utils import blas, files, registry
 from edgekit.verification.measure import Truth, of_checkpoint
@@ -128,9 +129,9 @@ def add(path: Path, receipt: dict[str, Any], room: Any) -> None:
     """Put a receipt into an artefact; a format whose converter has no `add_receipt` goes without."""
     text = json.dumps(receipt, separators=(",", ":"))
     if path.is_dir():
-        files.write_bytes(path / artefact.RECEIPT_FILE, (json.dumps(receipt, indent=2) + "\n").encode())
+        files.write_bytes(path / embedded.RECEIPT_FILE, (json.dumps(receipt, indent=2) + "\n").encode())
     elif hasattr(room, "add_receipt"):
-        room.add_receipt(path, text + " " * (-len(text) % artefact.RECEIPT_ROOM))
+        room.add_receipt(path, text + " " * (-len(text) % embedded.RECEIPT_ROOM))
 
 
 def read(text: object) -> dict[str, Any] | None:

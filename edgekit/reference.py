@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.checkpoint import Checkpoint, LlamaConfig
+from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.runtime import Logits, check_forward, check_rewind
 
 Array = NDArray[np.float32]

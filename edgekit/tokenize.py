@@ -4,9 +4,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgekit import source, tokenizer
-from edgekit.checkpoint import side_files
+from edgekit import tokenizer
 from edgekit.errors import UsageError, VocabularyError
+from edgekit.formats import hub
+from edgekit.formats.checkpoint import side_files
 from edgekit.tokenizer import Tokenizer
 from edgekit.tokenmonster import Vocabulary
 from edgekit.utils import registry
@@ -25,7 +26,7 @@ def open_tokenizer(model: str | None, vocab: str | None, revision: str | None = 
         vocabulary = Vocabulary.load(tokenmonster_tokenizer.resolve(vocab))
         files = tokenmonster_tokenizer.files_for(vocabulary.to_bytes())
         return tokenizer.from_files(files, json.loads(files["tokenizer_config.json"])["vocab_size"])
-    where = source.resolve(model, revision=revision)
+    where = hub.resolve(model, revision=revision)
     if where.is_dir():
         files = side_files(where)
         size = json.loads(files.get("config.json", b"{}")).get("vocab_size")

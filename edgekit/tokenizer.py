@@ -72,16 +72,6 @@ class Tokenizer(Protocol):
         ...
 
 
-# The files beside the weights that make a tokenizer; artefacts carry them whole, by these names.
-FILES = (
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenmonster.vocab",
-)
-
-
 def from_files(files: Mapping[str, bytes], vocab_size: int) -> Tokenizer:
     """The tokenizer that a model's files describe.
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit import source
+from edgekit.formats import hub
 from edgekit.utils import blas
 from edgekit.utils.progress import Progress, silent
 from edgekit.utils.texts import Document
@@ -77,8 +77,8 @@ def verify(
             that it cannot be opened, is no error but one of its `failures`.
     """
     settings = settings or Verifying(**values)
-    paths = [source.resolve(path) for path in artefacts]
-    where = source.resolve(model, revision=revision)
+    paths = [hub.resolve(path) for path in artefacts]
+    where = hub.resolve(model, revision=revision)
     with blas.threads(settings.threads or 1):
         truth = Truth(open_source(where, runtime, running(settings)), texts, settings)
         proofs = [prove(truth, path) for path in progress(paths, "verify", len(paths))]

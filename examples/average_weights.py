@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from edgekit import checkpoint
 from edgekit.errors import EdgekitError
+from edgekit.formats import checkpoint
 from edgekit.utils import files
 
 

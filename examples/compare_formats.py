@@ -15,10 +15,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from edgekit import bench, source
+from edgekit import bench
 from edgekit.bench_settings import Benching
 from edgekit.convert import convert
 from edgekit.errors import EdgekitError
+from edgekit.formats import hub
 from edgekit.settings import Converting
 from edgekit.utils import files, texts
 from edgekit.utils.tables import table
@@ -84,7 +85,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="of --speed")
     arguments = parser.parse_args()
 
-    model = source.resolve(arguments.model)
+    model = hub.resolve(arguments.model)
     documents = texts.read(arguments.text) if arguments.text else None
     if documents is not None and len(documents) > DOCUMENTS:
         documents = documents[:: len(documents) // DOCUMENTS]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.errors import CheckpointError, PromptError, VocabularyError
-from edgekit.gguf_file import GGUFFile
+from edgekit.formats.gguf import GGUFFile
 from edgekit.utils import lazy
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edgekit.checkpoint import LlamaConfig
 from edgekit.errors import MissingExtraError, RuntimeFailure
+from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.runtime import Logits, check_forward, check_rewind
 from edgekit.runtimes._onnx_session import interface, present, reason, same
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from edgekit.checkpoint import LlamaConfig
 from edgekit.errors import RuntimeFailure
+from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.runtime import Logits, check_forward, check_rewind
 from edgekit.runtimes._onnx_session import interface, present, reason, same
 

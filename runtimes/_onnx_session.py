@@ -8,9 +8,9 @@ from typing import Any
 
 import onnxruntime as ort
 
-from edgekit import artefact
-from edgekit.checkpoint import LlamaConfig
 from edgekit.errors import CheckpointError, FileError
+from edgekit.formats import embedded
+from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.runtime import choose_threads
 from edgekit.runtimes import _huge_pages
 from edgekit.settings import Running
@@ -65,8 +65,8 @@ def carried(opened: ort.InferenceSession, path: Path) -> dict[str, bytes]:
     """
     texts: dict[str, str] = opened.get_modelmeta().custom_metadata_map
     if any(key.startswith("edgekit.") for key in texts):
-        return artefact.files_in_texts(texts, path)
-    return {name: read_bytes(path.parent / name) for name in artefact.CARRIED if (path.parent / name).is_file()}
+        return embedded.files_in_texts(texts, path)
+    return {name: read_bytes(path.parent / name) for name in embedded.CARRIED if (path.parent / name).is_file()}
 
 
 def config(files: Mapping[str, bytes], path: Path) -> LlamaConfig:

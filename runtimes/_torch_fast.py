@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgekit.checkpoint import Checkpoint, LlamaConfig
+from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.runtimes._torch_products import Arena, Blocks, Product, cut
 
 CHUNK = 512

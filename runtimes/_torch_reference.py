@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from edgekit.checkpoint import Checkpoint
 from edgekit.errors import RuntimeFailure
+from edgekit.formats.checkpoint import Checkpoint
 
 # The default of transformers, so what people compare with. It equals `eager` to 1e-6 and decodes a tenth faster.
 ATTENTION = "sdpa"

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.checkpoint import LlamaConfig
 from edgekit.errors import CheckpointError, RuntimeFailure
-from edgekit.gguf_file import GGUFFile, llama_config
+from edgekit.formats.checkpoint import LlamaConfig
+from edgekit.formats.gguf import GGUFFile
+from edgekit.formats.gguf_config import llama_config
 from edgekit.runtime import Logits, check_forward, check_rewind, choose_threads
 from edgekit.runtimes._llamacpp_tokenizer import LlamaTokenizer, check_vocabulary
 from edgekit.settings import Running

@@ -10,9 +10,9 @@ from typing import Protocol
 
 import torch
 
-from edgekit.checkpoint import Checkpoint
-from edgekit.convert import open_model
 from edgekit.errors import RuntimeFailure, SettingError
+from edgekit.formats.checkpoint import Checkpoint
+from edgekit.formats.open import open_model
 from edgekit.runtime import Logits, check_forward, check_rewind, choose_threads
 from edgekit.runtimes._torch_fast import FastLlama
 from edgekit.settings import Running

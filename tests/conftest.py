@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from edgekit.checkpoint import LlamaConfig
-from edgekit.source import BUNDLED
+from edgekit.formats.checkpoint import LlamaConfig
+from edgekit.formats.hub import BUNDLED
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 NO_SHARED = "needs the project's shared folder beside the checkout (real vocabularies, texts and a trained model)"

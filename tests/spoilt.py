@@ -12,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import decoders, models, normalizers, processors
 
 from edgekit import doctor
-from edgekit.checkpoint import INDEX, LlamaConfig, open_folder
-from edgekit.gguf_file import GGUFFile
+from edgekit.formats.checkpoint import INDEX, LlamaConfig, open_folder
+from edgekit.formats.gguf import GGUFFile
 from edgekit.settings import Converting
 from edgekit.utils import registry
 from edgekit.utils.progress import silent

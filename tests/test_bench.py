@@ -15,8 +15,8 @@ from conftest import write_model
 from edgekit import bench, bench_report, bench_worker, cli
 from edgekit.bench import Bench, Figure
 from edgekit.bench_settings import Benching
-from edgekit.checkpoint import LlamaConfig
 from edgekit.errors import ContextError, RuntimeFailure, SettingError, UnknownRoomError, UsageError
+from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.model import Model
 from edgekit.runtime import physical_cores
 from edgekit.utils import registry

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import edgekit
-from edgekit.checkpoint import open_folder
 from edgekit.errors import MissingExtraError
-from edgekit.source import BUNDLED
+from edgekit.formats.checkpoint import open_folder
+from edgekit.formats.hub import BUNDLED
 from edgekit.utils import registry
 
 # Written for this test, so that no training text holds it.

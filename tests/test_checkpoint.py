@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from edgekit.checkpoint import LlamaConfig, open_folder, side_files
 from edgekit.errors import CheckpointError
+from edgekit.formats.checkpoint import LlamaConfig, open_folder, side_files
 
 SMALL = LlamaConfig(
     vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,

@@ -15,12 +15,14 @@ from safetensors.numpy import load_file, save_file
 from spoilt import EMBEDDING, LAYER, SHAPE, Folder, named, told
 from tokenizers import decoders, models, pre_tokenizers
 
-from edgekit import doctor, model, source, tokenizer
-from edgekit.checkpoint import INDEX, open_folder
+from edgekit import doctor, tokenizer
 from edgekit.commands.doctor import COMMAND
 from edgekit.doctor.finding import CHECKS, LEVELS
 from edgekit.doctor.tensors import CHUNK, measure
 from edgekit.errors import CheckpointError, EdgekitError
+from edgekit.formats import hub
+from edgekit.formats.checkpoint import INDEX, open_folder
+from edgekit.formats.generation_config import defaults
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def test_a_healthy_folder_has_only_notes(folder):
 
 
 def test_the_bundled_model():
-    found = doctor.examine(source.resolve(None))
+    found = doctor.examine(hub.resolve(None))
     assert found.usable and {f.name for f in found.findings if f.level == "warning"} == {"tokenmonster"}
 
 
@@ -320,7 +322,7 @@ def refused(path: Path) -> str:
     try:
         checkpoint = open_folder(path)
         tokenizer.from_files(checkpoint.files, checkpoint.config.vocab_size)
-        model.defaults(checkpoint.files)
+        defaults(checkpoint.files)
     except EdgekitError as error:
         return str(error)
     return ""
@@ -495,7 +497,7 @@ def test_json(folder):
 
 def test_without_a_model_it_looks_at_the_bundled_one():
     done = run("--json")
-    assert done.exit_code == 0 and Path(json.loads(done.output)["model"]) == source.BUNDLED
+    assert done.exit_code == 0 and Path(json.loads(done.output)["model"]) == hub.BUNDLED
 
 
 def test_paths_that_are_no_models(tmp_path):

@@ -14,13 +14,14 @@ from handmade import small
 from spoilt import EMBEDDING, FILES, SHAPE, Folder, converted, named, rewritten, told
 from test_doctor import FOLDERS
 
-from edgekit import artefact, doctor
+from edgekit import doctor
 from edgekit.doctor import onnx as doctor_onnx
 from edgekit.doctor.finding import CHECKS
 from edgekit.doctor.onnx_file import read as read_onnx
 from edgekit.doctor.tensors import SCALES, measure
 from edgekit.errors import EdgekitError, MissingExtraError
-from edgekit.gguf_file import BLOCKS
+from edgekit.formats import embedded
+from edgekit.formats.gguf import BLOCKS
 from edgekit.settings import Running
 from edgekit.utils import registry
 
@@ -274,9 +275,9 @@ def onnx_file(path: Path, *, weights=None, nodes=("MatMul",), props=None, ir=8, 
     )
     made = helper.make_model(graph, ir_version=ir, opset_imports=[helper.make_opsetid("", 18)])
     if props is None:
-        texts, blobs = artefact.pack(FILES | {"config.json": json.dumps(SHAPE.to_dict()).encode()}, source_sha256="",
+        texts, blobs = embedded.pack(FILES | {"config.json": json.dumps(SHAPE.to_dict()).encode()}, source_sha256="",
                                      quant="fp32")  # fmt: skip
-        props = {"edgekit.graph": "portable"} | texts | {k: artefact.to_text(v) for k, v in blobs.items()}
+        props = {"edgekit.graph": "portable"} | texts | {k: embedded.to_text(v) for k, v in blobs.items()}
     helper.set_model_props(made, props)
     path.write_bytes(made.SerializeToString())
     return path

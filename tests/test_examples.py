@@ -16,11 +16,11 @@ import pytest
 from conftest import write_model
 
 import edgekit
-from edgekit.checkpoint import LlamaConfig
 from edgekit.convert import convert
 from edgekit.errors import MissingExtraError
+from edgekit.formats.checkpoint import LlamaConfig
+from edgekit.formats.hub import BUNDLED
 from edgekit.settings import Converting
-from edgekit.source import BUNDLED
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 PROMPTS = ["Once upon a time", "The science of light", "\n\n", "don't"]

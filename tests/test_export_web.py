@@ -14,9 +14,10 @@ from conftest import STENTOR, tokenmonster_files, write_model
 from page_site import ROOT, artefact, site
 
 import edgekit
-from edgekit import checkpoint, export_web, export_web_npm, source
+from edgekit import export_web, export_web_npm
 from edgekit.commands import export_web as command
 from edgekit.errors import CheckpointError, FileError, SettingError, UsageError, VocabularyError
+from edgekit.formats import checkpoint, hub
 from edgekit.generate import token_logprob
 from edgekit.utils import registry
 
@@ -123,7 +124,7 @@ def test_int8_rows_are_off_by_half_a_step_at_most(folder):
     half = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(artefact("fp16")).graph.initializer}
     matrices = [name for name, values in stored.items() if values.dtype == np.int8]
     assert len(matrices) == 25  # the embedding, and four in each of six layers
-    own = checkpoint.open_folder(source.BUNDLED).float32("model.embed_tokens.weight")
+    own = checkpoint.open_folder(hub.BUNDLED).float32("model.embed_tokens.weight")
     np.testing.assert_array_equal(half["model.embed_tokens.weight"].astype(np.float32), own)
     for name in matrices:
         values, scale = half[name].astype(np.float32), stored[name + "_scale"]

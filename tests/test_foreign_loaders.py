@@ -16,9 +16,9 @@ from safetensors import safe_open
 from spoilt import SHAPE, Folder
 
 from edgekit import model, tokenizer
-from edgekit.checkpoint import open_folder
 from edgekit.convert import convert
-from edgekit.gguf_file import GGUFFile
+from edgekit.formats.checkpoint import open_folder
+from edgekit.formats.gguf import GGUFFile
 from edgekit.settings import Converting
 from edgekit.tokenmonster_tokenizer import TokenMonsterTokenizer
 

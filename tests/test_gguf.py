@@ -16,9 +16,10 @@ from conftest import tokenmonster_files, write_model
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from edgekit import convert, tokenizer
-from edgekit.checkpoint import Checkpoint, LlamaConfig, open_folder
 from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError, SettingError, VocabularyError
-from edgekit.gguf_file import GGUFFile
+from edgekit.formats.checkpoint import Checkpoint, LlamaConfig, open_folder
+from edgekit.formats.gguf import GGUFFile
+from edgekit.formats.open import open_model
 from edgekit.settings import Converting
 from edgekit.tokenmonster import NONE, SPECIAL, Record, Vocabulary
 from edgekit.utils.progress import silent
@@ -555,7 +556,7 @@ def test_there_and_back_is_bit_exact(tmp_path, quant, dtype, tied):
     held, dtypes = {n: tensors(t) for n, t in source}, dict.fromkeys(source.tensors, dtype)
     source = Checkpoint("m", config, held, dtypes, source.files)
     room.convert(source, tmp_path / "x.gguf", Converting(quant), silent)
-    back = convert.open_model(tmp_path / "x.gguf")
+    back = open_model(tmp_path / "x.gguf")
     assert back.config == source.config and back.name == "m" and back.files == source.files
     for name in source.tensors:
         assert (back.float32(name) == source.float32(name)).all(), name

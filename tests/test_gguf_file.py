@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgekit import gguf_file
 from edgekit.errors import CheckpointError, FileError
-from edgekit.gguf_file import GGUFFile
+from edgekit.formats import gguf as gguf_file
+from edgekit.formats.gguf import GGUFFile
 
 gguf = pytest.importorskip("gguf")
 

@@ -11,10 +11,10 @@ from handmade import small
 from safetensors.numpy import load_file, save_file
 
 from edgekit import importance, tokenizer
-from edgekit.checkpoint import LlamaConfig, open_folder
 from edgekit.cli import main
 from edgekit.convert import convert
 from edgekit.errors import CheckpointError, DataError, SettingError
+from edgekit.formats.checkpoint import LlamaConfig, open_folder
 from edgekit.settings import Converting
 from edgekit.utils import registry
 from edgekit.utils.texts import Document

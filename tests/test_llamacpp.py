@@ -11,8 +11,8 @@ import pytest
 from conftest import tokenmonster_files, write_model
 
 from edgekit import convert, tokenizer
-from edgekit.checkpoint import LlamaConfig
 from edgekit.errors import CheckpointError, ContextError, FileError, RuntimeFailure, VocabularyError
+from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.settings import Converting, Running
 from edgekit.utils import lazy, registry
 

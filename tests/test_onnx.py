@@ -10,10 +10,10 @@ import pytest
 from conftest import write_model
 from oracles import divergence, hf_logits, hugging_face
 
-from edgekit import artefact
-from edgekit.checkpoint import LlamaConfig, open_folder
 from edgekit.convert import convert
 from edgekit.errors import CheckpointError, ContextError, FileError, RuntimeFailure, SettingError
+from edgekit.formats import embedded
+from edgekit.formats.checkpoint import LlamaConfig, open_folder
 from edgekit.settings import Converting, Running
 from edgekit.utils import registry
 
@@ -251,7 +251,7 @@ def test_carries_the_files_beside_the_weights(models, exported, quant):
     metadata, _, _ = describe(exported("stories", quant))
     assert metadata["edgekit.graph"] == "portable" and metadata["edgekit.quant"] == quant
     assert metadata["edgekit.source.sha256"] == source.sha256
-    assert artefact.files_in_texts(metadata, "m") == source.files
+    assert embedded.files_in_texts(metadata, "m") == source.files
 
 
 def test_describe_names_every_weight(models, exported):
@@ -422,15 +422,15 @@ def other_config(model):
     for prop in model.metadata_props:
         if prop.key.startswith("edgekit.file.config.json"):
             data = json.dumps(dataclasses.replace(ODD, num_key_value_heads=3, tie_word_embeddings=True).to_dict())
-            texts, blobs = artefact.pack({"config.json": data.encode()}, source_sha256="", quant="")
-            values = texts | {key: artefact.to_text(blob) for key, blob in blobs.items()}
+            texts, blobs = embedded.pack({"config.json": data.encode()}, source_sha256="", quant="")
+            values = texts | {key: embedded.to_text(blob) for key, blob in blobs.items()}
             prop.value = values[prop.key]
 
 
 def flip_a_file(model):
     for prop in model.metadata_props:
         if prop.key == "edgekit.file.config.json":
-            prop.value = artefact.to_text(b"{}")
+            prop.value = embedded.to_text(b"{}")
 
 
 def no_base64(model):

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from oracles import divergence
 
 from edgekit import cli, tokenizer
-from edgekit.checkpoint import LlamaConfig, open_folder
 from edgekit.convert import convert
 from edgekit.errors import CheckpointError, MissingExtraError, SettingError
+from edgekit.formats.checkpoint import LlamaConfig, open_folder
 from edgekit.reference import Reference, rotate
 from edgekit.settings import Converting, Running
 from edgekit.utils import registry

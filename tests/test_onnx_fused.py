@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import divergence, hf_logits, hugging_face
 
-from edgekit import artefact
-from edgekit.checkpoint import LlamaConfig, open_folder
 from edgekit.convert import convert
 from edgekit.errors import CheckpointError, ContextError, RuntimeFailure, SettingError
+from edgekit.formats import embedded
+from edgekit.formats.checkpoint import LlamaConfig, open_folder
 from edgekit.settings import Converting, Running
 from edgekit.utils import registry
 
@@ -597,7 +597,7 @@ def test_carries_the_files_beside_the_weights(models, exported):
     assert (runtime.vocab_size, runtime.context_length) == (512, 512)
     metadata, _, _ = describe(exported("stories", "int4"))
     assert metadata["edgekit.source.sha256"] == source.sha256
-    assert artefact.files_in_texts(metadata, "m") == source.files
+    assert embedded.files_in_texts(metadata, "m") == source.files
 
 
 def test_fused_int8_is_what_is_made_unasked(models, tmp_path):
@@ -667,8 +667,8 @@ def drop_output(model):
 def with_config(**changes):
     def change(model):
         data = json.dumps(dataclasses.replace(SHAPES["tied"], **changes).to_dict()).encode()
-        texts, blobs = artefact.pack({"config.json": data}, source_sha256="", quant="")
-        values = texts | {key: artefact.to_text(blob) for key, blob in blobs.items()}
+        texts, blobs = embedded.pack({"config.json": data}, source_sha256="", quant="")
+        values = texts | {key: embedded.to_text(blob) for key, blob in blobs.items()}
         for prop in model.metadata_props:
             if prop.key.startswith("edgekit.file.config.json"):
                 prop.value = values[prop.key]

@@ -10,10 +10,11 @@ from conftest import tokenmonster_files, write_model
 from handmade import small
 
 from edgekit import plan, plan_choose, plan_sensitivity
-from edgekit.checkpoint import LlamaConfig, open_folder
 from edgekit.cli import main
-from edgekit.convert import convert, open_model
+from edgekit.convert import convert
 from edgekit.errors import MissingExtraError, RuntimeFailure, SettingError
+from edgekit.formats.checkpoint import LlamaConfig, open_folder
+from edgekit.formats.open import open_model
 from edgekit.reference import Reference
 from edgekit.settings import Choosing, Converting, bytes_of
 from edgekit.utils import registry

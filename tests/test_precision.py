@@ -7,8 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from edgekit.checkpoint import LlamaConfig
 from edgekit.errors import RecipeError
+from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.training import optim, precision
 from edgekit.training.attention import causal_attention
 from edgekit.training.kernels import rms_norm

@@ -15,7 +15,7 @@ from test_examples import GREEDY, opened_script
 
 import edgekit
 from edgekit.errors import MissingExtraError
-from edgekit.source import BUNDLED
+from edgekit.formats.hub import BUNDLED
 
 PI = Path(__file__).resolve().parents[1] / "examples" / "raspberry_pi"
 

@@ -8,10 +8,12 @@ import pytest
 from conftest import tokenmonster_files, write_model
 from handmade import small
 
-from edgekit import artefact, gguf_file, inspect, receipt
-from edgekit.checkpoint import Checkpoint, LlamaConfig, open_folder
+from edgekit import inspect, receipt
 from edgekit.convert import convert, summary
 from edgekit.errors import CheckpointError, MissingExtraError
+from edgekit.formats import embedded
+from edgekit.formats import gguf as gguf_file
+from edgekit.formats.checkpoint import Checkpoint, LlamaConfig, open_folder
 from edgekit.settings import Converting
 from edgekit.utils import registry
 from edgekit.verify import verify
@@ -89,14 +91,14 @@ def test_without_verify_nothing_else_is_different(tiny, tmp_path, kind):
         }
     elif kind[0] == "gguf":
         with_it, without = gguf_file.GGUFFile(proved.path), gguf_file.GGUFFile(bare.path)
-        assert list(with_it.metadata) == [*without.metadata, artefact.RECEIPT]
+        assert list(with_it.metadata) == [*without.metadata, embedded.RECEIPT]
         assert list(with_it.tensors) == list(without.tensors)
         for name, tensor in with_it.tensors.items():
             assert (with_it.data(name) == without.data(name)).all() and tensor.offset % 32 == 0
         assert with_it.files() == without.files()
     else:
         a, b = onnx.load(proved.path), onnx.load(bare.path)
-        kept = [p for p in a.metadata_props if p.key != artefact.RECEIPT]
+        kept = [p for p in a.metadata_props if p.key != embedded.RECEIPT]
         assert len(kept) == len(a.metadata_props) - 1 == len(b.metadata_props)
         del a.metadata_props[:]
         a.metadata_props.extend(kept)
@@ -108,7 +110,7 @@ def test_summary_and_inspect_show_it(tiny, tmp_path):
     said = summary(made)
     assert "verified on llamacpp, 256 positions of bundled text" in said and "\n  KL 0.0" in said
     found = inspect.describe(made.path)
-    assert found["receipt"] == made.receipt and artefact.RECEIPT not in found["metadata"]
+    assert found["receipt"] == made.receipt and embedded.RECEIPT not in found["metadata"]
     assert "receipt\n  verified on llamacpp" in inspect.report(found)
     folder = to(tiny, tmp_path, ("hf", "f32")).path
     assert inspect.describe(folder)["receipt"]["to"] == "hf" and "\nreceipt\n" in inspect.report(
@@ -173,7 +175,7 @@ def test_a_runtime_that_is_not_installed_is_a_note(tiny, tmp_path, monkeypatch):
     monkeypatch.delattr(real("converters", "gguf"), "weights")
     made = to(tiny, tmp_path / "b", ("gguf", "q8_0"))
     assert made.receipt is None and made.notes[-1].startswith("not verified: llamacpp needs")
-    assert artefact.RECEIPT not in gguf_file.GGUFFile(made.path).metadata
+    assert embedded.RECEIPT not in gguf_file.GGUFFile(made.path).metadata
 
 
 # ----------------------------------------------------------------------------- broken ones

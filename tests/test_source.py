@@ -4,13 +4,13 @@ import fnmatch
 
 import pytest
 
-from edgekit import source
 from edgekit.errors import CheckpointError, FileError
+from edgekit.formats import hub
 
 
 def test_a_path_is_itself(tmp_path):
-    assert source.resolve(tmp_path) == tmp_path
-    assert source.resolve(str(tmp_path)) == tmp_path
+    assert hub.resolve(tmp_path) == tmp_path
+    assert hub.resolve(str(tmp_path)) == tmp_path
 
 
 def test_a_hub_id_is_downloaded_at_its_revision(monkeypatch, tmp_path):
@@ -21,7 +21,7 @@ def test_a_hub_id_is_downloaded_at_its_revision(monkeypatch, tmp_path):
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert source.resolve("StentorLabs/Stentor2-12M", revision="v1") == tmp_path
+    assert hub.resolve("StentorLabs/Stentor2-12M", revision="v1") == tmp_path
     assert asked["name"] == "StentorLabs/Stentor2-12M" and asked["revision"] == "v1"
 
     def wanted(name):
@@ -39,18 +39,18 @@ def test_a_hub_that_does_not_answer_is_one_line(monkeypatch, trouble):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     with pytest.raises(FileError, match=f"cannot be had from the Hub: {trouble}"):
-        source.resolve("StentorLabs/Nothing")
+        hub.resolve("StentorLabs/Nothing")
 
 
 @pytest.mark.parametrize("name", ["absent", "a/b/c", "owner/model.gguf", "../up/there"])
 def test_what_is_neither(name):
     with pytest.raises(CheckpointError, match="does not exist, and is no Hub id"):
-        source.resolve(name)
+        hub.resolve(name)
 
 
 def test_nothing_is_the_bundled_model(monkeypatch, tmp_path):
-    monkeypatch.setattr(source, "BUNDLED", tmp_path)
+    monkeypatch.setattr(hub, "BUNDLED", tmp_path)
     with pytest.raises(CheckpointError, match="the bundled model is missing"):
-        source.resolve(None)
+        hub.resolve(None)
     (tmp_path / "config.json").write_text("{}")
-    assert source.resolve(None) == tmp_path
+    assert hub.resolve(None) == tmp_path

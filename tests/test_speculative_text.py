@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from speculative_toys import OTHER, SMALL, Spelled
 
-from edgekit.source import BUNDLED
+from edgekit.formats.hub import BUNDLED
 from edgekit.speculative.draft import same_vocabulary
 from edgekit.speculative.transcript import Openings, Transcript, ends_of, formed, forms, pieces
 from edgekit.tokenizer import from_files

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from conftest import write_model
 
-from edgekit.checkpoint import LlamaConfig
 from edgekit.errors import CheckpointError, ContextError, MissingExtraError, RuntimeFailure, SettingError
+from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.settings import Running
 from edgekit.utils import registry
 

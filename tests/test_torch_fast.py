@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import write_model
 
-from edgekit.checkpoint import LlamaConfig, open_folder
+from edgekit.formats.checkpoint import LlamaConfig, open_folder
 from edgekit.sampling import log_softmax
 from edgekit.settings import Running
 from edgekit.utils import registry

@@ -23,9 +23,9 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from edgekit import tokenizer
-from edgekit.checkpoint import open_folder
 from edgekit.commands import train as command
 from edgekit.errors import DataError, FileError, RecipeError, TrainingError
+from edgekit.formats.checkpoint import open_folder
 from edgekit.training import checkpoints, loop, recipe
 from edgekit.training.curves import svg, ticks
 from edgekit.training.logs import COLUMNS

@@ -15,10 +15,10 @@ from conftest import tokenmonster_files, write_model
 from handmade import small
 
 from edgekit import cli
-from edgekit.checkpoint import LlamaConfig, open_folder
 from edgekit.commands.verify import COMMAND
 from edgekit.convert import convert
 from edgekit.errors import CheckpointError, SettingError
+from edgekit.formats.checkpoint import LlamaConfig, open_folder
 from edgekit.reference import Reference
 from edgekit.settings import Converting
 from edgekit.utils import registry

@@ -14,8 +14,8 @@ pytest.importorskip("numba")
 from handmade import build
 from safetensors.torch import load_file
 
-from edgekit.checkpoint import open_folder
 from edgekit.errors import CheckpointError, RecipeError
+from edgekit.formats.checkpoint import open_folder
 from edgekit.training import data, loop, recipe
 from edgekit.training.model import Llama
 

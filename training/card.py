@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from edgekit import __version__
-from edgekit.checkpoint import LlamaConfig
+from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.training.evaluation import Score
 from edgekit.training.model import parameters
 from edgekit.training.precision import Counts

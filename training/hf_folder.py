@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save as to_safetensors
 
-from edgekit.checkpoint import WEIGHTS, LlamaConfig
 from edgekit.errors import RecipeError
+from edgekit.formats.checkpoint import WEIGHTS, LlamaConfig
 from edgekit.tokenmonster import Vocabulary
 from edgekit.tokenmonster_tokenizer import files_for
 from edgekit.training.recipe import Recipe

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgekit.checkpoint import LlamaConfig
+from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.training.attention import causal_attention
 from edgekit.training.kernels import rms_norm, rotate
 from edgekit.training.loss import linear_cross_entropy

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgekit import source, tokenizer
-from edgekit.checkpoint import Checkpoint, LlamaConfig, open_folder
+from edgekit import tokenizer
 from edgekit.errors import RecipeError
+from edgekit.formats import hub
+from edgekit.formats.checkpoint import Checkpoint, LlamaConfig, open_folder
 from edgekit.tokenmonster import Vocabulary
 from edgekit.tokenmonster_tokenizer import TokenMonsterTokenizer
 
@@ -42,7 +43,7 @@ def load(
         RecipeError: the model has another shape; names the first key that differs.
         CheckpointError, VocabularyError, FileError: the model cannot be read.
     """
-    old = open_folder(source.resolve(None if name == "bundled" else name))
+    old = open_folder(hub.resolve(None if name == "bundled" else name))
     for key in SHARED:
         if (here := getattr(config, key)) != (there := getattr(old.config, key)):
             raise RecipeError(f"model.weights: {name} has {key} {there}, the recipe's model {here}: they must be equal")

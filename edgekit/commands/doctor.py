@@ -23,9 +23,9 @@ def doctor(context: click.Context, model: str | None, revision: str | None, as_j
     or that the text suffers from, a note good to know. The model is looked at, not loaded.
     """
     from edgekit import doctor as verb
-    from edgekit import source
+    from edgekit.formats import hub
 
-    found = verb.examine(source.resolve(model, revision=revision))
+    found = verb.examine(hub.resolve(model, revision=revision))
     click.echo(json.dumps(found.record()) if as_json else verb.report(found))
     context.exit(0 if found.usable else 1)
 

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from edgekit import flags, plan, plan_choose, plan_sensitivity
-from edgekit.convert import open_model
 from edgekit.errors import FileError
+from edgekit.formats.open import open_model
 from edgekit.settings import Choosing, Converting
 from edgekit.utils import registry
 

@@ -13,14 +13,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from edgekit import artefact, tokenizer
-from edgekit.checkpoint import INDEX, PREFIXES, WEIGHTS, LlamaConfig
+from edgekit import tokenizer
 from edgekit.doctor import onnx_file, tensors
 from edgekit.doctor.finding import Finding, error
 from edgekit.doctor.tensors import Safetensors, Tensor
 from edgekit.errors import CheckpointError, EdgekitError, FileError
-from edgekit.gguf_config import KNOWN, llama_config
-from edgekit.gguf_file import MOST_STRINGS, GGUFFile
+from edgekit.formats import embedded
+from edgekit.formats.checkpoint import INDEX, PREFIXES, WEIGHTS, LlamaConfig
+from edgekit.formats.embedded import FILES
+from edgekit.formats.gguf import MOST_STRINGS, GGUFFile
+from edgekit.formats.gguf_config import KNOWN, llama_config
 from edgekit.utils import registry
 from edgekit.utils.files import read_bytes, said
 
@@ -144,7 +146,7 @@ class Case:
 
     @cached_property
     def _tokenizer(self) -> "tuple[Tokenizer | None, str]":
-        if self.rows is None or not any(name in self.files for name in tokenizer.FILES):
+        if self.rows is None or not any(name in self.files for name in FILES):
             return None, ""
         try:
             return tokenizer.from_files(self.files, self.rows), ""
@@ -200,7 +202,7 @@ def open_case(path: Path) -> Case:
 
 def _folder(path: Path) -> Case:
     case = Case(path, "folder")
-    for name in artefact.CARRIED:
+    for name in embedded.CARRIED:
         if (path / name).is_file():
             case.files[name] = read_bytes(path / name)
     usual, own = "tokenmonster.vocab", case.tokenizer_config.get("vocab_file")
@@ -226,7 +228,7 @@ def _folder(path: Path) -> Case:
 
 
 def weight_files(path: Path) -> list[str]:
-    """The safetensors files that edgekit would read, as `edgekit.checkpoint` chooses them, of those that are there."""
+    """The safetensors files that edgekit would read, as `formats.checkpoint` chooses them, of those there."""
     if (path / INDEX).is_file():
         index = weight_map(path)
         return [name for name in sorted(set(index.values())) if Path(name).name == name and (path / name).is_file()]
@@ -277,9 +279,9 @@ def _onnx(path: Path) -> Case:
         return case
     case.tensors = case.onnx.tensors
     if any(key.startswith("edgekit.") for key in case.keys):
-        _carried(case, lambda: artefact.files_in_texts(case.keys, path))
+        _carried(case, lambda: embedded.files_in_texts(case.keys, path))
     else:  # a file of other tools: runtimes/onnx.py takes what lies beside it
-        for name in artefact.CARRIED:
+        for name in embedded.CARRIED:
             if (path.parent / name).is_file():
                 case.files[name] = read_bytes(path.parent / name)
     return case

@@ -4,12 +4,12 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from edgekit import model
-from edgekit.checkpoint import HARMLESS, MUST_BE, LlamaConfig
 from edgekit.doctor.case import Case
 from edgekit.doctor.finding import Finding, check, error, note, warning
 from edgekit.errors import EdgekitError
-from edgekit.gguf_config import KNOWN, OFF
+from edgekit.formats.checkpoint import HARMLESS, MUST_BE, LlamaConfig
+from edgekit.formats.generation_config import defaults
+from edgekit.formats.gguf_config import KNOWN, OFF
 
 REFUSES = "edgekit refuses the model"
 LLAMA_KEYS = ("rope_scaling", "rope_parameters", "model_type")
@@ -223,7 +223,7 @@ def generation_out_of_range(case: Case) -> Iterator[Finding]:
     if not case.generation:
         return
     try:
-        model.defaults(case.files)
+        defaults(case.files)
     except EdgekitError as reason:
         yield error(
             f"generation_config.json: {reason}",

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Iterator
 
-from edgekit.checkpoint import INDEX, WEIGHTS
 from edgekit.doctor.case import Case, read_head, weight_map
 from edgekit.doctor.finding import Finding, check, counted, error, note, some, warning
 from edgekit.doctor.tensors import LFS
+from edgekit.formats.checkpoint import INDEX, WEIGHTS
 
 RESAVE = "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(FOLDER, safe_serialization=True)"
 CLEAN = "write the folder anew: edgekit convert -m FOLDER --to hf"

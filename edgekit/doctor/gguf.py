@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from edgekit import __version__
-from edgekit.checkpoint import LlamaConfig
 from edgekit.doctor.case import Case
 from edgekit.doctor.finding import Finding, check, counted, error, note, some, warning
 from edgekit.errors import EdgekitError
-from edgekit.gguf_file import BLOCKS
+from edgekit.formats.checkpoint import LlamaConfig
+from edgekit.formats.gguf import BLOCKS
 from edgekit.tokenmonster import Vocabulary
 
 AGAIN = "convert the model again: edgekit convert -m SOURCE --to gguf"

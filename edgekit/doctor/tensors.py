@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.gguf_file import BLOCKS
+from edgekit.formats.gguf import BLOCKS
 
 CHUNK = 1 << 20
 """Values that are looked at together."""

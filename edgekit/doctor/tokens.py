@@ -9,6 +9,7 @@ from edgekit import tokenizer
 from edgekit.doctor.case import Case
 from edgekit.doctor.finding import Finding, check, counted, error, note, some, warning
 from edgekit.errors import EdgekitError
+from edgekit.formats.embedded import FILES
 from edgekit.utils import registry
 
 TO_GGUF = "edgekit convert -m FOLDER --to gguf"
@@ -24,7 +25,7 @@ GENERATING = ("generation_config.json", "config.json")
 def no_tokenizer(case: Case) -> Iterator[Finding]:
     if case.kind == "onnx" and case.onnx is None:
         return
-    if not any(name in case.files for name in tokenizer.FILES):
+    if not any(name in case.files for name in FILES):
         others = "; llama.cpp's converter and transformers' AutoTokenizer stop" if case.kind == "folder" else ""
         yield error(
             "there is no tokenizer",

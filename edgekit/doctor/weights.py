@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from edgekit.checkpoint import LlamaConfig
 from edgekit.doctor.case import Case
 from edgekit.doctor.files import CLEAN
 from edgekit.doctor.finding import Finding, check, counted, error, note, some, warning
 from edgekit.doctor.tensors import NUMPY, SCALES, Tensor
+from edgekit.formats.checkpoint import LlamaConfig
 
 READABLE = ("F32", "F16", "BF16")
 FLOAT16 = 65504.0

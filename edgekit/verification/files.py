@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit import gguf_file
-from edgekit.checkpoint import Checkpoint, LlamaConfig, open_folder
 from edgekit.convert import Held
 from edgekit.errors import CheckpointError, MissingExtraError
+from edgekit.formats import gguf, gguf_config
+from edgekit.formats.checkpoint import Checkpoint, LlamaConfig, open_folder
 from edgekit.utils import registry
 from edgekit.verification.limits import coarsest
 from edgekit.verification.tensors import compare, explain, group_of
@@ -55,7 +55,7 @@ def kind_of(path: Path) -> str:
         opened = open_folder(path)
         return coarsest([opened.dtypes[name].lower() for name, tensor in opened if tensor.ndim > 1])
     if path.suffix == ".gguf":
-        return coarsest([t.type.lower() for t in gguf_file.GGUFFile(path).tensors.values() if len(t.shape) > 1])
+        return coarsest([t.type.lower() for t in gguf.GGUFFile(path).tensors.values() if len(t.shape) > 1])
     if path.suffix == ".onnx":
         try:
             return registry.load("converters", "onnx").describe(path)[0].get("edgekit.quant", "unknown")
@@ -80,7 +80,7 @@ def held(path: Path) -> Iterator[Held] | None:
 
 def is_weighted(path: Path) -> bool:
     """Whether a GGUF file says that it was rounded by importance, as llama-quantize writes it too."""
-    return path.suffix == ".gguf" and "quantize.imatrix.entries_count" in gguf_file.GGUFFile(path).metadata
+    return path.suffix == ".gguf" and "quantize.imatrix.entries_count" in gguf.GGUFFile(path).metadata
 
 
 def _of_folder(path: Path) -> Iterator[Held]:
@@ -114,7 +114,7 @@ def content(source: Checkpoint, path: Path) -> Content:
 def config_of(path: Path, files: Mapping[str, bytes]) -> LlamaConfig | None:
     """What an artefact's own keys say of the model, or the config.json that it carries; None of one that has none."""
     if path.suffix == ".gguf":
-        return gguf_file.llama_config(gguf_file.GGUFFile(path))
+        return gguf_config.llama_config(gguf.GGUFFile(path))
     if "config.json" not in files:
         return None
     return LlamaConfig.from_dict(json.loads(files["config.json"]), f"{path}: config.json")

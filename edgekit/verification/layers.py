@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.agreement import logit_error
-from edgekit.checkpoint import Checkpoint
+from edgekit.formats.checkpoint import Checkpoint
 from edgekit.reference import Reference
 from edgekit.runtime import Logits
 from edgekit.verification.limits import limit_of

@@ -15,10 +15,11 @@ import numpy as np
 
 from edgekit import tokenizer
 from edgekit.agreement import Agreement, Figures, logit_error
-from edgekit.checkpoint import Checkpoint
-from edgekit.convert import open_model
 from edgekit.errors import CheckpointError, DataError, MissingExtraError, VocabularyError
 from edgekit.evaluate import blockwise
+from edgekit.formats.checkpoint import Checkpoint
+from edgekit.formats.embedded import FILES
+from edgekit.formats.open import open_model
 from edgekit.logprobs import prefix_id
 from edgekit.model import Model
 from edgekit.reference import Reference
@@ -98,7 +99,7 @@ def _tokenizer(runtime: Runtime) -> Tokenizer | None:
 
 def tokenizer_of(files: Any, vocab_size: int, runtime: Runtime | None = None) -> Tokenizer | None:
     """The tokenizer that the files make, or the runtime's own; None if there is neither."""
-    if any(name in files for name in tokenizer.FILES):
+    if any(name in files for name in FILES):
         return tokenizer.from_files(files, vocab_size)
     own = getattr(runtime, "own_tokenizer", None)
     return own() if own is not None else None

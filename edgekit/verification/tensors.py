@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.checkpoint import LlamaConfig
 from edgekit.convert import Held
+from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.verification.limits import row_limit, smallest
 
 Array = NDArray[np.float32]

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgekit import source
 from edgekit.doctor.case import open_case
 from edgekit.errors import CheckpointError, MissingExtraError
-from edgekit.model import PREFERENCE, Model, defaults, load
+from edgekit.formats import hub
+from edgekit.formats.generation_config import defaults
+from edgekit.model import PREFERENCE, Model, load
 from edgekit.settings import Generating
 from edgekit.utils import registry
 from edgekit.utils.progress import Progress, silent
@@ -86,8 +87,8 @@ class Shelf:
         self.entries: dict[str, Entry] = {}
         self._open: OrderedDict[tuple[str, str], Opened] = OrderedDict()
         for model in models:
-            entry = describe(source.resolve(model, revision=revision), runtime)
-            if isinstance(model, str) and source.HUB_ID.fullmatch(model) and not Path(model).exists():
+            entry = describe(hub.resolve(model, revision=revision), runtime)
+            if isinstance(model, str) and hub.HUB_ID.fullmatch(model) and not Path(model).exists():
                 entry.id = entry.name = model
             count, plain = 1, entry.id
             while entry.id in self.entries:

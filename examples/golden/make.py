@@ -24,11 +24,11 @@ from pathlib import Path
 import numpy as np
 
 import edgekit
+from edgekit.formats.hub import BUNDLED
 from edgekit.model import Model
 from edgekit.runtime import check_forward, check_rewind
 from edgekit.sampling import Sampler, uniform
 from edgekit.settings import Generating, Sampling
-from edgekit.source import BUNDLED
 from edgekit.tokenizer import from_files
 from edgekit.utils.files import write_bytes
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import edgekit
 from edgekit.convert import convert
+from edgekit.formats.hub import BUNDLED
 from edgekit.settings import Converting
-from edgekit.source import BUNDLED
 
 FORMATS = [("onnx", "fp32"), ("onnx", "int8")]
 PROMPTS = ["Once upon a time", "The sun is", "“No!” said the fox."]

@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.checkpoint import LlamaConfig
 from edgekit.errors import CheckpointError
+from edgekit.formats.checkpoint import LlamaConfig
 
 if TYPE_CHECKING:
-    from edgekit.gguf_file import GGUFFile
+    from edgekit.formats.gguf import GGUFFile
 
 # `llama.*` keys that are read, or change nothing. Any other is refused: it may change what the model computes.
 KNOWN = frozenset(

@@ -17,8 +17,8 @@ import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
-from edgekit import artefact
 from edgekit.errors import CheckpointError, FileError
+from edgekit.formats import embedded
 from edgekit.utils.files import read_bytes
 
 WEIGHTS = "model.safetensors"
@@ -268,7 +268,7 @@ def side_files(path: Path) -> dict[str, bytes]:
         CheckpointError: a file that is no JSON, or a config.json that claims more layers or vocabulary rows than the
             tensors in the folder can hold: whoever goes by it would build them all.
     """
-    files = {name: read_bytes(path / name) for name in artefact.CARRIED if (path / name).is_file()}
+    files = {name: read_bytes(path / name) for name in embedded.CARRIED if (path / name).is_file()}
     if "config.json" in files:
         _check_counts(path, _json(files["config.json"], path / "config.json"))
     config = _json(files.get("tokenizer_config.json", b"{}"), path / "tokenizer_config.json")

@@ -10,7 +10,7 @@ import binascii
 import hashlib
 from collections.abc import Mapping
 
-from edgekit import __version__, tokenizer
+from edgekit import __version__
 from edgekit.errors import CheckpointError
 
 FILE = "edgekit.file."
@@ -22,9 +22,18 @@ RECEIPT_FILE = "edgekit_receipt.json"
 # Inside a file it is filled up with blanks to a multiple of this, so that a file's size is known before it is written.
 RECEIPT_ROOM = 2048
 
+# The files beside the weights that make a tokenizer; artefacts carry them whole, by these names.
+FILES = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenmonster.vocab",
+)
+
 # Beside the tokenizer's files; `config.json` makes the way back to a Hugging Face folder exact.
 CONFIGURATION = ("config.json", "generation_config.json", "chat_template.jinja")
-CARRIED = (*CONFIGURATION, *tokenizer.FILES)
+CARRIED = (*CONFIGURATION, *FILES)
 
 
 def pack(files: Mapping[str, bytes], *, source_sha256: str, quant: str) -> tuple[dict[str, str], dict[str, bytes]]:

@@ -22,12 +22,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit import artefact
 from edgekit.errors import CheckpointError, FileError
-from edgekit.gguf_config import llama_config
+from edgekit.formats import embedded
 from edgekit.utils.files import said
 
-__all__ = ["BLOCKS", "NUMBER", "TYPES", "GGUFFile", "TensorInfo", "llama_config"]
+__all__ = ["BLOCKS", "NUMBER", "TYPES", "GGUFFile", "TensorInfo"]
 
 MAGIC = b"GGUF"
 ALIGNMENT = 32
@@ -151,7 +150,7 @@ class GGUFFile:
             for key, value in self.metadata.items()
             if isinstance(value, np.ndarray) and value.dtype == np.uint8
         }
-        return artefact.unpack(texts, blobs, self.path)
+        return embedded.unpack(texts, blobs, self.path)
 
 
 class _Damage(Exception):

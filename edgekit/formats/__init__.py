@@ -1,0 +1,1 @@
+"""What lies on disk: checkpoints, GGUF, files embedded in an artefact, generation configs, the Hub."""
