@@ -15,6 +15,8 @@ from typing import Any
 
 from _serve import Open, Run, serve
 
+from edgekit.tokenizers.load import from_files
+
 PENALTY = 1.2
 PACKAGES = ("numpy", "torch", "transformers", "onnxruntime", "llama_cpp")
 
@@ -187,13 +189,12 @@ def _convert(folder: Path, to: str, name: str) -> None:
 
 def open_edgekit(artefact: Path, runtime: str, running: dict[str, Any], threads: int) -> Run:
     """The model's own stream, text included; `running` has further fields of `edgekit.settings.Running`."""
-    from edgekit import tokenizer
     from edgekit.model import Model
     from edgekit.settings import Running
     from edgekit.utils import registry
 
     opened = registry.load("runtimes", runtime).load(artefact, Running(threads=threads, **running))
-    model = Model(opened, tokenizer.from_files(opened.files, opened.vocab_size))
+    model = Model(opened, from_files(opened.files, opened.vocab_size))
 
     def run(prompt: list[int], count: int) -> Made:
         stream = model.stream(

@@ -15,7 +15,7 @@ from edgekit.converters._gguf_tokens import (
     Tokens,
 )
 from edgekit.errors import VocabularyError
-from edgekit.tokenizer import read_json
+from edgekit.tokenizers.base import read_json
 
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

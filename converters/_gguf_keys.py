@@ -14,8 +14,8 @@ from edgekit.formats import embedded
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.generation_config import defaults
 from edgekit.settings import Sampling
-from edgekit.tokenizer import read_json
-from edgekit.tokenmonster import Vocabulary
+from edgekit.tokenizers.base import read_json
+from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
 NOTE = "edgekit.tokenizer.note"
 

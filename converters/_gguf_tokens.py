@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from edgekit import tokenizer
 from edgekit.formats.checkpoint import LlamaConfig
+from edgekit.tokenizers import base
+from edgekit.tokenizers.load import from_files
 
 # llama.h, enum llama_token_type
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -47,7 +48,7 @@ def specials(files: Mapping[str, bytes], config: LlamaConfig) -> Specials:
     stop, bos, add_bos = config.eos_token_id, config.bos_token_id, False
     pad = config.pad_token_id
     if "tokenmonster.vocab" in files or "tokenizer.json" in files:
-        ours = tokenizer.from_files(files, rows)
+        ours = from_files(files, rows)
         add_bos = ours.bos is not None
         # A TokenMonster model's specials lie above its vocabulary, whatever Llama defaults the configuration holds.
         bos = ours.bos if add_bos else getattr(ours, "bos_id", bos)
@@ -55,7 +56,7 @@ def specials(files: Mapping[str, bytes], config: LlamaConfig) -> Specials:
         # The configuration's order first: llama.cpp calls only one of them EOS.
         stop = (*(i for i in stop if i in ours.stop), *sorted(ours.stop.difference(stop)))
     elif "tokenizer.model" in files:
-        add_bos = bool(tokenizer.read_json(files, "tokenizer_config.json").get("add_bos_token", True))
+        add_bos = bool(base.read_json(files, "tokenizer_config.json").get("add_bos_token", True))
     stop = tuple(i for i in stop if i < rows)
     bos = bos if bos is not None and bos < rows else None
     if pad is None or pad >= rows:
@@ -63,5 +64,5 @@ def specials(files: Mapping[str, bytes], config: LlamaConfig) -> Specials:
     names = {}
     for id, key in ((bos, "bos_token"), (stop[0] if stop else None, "eos_token")):
         if id is not None:
-            names[id] = tokenizer.spelling(files, key) or DEFAULT_NAMES[key]
+            names[id] = base.spelling(files, key) or DEFAULT_NAMES[key]
     return Specials(rows, bos, add_bos and bos is not None, stop, pad, names)

@@ -15,11 +15,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit import tokenizer
 from edgekit.errors import CheckpointError
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.formats.embedded import FILES
 from edgekit.reference import Reference
+from edgekit.tokenizers.load import from_files
 from edgekit.utils import blas
 from edgekit.verification.text import CALIBRATION
 
@@ -54,7 +54,7 @@ class Cache:
 def _scales(checkpoint: Checkpoint) -> list[tuple[Scales, Scales]]:
     if not any(file in checkpoint.files for file in FILES):
         raise CheckpointError(f"{checkpoint.name} has no tokenizer: --kv-cache int8 needs one to read a text with")
-    own = tokenizer.from_files(checkpoint.files, checkpoint.config.vocab_size)
+    own = from_files(checkpoint.files, checkpoint.config.vocab_size)
     prefix = [] if own.bos is None else [own.bos]
     ids = own.encode(CALIBRATION)
     model = Reference(checkpoint)

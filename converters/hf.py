@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit import hf_adapter
 from edgekit.convert import Written
 from edgekit.errors import CheckpointError, SettingError
 from edgekit.formats.checkpoint import WEIGHTS, Checkpoint, LlamaConfig
 from edgekit.settings import Converting
+from edgekit.tokenizers.hf_adapter import export
 from edgekit.utils.progress import Progress
 
 SUFFIX = ""
@@ -113,7 +113,7 @@ def beside(checkpoint: Checkpoint, kinds: set[str]) -> dict[str, bytes]:
     """
     dtype = TYPES[kinds.pop() if len(kinds) == 1 else "F32"][0]
     files = dict(checkpoint.files) | {"config.json": _config(checkpoint, dtype)}
-    return hf_adapter.files(files)
+    return export.files(files)
 
 
 def _config(checkpoint: Checkpoint, dtype: str) -> bytes:

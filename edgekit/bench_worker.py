@@ -202,7 +202,7 @@ def open_model(artefact: Path, runtime: str, running: dict[str, Any]) -> Model:
 
 
 class Wordless:
-    """A tokenizer whose every token is the empty text. See `edgekit.tokenizer.Tokenizer`."""
+    """A tokenizer whose every token is the empty text. See `edgekit.tokenizers.base.Tokenizer`."""
 
     bos: int | None = None
     stop: frozenset[int] = frozenset()

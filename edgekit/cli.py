@@ -368,7 +368,7 @@ def tokenize(
             raise UsageError("nothing to tokenize: give TEXT, or pipe it in")
         text = _piped()
     _check_utf8(text)
-    from edgekit import tokenize as verb
+    from edgekit.tokenizers import load as verb
 
     tokenizer = verb.open_tokenizer(model, vocab, revision)
     if decode:

@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import convert as converting
-from edgekit import export_web_npm, inspect, tokenizer
+from edgekit import export_web_npm, inspect
 from edgekit.errors import CheckpointError, SettingError, UsageError, VocabularyError
 from edgekit.formats import embedded, hub
 from edgekit.formats.open import open_model
 from edgekit.settings import Converting
+from edgekit.tokenizers.load import from_files
 from edgekit.utils import files, registry
 from edgekit.utils.progress import Progress, silent
 
@@ -179,9 +180,9 @@ def _convert(where: Path, quant: str | None, path: Path, progress: Progress) -> 
 
 
 def _check_tokenizer(carried: dict[str, bytes], vocab_size: int, where: Path) -> None:
-    from edgekit.tokenmonster_tokenizer import TokenMonsterTokenizer
+    from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer
 
-    if not isinstance(tokenizer.from_files(carried, vocab_size), TokenMonsterTokenizer):
+    if not isinstance(from_files(carried, vocab_size), TokenMonsterTokenizer):
         raise VocabularyError(f"{where.name} has an ordinary tokenizer: a page's tokenizer is TokenMonster's alone")
 
 

@@ -18,7 +18,7 @@ from edgekit.errors import ContextError, PromptError
 from edgekit.runtime import Logits, Runtime
 from edgekit.sampling import Sampler, keep_top_k
 from edgekit.settings import Generating
-from edgekit.tokenizer import Decoder, Tokenizer
+from edgekit.tokenizers.base import Decoder, Tokenizer
 
 if TYPE_CHECKING:
     from edgekit.speculative import DraftStats

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit import tokenizer
 from edgekit.errors import CheckpointError, DataError, SettingError
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.formats.embedded import FILES
 from edgekit.reference import Reference
+from edgekit.tokenizers.load import from_files
 from edgekit.utils import blas, texts
 from edgekit.utils.texts import Document
 from edgekit.verification.text import CALIBRATION
@@ -80,7 +80,7 @@ def collect(checkpoint: Checkpoint, which: str) -> Importance:
     name, documents = _read(which)
     if not any(file in checkpoint.files for file in FILES):
         raise CheckpointError(f"{checkpoint.name} has no tokenizer: --importance needs one to read a text with")
-    own = tokenizer.from_files(checkpoint.files, checkpoint.config.vocab_size)
+    own = from_files(checkpoint.files, checkpoint.config.vocab_size)
     model, window, read = _Observed(checkpoint), min(WINDOW, checkpoint.config.max_position_embeddings), 0
     prefix = [] if own.bos is None else [own.bos]
     with blas.threads(1):

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import receipt, tokenizer
+from edgekit import receipt
 from edgekit.convert import Written
 from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError
 from edgekit.formats import embedded, gguf, gguf_config
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig, open_folder
 from edgekit.formats.embedded import FILES
+from edgekit.tokenizers.load import from_files
 from edgekit.utils import registry
 from edgekit.utils.files import read_bytes
 from edgekit.verification.tensors import group_of
@@ -123,7 +124,7 @@ def _vocabulary(config: LlamaConfig, files: Mapping[str, bytes]) -> dict[str, An
     if not any(name in files for name in FILES):
         return {}
     try:
-        found = tokenizer.from_files(files, config.vocab_size)
+        found = from_files(files, config.vocab_size)
     except EdgekitError as error:
         return {"error": str(error)}
     return found.facts() | {"ids": config.vocab_size, "bos": found.bos, "stop": sorted(found.stop)}

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import RuntimeFailure, UsageError
 from edgekit.runtime import Logits
-from edgekit.tokenizer import configured_ids, spelling
+from edgekit.tokenizers.base import configured_ids, spelling
 
 if TYPE_CHECKING:
     from edgekit.model import Model

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekit import cache, tokenizer, tuning
+from edgekit import cache, tuning
 from edgekit.errors import CheckpointError, MissingExtraError, PromptError, SettingError, UsageError, VocabularyError
 from edgekit.formats import hub
 from edgekit.formats.embedded import FILES
@@ -14,7 +14,8 @@ from edgekit.formats.generation_config import defaults
 from edgekit.generate import Generation, Stream
 from edgekit.runtime import Runtime
 from edgekit.settings import Drafting, Generating, Running
-from edgekit.tokenizer import Tokenizer
+from edgekit.tokenizers.base import Tokenizer
+from edgekit.tokenizers.load import from_files
 from edgekit.utils import registry
 from edgekit.utils.progress import Progress, silent
 
@@ -193,7 +194,7 @@ def _artefact(where: Path, runtime: str, suffix: str, quant: str | None, progres
 
 def _tokenizer(opened: Runtime, where: Path) -> Tokenizer:
     if any(name in opened.files for name in FILES):
-        return tokenizer.from_files(opened.files, opened.vocab_size)
+        return from_files(opened.files, opened.vocab_size)
     own: Callable[[], Tokenizer] | None = getattr(opened, "own_tokenizer", None)
     if own is None:
         raise VocabularyError(

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edgekit.tokenmonster import Vocabulary
+from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
 REFERENCE = """
 import json, sys, time

@@ -13,8 +13,8 @@ from edgekit.formats.gguf import GGUFFile
 from edgekit.utils import lazy
 
 if TYPE_CHECKING:
-    from edgekit.tokenizer import Decoder
-    from edgekit.utf8_mask import Mask, Masks
+    from edgekit.tokenizers.base import Decoder
+    from edgekit.tokenizers.utf8_mask import Mask, Masks
 
 llama: Any = lazy.load("llama_cpp", "llama_cpp")
 
@@ -157,13 +157,13 @@ class LlamaTokenizer:
 
     @cached_property
     def _masks(self) -> "Masks":
-        from edgekit.utf8_mask import Masks
+        from edgekit.tokenizers.utf8_mask import Masks
 
         return Masks(self.pieces, sorted(self.stop))
 
 
 class LlamaDecoder:
-    """See `edgekit.tokenizer.Decoder`. Pending between ids: half a character; at the start, the space taken back."""
+    """See `base.Decoder`. Pending between ids: half a character; at the start, the space taken back."""
 
     def __init__(self, tokenizer: LlamaTokenizer):
         self._tokenizer = tokenizer

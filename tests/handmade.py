@@ -5,8 +5,8 @@ The naive half is slow and literal on purpose: no caches, no tables, no lookahea
 
 from pathlib import Path
 
-from edgekit.tokenmonster import NONE, Record, Vocabulary
-from edgekit.unicode13 import CLASS, nfd, simple_lower
+from edgekit.tokenizers.tokenmonster.unicode13 import CLASS, nfd, simple_lower
+from edgekit.tokenizers.tokenmonster.vocabulary import NONE, Record, Vocabulary
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 VOCABS = sorted((SHARED / "tokenmonster" / "vocabs").glob("*.vocab"))

@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 
 from edgekit.runtime import check_forward, check_rewind
-from edgekit.utf8_mask import Masks
+from edgekit.tokenizers.utf8_mask import Masks
 
 
 class Hashed:

@@ -19,6 +19,7 @@ from edgekit.errors import ContextError, RuntimeFailure, SettingError, UnknownRo
 from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.model import Model
 from edgekit.runtime import physical_cores
+from edgekit.tokenizers.load import from_files
 from edgekit.utils import registry
 
 TINY = LlamaConfig(
@@ -458,10 +459,8 @@ def test_the_seeded_model_is_one_that_edgekit_reads(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
     import _seeded
 
-    from edgekit import tokenizer
-
     files = {"tokenizer.json": json.dumps(_seeded.tokenizer(8064)).encode()}
-    words = tokenizer.from_files(files, 8064)
+    words = from_files(files, 8064)
     ids = words.encode("hello, world")
     assert words.decode(ids) == "hello, world" and len(ids) < 12
     assert sum(int(np.prod(shape)) for shape in _seeded.SHAPE.shapes().values()) == 12_294_400

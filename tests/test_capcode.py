@@ -8,8 +8,8 @@ from handmade import NO_SHARED, SHARED, naive_level1, naive_level2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit import unicode13
-from edgekit.capcode import (
+from edgekit.tokenizers.tokenmonster import unicode13
+from edgekit.tokenizers.tokenmonster.capcode import (
     ACCENTS,
     COLLAPSE,
     LEADING_SPACE,
@@ -22,7 +22,15 @@ from edgekit.capcode import (
     incomplete_tail,
     normalize,
 )
-from edgekit.unicode13 import CLASS, is_inert, nfd, nonstarters, runs, simple_lower, simple_upper
+from edgekit.tokenizers.tokenmonster.unicode13 import (
+    CLASS,
+    is_inert,
+    nfd,
+    nonstarters,
+    runs,
+    simple_lower,
+    simple_upper,
+)
 
 # Text that capcode cares about, and anything else.
 texts = st.text(

@@ -298,7 +298,7 @@ def test_any_damage_to_a_safetensors_file_is_one_clear_error(tmp_path, data):
 
 
 def test_a_vocabulary_of_any_name(stentor, tmp_path):
-    from edgekit.tokenizer import from_files
+    from edgekit.tokenizers.load import from_files
 
     folder = write_model(tmp_path / "m", SMALL)
     config = json.loads((stentor / "tokenizer_config.json").read_text()) | {"vocab_file": "english.vocab"}

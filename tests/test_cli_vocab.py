@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from edgekit.cli import main
 from edgekit.commands.vocab import vocab
-from edgekit.tokenmonster import Vocabulary
+from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 from edgekit.utils import registry
 
 pytest.importorskip("numba")

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from spoilt import EMBEDDING, LAYER, SHAPE, Folder, named, told
 from tokenizers import decoders, models, pre_tokenizers
 
-from edgekit import doctor, tokenizer
+from edgekit import doctor
 from edgekit.commands.doctor import COMMAND
 from edgekit.doctor.finding import CHECKS, LEVELS
 from edgekit.doctor.tensors import CHUNK, measure
@@ -23,6 +23,7 @@ from edgekit.errors import CheckpointError, EdgekitError
 from edgekit.formats import hub
 from edgekit.formats.checkpoint import INDEX, open_folder
 from edgekit.formats.generation_config import defaults
+from edgekit.tokenizers.load import from_files
 
 
 @pytest.fixture
@@ -321,7 +322,7 @@ def refused(path: Path) -> str:
     """What edgekit itself says of a folder when it converts and runs it; "" if it takes it."""
     try:
         checkpoint = open_folder(path)
-        tokenizer.from_files(checkpoint.files, checkpoint.config.vocab_size)
+        from_files(checkpoint.files, checkpoint.config.vocab_size)
         defaults(checkpoint.files)
     except EdgekitError as error:
         return str(error)

@@ -28,7 +28,7 @@ from edgekit.evaluate import blockwise, perplexity, rolling, strided, window_log
 from edgekit.logprobs import declared, log_sum_exp, prefix_id, target_logprobs
 from edgekit.model import Model
 from edgekit.runtime import check_forward, check_rewind
-from edgekit.tokenmonster_tokenizer import TokenMonsterTokenizer, files_for
+from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer, files_for
 from edgekit.utils import registry
 from edgekit.utils.texts import Document, read
 

@@ -9,7 +9,7 @@ from handmade import VOCABS, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.tokenmonster import Vocabulary
+from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
 np = pytest.importorskip("numpy")
 pytest.importorskip("numba", reason="needs numba: pip install 'edgekit[train]'")

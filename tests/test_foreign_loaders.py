@@ -15,12 +15,13 @@ import pytest
 from safetensors import safe_open
 from spoilt import SHAPE, Folder
 
-from edgekit import model, tokenizer
+from edgekit import model
 from edgekit.convert import convert
 from edgekit.formats.checkpoint import open_folder
 from edgekit.formats.gguf import GGUFFile
 from edgekit.settings import Converting
-from edgekit.tokenmonster_tokenizer import TokenMonsterTokenizer
+from edgekit.tokenizers.load import from_files
+from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer
 
 PROMPT = "Once upon a time"
 
@@ -323,7 +324,7 @@ def test_bare_onnx_runtime_runs_the_file_alone(exported, spoken, tmp_path, graph
     found = alone(ONNX, asked, tmp_path)
     source = open_folder(spoken)
     assert found["files"] == sorted(source.files) and found["quant"] == [quant, graph == "fused"]
-    own = tokenizer.from_files(source.files, SHAPE.vocab_size)
+    own = from_files(source.files, SHAPE.vocab_size)
     assert found["prompt"] == [own.bos, *own.encode("a cat sat")]
     wanted = hf_logits(spoken, [*found["prompt"], *found["tokens"][:-1]])
     p, q = log_softmax(wanted), log_softmax(found["logits"])
@@ -355,7 +356,7 @@ def test_optimum_runs_the_file_beside_its_configuration(exported, spoken, tmp_pa
     (folder / "model.onnx").write_bytes(exported["portable", "fp32"].read_bytes())
     found = alone(OPTIMUM, {"folder": folder, "text": "a cat sat"}, tmp_path)
     files = open_folder(spoken).files
-    own = tokenizer.from_files(files, SHAPE.vocab_size)
+    own = from_files(files, SHAPE.vocab_size)
     ids = [own.bos, *own.encode("a cat sat")]
     wanted = hf_logits(spoken, [*ids, *found["tokens"][:-1]])
     assert found["tokens"] == wanted[len(ids) - 1 :].argmax(axis=-1).tolist()

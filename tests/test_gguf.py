@@ -15,13 +15,14 @@ import tokenizers
 from conftest import tokenmonster_files, write_model
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from edgekit import convert, tokenizer
+from edgekit import convert
 from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError, SettingError, VocabularyError
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig, open_folder
 from edgekit.formats.gguf import GGUFFile
 from edgekit.formats.open import open_model
 from edgekit.settings import Converting
-from edgekit.tokenmonster import NONE, SPECIAL, Record, Vocabulary
+from edgekit.tokenizers.load import from_files
+from edgekit.tokenizers.tokenmonster.vocabulary import NONE, SPECIAL, Record, Vocabulary
 from edgekit.utils.progress import silent
 
 gguf = pytest.importorskip("gguf")
@@ -580,8 +581,8 @@ def test_a_foreign_file_becomes_a_whole_model(shared, stories):
     assert back.config == source.config and back.notes == []
     for name, tensor in source:
         assert (back.float32(name) == tensor).all(), name
-    made = tokenizer.from_files(back.files, back.config.vocab_size)
-    reference = tokenizer.from_files(source.files, source.config.vocab_size)
+    made = from_files(back.files, back.config.vocab_size)
+    reference = from_files(source.files, source.config.vocab_size)
     assert (made.bos, made.stop) == (reference.bos, reference.stop)
     for text in ENGLISH:
         assert made.encode(text) == reference.encode(text)
@@ -594,7 +595,7 @@ def test_a_foreign_byte_level_file(tmp_path, pre):
     config = dataclasses.replace(TINY, vocab_size=400, eos_token_id=(0,), bos_token_id=1)
     path, _ = converted(write_model(tmp_path / "m", config, files={"tokenizer.json": made.to_str().encode()}), tmp_path)
     back = room.read(stripped(path, tmp_path / "foreign.gguf"))
-    ours = tokenizer.from_files(back.files, 400)
+    ours = from_files(back.files, 400)
     assert [ours.encode(t) for t in ENGLISH] == [made.encode(t).ids for t in ENGLISH]
     assert ours.stop == {0}
 

@@ -12,11 +12,11 @@ import pytest
 from conftest import tokenmonster_files
 from handmade import VOCABS, small
 
-from edgekit import hf_adapter
 from edgekit.errors import VocabularyError
-from edgekit.tokenizer import from_files
+from edgekit.tokenizers.hf_adapter import export
+from edgekit.tokenizers.load import from_files
 
-CODE = {f"{name}.py" for name in (*hf_adapter.MODULES, hf_adapter.ENTRY)}
+CODE = {f"{name}.py" for name in (*export.MODULES, export.ENTRY)}
 TEXTS = ["Hello, World! don't 12", "the cat </s> <s>", "été 中文 🙂", "", " ", "a\n\tb", "Once upon a time"]
 
 # Runs where edgekit cannot be imported; prints what it saw as JSON. sys.argv: folders, then a folder for transformers.
@@ -75,7 +75,7 @@ print(json.dumps({**seen, "version": transformers.__version__}))
 
 def written(folder: Path, files: dict[str, bytes]) -> Path:
     folder.mkdir(parents=True)
-    for name, data in hf_adapter.files(files).items():
+    for name, data in export.files(files).items():
         (folder / name).write_bytes(data)
     return folder
 
@@ -188,38 +188,38 @@ print(json.dumps({**out, "asked": t.encode("the<|end|>", add_special_tokens=Fals
 
 def test_other_checkpoints_are_left_as_they_are():
     files = {"config.json": b"{}", "tokenizer.json": b"{}", "tokenizer_config.json": b'{"model_max_length": 512}'}
-    assert hf_adapter.files(files) == files and hf_adapter.files({}) == {}
+    assert export.files(files) == files and export.files({}) == {}
 
 
 def test_what_is_written():
     files = {**tokenmonster_files(small(1).to_bytes(), 512, add_bos_token=False, note="kept"), "config.json": b"{}"}
-    out = hf_adapter.files(files)
+    out = export.files(files)
     assert out.keys() == files.keys() | CODE and files.keys() <= out.keys()
     config = json.loads(out["tokenizer_config.json"])
     assert config["auto_map"]["AutoTokenizer"] == ["tokenization_tokenmonster.TokenMonsterTokenizer", None]
     assert config["vocab_size"] == 512 and config["note"] == "kept" and config["tokenizer_type"] == "tokenmonster"
     assert "<|assistant|>" in config["chat_template"]
-    assert hf_adapter.files(out) == out, "again is the same"
-    own = hf_adapter.files({**files, "chat_template.jinja": b"mine"})
+    assert export.files(out) == out, "again is the same"
+    own = export.files({**files, "chat_template.jinja": b"mine"})
     assert "chat_template" not in json.loads(own["tokenizer_config.json"]) and own["chat_template.jinja"] == b"mine"
     with pytest.raises(VocabularyError, match="100 rows"):
-        hf_adapter.files({**files, "config.json": b'{"vocab_size": 100}'})
+        export.files({**files, "config.json": b'{"vocab_size": 100}'})
 
 
 def test_the_code_beside_a_checkpoint_needs_nobody_but_itself():
     """transformers 4 copies what the entry imports, and no further: it must name every module the others import."""
     named = {}
-    for name in (*hf_adapter.MODULES, hf_adapter.ENTRY):
-        text = hf_adapter.source(name)
+    for name in (*export.MODULES, export.ENTRY):
+        text = export.source(name)
         nodes = list(ast.walk(ast.parse(text)))
         absolute = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
         absolute += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-        allowed = {"transformers"} if name == hf_adapter.ENTRY else set()
+        allowed = {"transformers"} if name == export.ENTRY else set()
         foreign = {module.split(".")[0] for module in absolute} - set(sys.stdlib_module_names) - allowed
         assert not foreign, f"{name} imports {foreign}"
         # As transformers finds them: by this pattern, in comments and docstrings too.
         named[name] = set(re.findall(r"^\s*from\s+\.(\S+)\s+import", text, re.MULTILINE))
         relative = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.level}
         assert relative == named[name], name
-    assert named[hf_adapter.ENTRY] == set(hf_adapter.MODULES)
-    assert set().union(*named.values()) <= set(hf_adapter.MODULES)
+    assert named[export.ENTRY] == set(export.MODULES)
+    assert set().union(*named.values()) <= set(export.MODULES)

@@ -10,12 +10,13 @@ from conftest import tokenmonster_files, write_model
 from handmade import small
 from safetensors.numpy import load_file, save_file
 
-from edgekit import importance, tokenizer
+from edgekit import importance
 from edgekit.cli import main
 from edgekit.convert import convert
 from edgekit.errors import CheckpointError, DataError, SettingError
 from edgekit.formats.checkpoint import LlamaConfig, open_folder
 from edgekit.settings import Converting
+from edgekit.tokenizers.load import from_files
 from edgekit.utils import registry
 from edgekit.utils.texts import Document
 from edgekit.verification.limits import row_limit
@@ -83,7 +84,7 @@ def test_it_is_the_mean_of_the_squared_inputs_of_hugging_faces_products(tmp_path
     for name, module in theirs.named_modules():
         if isinstance(module, torch.nn.Linear):
             module.register_forward_pre_hook(hook(f"{name}.weight"))
-    own = tokenizer.from_files(checkpoint.files, 448)
+    own = from_files(checkpoint.files, 448)
     ids, begin = own.encode(HELD_OUT), [] if own.bos is None else [own.bos]
     step = 128 - len(begin)  # the whole context
     with torch.no_grad():

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from conftest import tokenmonster_files, write_model
 
-from edgekit import convert, tokenizer
+from edgekit import convert
 from edgekit.errors import CheckpointError, ContextError, FileError, RuntimeFailure, VocabularyError
 from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.settings import Converting, Running
+from edgekit.tokenizers.load import from_files
 from edgekit.utils import lazy, registry
 
 pytest.importorskip("llama_cpp")
@@ -101,7 +102,7 @@ def test_logits_depend_on_the_order_of_rows(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kv_type, tolerance", [("f32", 1e-4), ("f16", 0.05)])
 def test_a_trained_model(stories, story, kv_type, tolerance):
-    ids = [1, *tokenizer.from_files(opened(story).files, 512).encode("Once upon a time, there was a little girl")]
+    ids = [1, *from_files(opened(story).files, 512).encode("Once upon a time, there was a little girl")]
     found = opened(story, Running(threads=1, kv_type=kv_type)).forward(ids, every=True)
     assert np.abs(found - reference(stories, ids)).max() < tolerance
 
@@ -212,7 +213,7 @@ def test_own_tokenizer_of_a_foreign_file(shared, stories):
     runtime = opened(shared / "models" / "stories260K" / "stories260K.f32.gguf")
     assert runtime.files == {}
     own = runtime.own_tokenizer()
-    ours = tokenizer.from_files({p.name: p.read_bytes() for p in stories.iterdir() if p.suffix == ".json"}, 512)
+    ours = from_files({p.name: p.read_bytes() for p in stories.iterdir() if p.suffix == ".json"}, 512)
     assert (own.vocab_size, own.bos, own.stop) == (512, 1, {2}) == (ours.vocab_size, ours.bos, ours.stop)
     for text in TEXTS:
         ids = own.encode(text)

@@ -19,14 +19,14 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 from test_tokenmonster import HANDMADE, LIES, golden
 
-from edgekit import capcode, unicode13
 from edgekit.errors import EdgekitError, SettingError
 from edgekit.generate import StopText, Stream, fit, token_logprob
 from edgekit.model import Model
 from edgekit.sampling import Sampler, uniform
 from edgekit.settings import Generating
-from edgekit.tokenmonster import Vocabulary
-from edgekit.tokenmonster_tokenizer import TokenMonsterTokenizer
+from edgekit.tokenizers.tokenmonster import capcode, unicode13
+from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer
+from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
 STORY = ROOT / "training" / "recipes" / "story-8000.vocab"

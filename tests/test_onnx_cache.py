@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import divergence
 
-from edgekit import cli, tokenizer
+from edgekit import cli
 from edgekit.convert import convert
 from edgekit.errors import CheckpointError, MissingExtraError, SettingError
 from edgekit.formats.checkpoint import LlamaConfig, open_folder
 from edgekit.reference import Reference, rotate
 from edgekit.settings import Converting, Running
+from edgekit.tokenizers.load import from_files
 from edgekit.utils import registry
 from edgekit.verification.text import CALIBRATION
 
@@ -41,7 +42,7 @@ def made(source, out, quant="int8", kv_cache="int8"):
 
 
 def ids_of(source, text):
-    own = tokenizer.from_files(source.files, source.config.vocab_size)
+    own = from_files(source.files, source.config.vocab_size)
     return ([] if own.bos is None else [own.bos]) + own.encode(text)
 
 

@@ -12,9 +12,9 @@ from speculative_toys import OTHER, SMALL, Spelled
 from edgekit.formats.hub import BUNDLED
 from edgekit.speculative.draft import same_vocabulary
 from edgekit.speculative.transcript import Openings, Transcript, ends_of, formed, forms, pieces
-from edgekit.tokenizer import from_files
-from edgekit.tokenizer_json import JsonTokenizer
-from edgekit.tokenmonster_tokenizer import TokenMonsterTokenizer
+from edgekit.tokenizers.huggingface import JsonTokenizer
+from edgekit.tokenizers.load import from_files
+from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer
 
 STORIES = SHARED / "models" / "stories260K" / "hf"
 

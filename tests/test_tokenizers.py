@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from test_utf8_mask import byte_level_bpe
 
 from edgekit.errors import PromptError, VocabularyError
-from edgekit.tokenizer import from_files
-from edgekit.tokenizer_json import JsonTokenizer
-from edgekit.tokenmonster_tokenizer import TokenMonsterTokenizer, files_for
+from edgekit.tokenizers.huggingface import JsonTokenizer
+from edgekit.tokenizers.load import from_files
+from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer, files_for
 
 STORIES = SHARED / "models" / "stories260K" / "hf"
 TEXTS = [
@@ -305,6 +305,6 @@ def test_more_ids_than_rows_names_both_numbers():
 
 
 def test_the_protocols_module_imports_nothing_heavy():
-    script = "import edgekit.tokenizer, sys; print(*sys.modules)"
+    script = "import edgekit.tokenizers.base, sys; print(*sys.modules)"
     modules = set(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.split())
-    assert "edgekit.tokenizer" in modules and not modules & {"numpy", "tokenizers", "huggingface_hub"}
+    assert "edgekit.tokenizers.base" in modules and not modules & {"numpy", "tokenizers", "huggingface_hub"}

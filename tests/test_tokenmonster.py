@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.errors import FileError, VocabularyError
-from edgekit.tokenmonster import NONE, Record, Vocabulary
-from edgekit.unicode13 import nfd
+from edgekit.tokenizers.tokenmonster.unicode13 import nfd
+from edgekit.tokenizers.tokenmonster.vocabulary import NONE, Record, Vocabulary
 
 VECTORS = SHARED / "tokenmonster" / "vectors-dev.jsonl.gz"
 HANDMADE = {

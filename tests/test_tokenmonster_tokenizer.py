@@ -11,12 +11,12 @@ from conftest import tokenmonster_files
 from handmade import NO_SHARED, VOCABS, build, small
 from test_tokenizers import streamed
 
-from edgekit import tokenmonster_tokenizer
 from edgekit.errors import FileError, MissingExtraError, VocabularyError
-from edgekit.out_of_band import without_specials
-from edgekit.tokenizer import from_files
-from edgekit.tokenmonster import Vocabulary
-from edgekit.tokenmonster_tokenizer import TokenMonsterTokenizer, files_for, resolve
+from edgekit.tokenizers.load import from_files
+from edgekit.tokenizers.tokenmonster import tokenizer
+from edgekit.tokenizers.tokenmonster.specials import without_specials
+from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer, files_for, resolve
+from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
 
 def test_ids_above_the_vocabulary():
@@ -148,7 +148,7 @@ def test_a_name_resolves_through_the_hub(tmp_path, monkeypatch):
     monkeypatch.delenv("EDGEKIT_VOCABS", raising=False)
     asked = []
     monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *a, **k: None)
-    monkeypatch.setattr(tokenmonster_tokenizer, "_knock", lambda url: None)
+    monkeypatch.setattr(tokenizer, "_knock", lambda url: None)
     monkeypatch.setattr(hub, "hf_hub_download", lambda *a, **k: asked.append(a) or str(tmp_path / "x.vocab"))
     assert resolve("english-8000-strict-nocapcode-v1") == tmp_path / "x.vocab"
     assert asked == [("alasdairforsythe/tokenmonster", "vocabs/english-8000-strict-nocapcode-v1.vocab")]

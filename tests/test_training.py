@@ -22,10 +22,10 @@ pytest.importorskip("numba")
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from edgekit import tokenizer
 from edgekit.commands import train as command
 from edgekit.errors import DataError, FileError, RecipeError, TrainingError
 from edgekit.formats.checkpoint import open_folder
+from edgekit.tokenizers.load import from_files
 from edgekit.training import checkpoints, loop, recipe
 from edgekit.training.curves import svg, ticks
 from edgekit.training.logs import COLUMNS
@@ -384,7 +384,7 @@ def test_the_saved_model_is_a_plain_one(mini, whole, tmp_path):
     with torch.no_grad():
         assert torch.allclose(loaded(ids).logits, model.logits(ids), atol=1e-5)
     assert checkpoint.config.max_position_embeddings == 32 and checkpoint.config.tie_word_embeddings
-    words = tokenizer.from_files(checkpoint.files, checkpoint.config.vocab_size)
+    words = from_files(checkpoint.files, checkpoint.config.vocab_size)
     assert words.decode(words.encode("Once upon a time")) == "Once upon a time" and words.stop == {256}
     names = {p.name for p in (whole / "model").iterdir()}
     assert names == set(
@@ -395,7 +395,7 @@ def test_the_saved_model_is_a_plain_one(mini, whole, tmp_path):
 
 def test_a_model_trained_with_bos_begins_its_prompts_with_it(mini, tmp_path):
     run(mini, tmp_path, "add_bos=true", "max_train_steps=3", "warmup_steps=1")
-    found = tokenizer.from_files(open_folder(tmp_path / "model").files, 384)
+    found = from_files(open_folder(tmp_path / "model").files, 384)
     assert found.bos == 257 and "BOS 257 begins it" in (tmp_path / "model" / "README.md").read_text()
 
 

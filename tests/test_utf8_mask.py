@@ -11,10 +11,10 @@ from handmade import SHARED, VOCABS, build, small
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from edgekit.tokenizer_json import JsonTokenizer
-from edgekit.tokenmonster import Vocabulary
-from edgekit.tokenmonster_tokenizer import TokenMonsterTokenizer
-from edgekit.utf8_mask import DEAD, Masks, machine
+from edgekit.tokenizers.huggingface import JsonTokenizer
+from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer
+from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
+from edgekit.tokenizers.utf8_mask import DEAD, Masks, machine
 
 TEXTS = [
     "The cat's (MAT), McKAY: naïve été 12",

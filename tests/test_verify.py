@@ -21,6 +21,7 @@ from edgekit.errors import CheckpointError, SettingError
 from edgekit.formats.checkpoint import LlamaConfig, open_folder
 from edgekit.reference import Reference
 from edgekit.settings import Converting
+from edgekit.tokenizers.load import from_files
 from edgekit.utils import registry
 from edgekit.utils.texts import Document
 from edgekit.verification.layers import guess
@@ -144,10 +145,9 @@ def test_the_figures_are_those_of_an_independent_computation(tiny, tmp_path):
 
 
 def found_tokenizer(folder):
-    from edgekit import tokenizer
 
     source = open_folder(folder)
-    return tokenizer.from_files(source.files, source.config.vocab_size)
+    return from_files(source.files, source.config.vocab_size)
 
 
 def tokenizer_eos(folder):

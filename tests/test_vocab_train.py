@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from edgekit.errors import DataError, SettingError
-from edgekit.tokenmonster import MODES, NONE, Vocabulary
+from edgekit.tokenizers.tokenmonster.vocabulary import MODES, NONE, Vocabulary
 
 pytest.importorskip("numba")  # the extra that brings the training room along
+from edgekit.tokenizers.tokenmonster.settings import VocabTraining
 from edgekit.training import _vocab_counts, _vocab_text, vocab_train
 from edgekit.training._vocab_candidates import count_candidates
 from edgekit.training._vocab_modes import judge
 from edgekit.training._vocab_trial import Trial, absence
 from edgekit.training.fast_tokenizer import FastEncoder
 from edgekit.training.vocab_build import Token, build, take_apart
-from edgekit.vocab_settings import VocabTraining
 
 NAMES = "Anna Ben Clara Dan Ella Finn Greta Hugo".split()
 THINGS = "river garden lantern wooden boat silver button umbrella mountain kitchen window".split()

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from edgekit.errors import CheckpointError, RecipeError
 from edgekit.formats.checkpoint import open_folder
+from edgekit.tokenizers.load import from_files
 from edgekit.training import data, loop, recipe
 from edgekit.training.model import Llama
 
@@ -83,11 +84,10 @@ def test_another_vocabulary_is_made_from_the_old_rows(first, tmp_path, caplog):
 
 def test_a_tokenizer_json_model_gives_its_rows_too(tmp_path, stories):
     """A BPE of other people's: rows by the text of each token."""
-    from edgekit import tokenizer
     from edgekit.training import hf_folder, warm_start
 
     old = open_folder(stories)
-    tokens = tokenizer.from_files(old.files, old.config.vocab_size)
+    tokens = from_files(old.files, old.config.vocab_size)
     vocabulary = build([b" once upon", b"ing"], 0)
     r = make(tmp_path / "a")
     rows, known = warm_start.origins(old, hf_folder.config_for(r, vocabulary), vocabulary)

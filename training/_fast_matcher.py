@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from edgekit import tokenmonster as tm
+from edgekit.tokenizers.tokenmonster import vocabulary as tm
 from edgekit.training._compiled import compiled
 
 ROW = 8  # id, length, flags, words, alt1, alt2, score as first, score as second

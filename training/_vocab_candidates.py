@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit import tokenmonster as tm
+from edgekit.tokenizers.tokenmonster import vocabulary as tm
 from edgekit.training._compiled import compiled
 from edgekit.training._vocab_modes import judge
 from edgekit.training.vocab_build import kinds_of

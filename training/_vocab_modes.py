@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from edgekit import tokenmonster as tm
 from edgekit.errors import SettingError
+from edgekit.tokenizers.tokenmonster import vocabulary as tm
 from edgekit.training.vocab_build import MARKERS, kinds_of
 
 __all__ = ["MODES", "Verdict", "check", "judge"]

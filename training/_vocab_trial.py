@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit import tokenmonster as tm
+from edgekit.tokenizers.tokenmonster import vocabulary as tm
 from edgekit.training import _vocab_counts as counts
 from edgekit.training._vocab_text import Corpus
 from edgekit.training.fast_tokenizer import FastEncoder

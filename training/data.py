@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import DataError, RecipeError
-from edgekit.tokenmonster import NONE, Record, Vocabulary
-from edgekit.tokenmonster_tokenizer import resolve
+from edgekit.tokenizers.tokenmonster.tokenizer import resolve
+from edgekit.tokenizers.tokenmonster.vocabulary import NONE, Record, Vocabulary
 from edgekit.training.recipe import Recipe
 from edgekit.training.shards import TRAIN, VALIDATION, Shards
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import TrainingError
-from edgekit.tokenmonster import Vocabulary
+from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 from edgekit.training.text import Document, clean
 
 BATCH = 1 << 20

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit import tokenmonster as tm
-from edgekit.capcode import NFD, QUOTEMARKS, incomplete_tail
-from edgekit.matcher import class_indexes
+from edgekit.tokenizers.tokenmonster import vocabulary as tm
+from edgekit.tokenizers.tokenmonster.capcode import NFD, QUOTEMARKS, incomplete_tail
+from edgekit.tokenizers.tokenmonster.matcher import class_indexes
+from edgekit.tokenizers.tokenmonster.unicode13 import is_inert, nfd, runs, simple_lower
 from edgekit.training._compiled import compiled
 from edgekit.training._fast_matcher import ROW, build_trie, match, row
-from edgekit.unicode13 import is_inert, nfd, runs, simple_lower
 
 __all__ = ["FastEncoder"]
 

@@ -12,8 +12,8 @@ from safetensors.torch import save as to_safetensors
 
 from edgekit.errors import RecipeError
 from edgekit.formats.checkpoint import WEIGHTS, LlamaConfig
-from edgekit.tokenmonster import Vocabulary
-from edgekit.tokenmonster_tokenizer import files_for
+from edgekit.tokenizers.tokenmonster.tokenizer import files_for
+from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 from edgekit.training.recipe import Recipe
 from edgekit.utils import files
 

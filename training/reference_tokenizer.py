@@ -18,7 +18,7 @@ PATIENCE = 60.0
 
 
 class Reference:
-    """A vocabulary in the reference's server. `encode` and `decode` as `edgekit.tokenmonster.Vocabulary` has them."""
+    """A vocabulary in the reference's server. `encode` and `decode` as `edgekit.Vocabulary` has them."""
 
     def __init__(self, vocabulary: Any):
         self._vocabulary = vocabulary

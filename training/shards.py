@@ -22,7 +22,7 @@ import platformdirs
 from numpy.typing import NDArray
 
 from edgekit.errors import DataError, FileError
-from edgekit.tokenmonster import Vocabulary
+from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 from edgekit.training.encoding import Encoders
 from edgekit.training.recipe import Data, Source
 from edgekit.training.text import documents, paths

@@ -15,9 +15,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from edgekit import tokenmonster as tm
 from edgekit.errors import VocabularyError
-from edgekit.unicode13 import CLASS
+from edgekit.tokenizers.tokenmonster import vocabulary as tm
+from edgekit.tokenizers.tokenmonster.unicode13 import CLASS
 
 __all__ = ["MARKERS", "Builder", "Token", "build", "take_apart"]
 

@@ -9,8 +9,8 @@ worked out again. The rules are those of the reference library (github.com/alasd
 from collections.abc import Iterable
 from typing import Any
 
-from edgekit import tokenmonster as tm
 from edgekit.errors import SettingError, VocabularyError
+from edgekit.tokenizers.tokenmonster import vocabulary as tm
 from edgekit.training.vocab_build import Token, build, take_apart
 
 __all__ = ["add", "add_special", "delete", "disable_unk", "enable_unk", "reset_ids", "resize"]

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit import tokenmonster as tm
 from edgekit.errors import DataError, SettingError
+from edgekit.tokenizers.tokenmonster import vocabulary as tm
+from edgekit.tokenizers.tokenmonster.settings import NORMALIZATIONS, VocabTraining
 from edgekit.training._vocab_candidates import count_candidates
 from edgekit.training._vocab_modes import check, judge
 from edgekit.training._vocab_text import Corpus, read
@@ -29,7 +30,6 @@ from edgekit.training._vocab_trial import Trial, absence
 from edgekit.training.fast_tokenizer import FastEncoder
 from edgekit.training.vocab_build import Builder, Token
 from edgekit.utils.progress import Progress, silent
-from edgekit.vocab_settings import NORMALIZATIONS, VocabTraining
 
 __all__ = ["Trained", "bytes_per_token", "reserved", "train"]
 

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgekit import tokenizer
 from edgekit.errors import RecipeError
 from edgekit.formats import hub
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig, open_folder
-from edgekit.tokenmonster import Vocabulary
-from edgekit.tokenmonster_tokenizer import TokenMonsterTokenizer
+from edgekit.tokenizers.load import from_files
+from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer
+from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def load(
 def origins(old: Checkpoint, config: LlamaConfig, vocabulary: Vocabulary) -> tuple[list[NDArray[np.int64]], int]:
     """For each row of the new embedding the rows of the old one that it is the mean of (none: unknown), and how many
     tokens both vocabularies have."""
-    tokens = tokenizer.from_files(old.files, old.config.vocab_size)
+    tokens = from_files(old.files, old.config.vocab_size)
     ours = isinstance(tokens, TokenMonsterTokenizer) and tokens.vocabulary.capcode == vocabulary.capcode
     # Token by token as both files have them: text would lose what capcode's markers say.
     same = {tokens.vocabulary.base_bytes(id): id for id in range(tokens.vocabulary.table_size)} if ours else {}  # type: ignore[attr-defined]

@@ -13,8 +13,8 @@ import click
 from edgekit import flags
 from edgekit.errors import SettingError
 from edgekit.options import given, options
+from edgekit.tokenizers.tokenmonster.settings import NORMALIZATIONS, VocabTraining
 from edgekit.utils import registry
-from edgekit.vocab_settings import NORMALIZATIONS, VocabTraining
 
 _file = click.argument("file")
 
@@ -33,8 +33,8 @@ def vocab() -> None:
 
 
 def _open(name: str) -> Any:
-    from edgekit.tokenmonster import Vocabulary
-    from edgekit.tokenmonster_tokenizer import resolve
+    from edgekit.tokenizers.tokenmonster.tokenizer import resolve
+    from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
     return Vocabulary.load(resolve(name))
 
@@ -149,8 +149,8 @@ def inspect(files: tuple[str, ...], texts: tuple[Path, ...], cleaning: str | Non
     edgekit vocab inspect stories.vocab
     edgekit vocab inspect stories.vocab english-8000-strict-nocapcode-v1 --text held-out.jsonl.gz
     """
-    from edgekit import vocab_facts
-    from edgekit.tokenmonster_tokenizer import resolve
+    from edgekit.tokenizers.tokenmonster import facts as vocab_facts
+    from edgekit.tokenizers.tokenmonster.tokenizer import resolve
 
     found = []
     for name in files:
@@ -260,7 +260,7 @@ def plan(
     edgekit vocab plan --vocab 4096,8064,32768 --hidden 192,256
     edgekit vocab plan --vocab 4096,8064,32768 --hidden 256 --budget 12300000
     """
-    from edgekit import vocab_facts
+    from edgekit.tokenizers.tokenmonster import facts as vocab_facts
 
     plans = [
         vocab_facts.plan(size, width, layers=depth, ffn=inner, budget=budget or 0)

@@ -13,7 +13,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from edgekit import tokenizer
 from edgekit.doctor import onnx_file, tensors
 from edgekit.doctor.finding import Finding, error
 from edgekit.doctor.tensors import Safetensors, Tensor
@@ -23,12 +22,13 @@ from edgekit.formats.checkpoint import INDEX, PREFIXES, WEIGHTS, LlamaConfig
 from edgekit.formats.embedded import FILES
 from edgekit.formats.gguf import MOST_STRINGS, GGUFFile
 from edgekit.formats.gguf_config import KNOWN, llama_config
+from edgekit.tokenizers.load import from_files
 from edgekit.utils import registry
 from edgekit.utils.files import read_bytes, said
 
 if TYPE_CHECKING:
     from edgekit.doctor.onnx_file import OnnxFile
-    from edgekit.tokenizer import Tokenizer
+    from edgekit.tokenizers.base import Tokenizer
 
 MOST_LAYERS = 4096
 NEW_COPY = "download the file again, or make it again with `edgekit convert`"
@@ -149,7 +149,7 @@ class Case:
         if self.rows is None or not any(name in self.files for name in FILES):
             return None, ""
         try:
-            return tokenizer.from_files(self.files, self.rows), ""
+            return from_files(self.files, self.rows), ""
         except EdgekitError as reason:
             return None, str(reason)
 

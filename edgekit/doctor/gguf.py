@@ -15,7 +15,7 @@ from edgekit.doctor.finding import Finding, check, counted, error, note, some, w
 from edgekit.errors import EdgekitError
 from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.formats.gguf import BLOCKS
-from edgekit.tokenmonster import Vocabulary
+from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
 AGAIN = "convert the model again: edgekit convert -m SOURCE --to gguf"
 NORMAL = 1  # llama.h, enum llama_token_type

@@ -5,11 +5,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from edgekit import tokenizer
 from edgekit.doctor.case import Case
 from edgekit.doctor.finding import Finding, check, counted, error, note, some, warning
 from edgekit.errors import EdgekitError
 from edgekit.formats.embedded import FILES
+from edgekit.tokenizers import base
 from edgekit.utils import registry
 
 TO_GGUF = "edgekit convert -m FOLDER --to gguf"
@@ -184,7 +184,7 @@ def end_is_ordinary_text(case: Case) -> Iterator[Finding]:
 def special_not_marked(case: Case) -> Iterator[Finding]:
     own = case.tokenizer
     ends = set() if own is None else own.stop | {own.bos}
-    spelled = {tokenizer.spelling(case.files, "eos_token"), tokenizer.spelling(case.files, "bos_token")}
+    spelled = {base.spelling(case.files, "eos_token"), base.spelling(case.files, "bos_token")}
     added = [(str(t.get("content")), t.get("id"), t.get("special")) for t in _added(case)]
     forgotten = [text for text, id, special in added if id in ends and not special and text not in spelled]
     if forgotten:
@@ -218,7 +218,7 @@ def begin_not_added(case: Case) -> Iterator[Finding]:
     own = case.tokenizer
     if own is None or own.bos is not None:
         return
-    spelled = tokenizer.spelling(case.files, "bos_token")
+    spelled = base.spelling(case.files, "bos_token")
     if case.ids("bos_token_id") or spelled:
         yield note(
             f"a BOS token is declared{f' ({spelled})' if spelled else ''}, but the tokenizer does not put it before a "
@@ -233,8 +233,8 @@ def begin_not_added(case: Case) -> Iterator[Finding]:
 def padding_ends(case: Case) -> Iterator[Finding]:
     own = case.tokenizer
     pads = {id for ids in case.ids("pad_token_id").values() for id in ids}
-    spelled = tokenizer.spelling(case.files, "pad_token")
-    if own is not None and (pads & own.stop or (spelled and spelled == tokenizer.spelling(case.files, "eos_token"))):
+    spelled = base.spelling(case.files, "pad_token")
+    if own is not None and (pads & own.stop or (spelled and spelled == base.spelling(case.files, "eos_token"))):
         yield note(
             "padding is the same token as EOS",
             "generating is not touched; training code that masks the padding out of the loss masks the ends too, and "

@@ -11,7 +11,7 @@ WANTED = ["*.safetensors", "*.json", "*.vocab", "tokenizer.model", "chat_templat
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 # What `edgekit train base` made; its README says how, and how good it is.
-BUNDLED = Path(__file__).parent / "bundled" / "story-7m"
+BUNDLED = Path(__file__).parents[1] / "bundled" / "story-7m"
 
 
 def resolve(path: str | Path | None, *, revision: str | None = None) -> Path:

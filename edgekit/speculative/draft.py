@@ -13,7 +13,7 @@ from edgekit.sampling import Sampler
 from edgekit.settings import Drafting, Generating
 from edgekit.speculative import Draft, Proposal, Speculation, rejection
 from edgekit.speculative.pace import Pace
-from edgekit.tokenizer import Tokenizer
+from edgekit.tokenizers.base import Tokenizer
 
 if TYPE_CHECKING:
     from edgekit.model import Model

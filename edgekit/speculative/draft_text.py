@@ -32,7 +32,7 @@ from edgekit.speculative import Proposal
 from edgekit.speculative.draft import Follower
 from edgekit.speculative.pace import Pace
 from edgekit.speculative.transcript import CONTEXT, Openings, Transcript, formed, forms, pieces
-from edgekit.tokenizer import Tokenizer
+from edgekit.tokenizers.base import Tokenizer
 
 LONGEST = 40
 """Characters that an id may stand for; so far back it is asked whether a longer one could."""

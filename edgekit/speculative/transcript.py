@@ -5,8 +5,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from edgekit import capcode
-from edgekit.tokenizer import Decoder, Tokenizer
+from edgekit.tokenizers.base import Decoder, Tokenizer
+from edgekit.tokenizers.tokenmonster import capcode
 
 Form = Literal["NFC", "NFD"] | None
 """A Unicode normalisation form, or None for text as it is."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import tokenizer
 from edgekit.agreement import Agreement, Figures, logit_error
 from edgekit.errors import CheckpointError, DataError, MissingExtraError, VocabularyError
 from edgekit.evaluate import blockwise
@@ -25,7 +24,8 @@ from edgekit.model import Model
 from edgekit.reference import Reference
 from edgekit.runtime import Logits, Runtime
 from edgekit.settings import Running
-from edgekit.tokenizer import Tokenizer
+from edgekit.tokenizers.base import Tokenizer
+from edgekit.tokenizers.load import from_files
 from edgekit.utils import registry
 from edgekit.utils.texts import Document
 from edgekit.verification.text import AWKWARD, CALIBRATION
@@ -100,7 +100,7 @@ def _tokenizer(runtime: Runtime) -> Tokenizer | None:
 def tokenizer_of(files: Any, vocab_size: int, runtime: Runtime | None = None) -> Tokenizer | None:
     """The tokenizer that the files make, or the runtime's own; None if there is neither."""
     if any(name in files for name in FILES):
-        return tokenizer.from_files(files, vocab_size)
+        return from_files(files, vocab_size)
     own = getattr(runtime, "own_tokenizer", None)
     return own() if own is not None else None
 

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from edgekit.generate import Generation
-from edgekit.tokenize import pieces
+from edgekit.tokenizers.load import pieces
 from edgekit.web import answer
 from edgekit.web.desk import Job
 from edgekit.web.fields import SETTINGS, Fields, Refused, checked, is_ids, ranges, shown

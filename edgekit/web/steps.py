@@ -17,7 +17,7 @@ from edgekit.generate import Generation, TokenLogprob, token_logprob
 from edgekit.model import Model
 from edgekit.runtime import Logits, Runtime
 from edgekit.sampling import Sampler
-from edgekit.tokenizer import Tokenizer
+from edgekit.tokenizers.base import Tokenizer
 
 CHUNK = 64
 """Prompt tokens whose logits are in memory at once: 2 MB at a vocabulary of 8,000."""

@@ -29,7 +29,7 @@ from edgekit.model import Model
 from edgekit.runtime import check_forward, check_rewind
 from edgekit.sampling import Sampler, uniform
 from edgekit.settings import Generating, Sampling
-from edgekit.tokenizer import from_files
+from edgekit.tokenizers.load import from_files
 from edgekit.utils.files import write_bytes
 
 HERE = Path(__file__).resolve().parent

@@ -10,21 +10,21 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from edgekit.tokenizer import read_json
-from edgekit.tokenmonster_tokenizer import CHAT_TEMPLATE, VOCAB_FILE, TokenMonsterTokenizer
+from edgekit.tokenizers.base import read_json
+from edgekit.tokenizers.tokenmonster.tokenizer import CHAT_TEMPLATE, VOCAB_FILE, TokenMonsterTokenizer
 
 ENTRY = "tokenization_tokenmonster"
 CLASS = "TokenMonsterTokenizer"
 
 # The entry imports each of these (transformers 4 copies no others); a test follows the imports.
 MODULES = {
-    "capcode": "edgekit.capcode",
+    "capcode": "edgekit.tokenizers.tokenmonster.capcode",
     "errors": "edgekit.errors",
     "files": "edgekit.utils.files",
-    "matcher": "edgekit.matcher",
-    "out_of_band": "edgekit.out_of_band",
-    "tokenmonster": "edgekit.tokenmonster",
-    "unicode13": "edgekit.unicode13",
+    "matcher": "edgekit.tokenizers.tokenmonster.matcher",
+    "out_of_band": "edgekit.tokenizers.tokenmonster.specials",
+    "tokenmonster": "edgekit.tokenizers.tokenmonster.vocabulary",
+    "unicode13": "edgekit.tokenizers.tokenmonster.unicode13",
 }
 """Each file's name beside a checkpoint, and the module that it is a copy of."""
 
@@ -85,7 +85,7 @@ def described(
 
 def source(name: str) -> str:
     """A module as it goes beside a checkpoint: edgekit's own, its imports of edgekit made relative and flat."""
-    package, _, stem = MODULES.get(name, f"edgekit.hf_adapter.{name}").rpartition(".")
+    package, _, stem = MODULES.get(name, f"edgekit.tokenizers.hf_adapter.{name}").rpartition(".")
     text = resources.files(package).joinpath(f"{stem}.py").read_text(encoding="utf-8")
     for flat, module in MODULES.items():
         text = re.sub(rf"^(\s*)from {re.escape(module)} import", rf"\1from .{flat} import", text, flags=re.MULTILINE)

@@ -17,13 +17,14 @@ from typing import Any
 
 from transformers import PreTrainedTokenizer
 
-# transformers 4 copies only what this file itself imports, so it names every module that the others need.
-from edgekit.capcode import normalize  # noqa: F401
 from edgekit.errors import VocabularyError
-from edgekit.matcher import Matcher  # noqa: F401
-from edgekit.out_of_band import without_specials
-from edgekit.tokenmonster import Vocabulary
-from edgekit.unicode13 import nfd  # noqa: F401
+
+# transformers 4 copies only what this file itself imports, so it names every module that the others need.
+from edgekit.tokenizers.tokenmonster.capcode import normalize  # noqa: F401
+from edgekit.tokenizers.tokenmonster.matcher import Matcher  # noqa: F401
+from edgekit.tokenizers.tokenmonster.specials import without_specials
+from edgekit.tokenizers.tokenmonster.unicode13 import nfd  # noqa: F401
+from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 from edgekit.utils.files import read_bytes, write_bytes
 
 VOCAB_FILE = "tokenmonster.vocab"

@@ -72,36 +72,6 @@ class Tokenizer(Protocol):
         ...
 
 
-def from_files(files: Mapping[str, bytes], vocab_size: int) -> Tokenizer:
-    """The tokenizer that a model's files describe.
-
-    Args:
-        files: what lies beside the weights, by name. `config.json` and `generation_config.json` are asked for
-            the ids that end a text; the tokenizer itself is in those of `FILES`.
-        vocab_size: rows of the model's embedding.
-
-    Raises:
-        VocabularyError: no tokenizer, a damaged one, or one with more ids than the model has rows.
-    """
-    kind = read_json(files, "tokenizer_config.json").get("tokenizer_type")
-    if kind == "tokenmonster" or ("tokenizer.json" not in files and "tokenmonster.vocab" in files):
-        from edgekit.tokenmonster_tokenizer import TokenMonsterTokenizer
-
-        return TokenMonsterTokenizer.from_files(files, vocab_size)
-    if "tokenizer.json" in files:
-        from edgekit.tokenizer_json import JsonTokenizer
-
-        return JsonTokenizer.from_files(files, vocab_size)
-    if "tokenizer.model" in files:
-        raise VocabularyError(
-            "the model has tokenizer.model only, which edgekit does not read: write tokenizer.json beside it with "
-            "transformers' AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
-        )
-    raise VocabularyError(
-        "the model has no tokenizer: put tokenizer.json, or tokenizer_config.json and tokenmonster.vocab, beside it"
-    )
-
-
 def read_json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
     """One of the JSON files; empty if it is not there. Raises `VocabularyError` if it is not a JSON object."""
     try:

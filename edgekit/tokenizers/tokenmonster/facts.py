@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgekit.tokenmonster import CHARSETS, MODES, NONE, Vocabulary
+from edgekit.tokenizers.tokenmonster.settings import NORMALIZATIONS
+from edgekit.tokenizers.tokenmonster.vocabulary import CHARSETS, MODES, NONE, Vocabulary
 from edgekit.utils.files import read_bytes
-from edgekit.vocab_settings import NORMALIZATIONS
 
 __all__ = ["Plan", "describe", "plan", "report", "table"]
 

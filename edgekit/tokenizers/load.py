@@ -1,16 +1,45 @@
-"""The verb `tokenize`: text to ids and back, with the tokenizer of a model or of a bare vocabulary."""
+"""From a model's own files, or from a path, to the tokenizer that opens them; ids and pieces as a person sees them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edgekit import tokenizer
 from edgekit.errors import UsageError, VocabularyError
 from edgekit.formats import hub
 from edgekit.formats.checkpoint import side_files
-from edgekit.tokenizer import Tokenizer
-from edgekit.tokenmonster import Vocabulary
+from edgekit.tokenizers.base import Tokenizer, read_json
+from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 from edgekit.utils import registry
+
+
+def from_files(files: Mapping[str, bytes], vocab_size: int) -> Tokenizer:
+    """The tokenizer that a model's files describe.
+
+    Args:
+        files: what lies beside the weights, by name. `config.json` and `generation_config.json` are asked for
+            the ids that end a text; the tokenizer itself is in those of `FILES`.
+        vocab_size: rows of the model's embedding.
+
+    Raises:
+        VocabularyError: no tokenizer, a damaged one, or one with more ids than the model has rows.
+    """
+    kind = read_json(files, "tokenizer_config.json").get("tokenizer_type")
+    if kind == "tokenmonster" or ("tokenizer.json" not in files and "tokenmonster.vocab" in files):
+        from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer
+
+        return TokenMonsterTokenizer.from_files(files, vocab_size)
+    if "tokenizer.json" in files:
+        from edgekit.tokenizers.huggingface import JsonTokenizer
+
+        return JsonTokenizer.from_files(files, vocab_size)
+    if "tokenizer.model" in files:
+        raise VocabularyError(
+            "the model has tokenizer.model only, which edgekit does not read: write tokenizer.json beside it with "
+            "transformers' AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
+    raise VocabularyError(
+        "the model has no tokenizer: put tokenizer.json, or tokenizer_config.json and tokenmonster.vocab, beside it"
+    )
 
 
 def open_tokenizer(model: str | None, vocab: str | None, revision: str | None = None) -> Tokenizer:
@@ -21,18 +50,18 @@ def open_tokenizer(model: str | None, vocab: str | None, revision: str | None = 
         FileError: it cannot be read or downloaded.
     """
     if vocab is not None:
-        from edgekit import tokenmonster_tokenizer
+        from edgekit.tokenizers.tokenmonster.tokenizer import files_for, resolve
 
-        vocabulary = Vocabulary.load(tokenmonster_tokenizer.resolve(vocab))
-        files = tokenmonster_tokenizer.files_for(vocabulary.to_bytes())
-        return tokenizer.from_files(files, json.loads(files["tokenizer_config.json"])["vocab_size"])
+        vocabulary = Vocabulary.load(resolve(vocab))
+        files = files_for(vocabulary.to_bytes())
+        return from_files(files, json.loads(files["tokenizer_config.json"])["vocab_size"])
     where = hub.resolve(model, revision=revision)
     if where.is_dir():
         files = side_files(where)
         size = json.loads(files.get("config.json", b"{}")).get("vocab_size")
         if not isinstance(size, int):
             raise VocabularyError(f"{where} has no config.json that says vocab_size")
-        return tokenizer.from_files(files, size)
+        return from_files(files, size)
     return _of_artefact(where)
 
 

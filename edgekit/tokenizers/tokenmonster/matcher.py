@@ -10,7 +10,7 @@ are the reference library's. `edgekit.training.fast_tokenizer` is the same, comp
 import functools
 import itertools
 
-from edgekit.tokenmonster import (
+from edgekit.tokenizers.tokenmonster.vocabulary import (
     BEGINS_LETTER,
     BEGINS_MARKER,
     BEGINS_SPACE,

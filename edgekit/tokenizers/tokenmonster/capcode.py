@@ -14,7 +14,7 @@ import functools
 import re
 from collections.abc import Callable
 
-from edgekit.unicode13 import CLASS, nfd, simple_lower, simple_upper
+from edgekit.tokenizers.tokenmonster.unicode13 import CLASS, nfd, simple_lower, simple_upper
 
 __all__ = ["ACCENTS", "COLLAPSE", "LEADING_SPACE", "LOWERCASE", "NFD", "QUOTEMARKS", "TRIM", "UNIX_LINES", "Undo",
            "incomplete_tail", "normalize"]  # fmt: skip

@@ -13,15 +13,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgekit import capcode
 from edgekit.errors import FileError, PromptError, VocabularyError
-from edgekit.out_of_band import without_specials
-from edgekit.tokenizer import configured_ids, read_json, spelling
-from edgekit.tokenmonster import MODES, Vocabulary
+from edgekit.tokenizers.base import configured_ids, read_json, spelling
+from edgekit.tokenizers.tokenmonster import capcode
+from edgekit.tokenizers.tokenmonster.specials import without_specials
+from edgekit.tokenizers.tokenmonster.vocabulary import MODES, Vocabulary
 
 if TYPE_CHECKING:
-    from edgekit.tokenizer import Decoder
-    from edgekit.utf8_mask import Mask, Masks
+    from edgekit.tokenizers.base import Decoder
+    from edgekit.tokenizers.utf8_mask import Mask, Masks
 
 REPOSITORY = "alasdairforsythe/tokenmonster"
 VOCAB_FILE = "tokenmonster.vocab"
@@ -197,14 +197,14 @@ class TokenMonsterTokenizer:
 
     @cached_property
     def _masks(self) -> "Masks":
-        from edgekit.utf8_mask import Masks  # numpy: only where masks are asked for
+        from edgekit.tokenizers.utf8_mask import Masks  # numpy: only where masks are asked for
 
         pieces = [b"" if id in self._silent else self.vocabulary.piece(id) for id in range(self.vocab_size)]
         return Masks(pieces, [id for id in self._silent if id is not None], self.vocabulary.capcode)
 
 
 class TokenMonsterDecoder:
-    """See `edgekit.tokenizer.Decoder`. Pending between ids: half a character, a delete marker, capitals."""
+    """See `edgekit.tokenizers.base.Decoder`. Pending between ids: half a character, a delete marker, capitals."""
 
     __slots__ = ("_fed", "_inner", "_mask_state", "_silent")
 

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgekit.capcode import Undo, normalize
 from edgekit.errors import VocabularyError
+from edgekit.tokenizers.tokenmonster.capcode import Undo, normalize
 
 __all__ = ["NONE", "Decoder", "Deleted", "Record", "Vocabulary"]
 
@@ -219,7 +219,7 @@ class Vocabulary:
 
     @functools.cached_property
     def _encoder(self) -> Callable[[bytes], list[int]]:
-        from edgekit.matcher import Matcher
+        from edgekit.tokenizers.tokenmonster.matcher import Matcher
 
         return Matcher(self).encode
 

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import tokenizers
 
 from edgekit.errors import PromptError, VocabularyError
-from edgekit.tokenizer import configured_ids, read_json, spelling
+from edgekit.tokenizers.base import configured_ids, read_json, spelling
 
 if TYPE_CHECKING:
-    from edgekit.tokenizer import Decoder
-    from edgekit.utf8_mask import Mask, Masks
+    from edgekit.tokenizers.base import Decoder
+    from edgekit.tokenizers.utf8_mask import Mask, Masks
 
 
 class JsonTokenizer:
@@ -147,13 +147,13 @@ class JsonTokenizer:
 
     @cached_property
     def _masks(self) -> "Masks":
-        from edgekit.utf8_mask import Masks
+        from edgekit.tokenizers.utf8_mask import Masks
 
         return Masks(self.pieces, [id for id in self.special_ids | self.stop if not self.pieces[id]])
 
 
 class JsonDecoder:
-    """See `edgekit.tokenizer.Decoder`. Pending between ids: half a character; at the start, what is stripped there."""
+    """See `base.Decoder`. Pending between ids: half a character; at the start, what is stripped there."""
 
     __slots__ = ("_started", "_strip", "_tokenizer", "_utf8")
 

@@ -1,0 +1,1 @@
+"""What makes a TokenMonster checkpoint load in plain transformers, where edgekit is not installed."""

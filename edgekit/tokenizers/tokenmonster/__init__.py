@@ -1,0 +1,1 @@
+"""TokenMonster: vocabularies, their encoder, and the tokenizer that a model folder makes of them."""
