@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 import edgekit
-from edgekit.generate import StopText
-from edgekit.sampling import Sampler
+from edgekit.inference.generate import StopText
+from edgekit.inference.sampling import Sampler
 from edgekit.settings import Generating
 from edgekit.utils.tables import table
 

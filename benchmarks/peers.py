@@ -27,9 +27,9 @@ from typing import Any
 import _contestants
 import _seeded
 
-from edgekit import tuning
 from edgekit.bench import machine
-from edgekit.runtime import physical_cores
+from edgekit.inference import threads as tuning
+from edgekit.inference.threads import physical_cores
 from edgekit.settings import Running
 from edgekit.utils.tables import table
 

@@ -19,7 +19,7 @@ from edgekit.errors import MissingExtraError, RuntimeFailure
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.gguf import BLOCKS, GGUFFile
 from edgekit.importance import Importance
-from edgekit.runtime import physical_cores
+from edgekit.inference.threads import physical_cores
 from edgekit.utils import lazy
 
 # quant -> llama.h's enum llama_ftype, by gguf's name. A K-quant without a letter is llama-quantize's medium.

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import RuntimeFailure
-from edgekit.runtime import Logits
-from edgekit.sampling import log_softmax
+from edgekit.inference.runtime import Logits
+from edgekit.inference.sampling import log_softmax
 
 BLOCK = 1 << 17
 """Logits worked on at once: as float64 1 MiB each for the source's, the artefact's and what is made of them."""

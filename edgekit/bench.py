@@ -22,8 +22,7 @@ from typing import Any
 from edgekit import __version__, errors
 from edgekit.bench_settings import AUTO, Benching
 from edgekit.errors import ContextError, EdgekitError, RuntimeFailure
-from edgekit.runtime import physical_cores
-from edgekit.tuning import cpu_name
+from edgekit.inference.threads import cpu_name, physical_cores
 from edgekit.utils import registry
 from edgekit.utils.progress import Progress, silent
 

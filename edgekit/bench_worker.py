@@ -29,13 +29,14 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import cache, model, tuning
+from edgekit import cache, model
 from edgekit.errors import EdgekitError, MissingExtraError, VocabularyError
 from edgekit.formats import hub
 from edgekit.formats.embedded import FILES
 from edgekit.formats.generation_config import defaults
+from edgekit.inference import threads as tuning
+from edgekit.inference.runtime import Runtime
 from edgekit.model import Model
-from edgekit.runtime import Runtime
 from edgekit.settings import Running
 from edgekit.utils import registry
 

@@ -22,9 +22,9 @@ import numpy as np
 
 from edgekit.errors import ContextError, DataError, UsageError
 from edgekit.eval_settings import Judging
-from edgekit.logprobs import log_sum_exp, prefix_id
+from edgekit.inference.runtime import Runtime
+from edgekit.inference.scoring import log_sum_exp, prefix_id
 from edgekit.model import Model
-from edgekit.runtime import Runtime
 from edgekit.utils.files import said
 from edgekit.utils.progress import Progress, silent
 from edgekit.utils.texts import decode, records, text_of
@@ -180,7 +180,7 @@ def blimp(
     settings = settings or Judging(**values)
     groups = _grouped(pairs, settings)
     bare = settings.protocol == "bare"
-    prefix = prefix_id(model, settings.prefix or ("none" if bare else "lm-eval"))
+    prefix = prefix_id(model.tokenizer, model.runtime, settings.prefix or ("none" if bare else "lm-eval"))
     space = "" if bare else " "
     reuse = settings.reuse
     scorer: Scorer | None = None

@@ -19,18 +19,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from edgekit.errors import ContextError, DataError, UsageError
 from edgekit.eval_settings import Measuring
-from edgekit.logprobs import declared, prefix_id, target_logprobs
+from edgekit.inference.runtime import Runtime
+from edgekit.inference.scoring import (
+    Window,
+    blockwise,
+    declared,
+    prefix_id,
+    rolling,
+    strided,
+    window_logprobs,
+)
 from edgekit.model import Model
-from edgekit.runtime import Runtime
 from edgekit.utils.progress import Progress, silent
 from edgekit.utils.texts import Document
-
-MOST_LOGITS = 1 << 24
-"""Logits asked for at once, 64 MiB: 2,080 tokens of an 8,064-token vocabulary, 128 of one of 128,000."""
 
 
 @dataclass
@@ -103,44 +106,6 @@ class Perplexity:
         }
 
 
-Window = tuple[Sequence[int], int]
-"""Token ids, of which those from this place on are scored, each after all before it; the place is at least 1."""
-
-
-def blockwise(ids: Sequence[int], context: int, prefix: int | None) -> Iterator[Window]:
-    """Windows of `context` tokens, each starting anew, the last as long as it comes.
-
-    The prefix comes on top: the model is never fed a window's last token, so it still sees `context` at most.
-    """
-    before = [] if prefix is None else [prefix]
-    for start in range(0, len(ids), context):
-        yield [*before, *ids[start : start + context]], 1
-
-
-def strided(ids: Sequence[int], context: int, prefix: int | None, stride: int) -> Iterator[Window]:
-    """Windows of `context` tokens that begin `stride` apart, as in Hugging Face's guide.
-
-    With stride = context the first token of each window is not scored, as there.
-    """
-    ids = ids if prefix is None else [prefix, *ids]
-    done = 0
-    for start in range(0, len(ids), stride):
-        end = min(start + context, len(ids))
-        yield ids[start:end], max(1, done - start)
-        done = end
-        if end == len(ids):
-            return
-
-
-def rolling(ids: Sequence[int], context: int, prefix: int | None) -> Iterator[Window]:
-    """lm-evaluation-harness's windows with context_len = 1; without prefix the first token takes its place."""
-    ids = ids if prefix is None else [prefix, *ids]
-    for done in range(1, len(ids), context):
-        end = min(done + context, len(ids))
-        start = max(0, end - context - 1)
-        yield ids[start:end], done - start
-
-
 def perplexity(
     model: Model,
     texts: Iterable[Document | str],
@@ -194,7 +159,7 @@ def _rules(model: Model, settings: Measuring) -> tuple[Perplexity, Cut]:
     stride = (settings.stride or context // 2) if settings.protocol == "strided" else None
     if stride is not None and stride > context:
         raise UsageError(f"a stride of {stride} would pass over tokens: windows have {context}")
-    prefix = prefix_id(model, settings.prefix or ("none" if settings.pack else "model"))
+    prefix = prefix_id(model.tokenizer, model.runtime, settings.prefix or ("none" if settings.pack else "model"))
     found = Perplexity(settings.protocol, context, stride, settings.pack, prefix)
     cuts: dict[str, Cut] = {
         "blockwise": lambda ids: blockwise(ids, context, prefix),
@@ -220,7 +185,7 @@ def _packed(
     model: Model, documents: list[Document], settings: Measuring, found: Perplexity, cut: Cut, progress: Progress
 ):
     """The documents of each corpus joined, EOS after each."""
-    eos = declared(model, "eos")
+    eos = declared(model.tokenizer, model.runtime, "eos")
     if eos is None:
         raise UsageError("the model has no EOS to pack documents with: leave out --pack")
     joined: dict[str, list[int]] = {}
@@ -261,27 +226,3 @@ def _add(runtime: Runtime, window: Sequence[int], first: int, score: Score) -> N
         logprobs = window_logprobs(runtime, window, first)
         score.nats -= float(logprobs.sum())
         score.scored += len(logprobs)
-
-
-def window_logprobs(runtime: Runtime, window: Sequence[int], first: int = 1) -> np.ndarray:
-    """Natural log-probabilities of window[first:], each after all before it: float64 (len(window) - first,).
-
-    Logits are asked for only where they are needed, and in parts where the vocabulary is large. On a model whose
-    numbers depend on how many tokens come at once (dynamic int8), parts give slightly other ones.
-
-    Raises:
-        ContextError: the window has more than context_length + 1 tokens.
-        RuntimeFailure: the logits are not finite.
-    """
-    runtime.rewind(0)
-    fed = window[:-1]
-    if first > 1:
-        runtime.forward(fed[: first - 1])
-    size = max(1, MOST_LOGITS // runtime.vocab_size)
-    targets = np.asarray(window)
-    found = []
-    for start in range(first - 1, len(fed), size):
-        part = fed[start : start + size]
-        logits = runtime.forward(part, every=True)
-        found.append(target_logprobs(logits, targets[start + 1 : start + 1 + len(part)]))
-    return np.concatenate(found)

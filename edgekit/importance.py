@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from edgekit.errors import CheckpointError, DataError, SettingError
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.formats.embedded import FILES
-from edgekit.reference import Reference
+from edgekit.inference.reference import Reference
 from edgekit.tokenizers.load import from_files
 from edgekit.utils import blas, texts
 from edgekit.utils.texts import Document

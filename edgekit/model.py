@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekit import cache, tuning
+from edgekit import cache
 from edgekit.errors import CheckpointError, MissingExtraError, PromptError, SettingError, UsageError, VocabularyError
 from edgekit.formats import hub
 from edgekit.formats.embedded import FILES
 from edgekit.formats.generation_config import defaults
-from edgekit.generate import Generation, Stream
-from edgekit.runtime import Runtime
+from edgekit.inference import threads
+from edgekit.inference.generate import Generation, Stream
+from edgekit.inference.runtime import Runtime
 from edgekit.settings import Drafting, Generating, Running
 from edgekit.tokenizers.base import Tokenizer
 from edgekit.tokenizers.load import from_files
@@ -97,9 +98,12 @@ class Model:
         wanted = dataclasses.replace(self.defaults, **settings)
         begin = None
         if draft is not None:
-            from edgekit.speculative.draft import begin as begin_draft
+            from edgekit.inference.speculative.begin import Pair
+            from edgekit.inference.speculative.begin import begin as begin_draft
 
-            begin = begin_draft(self, self.drafter(draft, drafting.draft_runtime), drafting, wanted)
+            opened = self.drafter(draft, drafting.draft_runtime)
+            guess = opened if isinstance(opened, str) else Pair(opened.runtime, opened.tokenizer)
+            begin = begin_draft(Pair(self.runtime, self.tokenizer), guess, drafting, wanted)
         stream = Stream(self.runtime, self.tokenizer, self.encode(prompt), wanted, cancelled, begin)
         stream.result.timings.load = self.load_seconds
         return stream
@@ -172,7 +176,7 @@ def _open(where: Path, name: str | None, quant: str | None, running: Running, pr
         try:
             room = registry.load("runtimes", candidate)
             artefact = _artefact(where, candidate, room.SUFFIX, quant, progress)
-            return room.load(artefact, tuning.settled(artefact, candidate, running, room.load))
+            return room.load(artefact, threads.settled(artefact, candidate, running, room.load))
         except MissingExtraError as error:
             missing = missing or error
     assert missing is not None

@@ -14,7 +14,7 @@ from typing import Any
 from edgekit.convert import Held, check_quant
 from edgekit.errors import MissingExtraError, SettingError
 from edgekit.formats.checkpoint import Checkpoint
-from edgekit.reference import Reference
+from edgekit.inference.reference import Reference
 from edgekit.settings import Converting
 from edgekit.utils import blas, registry
 from edgekit.utils.progress import Progress, silent

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import MissingExtraError, RuntimeFailure
 from edgekit.formats.checkpoint import LlamaConfig
-from edgekit.runtime import Logits, check_forward, check_rewind
+from edgekit.inference.runtime import Logits, check_forward, check_rewind
 from edgekit.runtimes._onnx_session import interface, present, reason, same
 
 PLAIN = ("input_ids", "logit_positions", "seqlens_k", "total_sequence_length")
@@ -30,7 +30,7 @@ ROOM, ALIGNED = 4 << 20, 64
 
 
 class FusedRuntime:
-    """A session, the KV buffer, and what is bound to it. See `edgekit.runtime.Runtime`."""
+    """A session, the KV buffer, and what is bound to it. See `edgekit.inference.runtime.Runtime`."""
 
     def __init__(
         self, session: ort.InferenceSession, files: Mapping[str, bytes], config: LlamaConfig, path: Path

@@ -13,12 +13,12 @@ import onnxruntime as ort
 
 from edgekit.errors import RuntimeFailure
 from edgekit.formats.checkpoint import LlamaConfig
-from edgekit.runtime import Logits, check_forward, check_rewind
+from edgekit.inference.runtime import Logits, check_forward, check_rewind
 from edgekit.runtimes._onnx_session import interface, present, reason, same
 
 
 class PortableRuntime:
-    """A session and the KV cache, which stays in ONNX Runtime's own memory. See `edgekit.runtime.Runtime`."""
+    """A session and the KV cache, which stays in ONNX Runtime's own memory. See `edgekit.inference.runtime.Runtime`."""
 
     def __init__(
         self, session: ort.InferenceSession, files: Mapping[str, bytes], config: LlamaConfig, path: Path

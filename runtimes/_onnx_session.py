@@ -11,7 +11,7 @@ import onnxruntime as ort
 from edgekit.errors import CheckpointError, FileError
 from edgekit.formats import embedded
 from edgekit.formats.checkpoint import LlamaConfig
-from edgekit.runtime import choose_threads
+from edgekit.inference.threads import choose_threads
 from edgekit.runtimes import _huge_pages
 from edgekit.settings import Running
 from edgekit.utils.files import read_bytes, said

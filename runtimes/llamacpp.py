@@ -20,7 +20,8 @@ from edgekit.errors import CheckpointError, RuntimeFailure
 from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.formats.gguf import GGUFFile
 from edgekit.formats.gguf_config import llama_config
-from edgekit.runtime import Logits, check_forward, check_rewind, choose_threads
+from edgekit.inference.runtime import Logits, check_forward, check_rewind
+from edgekit.inference.threads import choose_threads
 from edgekit.runtimes._llamacpp_tokenizer import LlamaTokenizer, check_vocabulary
 from edgekit.settings import Running
 from edgekit.utils import lazy

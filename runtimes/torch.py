@@ -13,7 +13,8 @@ import torch
 from edgekit.errors import RuntimeFailure, SettingError
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.formats.open import open_model
-from edgekit.runtime import Logits, check_forward, check_rewind, choose_threads
+from edgekit.inference.runtime import Logits, check_forward, check_rewind
+from edgekit.inference.threads import choose_threads
 from edgekit.runtimes._torch_fast import FastLlama
 from edgekit.settings import Running
 from edgekit.utils import registry
@@ -66,7 +67,7 @@ def failure(error: Exception) -> RuntimeFailure:
 
 
 class TorchRuntime:
-    """A Llama in PyTorch. See `edgekit.runtime.Runtime`."""
+    """A Llama in PyTorch. See `edgekit.inference.runtime.Runtime`."""
 
     def __init__(self, checkpoint: Checkpoint, llama: Llama) -> None:
         self.vocab_size = checkpoint.config.vocab_size

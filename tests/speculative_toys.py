@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 
-from edgekit.runtime import check_forward, check_rewind
+from edgekit.inference.runtime import check_forward, check_rewind
 from edgekit.tokenizers.utf8_mask import Masks
 
 

@@ -17,8 +17,8 @@ from edgekit.bench import Bench, Figure
 from edgekit.bench_settings import Benching
 from edgekit.errors import ContextError, RuntimeFailure, SettingError, UnknownRoomError, UsageError
 from edgekit.formats.checkpoint import LlamaConfig
+from edgekit.inference.threads import physical_cores
 from edgekit.model import Model
-from edgekit.runtime import physical_cores
 from edgekit.tokenizers.load import from_files
 from edgekit.utils import registry
 

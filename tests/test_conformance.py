@@ -11,7 +11,7 @@ import pytest
 
 import edgekit
 from edgekit.errors import ContextError, MissingExtraError, RuntimeFailure
-from edgekit.sampling import log_softmax
+from edgekit.inference.sampling import log_softmax
 from edgekit.utils import registry
 
 RUNTIMES = registry.names("runtimes")

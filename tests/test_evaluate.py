@@ -24,10 +24,19 @@ from edgekit.errors import (
     RuntimeFailure,
     UsageError,
 )
-from edgekit.evaluate import blockwise, perplexity, rolling, strided, window_logprobs
-from edgekit.logprobs import declared, log_sum_exp, prefix_id, target_logprobs
+from edgekit.evaluate import perplexity
+from edgekit.inference.runtime import check_forward, check_rewind
+from edgekit.inference.scoring import (
+    blockwise,
+    declared,
+    log_sum_exp,
+    prefix_id,
+    rolling,
+    strided,
+    target_logprobs,
+    window_logprobs,
+)
 from edgekit.model import Model
-from edgekit.runtime import check_forward, check_rewind
 from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer, files_for
 from edgekit.utils import registry
 from edgekit.utils.texts import Document, read
@@ -262,8 +271,12 @@ def test_the_model_s_own_prefix_and_lm_evals():
     model = Model(runtime, TokenMonsterTokenizer.from_files(files, size))
     eos, bos = model.tokenizer.eos, model.tokenizer.bos_id
     assert None not in (eos, bos) and eos != bos
-    assert (declared(model, "eos"), declared(model, "bos"), model.tokenizer.bos) == (eos, bos, None)
-    assert [prefix_id(model, w) for w in ("model", "lm-eval", "eos", "bos", "none", "3")] == [
+    assert (
+        declared(model.tokenizer, model.runtime, "eos"),
+        declared(model.tokenizer, model.runtime, "bos"),
+        model.tokenizer.bos,
+    ) == (eos, bos, None)
+    assert [prefix_id(model.tokenizer, model.runtime, w) for w in ("model", "lm-eval", "eos", "bos", "none", "3")] == [
         eos,
         bos,
         eos,
@@ -272,7 +285,7 @@ def test_the_model_s_own_prefix_and_lm_evals():
         3,
     ]
     with_bos = Model(Remembering(), Letters(bos=5))
-    assert [prefix_id(with_bos, w) for w in ("model", "lm-eval", "eos")] == [5, 5, 0]
+    assert [prefix_id(with_bos.tokenizer, with_bos.runtime, w) for w in ("model", "lm-eval", "eos")] == [5, 5, 0]
 
 
 # ----------------------------------------------------------------------------- texts

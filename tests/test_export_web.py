@@ -18,7 +18,7 @@ from edgekit import export_web, export_web_npm
 from edgekit.commands import export_web as command
 from edgekit.errors import CheckpointError, FileError, SettingError, UsageError, VocabularyError
 from edgekit.formats import checkpoint, hub
-from edgekit.generate import token_logprob
+from edgekit.inference.generate import token_logprob
 from edgekit.utils import registry
 
 PAGES = ROOT / "edgekit" / "web" / "pages"

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from edgekit.errors import ContextError, PromptError, SettingError
-from edgekit.generate import StopText, fit, token_logprob
+from edgekit.inference.generate import StopText, fit, token_logprob
+from edgekit.inference.runtime import check_forward, check_rewind
 from edgekit.model import Model
-from edgekit.runtime import check_forward, check_rewind
 from edgekit.settings import Generating
 
 

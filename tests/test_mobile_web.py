@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from test_tokenmonster import HANDMADE, LIES, golden
 
 from edgekit.errors import EdgekitError, SettingError
-from edgekit.generate import StopText, Stream, fit, token_logprob
+from edgekit.inference.generate import StopText, Stream, fit, token_logprob
+from edgekit.inference.sampling import Sampler, uniform
 from edgekit.model import Model
-from edgekit.sampling import Sampler, uniform
 from edgekit.settings import Generating
 from edgekit.tokenizers.tokenmonster import capcode, unicode13
 from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer

@@ -12,7 +12,7 @@ from edgekit import cli
 from edgekit.convert import convert
 from edgekit.errors import CheckpointError, MissingExtraError, SettingError
 from edgekit.formats.checkpoint import LlamaConfig, open_folder
-from edgekit.reference import Reference, rotate
+from edgekit.inference.reference import Reference, rotate
 from edgekit.settings import Converting, Running
 from edgekit.tokenizers.load import from_files
 from edgekit.utils import registry

@@ -15,7 +15,7 @@ from edgekit.convert import convert
 from edgekit.errors import MissingExtraError, RuntimeFailure, SettingError
 from edgekit.formats.checkpoint import LlamaConfig, open_folder
 from edgekit.formats.open import open_model
-from edgekit.reference import Reference
+from edgekit.inference.reference import Reference
 from edgekit.settings import Choosing, Converting, bytes_of
 from edgekit.utils import registry
 from edgekit.utils.progress import silent

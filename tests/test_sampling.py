@@ -6,7 +6,18 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from edgekit.errors import SettingError
-from edgekit.sampling import FEW, GAMMA, MASK, Sampler, keep_top_k, log_softmax, mix, reached_by, softmax, uniform
+from edgekit.inference.sampling import (
+    FEW,
+    GAMMA,
+    MASK,
+    Sampler,
+    keep_top_k,
+    log_softmax,
+    mix,
+    reached_by,
+    softmax,
+    uniform,
+)
 from edgekit.settings import Generating, Sampling
 
 

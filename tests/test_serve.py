@@ -15,7 +15,7 @@ from serving import PROMPT, complete, events, generate, served
 
 import edgekit
 from edgekit.errors import SettingError
-from edgekit.sampling import Sampler, log_softmax
+from edgekit.inference.sampling import Sampler, log_softmax
 from edgekit.settings import Generating
 from edgekit.web import completions, playground
 from edgekit.web.fields import SETTINGS, Refused

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from speculative_toys import OTHER, SMALL, Hashed, Spelled
 
 from edgekit.errors import SettingError
+from edgekit.inference.speculative.draft import GAP, Follower
 from edgekit.model import Model
-from edgekit.speculative.draft import GAP, Follower
 
 MINE, THEIRS = Spelled(SMALL, stop=[0]), Spelled(OTHER, stop=[0], bos=len(OTHER) - 2)
 DRAFTS = ["itself", "alike", "nonsense", "forgetful", "smaller", "other", "other with BOS", "ngram"]

@@ -3,9 +3,9 @@
 import pytest
 from speculative_toys import Hashed, Spelled
 
-from edgekit import speculative
+from edgekit.inference.speculative import speculation
+from edgekit.inference.speculative.pace import MOST, REST, Costs, Pace
 from edgekit.model import Model
-from edgekit.speculative.pace import MOST, REST, Costs, Pace
 
 PIECES = [b"", *(bytes([97 + i]) for i in range(12))]
 
@@ -32,8 +32,8 @@ class Timed(Hashed):
 def drafted(monkeypatch, target_cost, draft_cost, wrong, count="auto", length=600):
     """The statistics of a text, and how many times faster it was than the same one without a draft, exactly."""
     clock = Clock()
-    monkeypatch.setattr(speculative, "time", clock)
-    monkeypatch.setattr("edgekit.generate.time", clock)
+    monkeypatch.setattr(speculation, "time", clock)
+    monkeypatch.setattr("edgekit.inference.generate.time", clock)
     target = Model(Timed(clock, target_cost), Spelled(PIECES))
     draft = Model(Timed(clock, draft_cost, wrong=wrong), Spelled(PIECES))
     alone = target.generate([1], max_new_tokens=length)

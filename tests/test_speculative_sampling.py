@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from speculative_toys import Hashed, Spelled
 
+from edgekit.inference.sampling import Sampler, uniform
+from edgekit.inference.speculative import pace, rejection
 from edgekit.model import Model
-from edgekit.sampling import Sampler, uniform
 from edgekit.settings import Sampling
-from edgekit.speculative import pace, rejection
 
 PIECES = [b"", b"a", b"b", b"c", b"d", b"e"]
 CHAIN = {"temperature": 1.1, "top_k": 5, "top_p": 0.93, "min_p": 0.02, "repetition_penalty": 1.4}

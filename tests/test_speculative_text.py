@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from speculative_toys import OTHER, SMALL, Spelled
 
 from edgekit.formats.hub import BUNDLED
-from edgekit.speculative.draft import same_vocabulary
-from edgekit.speculative.transcript import Openings, Transcript, ends_of, formed, forms, pieces
+from edgekit.inference.speculative.begin import same_vocabulary
+from edgekit.inference.speculative.transcript import Openings, Transcript, ends_of, formed, forms, pieces
 from edgekit.tokenizers.huggingface import JsonTokenizer
 from edgekit.tokenizers.load import from_files
 from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer

@@ -7,7 +7,7 @@ import pytest
 from conftest import write_model
 
 from edgekit.formats.checkpoint import LlamaConfig, open_folder
-from edgekit.sampling import log_softmax
+from edgekit.inference.sampling import log_softmax
 from edgekit.settings import Running
 from edgekit.utils import registry
 

@@ -6,11 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from edgekit import cache, tuning
+from edgekit import cache
 from edgekit.errors import CheckpointError, ContextError
-from edgekit.runtime import check_forward, check_rewind
+from edgekit.inference import threads as tuning
+from edgekit.inference.runtime import check_forward, check_rewind
+from edgekit.inference.threads import Choice, best, choose, measure, remembered, settled, step_seconds
 from edgekit.settings import Running
-from edgekit.tuning import Choice, best, choose, measure, remembered, settled, step_seconds
 
 
 class Clock:

@@ -19,7 +19,7 @@ from edgekit.commands.verify import COMMAND
 from edgekit.convert import convert
 from edgekit.errors import CheckpointError, SettingError
 from edgekit.formats.checkpoint import LlamaConfig, open_folder
-from edgekit.reference import Reference
+from edgekit.inference.reference import Reference
 from edgekit.settings import Converting
 from edgekit.tokenizers.load import from_files
 from edgekit.utils import registry

@@ -9,8 +9,8 @@ import numpy as np
 
 from edgekit.agreement import logit_error
 from edgekit.formats.checkpoint import Checkpoint
-from edgekit.reference import Reference
-from edgekit.runtime import Logits
+from edgekit.inference.reference import Reference
+from edgekit.inference.runtime import Logits
 from edgekit.verification.limits import limit_of
 from edgekit.verification.tensors import interleaved
 

@@ -15,14 +15,12 @@ import numpy as np
 
 from edgekit.agreement import Agreement, Figures, logit_error
 from edgekit.errors import CheckpointError, DataError, MissingExtraError, VocabularyError
-from edgekit.evaluate import blockwise
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.formats.embedded import FILES
 from edgekit.formats.open import open_model
-from edgekit.logprobs import prefix_id
-from edgekit.model import Model
-from edgekit.reference import Reference
-from edgekit.runtime import Logits, Runtime
+from edgekit.inference.reference import Reference
+from edgekit.inference.runtime import Logits, Runtime
+from edgekit.inference.scoring import blockwise, prefix_id
 from edgekit.settings import Running
 from edgekit.tokenizers.base import Tokenizer
 from edgekit.tokenizers.load import from_files
@@ -60,11 +58,11 @@ class Source:
     @property
     def prefix(self) -> int | None:
         """The id before each window, as `edgekit eval ppl` puts it."""
-        return None if self.tokenizer is None else prefix_id(Model(self.runtime, self.tokenizer), "model")
+        return None if self.tokenizer is None else prefix_id(self.tokenizer, self.runtime, "model")
 
 
 def of_checkpoint(checkpoint: Checkpoint) -> Source:
-    """A checkpoint in memory, run by `edgekit.reference`: the truth."""
+    """A checkpoint in memory, run by `edgekit.inference.reference`: the truth."""
     runtime = Reference(checkpoint)
     return Source(checkpoint.name, runtime, "float32 numpy", _tokenizer(runtime), checkpoint)
 

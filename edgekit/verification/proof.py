@@ -10,8 +10,8 @@ from edgekit.agreement import Figures, logit_error
 from edgekit.errors import EdgekitError, MissingExtraError, VocabularyError
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.embedded import FILES
-from edgekit.reference import Reference
-from edgekit.runtime import Logits, Runtime
+from edgekit.inference.reference import Reference
+from edgekit.inference.runtime import Logits, Runtime
 from edgekit.settings import Running
 from edgekit.verification.files import Content, Group, config_of, content, kind_of, own_model
 from edgekit.verification.layers import Layer, departs, guess, layers

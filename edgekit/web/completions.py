@@ -25,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from edgekit.generate import TokenLogprob
+from edgekit.inference.generate import TokenLogprob
 from edgekit.web import answer
 from edgekit.web.desk import Job
 from edgekit.web.fields import Fields, Refused, is_ids, is_whole, shown

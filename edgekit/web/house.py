@@ -5,7 +5,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from edgekit.generate import Generation
+from edgekit.inference.generate import Generation
 from edgekit.web import answer, guard
 from edgekit.web.desk import Desk, Job
 from edgekit.web.fields import Refused, token_ids

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from edgekit.generate import Generation
+from edgekit.inference.generate import Generation
 from edgekit.web.answer import LEFT
 from edgekit.web.desk import Desk
 

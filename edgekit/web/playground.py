@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from edgekit.generate import Generation
+from edgekit.inference.generate import Generation
 from edgekit.tokenizers.load import pieces
 from edgekit.web import answer
 from edgekit.web.desk import Job

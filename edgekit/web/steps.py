@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.generate import Generation, TokenLogprob, token_logprob
+from edgekit.inference.generate import Generation, TokenLogprob, token_logprob
+from edgekit.inference.runtime import Logits, Runtime
+from edgekit.inference.sampling import Sampler
 from edgekit.model import Model
-from edgekit.runtime import Logits, Runtime
-from edgekit.sampling import Sampler
 from edgekit.tokenizers.base import Tokenizer
 
 CHUNK = 64

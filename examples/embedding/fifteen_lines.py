@@ -10,7 +10,7 @@ import dataclasses
 import sys
 
 import edgekit
-from edgekit.sampling import Sampler
+from edgekit.inference.sampling import Sampler
 
 
 def tell(model, prompt, most=80):

@@ -25,9 +25,9 @@ import numpy as np
 
 import edgekit
 from edgekit.formats.hub import BUNDLED
+from edgekit.inference.runtime import check_forward, check_rewind
+from edgekit.inference.sampling import Sampler, uniform
 from edgekit.model import Model
-from edgekit.runtime import check_forward, check_rewind
-from edgekit.sampling import Sampler, uniform
 from edgekit.settings import Generating, Sampling
 from edgekit.tokenizers.load import from_files
 from edgekit.utils.files import write_bytes
@@ -77,7 +77,7 @@ def logits(last: int, length: int) -> np.ndarray:
 
 
 class Ruled:
-    """A runtime whose logits come by the rule; see `edgekit.runtime.Runtime`."""
+    """A runtime whose logits come by the rule; see `edgekit.inference.runtime.Runtime`."""
 
     vocab_size, files = SIZE, {}
 

@@ -18,18 +18,18 @@ Speculative Decoding"). `draft_sampling="rejection"` is there too, in rejection.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.runtime import Logits, Runtime
-from edgekit.sampling import Sampler
-from edgekit.speculative import rejection
-from edgekit.speculative.pace import Pace
-from edgekit.speculative.rejection import Distribution
+from edgekit.inference.runtime import Logits, Runtime
+from edgekit.inference.sampling import Sampler
+from edgekit.inference.speculative import rejection
+from edgekit.inference.speculative.pace import Pace
+from edgekit.inference.speculative.rejection import Distribution
 
 
 @dataclass
@@ -197,3 +197,7 @@ class Speculation:
         wrong = len(guess.tokens) - self._right
         self._runtime.rewind(self._runtime.length - wrong)
         self._rows, self._right, self._guess = None, 0, Proposal()
+
+
+Begin = Callable[[Sequence[int], int], Speculation]
+"""Prompt ids and the seed, once both are known, to what `Stream` takes its logits from."""

@@ -13,7 +13,7 @@ to measured times, the same seed may give another text. The coupled way has no s
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.sampling import MASK, Sampler, mix, uniform
+from edgekit.inference.sampling import MASK, Sampler, mix, uniform
 
 Distribution = tuple[NDArray[np.intp], NDArray[np.float64]]
 """Ascending ids (n,) and their probabilities (n,)."""

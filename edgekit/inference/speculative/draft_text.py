@@ -25,13 +25,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgekit.runtime import Logits, Runtime
-from edgekit.sampling import Sampler
+from edgekit.inference.runtime import Logits, Runtime
+from edgekit.inference.sampling import Sampler
+from edgekit.inference.speculative.draft import Follower
+from edgekit.inference.speculative.pace import Pace
+from edgekit.inference.speculative.speculation import Proposal
+from edgekit.inference.speculative.transcript import CONTEXT, Openings, Transcript, formed, forms, pieces
 from edgekit.settings import Generating
-from edgekit.speculative import Proposal
-from edgekit.speculative.draft import Follower
-from edgekit.speculative.pace import Pace
-from edgekit.speculative.transcript import CONTEXT, Openings, Transcript, formed, forms, pieces
 from edgekit.tokenizers.base import Tokenizer
 
 LONGEST = 40

@@ -4,75 +4,24 @@ Drafts of another vocabulary are in draft_text.py; `begin` says which draft a mo
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgekit.errors import SettingError
-from edgekit.runtime import Logits, Runtime
-from edgekit.sampling import Sampler
-from edgekit.settings import Drafting, Generating
-from edgekit.speculative import Draft, Proposal, Speculation, rejection
-from edgekit.speculative.pace import Pace
-from edgekit.tokenizers.base import Tokenizer
+from edgekit.inference.runtime import Logits, Runtime
+from edgekit.inference.sampling import Sampler
+from edgekit.inference.speculative import rejection
+from edgekit.inference.speculative.pace import Pace
+from edgekit.inference.speculative.speculation import Proposal
+from edgekit.settings import Generating
 
 if TYPE_CHECKING:
-    from edgekit.model import Model
+    pass
 
 NGRAM = "ngram"
 LONGEST_NGRAM = 4
 GAP = 64
 """Tokens that a draft reads when it has rested; if more were said meanwhile, it goes on from these alone. A draft may
 cost nearly as much for each token it reads as for each it guesses."""
-
-Begin = Callable[[Sequence[int], int], Speculation]
-"""Prompt ids and the seed, once both are settled, to what `Stream` takes its logits from."""
-
-
-def begin(target: "Model", draft: "Model | str", drafting: Drafting, settings: Generating) -> Begin:
-    """Speculative decoding of one text.
-
-    Args:
-        target: whose text it is.
-        draft: another model, or "ngram".
-        settings: of the text.
-
-    Raises:
-        SettingError: the draft is the target itself, whose one cache cannot hold two texts.
-    """
-    if not isinstance(draft, str) and draft.runtime is target.runtime:
-        raise SettingError("the draft must be a model of its own: load it a second time")
-
-    def make(prompt: Sequence[int], seed: int) -> Speculation:
-        count = None if drafting.draft_tokens == "auto" else int(drafting.draft_tokens)
-        own = dataclasses.replace(settings, seed=seed)
-        made: Draft
-        if isinstance(draft, str):
-            made = NgramDraft()
-        elif same_vocabulary(target.tokenizer, draft.tokenizer):
-            ends = frozenset() if settings.ignore_eos else target.tokenizer.stop
-            rejecting = drafting.draft_sampling == "rejection" and settings.temperature > 0
-            made = ModelDraft(draft.runtime, target.runtime.vocab_size, prompt, own, ends, rejecting)
-        else:
-            from edgekit.speculative.draft_text import TextDraft
-
-            made = TextDraft(draft.runtime, draft.tokenizer, target.tokenizer, own)
-        return Speculation(target.runtime, made, prompt, Pace(count))
-
-    return make
-
-
-def same_vocabulary(a: Tokenizer, b: Tokenizer) -> bool:
-    """Whether every id prints the same in both, as far as both go; what is longer has only padding there.
-
-    That is all that matters: an id that means something else to the draft costs a wrong guess, never a wrong text.
-    """
-    if (one := getattr(a, "vocabulary", None)) is not None and (other := getattr(b, "vocabulary", None)) is not None:
-        return one is other or one.to_bytes() == other.to_bytes()
-    ours, theirs = getattr(a, "pieces", None), getattr(b, "pieces", None)
-    if ours is None or theirs is None:
-        return a is b
-    shared = min(len(ours), len(theirs))
-    return ours[:shared] == theirs[:shared] and not any(ours[shared:]) and not any(theirs[shared:])
 
 
 class Follower:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
-from edgekit.runtime import Logits, check_forward, check_rewind
+from edgekit.inference.runtime import Logits, check_forward, check_rewind
 
 Array = NDArray[np.float32]
 
@@ -35,7 +35,7 @@ class Part(NamedTuple):
 
 
 class Reference:
-    """A checkpoint and the one sequence in its cache. See `edgekit.runtime.Runtime`, whose contract it keeps."""
+    """A checkpoint and the one sequence in its cache. It answers the `inference.runtime.Runtime` contract."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.config: LlamaConfig = checkpoint.config

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.errors import ContextError, PromptError
-from edgekit.runtime import Logits, Runtime
-from edgekit.sampling import Sampler, keep_top_k
+from edgekit.inference.runtime import Logits, Runtime
+from edgekit.inference.sampling import Sampler, keep_top_k
 from edgekit.settings import Generating
 from edgekit.tokenizers.base import Decoder, Tokenizer
 
 if TYPE_CHECKING:
-    from edgekit.speculative import DraftStats
-    from edgekit.speculative.draft import Begin
+    from edgekit.inference.speculative.speculation import Begin, DraftStats
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Speculative decoding: a draft guesses ahead, and one call of the target checks all the guesses."""
