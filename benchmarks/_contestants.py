@@ -180,7 +180,7 @@ def prepare_onnx(folder: Path, name: str) -> None:
 def _convert(folder: Path, to: str, name: str) -> None:
     import _seeded
 
-    from edgekit.convert import convert
+    from edgekit.conversion.convert import convert
 
     out = folder / f"{name}.{to}"
     if not out.is_file():

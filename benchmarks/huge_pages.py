@@ -22,7 +22,7 @@ import _seeded
 
 from edgekit import load
 from edgekit.bench import machine
-from edgekit.convert import convert
+from edgekit.conversion.convert import convert
 from edgekit.errors import EdgekitError
 from edgekit.utils.tables import table
 

@@ -26,7 +26,7 @@ import onnxruntime as ort
 from onnx import helper
 
 from edgekit.bench import machine
-from edgekit.convert import convert
+from edgekit.conversion.convert import convert
 from edgekit.errors import EdgekitError
 from edgekit.settings import Running
 from edgekit.utils import registry

@@ -150,7 +150,7 @@ def main() -> None:
         found = {name: compare(load(path, args.runtime), drafts, args) for name, path in targets.items()}
         yardstick: dict[str, Any] = {}
         if args.assisted and args.other:
-            from edgekit import convert
+            from edgekit.conversion import convert
 
             folder = Path(work) / "hf"
             convert.convert(BUNDLED, "hf", folder, verify=False)

@@ -11,14 +11,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edgekit.convert import Written
+from edgekit.conversion.base import Written
+from edgekit.conversion.importance import Importance
 from edgekit.converters import _gguf_package as gguf
 from edgekit.converters._gguf_importance import array, uniform
 from edgekit.converters._gguf_tensors import gguf_name
 from edgekit.errors import MissingExtraError, RuntimeFailure
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.gguf import BLOCKS, GGUFFile
-from edgekit.importance import Importance
 from edgekit.inference.threads import physical_cores
 from edgekit.utils import lazy
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekit.convert import Planned, Written
+from edgekit.conversion.base import Planned, Written
+from edgekit.conversion.importance import Importance
 from edgekit.converters import _gguf_importance, _gguf_keys, _gguf_llama
 from edgekit.converters._gguf_receipt import key_bytes
 from edgekit.converters._gguf_tensors import gguf_name
@@ -18,7 +19,6 @@ from edgekit.converters._gguf_write import data_bytes, head, tensor_bytes
 from edgekit.errors import MissingExtraError
 from edgekit.formats import embedded
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
-from edgekit.importance import Importance
 from edgekit.settings import Converting
 
 PLAIN = "f32"
@@ -65,7 +65,7 @@ def sizes(
 
 
 def _text(which: str) -> str:
-    from edgekit.importance import said
+    from edgekit.conversion.importance import said
 
     return said(which)["text"]
 

@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.convert import Held
+from edgekit.conversion.base import Held
 from edgekit.converters._gguf_tensors import gguf_name, unpermute
 from edgekit.errors import CheckpointError
 from edgekit.formats import embedded, gguf_config

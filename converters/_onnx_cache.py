@@ -15,13 +15,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.conversion.calibration import CALIBRATION
 from edgekit.errors import CheckpointError
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.formats.embedded import FILES
 from edgekit.inference.reference import Reference
 from edgekit.tokenizers.load import from_files
 from edgekit.utils import blas
-from edgekit.verification.text import CALIBRATION
 
 Scales = NDArray[np.float32]
 

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from edgekit.convert import Held
+from edgekit.conversion.base import Held
 from edgekit.converters._onnx_blocks import dequantize
 from edgekit.converters._onnx_names import EMBEDDING, HEAD, QUANTIZED, SCALE, ZERO_POINT, weight_of
 from edgekit.errors import CheckpointError

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import importance
-from edgekit.convert import Planned, Written
+from edgekit.conversion import importance
+from edgekit.conversion.base import Planned, Written
 from edgekit.converters import _gguf_importance, _gguf_keys, _gguf_llama, _gguf_plan
 from edgekit.converters import _gguf_package as gguf
 from edgekit.converters._gguf_llama import DIRECT, HEAD_NOTE, TIED_NOTE
@@ -143,7 +143,7 @@ def _direct(
 
 
 def sizes(checkpoint: Checkpoint, settings: Converting) -> Iterator[Planned]:
-    """What each of `QUANTS` would make. See `edgekit.convert`; raises as `convert`."""
+    """What each of `QUANTS` would make. See `edgekit.conversion.convert`; raises as `convert`."""
     return _gguf_plan.sizes(checkpoint, settings, QUANTS, SAME, WEIGHTED, planned)
 
 

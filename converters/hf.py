@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.convert import Written
+from edgekit.conversion.base import Written
 from edgekit.errors import CheckpointError, SettingError
 from edgekit.formats.checkpoint import WEIGHTS, Checkpoint, LlamaConfig
 from edgekit.settings import Converting

@@ -56,7 +56,7 @@ from google.protobuf.message import DecodeError
 from onnx import GraphProto, TensorProto, helper
 
 from edgekit import __version__
-from edgekit.convert import Planned, Written
+from edgekit.conversion.base import Planned, Written
 from edgekit.converters import _onnx_fused, _onnx_write
 from edgekit.converters._onnx_fused import BLOCKS
 from edgekit.converters._onnx_names import QUANTIZED, ROTARY, weight_of

@@ -29,7 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import cache, model
+from edgekit import model
+from edgekit.conversion import cache
 from edgekit.errors import EdgekitError, MissingExtraError, VocabularyError
 from edgekit.formats import hub
 from edgekit.formats.embedded import FILES

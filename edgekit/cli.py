@@ -276,7 +276,7 @@ def convert(
     edgekit convert -m ./checkpoint --to gguf --quant q4_0 --importance default
     edgekit convert -m model.gguf --to hf -o ./checkpoint-again
     """
-    from edgekit import convert as verb
+    from edgekit.conversion import convert as verb
     from edgekit.formats import hub
 
     settings, choosing = Converting(**given(Converting, values)), Choosing(**given(Choosing, values))

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit import convert as converting
 from edgekit import export_web_npm, inspect
+from edgekit.conversion import convert as converting
 from edgekit.errors import CheckpointError, SettingError, UsageError, VocabularyError
 from edgekit.formats import embedded, hub
 from edgekit.formats.open import open_model
@@ -165,7 +165,7 @@ def _convert(where: Path, quant: str | None, path: Path, progress: Progress) -> 
         made = converting.convert(where, "onnx", path, settings=Converting(quant=kind), force=True, progress=progress)
         if quant is not None or path.stat().st_size <= LIMIT:
             return [note for note in made.notes if "--graph portable" not in note]  # nobody else is to read it
-    from edgekit import receipt
+    from edgekit.conversion import receipt
 
     room, settings = registry.load("converters", "onnx"), Converting(quant="fp16")
     if kind == "int8":

@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit import cache
+from edgekit.conversion import cache
 from edgekit.errors import FileError
 from edgekit.utils import files
 

@@ -23,7 +23,7 @@ force = click.option("--force", is_flag=True, help="Replace a file that is there
 
 
 def progress(items: Iterable[Any], what: str, total: int) -> Iterator[Any]:
-    """A bar on stderr; silent where stderr is no terminal. See `edgekit.convert.Progress`."""
+    """A bar on stderr; silent where stderr is no terminal. See `edgekit.conversion.convert.Progress`."""
     if not sys.stderr.isatty():
         yield from items
         return

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import receipt
-from edgekit.convert import Written
+from edgekit.conversion import receipt
+from edgekit.conversion.base import Written
+from edgekit.conversion.verification.tensors import group_of
 from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError
 from edgekit.formats import embedded, gguf, gguf_config
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig, open_folder
@@ -17,7 +18,6 @@ from edgekit.formats.embedded import FILES
 from edgekit.tokenizers.load import from_files
 from edgekit.utils import registry
 from edgekit.utils.files import read_bytes
-from edgekit.verification.tensors import group_of
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekit import cache
+from edgekit.conversion import cache
 from edgekit.errors import CheckpointError, MissingExtraError, PromptError, SettingError, UsageError, VocabularyError
 from edgekit.formats import hub
 from edgekit.formats.embedded import FILES

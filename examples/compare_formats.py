@@ -17,15 +17,15 @@ from pathlib import Path
 
 from edgekit import bench
 from edgekit.bench_settings import Benching
-from edgekit.convert import convert
+from edgekit.conversion.convert import convert
+from edgekit.conversion.verification import report
+from edgekit.conversion.verification.settings import Verifying
+from edgekit.conversion.verification.verify import Verification, verify
 from edgekit.errors import EdgekitError
 from edgekit.formats import hub
 from edgekit.settings import Converting
 from edgekit.utils import files, texts
 from edgekit.utils.tables import table
-from edgekit.verification import report
-from edgekit.verify import Verification, verify
-from edgekit.verify_settings import Verifying
 
 FORMATS = [
     "gguf:f32", "gguf:f16", "gguf:q8_0", "gguf:q6_k", "gguf:q5_0",

@@ -39,7 +39,7 @@ def gguf(tmp_path_factory):
     """A model with seeded weights and no tokenizer at all."""
     pytest.importorskip("gguf")
     pytest.importorskip("llama_cpp")
-    from edgekit.convert import convert
+    from edgekit.conversion.convert import convert
     from edgekit.settings import Converting
 
     folder = tmp_path_factory.mktemp("bench")
@@ -424,7 +424,7 @@ def test_huge_pages_are_there_and_taken_away(monkeypatch, bundled, tmp_path):
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
     import huge_pages
 
-    from edgekit.convert import convert
+    from edgekit.conversion.convert import convert
     from edgekit.settings import Converting
 
     path = convert(bundled, "onnx", tmp_path / "m.onnx", settings=Converting(quant="int8"), verify=False).path
@@ -442,7 +442,7 @@ def test_the_profile_finds_every_kernel(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
     import kernels
 
-    from edgekit.convert import convert
+    from edgekit.conversion.convert import convert
     from edgekit.settings import Converting
 
     folder = write_model(tmp_path / "m", LlamaConfig(128, 64, 128, 3, 2, 2, 32, 64, tie_word_embeddings=True))

@@ -280,7 +280,7 @@ QUANTIZED = [
 @pytest.mark.parametrize("to, quant, most_kl, least_top1", QUANTIZED, ids=[q[1] for q in QUANTIZED])
 @pytest.mark.parametrize("name", MODELS)
 def test_quantized_stays_close(request, opened, reference, tmp_path, name, to, quant, most_kl, least_top1):
-    from edgekit.convert import convert
+    from edgekit.conversion.convert import convert
     from edgekit.settings import Converting
 
     try:

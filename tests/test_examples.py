@@ -16,7 +16,7 @@ import pytest
 from conftest import write_model
 
 import edgekit
-from edgekit.convert import convert
+from edgekit.conversion.convert import convert
 from edgekit.errors import MissingExtraError
 from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.formats.hub import BUNDLED

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from spoilt import SHAPE, Folder
 
 from edgekit import model
-from edgekit.convert import convert
+from edgekit.conversion.convert import convert
 from edgekit.formats.checkpoint import open_folder
 from edgekit.formats.gguf import GGUFFile
 from edgekit.settings import Converting

@@ -15,7 +15,7 @@ import tokenizers
 from conftest import tokenmonster_files, write_model
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from edgekit import convert
+from edgekit.conversion import convert
 from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError, SettingError, VocabularyError
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig, open_folder
 from edgekit.formats.gguf import GGUFFile

@@ -8,7 +8,7 @@ import pytest
 from conftest import write_model
 from safetensors.numpy import save_file
 
-from edgekit.convert import convert
+from edgekit.conversion.convert import convert
 from edgekit.errors import CheckpointError, FileError, SettingError
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig, open_folder
 from edgekit.settings import Converting

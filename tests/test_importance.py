@@ -10,19 +10,19 @@ from conftest import tokenmonster_files, write_model
 from handmade import small
 from safetensors.numpy import load_file, save_file
 
-from edgekit import importance
 from edgekit.cli import main
-from edgekit.convert import convert
+from edgekit.conversion import importance
+from edgekit.conversion.calibration import CALIBRATION
+from edgekit.conversion.convert import convert
+from edgekit.conversion.verification.tensors import compare
+from edgekit.conversion.verification.tolerances import row_limit
+from edgekit.conversion.verification.verify import verify
 from edgekit.errors import CheckpointError, DataError, SettingError
 from edgekit.formats.checkpoint import LlamaConfig, open_folder
 from edgekit.settings import Converting
 from edgekit.tokenizers.load import from_files
 from edgekit.utils import registry
 from edgekit.utils.texts import Document
-from edgekit.verification.limits import row_limit
-from edgekit.verification.tensors import compare
-from edgekit.verification.text import CALIBRATION
-from edgekit.verify import verify
 
 gguf = pytest.importorskip("gguf")
 pytest.importorskip("llama_cpp")

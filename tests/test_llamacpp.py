@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import tokenmonster_files, write_model
 
-from edgekit import convert
+from edgekit.conversion import convert
 from edgekit.errors import CheckpointError, ContextError, FileError, RuntimeFailure, VocabularyError
 from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.settings import Converting, Running

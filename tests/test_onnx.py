@@ -10,7 +10,7 @@ import pytest
 from conftest import write_model
 from oracles import divergence, hf_logits, hugging_face
 
-from edgekit.convert import convert
+from edgekit.conversion.convert import convert
 from edgekit.errors import CheckpointError, ContextError, FileError, RuntimeFailure, SettingError
 from edgekit.formats import embedded
 from edgekit.formats.checkpoint import LlamaConfig, open_folder

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from oracles import divergence
 
 from edgekit import cli
-from edgekit.convert import convert
+from edgekit.conversion.calibration import CALIBRATION
+from edgekit.conversion.convert import convert
 from edgekit.errors import CheckpointError, MissingExtraError, SettingError
 from edgekit.formats.checkpoint import LlamaConfig, open_folder
 from edgekit.inference.reference import Reference, rotate
 from edgekit.settings import Converting, Running
 from edgekit.tokenizers.load import from_files
 from edgekit.utils import registry
-from edgekit.verification.text import CALIBRATION
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")

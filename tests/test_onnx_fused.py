@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import divergence, hf_logits, hugging_face
 
-from edgekit.convert import convert
+from edgekit.conversion.convert import convert
 from edgekit.errors import CheckpointError, ContextError, RuntimeFailure, SettingError
 from edgekit.formats import embedded
 from edgekit.formats.checkpoint import LlamaConfig, open_folder

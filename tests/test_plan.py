@@ -9,9 +9,10 @@ from click.testing import CliRunner
 from conftest import tokenmonster_files, write_model
 from handmade import small
 
-from edgekit import plan, plan_choose, plan_sensitivity
 from edgekit.cli import main
-from edgekit.convert import convert
+from edgekit.conversion import plan, search, sensitivity
+from edgekit.conversion.convert import convert
+from edgekit.conversion.verification.verify import verify
 from edgekit.errors import MissingExtraError, RuntimeFailure, SettingError
 from edgekit.formats.checkpoint import LlamaConfig, open_folder
 from edgekit.formats.open import open_model
@@ -19,7 +20,6 @@ from edgekit.inference.reference import Reference
 from edgekit.settings import Choosing, Converting, bytes_of
 from edgekit.utils import registry
 from edgekit.utils.progress import silent
-from edgekit.verify import verify
 
 gguf = pytest.importorskip("gguf")
 pytest.importorskip("onnx")
@@ -144,7 +144,7 @@ def test_the_best_that_fits_and_the_smallest_that_is_good_enough(models, measure
     checkpoint, (_, size, kl) = open_folder(models["narrow"]), measured[place]
     fits = [row for row in measured if row[1] <= size]
     best = min(fits, key=lambda row: row[2])
-    choice = plan_choose.choose(checkpoint, "onnx", Converting(), Choosing(target_size=str(size)))
+    choice = search.choose(checkpoint, "onnx", Converting(), Choosing(target_size=str(size)))
     chosen = next(row for row in measured if row[0] == choice.quant)
     assert chosen in fits and chosen[2] == pytest.approx(best[2], abs=1e-6)
     shown = {row.quant: row for row in choice.tried}
@@ -153,7 +153,7 @@ def test_the_best_that_fits_and_the_smallest_that_is_good_enough(models, measure
     assert shown[choice.quant].figures.mean_kl == pytest.approx(chosen[2], rel=0.01, abs=1e-6)
 
     wanted = min((row for row in measured if row[2] <= kl * 1.01 + 1e-6), key=lambda row: row[1])
-    choice = plan_choose.choose(checkpoint, "onnx", Converting(), Choosing(max_kl=kl * 1.01 + 1e-6))
+    choice = search.choose(checkpoint, "onnx", Converting(), Choosing(max_kl=kl * 1.01 + 1e-6))
     assert choice.quant == wanted[0] and "smallest file" in choice.reason
 
 
@@ -201,12 +201,12 @@ def test_what_cannot_be_is_one_clear_line(models, measured, tmp_path, monkeypatc
 def test_importance_goes_to_the_types_that_heed_it(models, monkeypatch):
     room = registry.load("converters", "gguf")
     monkeypatch.setattr(room, "QUANTS", ("f32", "q8_0", "q4_0"))
-    choice = plan_choose.choose(
+    choice = search.choose(
         open_folder(models["narrow"]), "gguf", Converting(importance="default"), Choosing(max_kl=1e9)
     )
     assert choice.quant in room.WEIGHTED and choice.importance == "default"
-    assert "weighed by this same text" in plan_choose.report(choice)
-    lossless = plan_choose.choose(
+    assert "weighed by this same text" in search.report(choice)
+    lossless = search.choose(
         open_folder(models["narrow"]), "gguf", Converting(importance="default"), Choosing(target_size="1GB")
     )
     assert lossless.quant not in room.WEIGHTED and lossless.importance is None
@@ -219,11 +219,11 @@ def test_importance_goes_to_the_types_that_heed_it(models, monkeypatch):
 def test_a_group_alone_is_what_its_tensors_alone_make(models, tmp_path, to, quant):
     """Against a mixture made by hand from the file itself, which for GGUF is read back as a whole model."""
     checkpoint = open_folder(models["wide"])
-    groups, truth = plan_sensitivity.sensitivity(checkpoint, to, Converting(quant=quant))
+    groups, truth = sensitivity.sensitivity(checkpoint, to, Converting(quant=quant))
     found = {group.name: group for group in groups}
-    assert list(found) == [*plan_sensitivity.GROUPS, plan_sensitivity.ALL]
+    assert list(found) == [*sensitivity.GROUPS, sensitivity.ALL]
     matrices = sum(int(np.prod(s)) for s in WIDE.shapes().values() if len(s) == 2)
-    assert sum(group.parameters for name, group in found.items() if name != plan_sensitivity.ALL) == matrices
+    assert sum(group.parameters for name, group in found.items() if name != sensitivity.ALL) == matrices
     if quant == "f32":
         assert all(group.mean_kl < 1e-9 for group in groups)
         return
@@ -231,7 +231,7 @@ def test_a_group_alone_is_what_its_tensors_alone_make(models, tmp_path, to, quan
     if to == "gguf":
         path = convert(models["wide"], to, tmp_path / "m.gguf", settings=Converting(quant=quant)).path
         back = open_model(path)
-        for name, part in ((plan_sensitivity.ALL, "weight"), ("down", "down_proj")):
+        for name, part in ((sensitivity.ALL, "weight"), ("down", "down_proj")):
             mixed = {n: (back if part in n else checkpoint).float32(n) for n in checkpoint.config.shapes()}
             kl = by_hand(truth, Reference(checkpoint), Reference(type(back)("x", back.config, mixed, {}, {})))
             assert found[name].mean_kl == pytest.approx(kl, rel=1e-3)

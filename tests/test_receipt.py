@@ -8,15 +8,16 @@ import pytest
 from conftest import tokenmonster_files, write_model
 from handmade import small
 
-from edgekit import inspect, receipt
-from edgekit.convert import convert, summary
+from edgekit import inspect
+from edgekit.conversion import receipt
+from edgekit.conversion.convert import convert, summary
+from edgekit.conversion.verification.verify import verify
 from edgekit.errors import CheckpointError, MissingExtraError
 from edgekit.formats import embedded
 from edgekit.formats import gguf as gguf_file
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig, open_folder
 from edgekit.settings import Converting
 from edgekit.utils import registry
-from edgekit.verify import verify
 
 gguf = pytest.importorskip("gguf")
 onnx = pytest.importorskip("onnx")

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from edgekit import cache
+from edgekit.conversion import cache
 from edgekit.errors import CheckpointError, ContextError
 from edgekit.inference import threads as tuning
 from edgekit.inference.runtime import check_forward, check_rewind

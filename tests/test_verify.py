@@ -16,7 +16,11 @@ from handmade import small
 
 from edgekit import cli
 from edgekit.commands.verify import COMMAND
-from edgekit.convert import convert
+from edgekit.conversion.convert import convert
+from edgekit.conversion.verification.layers import guess
+from edgekit.conversion.verification.tensors import Held, compare, explain
+from edgekit.conversion.verification.tolerances import LIMITS, UNKNOWN, coarsest, limit_of, row_limit
+from edgekit.conversion.verification.verify import verify
 from edgekit.errors import CheckpointError, SettingError
 from edgekit.formats.checkpoint import LlamaConfig, open_folder
 from edgekit.inference.reference import Reference
@@ -24,10 +28,6 @@ from edgekit.settings import Converting
 from edgekit.tokenizers.load import from_files
 from edgekit.utils import registry
 from edgekit.utils.texts import Document
-from edgekit.verification.layers import guess
-from edgekit.verification.limits import LIMITS, UNKNOWN, coarsest, limit_of, row_limit
-from edgekit.verification.tensors import Held, compare, explain
-from edgekit.verify import verify
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -151,7 +151,7 @@ def found_tokenizer(folder):
 
 
 def tokenizer_eos(folder):
-    from edgekit.verification.measure import of_checkpoint
+    from edgekit.conversion.verification.measure import of_checkpoint
 
     prefix = of_checkpoint(open_folder(folder)).prefix
     assert prefix is not None
@@ -159,7 +159,7 @@ def tokenizer_eos(folder):
 
 
 def calibration():
-    from edgekit.verification.text import CALIBRATION
+    from edgekit.conversion.calibration import CALIBRATION
 
     return CALIBRATION
 
@@ -232,7 +232,7 @@ def test_a_model_without_tokenizer_is_given_seeded_ids(tmp_path):
 
 
 def test_many_logits_wait_in_a_file(tiny, monkeypatch):
-    from edgekit.verification import measure
+    from edgekit.conversion.verification import measure
 
     plain = verify(tiny, [tiny], **QUICK).artefacts[0].figures
     monkeypatch.setattr(measure, "MOST_KEPT", 1000)

@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
-from edgekit import flags, plan, plan_choose, plan_sensitivity
+from edgekit import flags
+from edgekit.conversion import plan, search
+from edgekit.conversion import sensitivity as plan_sensitivity
 from edgekit.errors import FileError
 from edgekit.formats.open import open_model
 from edgekit.settings import Choosing, Converting
@@ -41,7 +43,7 @@ def chosen(
     """
     if output is not None and output.exists() and not force:
         raise FileError(f"{output} exists already: add --force to replace it, or name another file with -o")
-    choice = plan_choose.choose(open_model(where), registry.ALIASES.get(to, to), settings, choosing, flags.progress)
+    choice = search.choose(open_model(where), registry.ALIASES.get(to, to), settings, choosing, flags.progress)
     if not as_json:
-        click.echo(plan_choose.report(choice) + "\n", err=True)
+        click.echo(search.report(choice) + "\n", err=True)
     return dataclasses.replace(settings, quant=choice.quant, importance=choice.importance), {"choice": choice.record()}

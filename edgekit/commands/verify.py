@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 from edgekit import flags
+from edgekit.conversion.verification.settings import Verifying
 from edgekit.errors import CheckpointError, UsageError
 from edgekit.options import given, options
-from edgekit.verify_settings import Verifying
 
 
 @click.command("verify")
@@ -56,10 +56,10 @@ def verify(
     if plot is not None and plot.is_dir():
         raise UsageError(f"--plot wants a file, and {plot} is a folder")
     settings = Verifying(**given(Verifying, values))
-    from edgekit import verify as verb
+    from edgekit.conversion.verification import report
+    from edgekit.conversion.verification import verify as verb
     from edgekit.utils import files
     from edgekit.utils import texts as reading
-    from edgekit.verification import report
 
     documents = reading.read(texts) if texts else None
     found = verb.verify(

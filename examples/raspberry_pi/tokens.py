@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import edgekit
-from edgekit.convert import convert
+from edgekit.conversion.convert import convert
 from edgekit.formats.hub import BUNDLED
 from edgekit.settings import Converting
 

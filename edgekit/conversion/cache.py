@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from edgekit import __version__
-from edgekit.convert import convert
+from edgekit.conversion.convert import convert
 from edgekit.errors import FileError
 from edgekit.formats import embedded
 from edgekit.settings import Converting
@@ -28,7 +28,7 @@ def folder() -> Path:
 
 
 def converted(source: Path, to: str, quant: str, progress: Progress = silent) -> Path:
-    """`source` in another format, from the cache or made now. Raises as `edgekit.convert.convert`."""
+    """`source` in another format, from the cache or made now. Raises as `edgekit.conversion.convert.convert`."""
     path = (
         folder() / f"{Path(source).resolve().stem}-{quant}-{digest(source, quant)}{registry.suffix('converters', to)}"
     )

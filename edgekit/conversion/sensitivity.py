@@ -11,7 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgekit.convert import Held, check_quant
+from edgekit.conversion.base import Held
+from edgekit.conversion.convert import check_quant
+from edgekit.conversion.verification.measure import Truth, agreement, of_checkpoint
+from edgekit.conversion.verification.settings import Verifying
 from edgekit.errors import MissingExtraError, SettingError
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.inference.reference import Reference
@@ -19,8 +22,6 @@ from edgekit.settings import Converting
 from edgekit.utils import blas, registry
 from edgekit.utils.progress import Progress, silent
 from edgekit.utils.tables import table
-from edgekit.verification.measure import Truth, agreement, of_checkpoint
-from edgekit.verify_settings import Verifying
 
 MEASURED = Verifying(tokens=256, greedy=0, threads=1)
 

@@ -10,19 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgekit.agreement import Figures
-from edgekit.convert import Planned
+from edgekit.conversion.base import Planned
+from edgekit.conversion.importance import DEFAULT
+from edgekit.conversion.plan import sizes
+from edgekit.conversion.verification.measure import Truth, agreement, of_checkpoint, open_artefact
+from edgekit.conversion.verification.metrics import Figures
+from edgekit.conversion.verification.proof import running
+from edgekit.conversion.verification.settings import Verifying
 from edgekit.errors import EdgekitError, MissingExtraError, SettingError
 from edgekit.formats.checkpoint import Checkpoint
-from edgekit.importance import DEFAULT
-from edgekit.plan import sizes
 from edgekit.settings import Choosing, Converting, bytes_of
 from edgekit.utils import blas, registry
 from edgekit.utils.progress import Progress, silent
 from edgekit.utils.tables import table
-from edgekit.verification.measure import Truth, agreement, of_checkpoint, open_artefact
-from edgekit.verification.proof import running
-from edgekit.verify_settings import Verifying
 
 MEASURED = Verifying(tokens=2048, greedy=0, threads=1)
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.convert import Held
+from edgekit.conversion.base import Held
+from edgekit.conversion.verification.tolerances import row_limit, smallest
 from edgekit.formats.checkpoint import LlamaConfig
-from edgekit.verification.limits import row_limit, smallest
 
 Array = NDArray[np.float32]
 

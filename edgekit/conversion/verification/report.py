@@ -5,9 +5,9 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from edgekit.conversion.verification.proof import Proof
+from edgekit.conversion.verification.verify import Verification
 from edgekit.utils.tables import table
-from edgekit.verification.proof import Proof
-from edgekit.verify import Verification
 
 HEAD = (
     "artefact", "type", "MB", "KL", "p99 KL", "top-1", "top-5", "max |Δ|", "mean |Δ|", "perplexity", "change",

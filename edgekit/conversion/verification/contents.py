@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.convert import Held
+from edgekit.conversion.base import Held
+from edgekit.conversion.verification.tensors import compare, explain, group_of
+from edgekit.conversion.verification.tolerances import coarsest
 from edgekit.errors import CheckpointError, MissingExtraError
 from edgekit.formats import gguf, gguf_config
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig, open_folder
 from edgekit.utils import registry
-from edgekit.verification.limits import coarsest
-from edgekit.verification.tensors import compare, explain, group_of
 
 
 @dataclass

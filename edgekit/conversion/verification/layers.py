@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.agreement import logit_error
+from edgekit.conversion.verification.metrics import logit_error
+from edgekit.conversion.verification.tensors import interleaved
+from edgekit.conversion.verification.tolerances import limit_of
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.inference.reference import Reference
 from edgekit.inference.runtime import Logits
-from edgekit.verification.limits import limit_of
-from edgekit.verification.tensors import interleaved
 
 BASES = (10_000.0, 500_000.0, 1_000_000.0, 100_000.0, 50_000.0)
 """Bases of rotary embeddings that models have; what a converter that forgets the key takes is among them."""

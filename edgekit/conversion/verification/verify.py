@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekit.conversion.verification.measure import Truth, open_source
+from edgekit.conversion.verification.proof import Proof, prove, running
+from edgekit.conversion.verification.settings import Verifying
 from edgekit.formats import hub
 from edgekit.utils import blas
 from edgekit.utils.progress import Progress, silent
 from edgekit.utils.texts import Document
-from edgekit.verification.measure import Truth, open_source
-from edgekit.verification.proof import Proof, prove, running
-from edgekit.verify_settings import Verifying
 
 __all__ = ["Proof", "Verification", "verify"]
 

@@ -22,56 +22,17 @@ artefact carries what was measured. Before an artefact gets its name it is verif
 is not kept.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edgekit.conversion.base import Written
 from edgekit.errors import SettingError, UnknownRoomError
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.formats.open import open_model
 from edgekit.settings import Converting
 from edgekit.utils import files, registry
 from edgekit.utils.progress import Progress, silent
-
-
-@dataclass(frozen=True)
-class Written:
-    """One tensor of an artefact."""
-
-    name: str
-    shape: tuple[int, ...]
-    type: str
-    """As the format calls it: Q4_0, F32, int8, ..."""
-    bytes: int
-    note: str = ""
-    """Why the type is not the one asked for."""
-
-
-@dataclass(frozen=True)
-class Planned:
-    """An artefact that is not written yet."""
-
-    quant: str
-    tensors: list[Written]
-    """Empty if it cannot be made here."""
-    bytes: int | None
-    """Of the file, its receipt included; None if it cannot be made here."""
-    note: str = ""
-    """Why not, or what else there is to say."""
-
-
-class Held(NamedTuple):
-    """One tensor of an artefact, read back."""
-
-    name: str
-    """Hugging Face's, as are the order of its rows and its shape."""
-    values: NDArray[np.float32]
-    """Dequantized."""
-    type: str
-    """As the format calls it: Q4_0, F32, int8, ...; "int4/32" is 4 bits with a scale for each 32 values."""
 
 
 class Conversion(NamedTuple):
@@ -139,7 +100,7 @@ def _proved(
     checkpoint: Checkpoint, path: Path, out: Path, to: str, settings: Converting
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """The receipt, which is in the artefact now, and what could not be verified."""
-    from edgekit import receipt  # which needs what is above
+    from edgekit.conversion import receipt  # which needs what is above
 
     made, note = receipt.make(checkpoint, path, out, to, settings)
     if made:
@@ -164,7 +125,7 @@ def summary(made: Conversion) -> str:
         lines.append(f"  {which[0]}{more}: {reason}")
     lines += [f"  note: {note}" for note in made.notes]
     if made.receipt is not None:
-        from edgekit import receipt
+        from edgekit.conversion import receipt
 
         lines += [f"  {line}" for line in receipt.lines(made.receipt)]
     return "\n".join(lines)

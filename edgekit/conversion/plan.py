@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.convert import Planned
+from edgekit.conversion.base import Planned
 from edgekit.errors import SettingError, UnknownRoomError
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.settings import Converting

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.agreement import Agreement, Figures, logit_error
+from edgekit.conversion.calibration import AWKWARD, CALIBRATION
+from edgekit.conversion.verification.metrics import Agreement, Figures, logit_error
+from edgekit.conversion.verification.settings import Verifying
 from edgekit.errors import CheckpointError, DataError, MissingExtraError, VocabularyError
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.formats.embedded import FILES
@@ -26,8 +28,6 @@ from edgekit.tokenizers.base import Tokenizer
 from edgekit.tokenizers.load import from_files
 from edgekit.utils import registry
 from edgekit.utils.texts import Document
-from edgekit.verification.text import AWKWARD, CALIBRATION
-from edgekit.verify_settings import Verifying
 
 MOST_LOGITS = 1 << 22
 """Logits asked for at once, 16 MiB."""

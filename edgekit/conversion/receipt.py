@@ -23,15 +23,16 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import __version__, importance
+from edgekit import __version__
+from edgekit.conversion import importance
+from edgekit.conversion.verification.measure import Truth, of_checkpoint
+from edgekit.conversion.verification.proof import Proof, prove
+from edgekit.conversion.verification.settings import SHORT
 from edgekit.errors import CheckpointError, DataError
 from edgekit.formats import embedded
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.settings import Converting
 from edgekit.utils import blas, files, registry
-from edgekit.verification.measure import Truth, of_checkpoint
-from edgekit.verification.proof import Proof, prove
-from edgekit.verify_settings import SHORT
 
 FIGURES = ("mean_kl", "p99_kl", "max_difference", "mean_difference", "logit_error", "top1", "top5", "source_perplexity",
            "perplexity")  # fmt: skip

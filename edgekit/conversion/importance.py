@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.conversion.calibration import CALIBRATION
 from edgekit.errors import CheckpointError, DataError, SettingError
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.formats.embedded import FILES
@@ -27,7 +28,6 @@ from edgekit.inference.reference import Reference
 from edgekit.tokenizers.load import from_files
 from edgekit.utils import blas, texts
 from edgekit.utils.texts import Document
-from edgekit.verification.text import CALIBRATION
 
 DEFAULT = "default"
 """Stands for the text that edgekit has, the one that receipts are measured on."""

@@ -6,17 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgekit.agreement import Figures, logit_error
-from edgekit.errors import EdgekitError, MissingExtraError, VocabularyError
-from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
-from edgekit.formats.embedded import FILES
-from edgekit.inference.reference import Reference
-from edgekit.inference.runtime import Logits, Runtime
-from edgekit.settings import Running
-from edgekit.verification.files import Content, Group, config_of, content, kind_of, own_model
-from edgekit.verification.layers import Layer, departs, guess, layers
-from edgekit.verification.limits import LIMITS, Limit, limit_of
-from edgekit.verification.measure import (
+from edgekit.conversion.verification.contents import Content, Group, config_of, content, kind_of, own_model
+from edgekit.conversion.verification.layers import Layer, departs, guess, layers
+from edgekit.conversion.verification.measure import (
     Greedy,
     Source,
     Tokens,
@@ -28,7 +20,15 @@ from edgekit.verification.measure import (
     tokenizer_of,
     tokens,
 )
-from edgekit.verify_settings import Verifying
+from edgekit.conversion.verification.metrics import Figures, logit_error
+from edgekit.conversion.verification.settings import Verifying
+from edgekit.conversion.verification.tolerances import LIMITS, Limit, limit_of
+from edgekit.errors import EdgekitError, MissingExtraError, VocabularyError
+from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
+from edgekit.formats.embedded import FILES
+from edgekit.inference.reference import Reference
+from edgekit.inference.runtime import Logits, Runtime
+from edgekit.settings import Running
 
 SHARE, LEAST = 0.25, 0.05
 """Of a type's `Limit.noise`: for each time that a model amplifies errors, and at least. The whole limit is for models

@@ -1,1 +1,0 @@
-"""What `edgekit verify` is made of; also a receipt's and a plan's measurements. The verb is `edgekit/verify.py`."""
