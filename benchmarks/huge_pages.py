@@ -21,9 +21,9 @@ from pathlib import Path
 import _seeded
 
 from edgekit import load
-from edgekit.bench import machine
 from edgekit.conversion.convert import convert
 from edgekit.errors import EdgekitError
+from edgekit.evaluation.bench import machine
 from edgekit.utils.tables import table
 
 PR_SET_THP_DISABLE = 41  # linux/prctl.h

@@ -25,9 +25,9 @@ import onnx
 import onnxruntime as ort
 from onnx import helper
 
-from edgekit.bench import machine
 from edgekit.conversion.convert import convert
 from edgekit.errors import EdgekitError
+from edgekit.evaluation.bench import machine
 from edgekit.settings import Running
 from edgekit.utils import registry
 from edgekit.utils.tables import table

@@ -27,7 +27,7 @@ from typing import Any
 import _contestants
 import _seeded
 
-from edgekit.bench import machine
+from edgekit.evaluation.bench import machine
 from edgekit.inference import threads as tuning
 from edgekit.inference.threads import physical_cores
 from edgekit.settings import Running

@@ -112,7 +112,7 @@ def main() -> None:
     if asked.json:
         print(json.dumps({name: found._asdict() for name, found in medians.items()}, indent=1))
         return
-    from edgekit.bench import machine
+    from edgekit.evaluation.bench import machine
     from edgekit.utils.tables import table
 
     where = machine({})

@@ -27,7 +27,7 @@ from typing import Any
 import _stretched
 
 import edgekit
-from edgekit.bench import machine
+from edgekit.evaluation.bench import machine
 from edgekit.formats.hub import BUNDLED
 from edgekit.model import Model
 from edgekit.utils.tables import table

@@ -327,7 +327,7 @@ def inspect(model: str | None, tensors: bool, revision: str | None, as_json: boo
     edgekit inspect -m ./checkpoint
     edgekit inspect -m model.gguf --json
     """
-    from edgekit import inspect as verb
+    from edgekit.doctor import inspect as verb
     from edgekit.formats import hub
 
     found = verb.describe(hub.resolve(model, revision=revision))

@@ -15,13 +15,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from edgekit import bench
-from edgekit.bench_settings import Benching
 from edgekit.conversion.convert import convert
 from edgekit.conversion.verification import report
 from edgekit.conversion.verification.settings import Verifying
 from edgekit.conversion.verification.verify import Verification, verify
 from edgekit.errors import EdgekitError
+from edgekit.evaluation import bench
+from edgekit.evaluation.bench_settings import Benching
 from edgekit.formats import hub
 from edgekit.settings import Converting
 from edgekit.utils import files, texts

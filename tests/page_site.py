@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit import export_web, export_web_npm
 from edgekit.errors import FileError
+from edgekit.web import export, npm
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,7 +20,7 @@ def package() -> Path | str:
     named = os.environ.get("EDGEKIT_ONNXRUNTIME_WEB")
     os.environ.setdefault("npm_config_fetch_retries", "0")  # without a network npm would try for minutes
     try:
-        return Path(named) if named else export_web_npm.cached()
+        return Path(named) if named else npm.cached()
     except FileError as error:
         return str(error)
 
@@ -36,7 +36,7 @@ def site() -> Path:
     place = tempfile.TemporaryDirectory()
     atexit.register(place.cleanup)
     out = Path(place.name) / "site"
-    export_web.export_web([None], out, quants=["fp16", "int8"], onnxruntime_web=found)
+    export.export_web([None], out, quants=["fp16", "int8"], onnxruntime_web=found)
     return out
 
 

@@ -11,8 +11,8 @@ for package in ("httpx2", "onnxruntime", "onnx"):
     pytest.importorskip(package)
 web = pytest.importorskip("edgekit.web.app", reason="needs the extra serve")
 testing = pytest.importorskip("starlette.testclient")
-shelves = pytest.importorskip("edgekit.web.shelf")
-settings = pytest.importorskip("edgekit.web_settings")
+shelves = pytest.importorskip("edgekit.web.models")
+settings = pytest.importorskip("edgekit.web.settings")
 
 HERE = "http://127.0.0.1:8000"
 PROMPT = "Once upon a time"

@@ -11,7 +11,7 @@ from handmade import small
 from safetensors.numpy import load_file, save_file
 from tokenizers import decoders, models, normalizers, processors
 
-from edgekit import doctor
+from edgekit.doctor import examine
 from edgekit.formats.checkpoint import INDEX, LlamaConfig, open_folder
 from edgekit.formats.gguf import GGUFFile
 from edgekit.settings import Converting
@@ -119,11 +119,11 @@ class Folder:
 
 
 def named(path, name: str) -> list:
-    return [finding for finding in doctor.examine(path).findings if finding.name == name]
+    return [finding for finding in examine.examine(path).findings if finding.name == name]
 
 
 def told(path) -> set[tuple[str, str]]:
-    return {(finding.level, finding.name) for finding in doctor.examine(path).findings}
+    return {(finding.level, finding.name) for finding in examine.examine(path).findings}
 
 
 def converted(source: Path, out: Path, to: str, quant: str, **settings) -> Path:

@@ -12,10 +12,11 @@ import pytest
 from click.testing import CliRunner
 from conftest import write_model
 
-from edgekit import bench, bench_report, bench_worker, cli
-from edgekit.bench import Bench, Figure
-from edgekit.bench_settings import Benching
+from edgekit import cli
 from edgekit.errors import ContextError, RuntimeFailure, SettingError, UnknownRoomError, UsageError
+from edgekit.evaluation import bench, bench_report, bench_worker
+from edgekit.evaluation.bench import Bench, Figure
+from edgekit.evaluation.bench_settings import Benching
 from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.inference.threads import physical_cores
 from edgekit.model import Model

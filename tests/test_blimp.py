@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from test_evaluate import Letters, Remembering, opened, plain, run  # noqa: F401  (fixtures)
 
-from edgekit import blimp as verb
-from edgekit.blimp import Blimp, Pair, Paradigm, Scorer, blimp, read, sequence
 from edgekit.errors import ContextError, DataError, FileError, UsageError
-from edgekit.eval_report import blimp_report
+from edgekit.evaluation import blimp as verb
+from edgekit.evaluation.blimp import Blimp, Pair, Paradigm, Scorer, blimp, read, sequence
+from edgekit.evaluation.report import blimp_report
 from edgekit.model import Model
 from edgekit.utils import registry
 

@@ -15,9 +15,10 @@ from safetensors.numpy import load_file, save_file
 from spoilt import EMBEDDING, LAYER, SHAPE, Folder, named, told
 from tokenizers import decoders, models, pre_tokenizers
 
-from edgekit import doctor
 from edgekit.commands.doctor import COMMAND
-from edgekit.doctor.finding import CHECKS, LEVELS
+from edgekit.doctor import examine
+from edgekit.doctor.checks import CHECKS
+from edgekit.doctor.finding import LEVELS
 from edgekit.doctor.tensors import CHUNK, measure
 from edgekit.errors import CheckpointError, EdgekitError
 from edgekit.formats import hub
@@ -36,11 +37,11 @@ def folder(tmp_path) -> Folder:
 
 def test_a_healthy_folder_has_only_notes(folder):
     assert told(folder.path) == {("note", "tied-head"), ("note", "chat-template")}
-    assert doctor.examine(folder.path).usable
+    assert examine.examine(folder.path).usable
 
 
 def test_the_bundled_model():
-    found = doctor.examine(hub.resolve(None))
+    found = examine.examine(hub.resolve(None))
     assert found.usable and {f.name for f in found.findings if f.level == "warning"} == {"tokenmonster"}
 
 
@@ -312,7 +313,7 @@ def test_a_folder_that_has_it(folder, name, level, said, spoil):
     spoil(folder)
     found = [finding for finding in named(folder.path, name) if finding.level == level]
     assert any(said in finding.what + " " + finding.cure for finding in found), told(folder.path)
-    for finding in doctor.examine(folder.path).findings:
+    for finding in examine.examine(folder.path).findings:
         assert finding.level in LEVELS and finding.what and finding.consequence
         assert finding.level == "note" or finding.cure, "a warning says what to do"
         assert "\n" not in finding.what + finding.consequence + finding.cure
@@ -332,7 +333,7 @@ def refused(path: Path) -> str:
 @pytest.mark.parametrize("name, level, said, spoil", FOLDERS, ids=[f"{row[0]}-{i}" for i, row in enumerate(FOLDERS)])
 def test_an_error_is_what_edgekit_refuses(folder, name, level, said, spoil):
     spoil(folder)
-    found = doctor.examine(folder.path)
+    found = examine.examine(folder.path)
     assert found.usable == (not refused(folder.path)), (refused(folder.path), told(folder.path))
 
 
@@ -342,7 +343,7 @@ def test_one_fault_does_not_hide_the_next(folder):
     folder.tensors(lambda t: t.pop("model.norm.weight"))
     folder.value(EMBEDDING, np.nan)
     folder.generation(temperature=0.5)
-    errors = [f for f in doctor.examine(folder.path).findings if f.level == "error"]
+    errors = [f for f in examine.examine(folder.path).findings if f.level == "error"]
     assert [f.name for f in errors] == [
         "missing-tensors", "not-finite", "unsupported-keys", "unsupported-keys", "unsupported-keys", "ids-out-of-range",
     ]  # fmt: skip
@@ -377,7 +378,7 @@ def test_no_value_in_a_json_file_breaks_the_doctor(folder, name, little_memory):
         for value in ODD:
             folder.put(name, whole)
             folder.json(name, **{key: value})
-            doctor.report(doctor.examine(folder.path))
+            examine.report(examine.examine(folder.path))
 
 
 def test_damaged_headers_never_break_the_doctor(folder, little_memory):
@@ -390,7 +391,7 @@ def test_damaged_headers_never_break_the_doctor(folder, little_memory):
         for _ in range(rng.integers(1, 4)):
             data[rng.integers(8 + length)] = rng.integers(256)
         file.write_bytes(data)
-        found = doctor.examine(folder.path)
+        found = examine.examine(folder.path)
         try:
             open_folder(folder.path)
         except EdgekitError:
@@ -405,7 +406,7 @@ def test_weights_are_looked_at_a_part_at_a_time(folder):
         file.write(len(header).to_bytes(8, "little") + header.encode())
         file.truncate(8 + len(header) + size)
     tracemalloc.start()
-    found = doctor.examine(folder.path)
+    found = examine.examine(folder.path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert any("nothing but zeros: big.weight" in f.what for f in found.findings)
@@ -467,7 +468,7 @@ def test_transformers_does_what_is_said_of_it(folder, rows, tmp_path):
 
 def test_every_topic_puts_its_checks_on_the_list():
     modules = {check.function.__module__ for check in CHECKS}
-    assert modules == {topic.__name__ for topic in doctor.TOPICS}
+    assert modules == {topic.__name__ for topic in examine.TOPICS}
 
 
 def run(*arguments: str):
@@ -507,5 +508,5 @@ def test_paths_that_are_no_models(tmp_path):
         done = run("-m", path)
         assert isinstance(done.exception, CheckpointError) and said in str(done.exception)
     (tmp_path / "empty").mkdir()
-    found = doctor.examine(tmp_path / "empty")
+    found = examine.examine(tmp_path / "empty")
     assert {"no-config", "no-safetensors", "no-tokenizer"} <= {f.name for f in found.findings}

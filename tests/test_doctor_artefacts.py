@@ -14,9 +14,9 @@ from handmade import small
 from spoilt import EMBEDDING, FILES, SHAPE, Folder, converted, named, rewritten, told
 from test_doctor import FOLDERS
 
-from edgekit import doctor
+from edgekit.doctor import examine
 from edgekit.doctor import onnx as doctor_onnx
-from edgekit.doctor.finding import CHECKS
+from edgekit.doctor.checks import CHECKS
 from edgekit.doctor.onnx_file import read as read_onnx
 from edgekit.doctor.tensors import SCALES, measure
 from edgekit.errors import EdgekitError, MissingExtraError
@@ -180,7 +180,7 @@ def test_a_gguf_that_has_it(spoilt, place):
 
 @ROWS
 def test_an_error_in_a_gguf_is_what_edgekit_refuses(spoilt, refusals, place):
-    assert doctor.examine(spoilt[place]).usable == (not refusals[place]), (refusals[place], told(spoilt[place]))
+    assert examine.examine(spoilt[place]).usable == (not refusals[place]), (refusals[place], told(spoilt[place]))
 
 
 def test_a_copy_is_still_healthy(folder, tmp_path):
@@ -197,7 +197,7 @@ def test_the_marks_of_a_tokenmonster_gguf(folder, tmp_path, level, shown):
     source = write_model(tmp_path / "t", shape, files=tokenmonster_files(vocabulary.to_bytes(), rows))
     path = to_gguf(source, tmp_path)
     (found,) = named(path, "text-with-stray-marks")
-    assert found.level == "warning" and shown in found.consequence and doctor.examine(path).usable
+    assert found.level == "warning" and shown in found.consequence and examine.examine(path).usable
     plain = small(0)
     source = write_model(tmp_path / "p", shape, files=tokenmonster_files(plain.to_bytes(), rows))
     assert not named(to_gguf(source, tmp_path), "text-with-stray-marks"), "level 0 has no marks"
@@ -251,7 +251,7 @@ def test_a_damaged_gguf_is_one_finding(folder, tmp_path):
         (whole[:place] + b"RMS" + whole[place + 3 :], "does not match its sha256"),
     ):
         path.write_bytes(data)
-        found = doctor.examine(path)
+        found = examine.examine(path)
         assert not found.usable and found.findings[0].name == "unreadable" and said in found.findings[0].what
 
 
@@ -338,7 +338,7 @@ def test_an_onnx_that_has_it(tmp_path, name, level, said, make):
     path = make(tmp_path)
     found = [finding for finding in named(path, name) if finding.level == level]
     assert any(said in finding.what for finding in found), told(path)
-    assert doctor.examine(path).usable == (level != "error")
+    assert examine.examine(path).usable == (level != "error")
 
 
 @pytest.mark.parametrize("has, level", [(True, "note"), (None, "note"), (False, "warning")])
@@ -366,12 +366,12 @@ def test_a_damaged_onnx_is_one_finding(tmp_path):
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
     ):
         path.write_bytes(data)
-        found = doctor.examine(path)
+        found = examine.examine(path)
         assert not found.usable and found.findings[0].name == "unreadable" and said in found.findings[0].what, place
     path.write_bytes(whole.replace(b"edgekit.file.config.json.sha256\x12@", b"edgekit.file.config.json.sha256\x12@", 1))
     digest = re.search(rb"config\.json\.sha256\x12@([0-9a-f]{64})", whole)[1]
     path.write_bytes(whole.replace(digest, b"0" * 64))
-    assert any("does not match its sha256" in f.what for f in doctor.examine(path).findings)
+    assert any("does not match its sha256" in f.what for f in examine.examine(path).findings)
 
 
 def test_random_damage_never_breaks_the_onnx_reader(tmp_path):
@@ -382,7 +382,7 @@ def test_random_damage_never_breaks_the_onnx_reader(tmp_path):
         for _ in range(rng.integers(1, 5)):
             data[rng.integers(len(data))] = rng.integers(256)
         path.write_bytes(data)
-        doctor.report(doctor.examine(path))
+        examine.report(examine.examine(path))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -12,7 +12,6 @@ from click.testing import CliRunner
 from handmade import small
 
 import edgekit
-from edgekit import evaluate
 from edgekit.cli import Commands
 from edgekit.commands.eval import evaluate as eval_group
 from edgekit.errors import (
@@ -24,7 +23,8 @@ from edgekit.errors import (
     RuntimeFailure,
     UsageError,
 )
-from edgekit.evaluate import perplexity
+from edgekit.evaluation import perplexity as evaluate
+from edgekit.evaluation.perplexity import perplexity
 from edgekit.inference.runtime import check_forward, check_rewind
 from edgekit.inference.scoring import (
     blockwise,

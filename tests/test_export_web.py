@@ -14,12 +14,13 @@ from conftest import STENTOR, tokenmonster_files, write_model
 from page_site import ROOT, artefact, site
 
 import edgekit
-from edgekit import export_web, export_web_npm
 from edgekit.commands import export_web as command
 from edgekit.errors import CheckpointError, FileError, SettingError, UsageError, VocabularyError
 from edgekit.formats import checkpoint, hub
 from edgekit.inference.generate import token_logprob
 from edgekit.utils import registry
+from edgekit.web import export as export_web
+from edgekit.web import npm as export_web_npm
 
 PAGES = ROOT / "edgekit" / "web" / "pages"
 MENU = {"temperature": 0.9, "top_p": 0.9, "top_k": 0, "min_p": 0.02, "repetition_penalty": 1.2}

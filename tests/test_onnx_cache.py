@@ -163,11 +163,11 @@ def test_an_older_onnxruntime_says_so(bundled, tmp_path, monkeypatch):
 
 def test_a_page_refuses_it(bundled, tmp_path):
     """Its core binds float32 caches: better here than in somebody's browser."""
-    from edgekit.export_web import export_web
+    from edgekit.web.export import export_web
 
     path = made(bundled, tmp_path / "m.onnx")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edgekit.export_web_npm.assets", lambda *_, **__: None)
+        patch.setattr("edgekit.web.npm.assets", lambda *_, **__: None)
         with pytest.raises(CheckpointError, match="m.onnx has an int8 KV cache, a page's is float32: convert with"):
             export_web([path], tmp_path / "site")
     assert not (tmp_path / "site").exists()

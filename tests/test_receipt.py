@@ -8,10 +8,10 @@ import pytest
 from conftest import tokenmonster_files, write_model
 from handmade import small
 
-from edgekit import inspect
 from edgekit.conversion import receipt
 from edgekit.conversion.convert import convert, summary
 from edgekit.conversion.verification.verify import verify
+from edgekit.doctor import inspect
 from edgekit.errors import CheckpointError, MissingExtraError
 from edgekit.formats import embedded
 from edgekit.formats import gguf as gguf_file

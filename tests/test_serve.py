@@ -18,9 +18,9 @@ from edgekit.errors import SettingError
 from edgekit.inference.sampling import Sampler, log_softmax
 from edgekit.settings import Generating
 from edgekit.web import completions, playground
-from edgekit.web.fields import SETTINGS, Refused
-from edgekit.web.shelf import Shelf
-from edgekit.web.steps import Pieces
+from edgekit.web.models import Shelf
+from edgekit.web.tokens import Pieces
+from edgekit.web.validation import SETTINGS, Refused
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from serving import HERE, LONG, PROMPT, Asking, complete, gated, generate, serve
 
 import edgekit
 from edgekit.errors import SettingError, UsageError
-from edgekit.web.desk import Desk, Done
-from edgekit.web.fields import Refused
-from edgekit.web.shelf import Shelf
-from edgekit.web_settings import Serving
+from edgekit.web.models import Shelf
+from edgekit.web.settings import Serving
+from edgekit.web.validation import Refused
+from edgekit.web.worker import Desk, Done
 
 
 @pytest.fixture(scope="module")

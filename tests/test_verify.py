@@ -206,7 +206,7 @@ def test_a_copy_is_equal_to_the_last_figure(tiny, made):
 
 
 def test_the_text_is_cut_and_prefixed_as_eval_does(tiny):
-    from edgekit.evaluate import perplexity
+    from edgekit.evaluation.perplexity import perplexity
     from edgekit.model import load
 
     text = [Document("x", calibration()[:700])]

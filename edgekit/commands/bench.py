@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from edgekit import flags
-from edgekit.bench_settings import AUTO, Benching
 from edgekit.errors import UsageError
+from edgekit.evaluation.bench_settings import AUTO, Benching
 from edgekit.options import given, options
 from edgekit.settings import Running, Sampling
 
@@ -100,8 +100,8 @@ def bench(
     settings = Benching(**{name: values.pop(name) for name in FIELDS if values[name] is not None})
     running, sampling = given(Running, values), given(Sampling, values)
     Sampling(**sampling)  # a value out of its range ends it here, before any process starts
-    from edgekit import bench as verb
-    from edgekit import bench_report as report
+    from edgekit.evaluation import bench as verb
+    from edgekit.evaluation import bench_report as report
     from edgekit.utils import files
 
     found = verb.bench(

@@ -8,7 +8,7 @@ from edgekit import flags
 from edgekit.commands.serve import models, run
 from edgekit.options import options
 from edgekit.settings import Running
-from edgekit.web_settings import Serving
+from edgekit.web.settings import Serving
 
 
 @click.command("demo")

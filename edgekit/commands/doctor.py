@@ -22,7 +22,7 @@ def doctor(context: click.Context, model: str | None, revision: str | None, as_j
     An error is something that edgekit cannot use (exit status 1), a warning something that other tools stumble over
     or that the text suffers from, a note good to know. The model is looked at, not loaded.
     """
-    from edgekit import doctor as verb
+    from edgekit.doctor import examine as verb
     from edgekit.formats import hub
 
     found = verb.examine(hub.resolve(model, revision=revision))

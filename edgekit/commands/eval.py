@@ -13,7 +13,7 @@ import click
 
 from edgekit import flags
 from edgekit.errors import UsageError
-from edgekit.eval_settings import Judging, Measuring
+from edgekit.evaluation.settings import Judging, Measuring
 from edgekit.options import given, options
 from edgekit.settings import Running
 from edgekit.utils import registry
@@ -65,8 +65,8 @@ def ppl(paths: tuple[Path, ...], **values: Any) -> None:
     """
     output = _output(values)
     settings = Measuring(**given(Measuring, values))
-    from edgekit import eval_report as report
-    from edgekit import evaluate as verb
+    from edgekit.evaluation import perplexity as verb
+    from edgekit.evaluation import report
     from edgekit.utils import texts
 
     documents = texts.read(paths)
@@ -101,8 +101,8 @@ def blimp(pairs: Path, **values: Any) -> None:
     """
     output = _output(values)
     settings = Judging(**given(Judging, values))
-    from edgekit import blimp as verb
-    from edgekit import eval_report as report
+    from edgekit.evaluation import blimp as verb
+    from edgekit.evaluation import report
 
     read = verb.read(pairs)
     model, facts = _load(values)

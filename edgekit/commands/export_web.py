@@ -49,7 +49,7 @@ def export_web(
     The folder is static: any web server serves it. A phone installs it, and keeps it for use without a network, if it
     comes by https or from the phone itself.
     """
-    from edgekit import export_web as verb
+    from edgekit.web import export as verb
 
     made = verb.export_web(
         models, output, quants=[quant.lower() for quant in quants], onnxruntime_web=onnxruntime_web, webgpu=webgpu,

@@ -15,7 +15,7 @@ from edgekit import flags
 from edgekit.errors import MissingExtraError
 from edgekit.options import given, options
 from edgekit.settings import Running
-from edgekit.web_settings import KEY_VARIABLE, Serving
+from edgekit.web.settings import KEY_VARIABLE, Serving
 
 models = click.option(
     "-m", "--model", "models", multiple=True, metavar="MODEL",
@@ -52,7 +52,7 @@ def run(models: tuple[str, ...], values: dict[str, Any], *, pages: bool = False,
     settings.check_reach()
     try:
         from edgekit.web import app, server
-        from edgekit.web.shelf import Shelf
+        from edgekit.web.models import Shelf
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing in ("", "edgekit"):

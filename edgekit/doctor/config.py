@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from edgekit.doctor.case import Case
-from edgekit.doctor.finding import Finding, check, error, note, warning
+from edgekit.doctor.checks import check
+from edgekit.doctor.finding import Finding, error, note, warning
 from edgekit.errors import EdgekitError
 from edgekit.formats.checkpoint import HARMLESS, MUST_BE, LlamaConfig
 from edgekit.formats.generation_config import defaults

@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterator
 
 from edgekit.doctor.case import Case, read_head, weight_map
-from edgekit.doctor.finding import Finding, check, counted, error, note, some, warning
+from edgekit.doctor.checks import check
+from edgekit.doctor.finding import Finding, counted, error, note, some, warning
 from edgekit.doctor.tensors import LFS
 from edgekit.formats.checkpoint import INDEX, WEIGHTS
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from edgekit import __version__
 from edgekit.doctor.case import Case
-from edgekit.doctor.finding import Finding, check, counted, error, note, some, warning
+from edgekit.doctor.checks import check
+from edgekit.doctor.finding import Finding, counted, error, note, some, warning
 from edgekit.errors import EdgekitError
 from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.formats.gguf import BLOCKS

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgekit.doctor.case import Case
-from edgekit.doctor.finding import Finding, check, counted, error, note, some, warning
+from edgekit.doctor.checks import check
+from edgekit.doctor.finding import Finding, counted, error, note, some, warning
 
 SAFE_INT8 = 64
 """The largest weight whose products with uint8 add up in an int16: what `--reduce-range` keeps to."""

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from edgekit.doctor.case import Case
-from edgekit.doctor.finding import Finding, check, counted, error, note, some, warning
+from edgekit.doctor.checks import check
+from edgekit.doctor.finding import Finding, counted, error, note, some, warning
 from edgekit.errors import EdgekitError
 from edgekit.formats.embedded import FILES
 from edgekit.tokenizers import base

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from edgekit.doctor.case import Case
+from edgekit.doctor.checks import check
 from edgekit.doctor.files import CLEAN
-from edgekit.doctor.finding import Finding, check, counted, error, note, some, warning
+from edgekit.doctor.finding import Finding, counted, error, note, some, warning
 from edgekit.doctor.tensors import NUMPY, SCALES, Tensor
 from edgekit.formats.checkpoint import LlamaConfig
 

@@ -1,12 +1,12 @@
 """The server of `edgekit serve`, and of `edgekit demo`, which is the same application with pages. Extra `serve`.
 
-    guard.py     who may ask: Host, Origin, API key, size of a body
-    fields.py    a JSON body read field by field; refusals, as an HTTP status and JSON
-    house.py     what the parts share
-    desk.py      the one thread that runs models, and the bounded queue before it
-    shelf.py     the models that may be asked for, opened on first use
-    steps.py     a text as it comes, token by token, with probabilities before and after the sampler
-    answer.py    from a job on the desk to an HTTP answer; what happens when a client leaves
+    security.py  who may ask: Host, Origin, API key, size of a body
+    validation.py a JSON body read field by field; refusals, as an HTTP status and JSON
+    state.py     what the parts share
+    worker.py    the one thread that runs models, and the bounded queue before it
+    models.py    the models that may be asked for, opened on first use
+    tokens.py    a text as it comes, token by token, with probabilities before and after the sampler
+    responses.py from a job on the desk to an HTTP answer; what happens when a client leaves
     playground.py, completions.py    the two APIs
     metrics.py   counters and histograms for Prometheus
     app.py       all of it as one ASGI application

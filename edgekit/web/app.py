@@ -17,11 +17,11 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from edgekit.errors import EdgekitError, FileError
-from edgekit.web import answer, completions, guard, metrics, playground
-from edgekit.web.fields import Refused, refusal
-from edgekit.web.house import House
-from edgekit.web.shelf import Shelf
-from edgekit.web_settings import Serving, is_loopback
+from edgekit.web import completions, metrics, playground, responses, security
+from edgekit.web.models import Shelf
+from edgekit.web.settings import Serving, is_loopback
+from edgekit.web.state import House
+from edgekit.web.validation import Refused, refusal
 
 PAGES = Path(__file__).parent / "pages"
 
@@ -88,7 +88,7 @@ def application(shelf: Shelf, settings: Serving, pages: Path | None = None) -> S
         )
     layers.append(
         Middleware(
-            guard.Guard,
+            security.Guard,
             loopback=is_loopback(settings.host),
             origins=settings.allow_origin,
             key=settings.api_key,
@@ -126,18 +126,18 @@ def counters(house: House) -> Any:
 
 
 async def refused(request: Request, error: Exception) -> Response:
-    return guard.answer(refusal(error), request.url.path)
+    return security.answer(refusal(error), request.url.path)
 
 
 async def unknown(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     what = {404: f"nothing at {request.url.path}", 405: f"{request.method} is not for {request.url.path}"}
     said = what.get(error.status_code, error.detail)
-    return guard.answer(Refused(said, status=error.status_code, headers=dict(error.headers or {})), request.url.path)
+    return security.answer(Refused(said, status=error.status_code, headers=dict(error.headers or {})), request.url.path)
 
 
 async def gone(request: Request, error: Exception) -> Response:
-    return answer.plain(None)
+    return responses.plain(None)
 
 
 class Pages(StaticFiles):

@@ -26,12 +26,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from edgekit.inference.generate import TokenLogprob
-from edgekit.web import answer
-from edgekit.web.desk import Job
-from edgekit.web.fields import Fields, Refused, is_ids, is_whole, shown
-from edgekit.web.house import House
-from edgekit.web.shelf import Entry, Opened
-from edgekit.web.steps import Step, Steps, prompt_logprobs
+from edgekit.web import responses
+from edgekit.web.models import Entry, Opened
+from edgekit.web.state import House
+from edgekit.web.tokens import Step, Steps, prompt_logprobs
+from edgekit.web.validation import Fields, Refused, is_ids, is_whole, shown
+from edgekit.web.worker import Job
 
 MAX_TOKENS = 16
 MOST_LOGPROBS = 5
@@ -301,9 +301,9 @@ def routes(house: House) -> Sequence[Route]:
         events = house.events(request, lambda job: complete(asked, house, job))
         completion = Completion(asked)
         if not asked.stream:
-            found = await answer.whole(events)
-            return answer.plain(None if found is None else completion.whole(found))
-        return await answer.streamed(
+            found = await responses.whole(events)
+            return responses.plain(None if found is None else completion.whole(found))
+        return await responses.streamed(
             events, completion.chunks, lambda refused: refused.body("/v1/"), "[DONE]", house.settings.time_limit
         )
 

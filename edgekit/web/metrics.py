@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgekit.inference.generate import Generation
-from edgekit.web.answer import LEFT
-from edgekit.web.desk import Desk
+from edgekit.web.responses import LEFT
+from edgekit.web.worker import Desk
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)

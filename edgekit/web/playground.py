@@ -12,12 +12,12 @@ from starlette.routing import Route
 
 from edgekit.inference.generate import Generation
 from edgekit.tokenizers.load import pieces
-from edgekit.web import answer
-from edgekit.web.desk import Job
-from edgekit.web.fields import SETTINGS, Fields, Refused, checked, is_ids, ranges, shown
-from edgekit.web.house import House
-from edgekit.web.shelf import Entry, Opened
-from edgekit.web.steps import Step, Steps
+from edgekit.web import responses
+from edgekit.web.models import Entry, Opened
+from edgekit.web.state import House
+from edgekit.web.tokens import Step, Steps
+from edgekit.web.validation import SETTINGS, Fields, Refused, checked, is_ids, ranges, shown
+from edgekit.web.worker import Job
 
 MOST_TOP = 20
 
@@ -108,7 +108,7 @@ def routes(house: House) -> Sequence[Route]:
 
     async def text(request: Request) -> Response:
         asked = read(await house.body(request), house)
-        return await answer.streamed(
+        return await responses.streamed(
             house.events(request, lambda job: generate(asked, house, job)),
             lambda event: [event],
             lambda refused: refused.body("/api/"),

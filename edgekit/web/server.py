@@ -17,9 +17,9 @@ import uvicorn
 from edgekit.errors import EdgekitError
 from edgekit.utils.files import said
 from edgekit.web.app import application
-from edgekit.web.desk import Desk
-from edgekit.web.shelf import Shelf
-from edgekit.web_settings import Serving
+from edgekit.web.models import Shelf
+from edgekit.web.settings import Serving
+from edgekit.web.worker import Desk
 
 MOST_CONNECTIONS = 256
 """Beside those in the queue; more are answered 503."""

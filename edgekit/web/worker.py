@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from edgekit.errors import EdgekitError
-from edgekit.web.fields import Refused, refusal
+from edgekit.web.validation import Refused, refusal
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from edgekit.web.fields import Refused
-from edgekit.web_settings import is_loopback
+from edgekit.web.settings import is_loopback
+from edgekit.web.validation import Refused
 
 OPEN = "/health"
 

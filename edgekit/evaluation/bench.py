@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import __version__, errors
-from edgekit.bench_settings import AUTO, Benching
 from edgekit.errors import ContextError, EdgekitError, RuntimeFailure
+from edgekit.evaluation.bench_settings import AUTO, Benching
 from edgekit.inference.threads import cpu_name, physical_cores
 from edgekit.utils import registry
 from edgekit.utils.progress import Progress, silent
@@ -254,7 +254,7 @@ def child(job: dict[str, Any]) -> dict[str, Any]:
         EdgekitError: the kind and words of the child's own, or `RuntimeFailure` if it died.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "edgekit.bench_worker"],
+        [sys.executable, "-m", "edgekit.evaluation.bench_worker"],
         input=json.dumps(job), capture_output=True, text=True, errors="replace", env=os.environ,
     )  # fmt: skip
     answer: dict[str, Any] = {}

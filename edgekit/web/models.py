@@ -17,8 +17,8 @@ from edgekit.model import PREFERENCE, Model, load
 from edgekit.settings import Generating
 from edgekit.utils import registry
 from edgekit.utils.progress import Progress, silent
-from edgekit.web.fields import Refused, shown
-from edgekit.web.steps import Pieces
+from edgekit.web.tokens import Pieces
+from edgekit.web.validation import Refused, shown
 
 MOST_OPEN = 4
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgekit.errors import ContextError, DataError, UsageError
-from edgekit.eval_settings import Measuring
+from edgekit.evaluation.settings import Measuring
 from edgekit.inference.runtime import Runtime
 from edgekit.inference.scoring import (
     Window,

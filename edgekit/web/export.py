@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit import export_web_npm, inspect
 from edgekit.conversion import convert as converting
+from edgekit.doctor import inspect
 from edgekit.errors import CheckpointError, SettingError, UsageError, VocabularyError
 from edgekit.formats import embedded, hub
 from edgekit.formats.open import open_model
@@ -32,8 +32,9 @@ from edgekit.settings import Converting
 from edgekit.tokenizers.load import from_files
 from edgekit.utils import files, registry
 from edgekit.utils.progress import Progress, silent
+from edgekit.web import npm
 
-PAGES = Path(__file__).parent / "web" / "pages"
+PAGES = Path(__file__).parent / "pages"
 
 QUANTS = ("fp32", "fp16", "int8")
 LIMIT = 15_000_000
@@ -97,7 +98,7 @@ def export_web(
         raise UsageError(f"{out} is not a folder that export-web made: it is not replaced")
     with files.replacing(out, force=force) as folder:
         folder.mkdir()
-        ort = export_web_npm.assets(onnxruntime_web, webgpu=webgpu)
+        ort = npm.assets(onnxruntime_web, webgpu=webgpu)
         (folder / "models").mkdir()
         listed: list[dict[str, Any]] = []
         notes: list[str] = []
@@ -197,7 +198,7 @@ def _defaults(carried: dict[str, bytes]) -> dict[str, Any]:
 # the folder
 
 
-def _write(folder: Path, models: list[dict[str, Any]], ort: export_web_npm.Assets) -> None:
+def _write(folder: Path, models: list[dict[str, Any]], ort: npm.Assets) -> None:
     for page in sorted(PAGES.rglob("*")):
         if page.is_file() and page.name not in OTHERWISE:
             target = folder / page.relative_to(PAGES)
@@ -228,9 +229,7 @@ def _json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
-def _summed(
-    out: Path, folder: Path, models: list[dict[str, Any]], ort: export_web_npm.Assets, notes: list[str]
-) -> Exported:
+def _summed(out: Path, folder: Path, models: list[dict[str, Any]], ort: npm.Assets, notes: list[str]) -> Exported:
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     later = {model["file"] for model in models[1:]} | {str(r["wasm"]) for n, r in ort.runtimes.items() if n != "wasm"}
     first = sum(size for name, size in sizes.items() if name not in later)

@@ -6,13 +6,13 @@ from typing import Any
 from starlette.requests import Request
 
 from edgekit.inference.generate import Generation
-from edgekit.web import answer, guard
-from edgekit.web.desk import Desk, Job
-from edgekit.web.fields import Refused, token_ids
+from edgekit.web import responses, security
 from edgekit.web.metrics import Metrics
-from edgekit.web.shelf import Opened, Shelf
-from edgekit.web.steps import Steps
-from edgekit.web_settings import Serving
+from edgekit.web.models import Opened, Shelf
+from edgekit.web.settings import Serving
+from edgekit.web.tokens import Steps
+from edgekit.web.validation import Refused, token_ids
+from edgekit.web.worker import Desk, Job
 
 
 class House:
@@ -24,12 +24,12 @@ class House:
         self.metrics = Metrics(self.desk)
 
     async def body(self, request: Request) -> bytes:
-        """See `edgekit.web.guard.body`."""
-        return await guard.body(request, self.settings.max_body_bytes, self.settings.time_limit)
+        """See `edgekit.web.security.body`."""
+        return await security.body(request, self.settings.max_body_bytes, self.settings.time_limit)
 
     def events(self, request: Request, work: Callable[[Job], None]) -> AsyncGenerator[Any]:
-        """See `edgekit.web.answer.events`."""
-        return answer.events(request, self.desk, work, self.settings.time_limit)
+        """See `edgekit.web.responses.events`."""
+        return responses.events(request, self.desk, work, self.settings.time_limit)
 
     def prompt(self, opened: Opened, prompt: str | list[int], param: str) -> list[int]:
         """The ids of a prompt, held to the limit. Raises `Refused` (400, 413) and `PromptError`."""

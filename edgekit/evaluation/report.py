@@ -1,7 +1,7 @@
 """Tables of an evaluation: as text, as Markdown, and as CSV."""
 
-from edgekit.blimp import STRONG, WEAK, Blimp, Paradigm
-from edgekit.evaluate import Perplexity, Score
+from edgekit.evaluation.blimp import STRONG, WEAK, Blimp, Paradigm
+from edgekit.evaluation.perplexity import Perplexity, Score
 from edgekit.utils.tables import csv_text, table
 
 PARADIGMS = 67

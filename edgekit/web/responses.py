@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from edgekit.web.desk import Desk, Done, Gone, Job
-from edgekit.web.fields import Refused
+from edgekit.web.validation import Refused
+from edgekit.web.worker import Desk, Done, Gone, Job
 
 LEFT = 499
 """The status of an answer that nobody waits for, in nginx's words; it is only counted."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from edgekit.bench import Bench, Figure, Line
+from edgekit.evaluation.bench import Bench, Figure, Line
 from edgekit.utils.tables import table
 
 HEAD = ["model", "runtime", "threads", "prompt", "load ms", "first token ms", "prefill tok/s", "decode tok/s", "±",

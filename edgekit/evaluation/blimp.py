@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edgekit.errors import ContextError, DataError, UsageError
-from edgekit.eval_settings import Judging
+from edgekit.evaluation.settings import Judging
 from edgekit.inference.runtime import Runtime
 from edgekit.inference.scoring import log_sum_exp, prefix_id
 from edgekit.model import Model
