@@ -16,7 +16,8 @@ level 2) with the character after it, and split about one token in five otherwis
 
 from edgekit.converters._gguf_tokens import CONTROL, NORMAL, UNKNOWN, Specials, Tokens
 from edgekit.errors import VocabularyError
-from edgekit.tokenizers.tokenmonster.vocabulary import NONE, Vocabulary
+from edgekit.tokenizers.tokenmonster.vocab_file import NONE
+from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
 NOTE = (
     "llama.cpp has no TokenMonster: stock programs split a prompt greedily and print the delete marker; "

@@ -9,9 +9,15 @@ for piece in model.stream("Once upon a time", max_new_tokens=80, temperature=0.8
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["EdgekitError", "Generation", "Model", "__version__", "load"]
+__all__ = ["EdgekitError", "Generation", "Model", "Vocabulary", "__version__", "load"]
 
-_HOMES = {"EdgekitError": "errors", "Generation": "generate", "Model": "model", "load": "model"}
+_HOMES = {
+    "EdgekitError": "errors",
+    "Generation": "inference.generate",
+    "Model": "model",
+    "load": "model",
+    "Vocabulary": "tokenizers.tokenmonster.vocabulary",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,8 @@ The naive half is slow and literal on purpose: no caches, no tables, no lookahea
 from pathlib import Path
 
 from edgekit.tokenizers.tokenmonster.unicode13 import CLASS, nfd, simple_lower
-from edgekit.tokenizers.tokenmonster.vocabulary import NONE, Record, Vocabulary
+from edgekit.tokenizers.tokenmonster.vocab_file import NONE, Record
+from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 VOCABS = sorted((SHARED / "tokenmonster" / "vocabs").glob("*.vocab"))

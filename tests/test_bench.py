@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import write_model
 
-from edgekit import cli
+from edgekit.cli.main import main
 from edgekit.errors import ContextError, RuntimeFailure, SettingError, UnknownRoomError, UsageError
 from edgekit.evaluation import bench, bench_report, bench_worker
 from edgekit.evaluation.bench import Bench, Figure
@@ -49,7 +49,7 @@ def gguf(tmp_path_factory):
 
 
 def call(*arguments):
-    return CliRunner().invoke(cli.main, ["bench", *map(str, arguments)])
+    return CliRunner().invoke(main, ["bench", *map(str, arguments)])
 
 
 # ---- turns, and what is asked of whom ----

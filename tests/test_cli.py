@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import STENTOR, write_model
 
-from edgekit.cli import main
+from edgekit.cli.main import main
 
 EDGEKIT = [sys.executable, "-m", "edgekit"]
 STORY = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."

@@ -5,8 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from edgekit.cli import main
-from edgekit.commands.vocab import vocab
+from edgekit.cli.main import main
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 from edgekit.utils import registry
 
@@ -22,12 +21,6 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry.load("training", "vocab_train"), "GROUPS", 3)
         yield
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch):
-    if "vocab" not in main.commands:
-        monkeypatch.setitem(main.commands, "vocab", vocab)
 
 
 @pytest.fixture
@@ -49,9 +42,8 @@ def bears(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bears")
     (folder / "bears.txt").write_text(TEXT)
     result = CliRunner().invoke(
-        main if "vocab" in main.commands else vocab,
-        (["vocab"] if "vocab" in main.commands else [])
-        + ["train", "--data", str(folder / "bears.txt"), "--size", "300", "-o", str(folder / "b.vocab")],
+        main,
+        ["vocab", "train", "--data", str(folder / "bears.txt"), "--size", "300", "-o", str(folder / "b.vocab")],
     )
     assert result.exit_code == 0, result.output
     return folder / "b.vocab"

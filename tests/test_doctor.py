@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from spoilt import EMBEDDING, LAYER, SHAPE, Folder, named, told
 from tokenizers import decoders, models, pre_tokenizers
 
-from edgekit.commands.doctor import COMMAND
+from edgekit.cli.doctor import COMMAND
 from edgekit.doctor import examine
 from edgekit.doctor.checks import CHECKS
 from edgekit.doctor.finding import LEVELS

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from handmade import small
 
 import edgekit
-from edgekit.cli import Commands
-from edgekit.commands.eval import evaluate as eval_group
+from edgekit.cli.eval import evaluate as eval_group
+from edgekit.cli.main import Commands
 from edgekit.errors import (
     ContextError,
     DataError,
@@ -382,7 +382,7 @@ def test_command_fails_in_one_line(tmp_path, loaded):
 def test_help_imports_nothing_heavy():
     from test_layout import HEAVY, loaded_by
 
-    assert not loaded_by("import edgekit.commands.eval") & HEAVY
+    assert not loaded_by("import edgekit.cli.eval") & HEAVY
 
 
 # ----------------------------------------------------------------------------- real models

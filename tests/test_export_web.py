@@ -14,7 +14,7 @@ from conftest import STENTOR, tokenmonster_files, write_model
 from page_site import ROOT, artefact, site
 
 import edgekit
-from edgekit.commands import export_web as command
+from edgekit.cli import export_web as command
 from edgekit.errors import CheckpointError, FileError, SettingError, UsageError, VocabularyError
 from edgekit.formats import checkpoint, hub
 from edgekit.inference.generate import token_logprob

@@ -22,7 +22,8 @@ from edgekit.formats.gguf import GGUFFile
 from edgekit.formats.open import open_model
 from edgekit.settings import Converting
 from edgekit.tokenizers.load import from_files
-from edgekit.tokenizers.tokenmonster.vocabulary import NONE, SPECIAL, Record, Vocabulary
+from edgekit.tokenizers.tokenmonster.vocab_file import NONE, SPECIAL, Record
+from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 from edgekit.utils.progress import silent
 
 gguf = pytest.importorskip("gguf")

@@ -10,7 +10,7 @@ from conftest import tokenmonster_files, write_model
 from handmade import small
 from safetensors.numpy import load_file, save_file
 
-from edgekit.cli import main
+from edgekit.cli.main import main
 from edgekit.conversion import importance
 from edgekit.conversion.calibration import CALIBRATION
 from edgekit.conversion.convert import convert

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import divergence
 
-from edgekit import cli
+from edgekit.cli.main import main
 from edgekit.conversion.calibration import CALIBRATION
 from edgekit.conversion.convert import convert
 from edgekit.errors import CheckpointError, MissingExtraError, SettingError
@@ -144,12 +144,12 @@ def test_the_cache_is_a_quarter(bundled, tmp_path):
 def test_from_the_command_line_with_a_receipt(bundled, tmp_path):
     path = tmp_path / "m.onnx"
     asked = ["convert", "-m", str(bundled), "--to", "onnx", "--quant", "int4", "--kv-cache", "int8", "-o", str(path)]
-    run = CliRunner().invoke(cli.main, asked)
+    run = CliRunner().invoke(main, asked)
     assert run.exit_code == 0 and "ONNX Runtime (1.27 or later)" in run.output, run.output
-    shown = CliRunner().invoke(cli.main, ["inspect", "-m", str(path), "--no-tensors"])
+    shown = CliRunner().invoke(main, ["inspect", "-m", str(path), "--no-tensors"])
     assert "nodes · KV cache int8" in shown.output, shown.output
     said = CliRunner().invoke(
-        cli.main, ["run", "-m", str(path), "Once upon a time", "--seed", "1", "--max-new-tokens", "9"]
+        main, ["run", "-m", str(path), "Once upon a time", "--seed", "1", "--max-new-tokens", "9"]
     )
     assert said.exit_code == 0 and len(said.output) > 10, said.output
 
@@ -180,7 +180,7 @@ def test_a_cache_of_two_types_is_one_line(bundled, tmp_path):
         if node.name.endswith("0.key"):
             node.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     onnx.save(model, tmp_path / "b.onnx")
-    said = CliRunner().invoke(cli.main, ["run", "-m", str(tmp_path / "b.onnx"), "Once", "--max-new-tokens", "2"])
+    said = CliRunner().invoke(main, ["run", "-m", str(tmp_path / "b.onnx"), "Once", "--max-new-tokens", "2"])
     assert said.exit_code == 1 and said.output.startswith("Error: ") and len(said.output.splitlines()) == 1, said.output
 
 

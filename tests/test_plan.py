@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from conftest import tokenmonster_files, write_model
 from handmade import small
 
-from edgekit.cli import main
+from edgekit.cli.main import main
 from edgekit.conversion import plan, search, sensitivity
 from edgekit.conversion.convert import convert
 from edgekit.conversion.verification.verify import verify

@@ -14,7 +14,7 @@ from edgekit.training.attention import causal_attention
 from edgekit.training.kernels import rms_norm
 from edgekit.training.loss import linear_cross_entropy
 from edgekit.training.model import Llama, initialize, parameters
-from edgekit.training.recipe import Optimizer
+from edgekit.training.sections import Optimizer
 
 CPU = torch.device("cpu")
 SMALL = LlamaConfig(

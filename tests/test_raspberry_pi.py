@@ -287,7 +287,7 @@ def test_systemd_reads_the_unit(tmp_path):
 
 
 def test_the_unit_says_what_serve_understands():
-    serve = pytest.importorskip("edgekit.commands.serve", reason="needs `edgekit serve`")
+    serve = pytest.importorskip("edgekit.cli.serve", reason="needs `edgekit serve`")
     known = {name for option in serve.COMMAND.params for name in option.opts}
     for file in ("edgekit.service", "edgekit.conf"):
         used = set(re.findall(r"(?<= )--?[a-z]\S*", " ".join(re.findall("ARGUMENTS=.*", (PI / file).read_text()))))

@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from edgekit.commands import train
+from edgekit.cli import train
 from edgekit.errors import FileError, RecipeError
 from edgekit.training import hf_folder, recipe, schedule
 from edgekit.training.data import vocabulary

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from edgekit.errors import FileError, VocabularyError
 from edgekit.tokenizers.tokenmonster.unicode13 import nfd
-from edgekit.tokenizers.tokenmonster.vocabulary import NONE, Record, Vocabulary
+from edgekit.tokenizers.tokenmonster.vocab_file import NONE, Record
+from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
 VECTORS = SHARED / "tokenmonster" / "vectors-dev.jsonl.gz"
 HANDMADE = {

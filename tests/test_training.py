@@ -22,7 +22,7 @@ pytest.importorskip("numba")
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from edgekit.commands import train as command
+from edgekit.cli import train as command
 from edgekit.errors import DataError, FileError, RecipeError, TrainingError
 from edgekit.formats.checkpoint import open_folder
 from edgekit.tokenizers.load import from_files

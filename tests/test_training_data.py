@@ -14,7 +14,7 @@ pytest.importorskip("numba")
 
 from edgekit.errors import DataError, FileError, MissingExtraError, RecipeError
 from edgekit.training import data, encoding, recipe, shards, text
-from edgekit.training.recipe import Data, Source
+from edgekit.training.sections import Data, Source
 
 EOS, BOS = 256, 257
 BYTES = data.vocabulary("bytes")

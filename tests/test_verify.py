@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from conftest import tokenmonster_files, write_model
 from handmade import small
 
-from edgekit import cli
-from edgekit.commands.verify import COMMAND
+from edgekit.cli.main import Commands
+from edgekit.cli.verify import COMMAND
 from edgekit.conversion.convert import convert
 from edgekit.conversion.verification.layers import guess
 from edgekit.conversion.verification.tensors import Held, compare, explain
@@ -454,7 +454,7 @@ def test_settings_out_of_range(tiny):
 # ----------------------------------------------------------------------------- the command
 
 
-@click.group(cls=cli.Commands)
+@click.group(cls=Commands)
 def group():
     """The command on its own."""
 

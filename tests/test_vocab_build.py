@@ -5,7 +5,8 @@ import time
 import pytest
 
 from edgekit.errors import SettingError, VocabularyError
-from edgekit.tokenizers.tokenmonster.vocabulary import NONE, Deleted, Vocabulary
+from edgekit.tokenizers.tokenmonster.vocab_file import NONE, Deleted
+from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 from edgekit.utils import registry
 
 pytest.importorskip("numba")  # the extra that brings the training room along

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from edgekit.errors import DataError, SettingError
-from edgekit.tokenizers.tokenmonster.vocabulary import MODES, NONE, Vocabulary
+from edgekit.tokenizers.tokenmonster.vocab_file import MODES, NONE
+from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
 pytest.importorskip("numba")  # the extra that brings the training room along
 from edgekit.tokenizers.tokenmonster.settings import VocabTraining

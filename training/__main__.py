@@ -1,6 +1,6 @@
 """`python -m edgekit.training RECIPE`, and `accelerate launch -m edgekit.training RECIPE` for several processes."""
 
-from edgekit.commands.train import main
+from edgekit.cli.train import main
 
 if __name__ == "__main__":
     main()

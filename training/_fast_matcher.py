@@ -2,18 +2,28 @@
 
 import numpy as np
 
-from edgekit.tokenizers.tokenmonster import vocabulary as tm
+from edgekit.tokenizers.tokenmonster.vocab_file import (
+    BEGINS_LETTER,
+    BEGINS_MARKER,
+    BEGINS_SPACE,
+    ENDS_LETTER,
+    ENDS_MARKER,
+    NONE,
+    UNIFORM,
+    WHOLE_WORD,
+    Record,
+)
 from edgekit.training._compiled import compiled
 
 ROW = 8  # id, length, flags, words, alt1, alt2, score as first, score as second
 _SLOT = 4  # where the children begin, the parent, the longest record on the way here, unused
 
 
-def row(record: tm.Record) -> tuple[int, ...]:
+def row(record: Record) -> tuple[int, ...]:
     token, flags, words, alt1, alt2, id, _score = record
-    first = len(token) + bool(flags & tm.UNIFORM) + max(0, words - 1) + 100 * words
-    second = first + bool(flags & tm.BEGINS_SPACE)
-    return id, len(token), flags, words, *(-1 if alt == tm.NONE else alt for alt in (alt1, alt2)), first, second
+    first = len(token) + bool(flags & UNIFORM) + max(0, words - 1) + 100 * words
+    second = first + bool(flags & BEGINS_SPACE)
+    return id, len(token), flags, words, *(-1 if alt == NONE else alt for alt in (alt1, alt2)), first, second
 
 
 @compiled
@@ -126,7 +136,7 @@ def match(data, trie, records, classes, unk, delete):
                 ids = np.concatenate((ids, np.empty(ids.size, np.uint32)))
             row = token * ROW
             end = place + records[row + 1] - carry
-            if end == size or (records[row + 2] & tm.WHOLE_WORD and classes[data[end]] == 3):
+            if end == size or (records[row + 2] & WHOLE_WORD and classes[data[end]] == 3):
                 ids[count] = records[row]
                 count += 1
                 place = end
@@ -154,17 +164,17 @@ def match(data, trie, records, classes, unk, delete):
                 score = first_score + records[next * ROW + 7]
                 if after > 1:
                     score += 101 if after == 3 else 100
-                if flags & tm.ENDS_LETTER and next_flags & tm.BEGINS_LETTER:
+                if flags & ENDS_LETTER and next_flags & BEGINS_LETTER:
                     score -= 103
-                if flags & tm.ENDS_MARKER and next_flags & tm.BEGINS_MARKER:
+                if flags & ENDS_MARKER and next_flags & BEGINS_MARKER:
                     score -= 100
-                if after == 1 and next_flags & tm.ENDS_LETTER:
+                if after == 1 and next_flags & ENDS_LETTER:
                     score -= 3
                 if stop <= end:
                     score -= 100 if stop < end else 10000
                 if score > best:
                     best, best_first, best_at, best_token = score, first, at, next
-                joinable = delete >= 0 and next_flags & tm.BEGINS_LETTER and records[next * ROW + 3] == 0
+                joinable = delete >= 0 and next_flags & BEGINS_LETTER and records[next * ROW + 3] == 0
                 if after != 1 or not joinable or space < 0:
                     continue
                 spaced = longest(trie, space, data, at)
@@ -176,11 +186,11 @@ def match(data, trie, records, classes, unk, delete):
                 score = first_score + records[spaced * ROW + 6] - 2
                 if after > 1:
                     score += 101 if after == 3 else 100
-                if flags & tm.ENDS_LETTER:
+                if flags & ENDS_LETTER:
                     score -= 103
-                if flags & tm.ENDS_MARKER and next_flags & tm.BEGINS_MARKER:
+                if flags & ENDS_MARKER and next_flags & BEGINS_MARKER:
                     score -= 100
-                if after == 1 and next_flags & tm.ENDS_LETTER:
+                if after == 1 and next_flags & ENDS_LETTER:
                     score -= 3
                 if stop <= end:
                     score -= 100 if stop < end else 10000

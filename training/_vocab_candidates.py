@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.tokenizers.tokenmonster import vocabulary as tm
+from edgekit.tokenizers.tokenmonster.vocab_file import LONGEST
 from edgekit.training._compiled import compiled
 from edgekit.training._vocab_modes import judge
 from edgekit.training.vocab_build import kinds_of
@@ -44,14 +44,14 @@ def count_candidates(
     windows = [b""]
     allowed: list[tuple[int, float, bool]] = []  # of `windows`: those that may be tokens, their weight, anywhere?
     found: dict[bytes, float] = {}
-    for length in progress(range(1, tm.LONGEST + 2), "counting substrings", tm.LONGEST + 1):
+    for length in progress(range(1, LONGEST + 2), "counting substrings", LONGEST + 1):
         counts = _count(codes, place, group, length, width, weight_at, len(windows))
         before_letter = counts.reshape(len(windows), width)[:, letters].sum(1)
         for index, weight, anywhere in allowed:
             count = weight if anywhere else weight - before_letter[index]
             if count >= minimum and length > 2:
                 found[windows[index]] = float(count)
-        if length > tm.LONGEST or not place.size:
+        if length > LONGEST or not place.size:
             continue
         renamed = np.full(counts.size, -1, np.int32)
         longer: list[bytes] = []

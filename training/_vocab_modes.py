@@ -13,12 +13,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from edgekit.errors import SettingError
-from edgekit.tokenizers.tokenmonster import vocabulary as tm
+from edgekit.tokenizers.tokenmonster import vocab_file
 from edgekit.training.vocab_build import MARKERS, kinds_of
 
 __all__ = ["MODES", "Verdict", "check", "judge"]
 
-MODES = tm.MODES[:5]
+MODES = vocab_file.MODES[:5]
 
 
 class Verdict(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import DataError, SettingError
-from edgekit.training.recipe import Source
+from edgekit.training.sections import Source
 from edgekit.training.text import clean, documents, paths
 
 __all__ = ["Corpus", "read"]

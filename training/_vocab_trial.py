@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.tokenizers.tokenmonster import vocabulary as tm
+from edgekit.tokenizers.tokenmonster.vocab_file import NONE
 from edgekit.training import _vocab_counts as counts
 from edgekit.training._vocab_text import Corpus
 from edgekit.training.fast_tokenizer import FastEncoder
@@ -57,7 +58,7 @@ class Trial:
         """Stream bytes that each of `ids` stands for, (n,)."""
         lengths = np.array([len(token) for token in self.tokens], np.int64)
         firsts = np.array([token[0] if token else -1 for token in self.tokens], np.int64)
-        delete = -1 if self.vocabulary.delete_token == tm.NONE else self.vocabulary.delete_token
+        delete = -1 if self.vocabulary.delete_token == NONE else self.vocabulary.delete_token
         marker = firsts[delete] if delete >= 0 else -1
         out = np.empty(self.ids.size, np.uint8)
         for stream, start, end in zip(self.corpus.streams, [0, *self.ends[:-1]], self.ends, strict=True):

@@ -11,8 +11,8 @@ from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.training.evaluation import Score
 from edgekit.training.model import parameters
 from edgekit.training.precision import Counts
-from edgekit.training.recipe import Recipe
 from edgekit.training.schedule import warmup_steps
+from edgekit.training.sections import Recipe
 
 if TYPE_CHECKING:
     from edgekit.training.loop import Position

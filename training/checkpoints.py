@@ -21,7 +21,8 @@ from typing import Any
 import torch
 
 from edgekit.errors import TrainingError
-from edgekit.training.recipe import EXTENDABLE, FREE, Recipe, difference
+from edgekit.training.recipe import difference
+from edgekit.training.sections import EXTENDABLE, FREE, Recipe
 from edgekit.utils import files
 
 log = logging.getLogger(__name__)

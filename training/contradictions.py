@@ -1,18 +1,16 @@
 """Keys of a recipe that are right one by one and cannot be meant together."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from edgekit.training.recipe import Recipe
+from edgekit.training.sections import Recipe
 
 
-def find(recipe: "Recipe") -> str | None:
+def find(recipe: Recipe) -> str | None:
     """What contradicts what, in one line that names the keys; None if nothing does."""
     return next((said for rule in RULES if (said := rule(recipe))), None)
 
 
-def _shape(r: "Recipe") -> str | None:
+def _shape(r: Recipe) -> str | None:
     m = r.model
     if m.head_dim is None and m.hidden_size % m.num_attention_heads:
         return f"model.hidden_size {m.hidden_size} does not divide by num_attention_heads {m.num_attention_heads}"
@@ -29,7 +27,7 @@ def _shape(r: "Recipe") -> str | None:
     return None
 
 
-def _sources(r: "Recipe") -> str | None:
+def _sources(r: Recipe) -> str | None:
     if not r.data.sources:
         return "data.sources is missing: name at least one with path, hub or builtin"
     for kind, sources in (("sources", r.data.sources), ("validation", r.data.validation)):
@@ -46,7 +44,7 @@ def _sources(r: "Recipe") -> str | None:
     return None
 
 
-def _length(r: "Recipe") -> str | None:
+def _length(r: Recipe) -> str | None:
     t, s = r.training, r.schedule
     if not (t.num_train_epochs or t.token_budget or t.max_train_steps):
         return "training has no end: give num_train_epochs, token_budget or max_train_steps"
@@ -62,4 +60,4 @@ def _length(r: "Recipe") -> str | None:
     return None
 
 
-RULES: tuple[Callable[["Recipe"], str | None], ...] = (_shape, _sources, _length)
+RULES: tuple[Callable[[Recipe], str | None], ...] = (_shape, _sources, _length)

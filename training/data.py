@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from edgekit.errors import DataError, RecipeError
 from edgekit.tokenizers.tokenmonster.tokenizer import resolve
-from edgekit.tokenizers.tokenmonster.vocabulary import NONE, Record, Vocabulary
-from edgekit.training.recipe import Recipe
+from edgekit.tokenizers.tokenmonster.vocab_file import NONE, Record
+from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
+from edgekit.training.sections import Recipe
 from edgekit.training.shards import TRAIN, VALIDATION, Shards
 
 

@@ -19,6 +19,7 @@ from edgekit.tokenizers.tokenmonster import vocabulary as tm
 from edgekit.tokenizers.tokenmonster.capcode import NFD, QUOTEMARKS, incomplete_tail
 from edgekit.tokenizers.tokenmonster.matcher import class_indexes
 from edgekit.tokenizers.tokenmonster.unicode13 import is_inert, nfd, runs, simple_lower
+from edgekit.tokenizers.tokenmonster.vocab_file import NONE
 from edgekit.training._compiled import compiled
 from edgekit.training._fast_matcher import ROW, build_trie, match, row
 
@@ -42,8 +43,8 @@ class FastEncoder:
         self._trie = build_trie(joined, ends, np.array(order, np.int32))
         self._records = np.array([row(record) for record in records] or [(0,) * ROW], np.int32).ravel()
         self._classes = np.frombuffer(class_indexes(vocabulary.follow), np.uint8)
-        self._unk = -1 if vocabulary.unk == tm.NONE else vocabulary.unk
-        self._delete = -1 if vocabulary.delete_token == tm.NONE else vocabulary.delete_token
+        self._unk = -1 if vocabulary.unk == NONE else vocabulary.unk
+        self._delete = -1 if vocabulary.delete_token == NONE else vocabulary.delete_token
 
     def encode(self, text: str | bytes) -> NDArray[Any]:
         """Ids of a text, (n,), uint16 if the table size allows it, else uint32; equal to `Vocabulary.encode`."""

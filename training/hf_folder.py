@@ -14,7 +14,7 @@ from edgekit.errors import RecipeError
 from edgekit.formats.checkpoint import WEIGHTS, LlamaConfig
 from edgekit.tokenizers.tokenmonster.tokenizer import files_for
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
-from edgekit.training.recipe import Recipe
+from edgekit.training.sections import Recipe
 from edgekit.utils import files
 
 

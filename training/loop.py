@@ -36,8 +36,8 @@ from edgekit.training import (
 )
 from edgekit.training.evaluation import Score, evaluate
 from edgekit.training.model import Llama, flops_per_token, initialize, parameters
-from edgekit.training.recipe import Recipe
 from edgekit.training.schedule import factor
+from edgekit.training.sections import Recipe
 from edgekit.training.shards import Meter, silent
 from edgekit.training.speed import peak
 from edgekit.training.state import Position, random_state, set_random_state

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from edgekit.errors import RecipeError
-from edgekit.training.recipe import Optimizer
+from edgekit.training.sections import Optimizer
 
 
 def make(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:

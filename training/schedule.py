@@ -5,7 +5,7 @@
 
 import math
 
-from edgekit.training.recipe import Schedule
+from edgekit.training.sections import Schedule
 
 
 def warmup_steps(schedule: Schedule, total: int) -> int:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from edgekit.errors import DataError, FileError
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 from edgekit.training.encoding import Encoders
-from edgekit.training.recipe import Data, Source
+from edgekit.training.sections import Data, Source
 from edgekit.training.text import documents, paths
 from edgekit.utils import files
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgekit.errors import DataError, MissingExtraError
-from edgekit.training.recipe import Source
+from edgekit.training.sections import Source
 from edgekit.utils import texts
 
 

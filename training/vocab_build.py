@@ -18,6 +18,20 @@ from typing import Any, Literal, NamedTuple
 from edgekit.errors import VocabularyError
 from edgekit.tokenizers.tokenmonster import vocabulary as tm
 from edgekit.tokenizers.tokenmonster.unicode13 import CLASS
+from edgekit.tokenizers.tokenmonster.vocab_file import (
+    BEGINS_LETTER,
+    BEGINS_MARKER,
+    BEGINS_SPACE,
+    ENDS_LETTER,
+    ENDS_MARKER,
+    LONGEST,
+    NONE,
+    SPECIAL,
+    UNIFORM,
+    WHOLE_WORD,
+    Deleted,
+    Record,
+)
 
 __all__ = ["MARKERS", "Builder", "Token", "build", "take_apart"]
 
@@ -89,12 +103,12 @@ _ONE_WORD = re.compile("SL+")
 
 def _flags(kinds: str, length: int, token: bytes, level: int) -> int:
     first, last = kinds[0], kinds[-1]
-    flags = tm.ENDS_LETTER * (last == "L") | tm.BEGINS_LETTER * (first == "L")
-    flags |= tm.BEGINS_SPACE * (first == "S" or (level == 2 and token[:1] in (b"C", b"W")))
-    flags |= tm.ENDS_MARKER * (last == "M") | tm.BEGINS_MARKER * (first == "M")
-    flags |= tm.WHOLE_WORD * (_ONE_WORD.fullmatch(kinds) is not None)
+    flags = ENDS_LETTER * (last == "L") | BEGINS_LETTER * (first == "L")
+    flags |= BEGINS_SPACE * (first == "S" or (level == 2 and token[:1] in (b"C", b"W")))
+    flags |= ENDS_MARKER * (last == "M") | BEGINS_MARKER * (first == "M")
+    flags |= WHOLE_WORD * (_ONE_WORD.fullmatch(kinds) is not None)
     if length == 1 or any(kind.fullmatch(kinds) for kind in (_LETTERS_ONLY, _NUMBERS_ONLY, _NEITHER)):
-        flags |= tm.UNIFORM
+        flags |= UNIFORM
     return flags
 
 
@@ -157,8 +171,8 @@ class Builder:
         normalization: int = 1,
         mode: int = 5,
         reserve: int = 0,
-        unk: int | Literal["new"] = tm.NONE,
-        deleted: Iterable[tm.Deleted] = (),
+        unk: int | Literal["new"] = NONE,
+        deleted: Iterable[Deleted] = (),
         follow: bytes = bytes(256),
         unused: bytes = b"\0\0\0",
         name: str = "vocabulary",
@@ -181,7 +195,7 @@ class Builder:
         gone = sorted(deleted, key=lambda each: _order(each.token))
         records = self._records(base, name)
         ids, unk = _assign(base, gone, unk, name)
-        highest = max([-1, *ids, *(each.id for each in gone if each.id != tm.NONE), *([unk] if unk != tm.NONE else [])])
+        highest = max([-1, *ids, *(each.id for each in gone if each.id != NONE), *([unk] if unk != NONE else [])])
         finished = self._finish(records, base, ids)
         id_of = dict(zip((each.token for each in base), ids, strict=True))
         return tm.Vocabulary(
@@ -192,7 +206,7 @@ class Builder:
             reserve=reserve,
             unk=unk,
             table_size=highest + 1,
-            delete_token=id_of.get(self.marker, tm.NONE) if self.marker else tm.NONE,
+            delete_token=id_of.get(self.marker, NONE) if self.marker else NONE,
             records=finished,
             follow=self._follow(finished, follow),
             deleted=gone,
@@ -203,15 +217,13 @@ class Builder:
     def _records(self, base: list[Token], name: str) -> list[tuple[bytes, int, bool]]:
         """(bytes, index of the base token, is it a duplicate), in file order."""
         for each in (*base[:1], *base[-1:]):  # the shortest and the longest
-            if not 0 < len(each.token) <= tm.LONGEST:
-                raise VocabularyError(
-                    f"{name}: token {each.token!r} is {len(each.token)} bytes long (1 to {tm.LONGEST})"
-                )
+            if not 0 < len(each.token) <= LONGEST:
+                raise VocabularyError(f"{name}: token {each.token!r} is {len(each.token)} bytes long (1 to {LONGEST})")
         records = [(each.token, index, False) for index, each in enumerate(base)]
         if self.capcode:
             lead = self.marker + b" "
             for index, each in enumerate(base):
-                if len(each.token) <= tm.LONGEST - 2 and self.shape(each.token).begins in (1, 2):
+                if len(each.token) <= LONGEST - 2 and self.shape(each.token).begins in (1, 2):
                     records.append((lead + each.token, index, True))
             records.sort(key=lambda record: _order(record[0]))
         for (token, _, _), (next, _, _) in zip(records, records[1:], strict=False):
@@ -219,13 +231,13 @@ class Builder:
                 raise VocabularyError(f"{name}: token {token!r} comes twice, or is another one after marker and space")
         return records
 
-    def _finish(self, records: list[tuple[bytes, int, bool]], base: list[Token], ids: list[int]) -> list[tm.Record]:
+    def _finish(self, records: list[tuple[bytes, int, bool]], base: list[Token], ids: list[int]) -> list[Record]:
         index_of = {token: index for index, (token, _, _) in enumerate(records)}
         finished = []
         for token, of, duplicate in records:
             score = -1.0 if duplicate else base[of].score
             if base[of].special:
-                finished.append(tm.Record(token, tm.SPECIAL, 0, tm.NONE, tm.NONE, ids[of], score))
+                finished.append(Record(token, SPECIAL, 0, NONE, NONE, ids[of], score))
                 continue
             flags, words, _, cuts = self.shape(token)
             alternatives = []
@@ -234,14 +246,14 @@ class Builder:
                     alternatives.append(alternative)
                     if len(alternatives) == 2:
                         break
-            alt1, alt2 = (*alternatives, tm.NONE, tm.NONE)[:2]
-            finished.append(tm.Record(token, flags, words, alt1, alt2, ids[of], score))
+            alt1, alt2 = (*alternatives, NONE, NONE)[:2]
+            finished.append(Record(token, flags, words, alt1, alt2, ids[of], score))
         return finished
 
-    def _follow(self, records: list[tm.Record], previous: bytes) -> bytes:
+    def _follow(self, records: list[Record], previous: bytes) -> bytes:
         counts = [[0, 0, 0, 0] for _ in range(256)]
         for record in records:
-            if not record.flags & tm.SPECIAL:
+            if not record.flags & SPECIAL:
                 counts[record.token[0]][self.shape(record.token).begins] += 1
         follow = bytearray(previous)
         for byte, columns in enumerate(counts):
@@ -251,13 +263,13 @@ class Builder:
         return bytes(follow)
 
 
-def _assign(base: list[Token], gone: list[tm.Deleted], unk: int | str, name: str) -> tuple[list[int], int]:
+def _assign(base: list[Token], gone: list[Deleted], unk: int | str, name: str) -> tuple[list[int], int]:
     """The id of each token, and of UNK."""
     taken = {each.id for each in base if each.id is not None}
     if len(taken) != sum(each.id is not None for each in base):
         raise VocabularyError(f"{name}: two tokens have the same id")
-    reserved = taken | {each.id for each in gone if each.id != tm.NONE} | ({unk} if isinstance(unk, int) else set())
-    free = (id for id in range(tm.NONE) if id not in reserved)
+    reserved = taken | {each.id for each in gone if each.id != NONE} | ({unk} if isinstance(unk, int) else set())
+    free = (id for id in range(NONE) if id not in reserved)
     ids = [next(free) if each.id is None else each.id for each in base]
     if isinstance(unk, int):
         return ids, unk
@@ -274,7 +286,7 @@ def build(tokens: Iterable[Token], *, capcode: int, **settings: Any) -> tm.Vocab
 def take_apart(vocabulary: tm.Vocabulary) -> tuple[list[Token], dict[str, Any]]:
     """A vocabulary's bare tokens, and the keywords of `build` that make the same vocabulary of them again."""
     tokens = [
-        Token(record.token, record.id, record.score, bool(record.flags & tm.SPECIAL))
+        Token(record.token, record.id, record.score, bool(record.flags & SPECIAL))
         for record in vocabulary.records
         if record.score != -1.0
     ]

@@ -11,6 +11,7 @@ from typing import Any
 
 from edgekit.errors import SettingError, VocabularyError
 from edgekit.tokenizers.tokenmonster import vocabulary as tm
+from edgekit.tokenizers.tokenmonster.vocab_file import LONGEST, NONE, Deleted
 from edgekit.training.vocab_build import Token, build, take_apart
 
 __all__ = ["add", "add_special", "delete", "disable_unk", "enable_unk", "reset_ids", "resize"]
@@ -31,8 +32,8 @@ def add_special(vocabulary: tm.Vocabulary, texts: Iterable[str]) -> tm.Vocabular
     stored = []
     for text in texts:
         form = vocabulary.normalize(text)
-        if not 0 < len(form) <= tm.LONGEST:
-            raise SettingError(f"special token {text!r} takes {len(form)} bytes (1 to {tm.LONGEST})")
+        if not 0 < len(form) <= LONGEST:
+            raise SettingError(f"special token {text!r} takes {len(form)} bytes (1 to {LONGEST})")
         if form in known:
             raise SettingError(f"{text!r} is a special token already")
         known.add(form)
@@ -42,7 +43,7 @@ def add_special(vocabulary: tm.Vocabulary, texts: Iterable[str]) -> tm.Vocabular
         if token.special or not any(form in token.token for form in stored):
             kept.append(token)
         else:
-            gone[token.token] = tm.Deleted(token.token, _id(token), token.score)
+            gone[token.token] = Deleted(token.token, _id(token), token.score)
     new = [Token(form, special=True) for form in stored]
     return _with_new(kept, new, settings, gone)
 
@@ -59,8 +60,8 @@ def add(vocabulary: tm.Vocabulary, stored: Iterable[bytes]) -> tm.Vocabulary:
     lead = {1: b"\x7f ", 2: b"D "}.get(vocabulary.capcode)
     new = []
     for form in dict.fromkeys(stored):
-        if not 0 < len(form) <= tm.LONGEST:
-            raise SettingError(f"token {form!r} is {len(form)} bytes long (1 to {tm.LONGEST})")
+        if not 0 < len(form) <= LONGEST:
+            raise SettingError(f"token {form!r} is {len(form)} bytes long (1 to {LONGEST})")
         if lead and form.startswith(lead):
             raise SettingError(f"token {form!r} begins with the delete marker and a space: add {form[2:]!r}")
         if form not in there:
@@ -84,7 +85,7 @@ def delete(vocabulary: tm.Vocabulary, stored: Iterable[bytes]) -> tm.Vocabulary:
             raise SettingError(f"{form!r} is a single byte, which cannot be deleted")
         del by_form[form]
         if not token.special:
-            gone[form] = tm.Deleted(form, _id(token), token.score)
+            gone[form] = Deleted(form, _id(token), token.score)
     return build(by_form.values(), **settings | {"deleted": gone.values()})
 
 
@@ -113,7 +114,7 @@ def resize(vocabulary: tm.Vocabulary, size: int) -> tm.Vocabulary:
             f"special or without a score), not to {size}"
         )
     leaving = {token.token for token in sorted(removable, key=_worth)[:surplus]}
-    gone |= {token.token: tm.Deleted(token.token, _id(token), token.score) for token in removable
+    gone |= {token.token: Deleted(token.token, _id(token), token.score) for token in removable
              if token.token in leaving}  # fmt: skip
     kept = [token for token in tokens if token.token not in leaving]
     return build(kept, **settings | {"deleted": gone.values()})
@@ -126,44 +127,44 @@ def enable_unk(vocabulary: tm.Vocabulary) -> tm.Vocabulary:
         SettingError: every byte has a token.
     """
     tokens, settings, gone = _open(vocabulary)
-    if vocabulary.unk != tm.NONE:
+    if vocabulary.unk != NONE:
         return vocabulary
     if sum(len(token.token) == 1 for token in tokens) >= MOST_SINGLES[vocabulary.capcode]:
         raise SettingError(f"in {vocabulary.name} every byte has a token: nothing can be unknown")
     taken = {token.id for token in tokens}
-    unk = next(id for id in range(tm.NONE) if id not in taken)
+    unk = next(id for id in range(NONE) if id not in taken)
     return build(tokens, **settings | {"unk": unk, "deleted": gone.values()})
 
 
 def disable_unk(vocabulary: tm.Vocabulary) -> tm.Vocabulary:
     """Take the unknown token out; bytes that no token covers vanish from then on."""
     tokens, settings, gone = _open(vocabulary)
-    return build(tokens, **settings | {"unk": tm.NONE, "deleted": gone.values()})
+    return build(tokens, **settings | {"unk": NONE, "deleted": gone.values()})
 
 
 def reset_ids(vocabulary: tm.Vocabulary) -> tm.Vocabulary:
     """Number the tokens anew: 0, 1, 2, ... in the order of (length, bytes), UNK last. Removed tokens lose theirs."""
     tokens, settings, gone = _open(vocabulary)
     anew = [token._replace(id=None) for token in tokens]
-    settings["unk"] = tm.NONE if vocabulary.unk == tm.NONE else "new"
-    return build(anew, **settings | {"deleted": [each._replace(id=tm.NONE) for each in gone.values()]})
+    settings["unk"] = NONE if vocabulary.unk == NONE else "new"
+    return build(anew, **settings | {"deleted": [each._replace(id=NONE) for each in gone.values()]})
 
 
-def _open(vocabulary: tm.Vocabulary) -> tuple[list[Token], dict[str, Any], dict[bytes, tm.Deleted]]:
+def _open(vocabulary: tm.Vocabulary) -> tuple[list[Token], dict[str, Any], dict[bytes, Deleted]]:
     """Tokens, settings for `build`, and the removed tokens by their bytes."""
     tokens, settings = take_apart(vocabulary)
     return tokens, settings, {each.token: each for each in settings.pop("deleted")}
 
 
 def _with_new(
-    tokens: list[Token], new: list[Token], settings: dict[str, Any], gone: dict[bytes, tm.Deleted]
+    tokens: list[Token], new: list[Token], settings: dict[str, Any], gone: dict[bytes, Deleted]
 ) -> tm.Vocabulary:
     """Build with some more tokens: one that was removed before takes its id again, if no other has it by now."""
     taken = {token.id for token in tokens} | {settings["unk"]}
     back = []
     for token in new:
-        old = gone[token.token].id if token.token in gone else tm.NONE
-        back.append(token._replace(id=None if old == tm.NONE or old in taken else old))
+        old = gone[token.token].id if token.token in gone else NONE
+        back.append(token._replace(id=None if old == NONE or old in taken else old))
     return build([*tokens, *back], **settings | {"deleted": gone.values()})
 
 
@@ -173,6 +174,6 @@ def _id(token: Token) -> int:
     return token.id
 
 
-def _worth(token: Token | tm.Deleted) -> tuple[float, int, bytes]:
+def _worth(token: Token | Deleted) -> tuple[float, int, bytes]:
     """Sorts the least worth keeping first: lowest score, then longest."""
     return token.score, -len(token.token), token.token

@@ -23,6 +23,7 @@ import numpy as np
 from edgekit.errors import DataError, SettingError
 from edgekit.tokenizers.tokenmonster import vocabulary as tm
 from edgekit.tokenizers.tokenmonster.settings import NORMALIZATIONS, VocabTraining
+from edgekit.tokenizers.tokenmonster.vocab_file import LONGEST, MODES
 from edgekit.training._vocab_candidates import count_candidates
 from edgekit.training._vocab_modes import check, judge
 from edgekit.training._vocab_text import Corpus, read
@@ -129,7 +130,7 @@ class _Trainer:
         for token in trial.pairs():
             if len(found) == most:
                 break
-            if len(token) <= tm.LONGEST and token not in there:
+            if len(token) <= LONGEST and token not in there:
                 there.add(token)
                 if judge(token, self.settings.mode, self.settings.capcode, self.settings.one_word).accepted:
                     found.append(token)
@@ -200,7 +201,7 @@ def train(
     vocabulary = trainer.builder.build(
         [Token(token, score=float(share)) for token, share in zip(trial.tokens, trial.shares(), strict=True)],
         normalization=trainer.normalization,
-        mode=tm.MODES.index(settings.mode),
+        mode=MODES.index(settings.mode),
         reserve=1,
         name=name,
     )

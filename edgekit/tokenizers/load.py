@@ -7,6 +7,8 @@ from pathlib import Path
 from edgekit.errors import UsageError, VocabularyError
 from edgekit.formats import hub
 from edgekit.formats.checkpoint import side_files
+from edgekit.formats.embedded import FILES
+from edgekit.settings import Running
 from edgekit.tokenizers.base import Tokenizer, read_json
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 from edgekit.utils import registry
@@ -67,16 +69,12 @@ def open_tokenizer(model: str | None, vocab: str | None, revision: str | None = 
 
 def _of_artefact(where: Path) -> Tokenizer:
     """Through the runtime that opens it, which knows where the artefact keeps its files."""
-    from edgekit.model import load
-
-    return load(where).tokenizer if where.suffix in _suffixes() else _unknown(where)
-
-
-def _suffixes() -> set[str]:
-    return {registry.suffix("runtimes", name) for name in registry.names("runtimes")} - {""}
-
-
-def _unknown(where: Path) -> Tokenizer:
+    for name in registry.names("runtimes"):
+        if registry.suffix("runtimes", name) == where.suffix != "":
+            opened = registry.load("runtimes", name).load(where, Running())
+            if any(name in opened.files for name in FILES):
+                return from_files(opened.files, opened.vocab_size)
+            return opened.own_tokenizer()  # type: ignore[no-any-return]
     raise VocabularyError(f"{where} is no model that edgekit knows; a bare vocabulary goes with --vocab")
 
 

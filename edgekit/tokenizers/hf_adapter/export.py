@@ -24,6 +24,7 @@ MODULES = {
     "matcher": "edgekit.tokenizers.tokenmonster.matcher",
     "out_of_band": "edgekit.tokenizers.tokenmonster.specials",
     "tokenmonster": "edgekit.tokenizers.tokenmonster.vocabulary",
+    "vocab_file": "edgekit.tokenizers.tokenmonster.vocab_file",
     "unicode13": "edgekit.tokenizers.tokenmonster.unicode13",
 }
 """Each file's name beside a checkpoint, and the module that it is a copy of."""

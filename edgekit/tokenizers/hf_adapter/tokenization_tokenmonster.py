@@ -13,6 +13,7 @@ Written by edgekit beside a checkpoint, with copies of the modules it needs; edg
 import json
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizer
@@ -24,6 +25,7 @@ from edgekit.tokenizers.tokenmonster.capcode import normalize  # noqa: F401
 from edgekit.tokenizers.tokenmonster.matcher import Matcher  # noqa: F401
 from edgekit.tokenizers.tokenmonster.specials import without_specials
 from edgekit.tokenizers.tokenmonster.unicode13 import nfd  # noqa: F401
+from edgekit.tokenizers.tokenmonster.vocab_file import NONE  # noqa: F401
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 from edgekit.utils.files import read_bytes, write_bytes
 
@@ -50,7 +52,7 @@ class TokenMonsterTokenizer(PreTrainedTokenizer):
         add_bos_token: bool = False,
         **kwargs: Any,
     ):
-        self._load(read_bytes(vocab_path or vocab_file))
+        self._load(read_bytes(Path(vocab_path or vocab_file)))
         base = self.vocabulary.table_size
         self._rows = -(-(base + 2) // 128) * 128 if vocab_size is None else int(vocab_size)
         if self._rows < base:
@@ -156,7 +158,7 @@ class TokenMonsterTokenizer(PreTrainedTokenizer):
         """Write the vocabulary; and into the saved configuration what transformers leaves out of it."""
         prefix = f"{filename_prefix}-" if filename_prefix else ""
         path = os.path.join(save_directory, prefix + VOCAB_FILE)
-        write_bytes(path, self.vocabulary.to_bytes())
+        write_bytes(Path(path), self.vocabulary.to_bytes())
         config = os.path.join(save_directory, prefix + "tokenizer_config.json")
         if os.path.isfile(config):
             with open(config, encoding="utf-8") as file:

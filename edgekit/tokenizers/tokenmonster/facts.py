@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgekit.tokenizers.tokenmonster.settings import NORMALIZATIONS
-from edgekit.tokenizers.tokenmonster.vocabulary import CHARSETS, MODES, NONE, Vocabulary
+from edgekit.tokenizers.tokenmonster.vocab_file import CHARSETS, MODES, NONE
+from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 from edgekit.utils.files import read_bytes
 
 __all__ = ["Plan", "describe", "plan", "report", "table"]

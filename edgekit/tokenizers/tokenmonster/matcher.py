@@ -9,8 +9,9 @@ are the reference library's. `edgekit.training.fast_tokenizer` is the same, comp
 
 import functools
 import itertools
+from collections.abc import Sequence
 
-from edgekit.tokenizers.tokenmonster.vocabulary import (
+from edgekit.tokenizers.tokenmonster.vocab_file import (
     BEGINS_LETTER,
     BEGINS_MARKER,
     BEGINS_SPACE,
@@ -19,7 +20,7 @@ from edgekit.tokenizers.tokenmonster.vocabulary import (
     NONE,
     UNIFORM,
     WHOLE_WORD,
-    Vocabulary,
+    Record,
 )
 
 __all__ = ["Matcher", "class_indexes"]
@@ -103,10 +104,18 @@ def class_indexes(follow: bytes) -> bytes:
 
 
 class Matcher:
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        records = vocabulary.records
-        self._unk, self._delete = vocabulary.unk, vocabulary.delete_token
-        self._classes = class_indexes(vocabulary.follow)
+    """The encoder of one vocabulary.
+
+    Args:
+        records: sorted by (length, bytes).
+        follow: the follow class of each byte value, 256 bytes.
+        unk: the id of a byte without a token, or NONE.
+        delete_token: the id of the delete marker, or NONE.
+    """
+
+    def __init__(self, records: Sequence[Record], follow: bytes, unk: int, delete_token: int) -> None:
+        self._unk, self._delete = unk, delete_token
+        self._classes = class_indexes(follow)
         self._tokens: dict[bytes, _Token] = {}
         plain: list[_Choice] = []
         carried: list[_Choice] = []

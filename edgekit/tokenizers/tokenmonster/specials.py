@@ -4,7 +4,8 @@ TokenMonster keeps specials in its dictionary, so a text that spells one is enco
 overlaps its beginning wins): neither safe nor reliable. Relative imports only: copied beside exported checkpoints.
 """
 
-from edgekit.tokenizers.tokenmonster.vocabulary import NONE, Vocabulary
+from edgekit.tokenizers.tokenmonster.vocab_file import NONE
+from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
 
 def without_specials(vocabulary: Vocabulary) -> Vocabulary:

@@ -17,7 +17,8 @@ from edgekit.errors import FileError, PromptError, VocabularyError
 from edgekit.tokenizers.base import configured_ids, read_json, spelling
 from edgekit.tokenizers.tokenmonster import capcode
 from edgekit.tokenizers.tokenmonster.specials import without_specials
-from edgekit.tokenizers.tokenmonster.vocabulary import MODES, Vocabulary
+from edgekit.tokenizers.tokenmonster.vocab_file import MODES
+from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from edgekit.tokenizers.base import Decoder

@@ -1,6 +1,12 @@
-"""`edgekit serve`: models over HTTP, with OpenAI's completions API.
+"""Serve models over HTTP, as OpenAI's completions API; Ctrl-C stops.
 
-As cli.py: nothing heavy is imported before the command runs. The address goes to stdout, the rest to stderr.
+\b
+edgekit serve -m model.gguf
+curl http://127.0.0.1:8000/v1/completions -d '{"prompt": "Once upon a time", "max_tokens": 40}'
+EDGEKIT_API_KEY=... edgekit serve -m model.onnx --host 0.0.0.0
+
+Beside /v1/completions and /v1/models there are /health and /metrics (for Prometheus). One text is made at a time,
+the other requests wait in a queue; a client that leaves ends its text.
 """
 
 import dataclasses
@@ -11,9 +17,9 @@ from typing import Any
 
 import click
 
-from edgekit import flags
+from edgekit.cli import _flags as flags
+from edgekit.cli._options import given, options
 from edgekit.errors import MissingExtraError
-from edgekit.options import given, options
 from edgekit.settings import Running
 from edgekit.web.settings import KEY_VARIABLE, Serving
 
@@ -23,23 +29,13 @@ models = click.option(
 )  # fmt: skip
 
 
-@click.command("serve")
+@click.command("serve", help=__doc__)
 @models
 @flags.runtime
 @flags.quant
 @flags.revision
 @options(Serving, Running)
 def serve(models: tuple[str, ...], **values: Any) -> None:
-    """Serve models over HTTP, as OpenAI's completions API; Ctrl-C stops.
-
-    \b
-    edgekit serve -m model.gguf
-    curl http://127.0.0.1:8000/v1/completions -d '{"prompt": "Once upon a time", "max_tokens": 40}'
-    EDGEKIT_API_KEY=... edgekit serve -m model.onnx --host 0.0.0.0
-
-    Beside /v1/completions and /v1/models there are /health and /metrics (for Prometheus). One text is made at a time,
-    the other requests wait in a queue; a client that leaves ends its text.
-    """
     run(models, values)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgekit import flags
+from edgekit.cli import _flags as flags
 from edgekit.conversion import plan, search
 from edgekit.conversion import sensitivity as plan_sensitivity
 from edgekit.errors import FileError

@@ -1,6 +1,12 @@
-"""`edgekit verify`: what conversions cost, and whether they are sound.
+"""Hold artefacts to the model they were made from: what each lost, and whether it is sound.
 
-As cli.py: nothing heavy is imported before the command runs; the table and JSON go to stdout, the rest to stderr.
+The same token ids go into the source and into each ARTEFACT (.gguf, .onnx or folder, in any mix). Exit status 1
+and a sentence if one is broken.
+
+\b
+edgekit verify -m ./checkpoint checkpoint-q4_0.gguf checkpoint-int8.onnx
+edgekit verify -m ./checkpoint *.gguf --text validation.jsonl.gz --tokens 8192 --plot formats.svg
+edgekit verify -m ./checkpoint other-tool.gguf --layers
 """
 
 import json
@@ -9,13 +15,13 @@ from typing import Any
 
 import click
 
-from edgekit import flags
+from edgekit.cli import _flags as flags
+from edgekit.cli._options import given, options
 from edgekit.conversion.verification.settings import Verifying
 from edgekit.errors import CheckpointError, UsageError
-from edgekit.options import given, options
 
 
-@click.command("verify")
+@click.command("verify", help=__doc__)
 @click.argument("artefacts", nargs=-1, required=True, metavar="ARTEFACT...")
 @flags.model
 @click.option(
@@ -41,16 +47,6 @@ def verify(
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Hold artefacts to the model they were made from: what each lost, and whether it is sound.
-
-    The same token ids go into the source and into each ARTEFACT (.gguf, .onnx or folder, in any mix). Exit status 1
-    and a sentence if one is broken.
-
-    \b
-    edgekit verify -m ./checkpoint checkpoint-q4_0.gguf checkpoint-int8.onnx
-    edgekit verify -m ./checkpoint *.gguf --text validation.jsonl.gz --tokens 8192 --plot formats.svg
-    edgekit verify -m ./checkpoint other-tool.gguf --layers
-    """
     if as_json and markdown:
         raise UsageError("give --json or --markdown, not both")
     if plot is not None and plot.is_dir():

@@ -1,4 +1,15 @@
-"""The command `train`. Light like cli.py: torch is imported once training begins."""
+"""Train a base model; prints the folder of the finished model.
+
+\b
+edgekit train smoke
+edgekit train recipe.toml --set learning_rate=1e-3 --set block_size=512 -o runs/try
+edgekit train recipe.toml --extend --set token_budget=30_000_000
+accelerate launch -m edgekit.training stentor2-12m
+
+RECIPE is a TOML file, or one of edgekit's own: base, base-extended, base-one-word, base-one-word-beside,
+base-one-word-extended, smoke, stentor2-12m. Run again after a stop, Ctrl-C or a power cut, the same command goes
+on from the last checkpoint, as if nothing had happened.
+"""
 
 import logging
 import os
@@ -12,7 +23,7 @@ from edgekit.errors import EdgekitError, UsageError
 from edgekit.utils import registry
 
 
-@click.command()
+@click.command("train", help=__doc__)
 @click.argument("recipe", metavar="RECIPE")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe; repeatable.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the run; default: runs/NAME.")
@@ -29,18 +40,6 @@ def train(
     extend: bool,
     stop_at: int | None,
 ) -> None:
-    """Train a base model; prints the folder of the finished model.
-
-    \b
-    edgekit train smoke
-    edgekit train recipe.toml --set learning_rate=1e-3 --set block_size=512 -o runs/try
-    edgekit train recipe.toml --extend --set token_budget=30_000_000
-    accelerate launch -m edgekit.training stentor2-12m
-
-    RECIPE is a TOML file, or one of edgekit's own: base, base-extended, base-one-word, base-one-word-beside,
-    base-one-word-extended, smoke, stentor2-12m. Run again after a stop, Ctrl-C or a power cut, the same command goes
-    on from the last checkpoint, as if nothing had happened.
-    """
     recipes = registry.load("training", "recipe")
     loaded = recipes.load(recipe, [*changes, *([f"saving.output={output}"] if output else [])])
     if extend and resume is False:

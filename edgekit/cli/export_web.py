@@ -1,6 +1,12 @@
-"""`edgekit export-web`: a page with the model in it, for phones.
+"""Write a web page with the model in it, that runs on a phone without a network; prints its folder.
 
-As cli.py: nothing heavy is imported before the command runs; the path and JSON go to stdout, the rest to stderr.
+\b
+edgekit export-web -o site
+edgekit export-web -m ./checkpoint --quant fp16 --quant int8 -o site
+python -m http.server --directory site 8000
+
+The folder is static: any web server serves it. A phone installs it, and keeps it for use without a network, if it
+comes by https or from the phone itself.
 """
 
 import json
@@ -8,10 +14,10 @@ from pathlib import Path
 
 import click
 
-from edgekit import flags
+from edgekit.cli import _flags as flags
 
 
-@click.command("export-web")
+@click.command("export-web", help=__doc__)
 @click.option(
     "-m", "--model", "models", multiple=True, metavar="MODEL",
     help="Model folder, .gguf, fused .onnx or Hub id; may be repeated; default: the bundled model.",
@@ -39,16 +45,6 @@ def export_web(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Write a web page with the model in it, that runs on a phone without a network; prints its folder.
-
-    \b
-    edgekit export-web -o site
-    edgekit export-web -m ./checkpoint --quant fp16 --quant int8 -o site
-    python -m http.server --directory site 8000
-
-    The folder is static: any web server serves it. A phone installs it, and keeps it for use without a network, if it
-    comes by https or from the phone itself.
-    """
     from edgekit.web import export as verb
 
     made = verb.export_web(

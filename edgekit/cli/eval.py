@@ -1,6 +1,8 @@
-"""`edgekit eval`: how well a model predicts text and knows grammar, with the same numbers on every runtime.
+"""Measure a model: perplexity of texts, or grammar with BLiMP.
 
-As cli.py: nothing heavy is imported before a command runs; tables and JSON go to stdout, the rest to stderr.
+\b
+edgekit eval ppl -m model.gguf validation.jsonl.gz
+edgekit eval blimp -m model.onnx blimp.zip --limit 100
 """
 
 import json
@@ -11,10 +13,10 @@ from typing import Any
 
 import click
 
-from edgekit import flags
+from edgekit.cli import _flags as flags
+from edgekit.cli._options import given, options
 from edgekit.errors import UsageError
 from edgekit.evaluation.settings import Judging, Measuring
-from edgekit.options import given, options
 from edgekit.settings import Running
 from edgekit.utils import registry
 
@@ -39,14 +41,9 @@ def _model_and_output(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-@click.group("eval")
+@click.group("eval", help=__doc__)
 def evaluate() -> None:
-    """Measure a model: perplexity of texts, or grammar with BLiMP.
-
-    \b
-    edgekit eval ppl -m model.gguf validation.jsonl.gz
-    edgekit eval blimp -m model.onnx blimp.zip --limit 100
-    """
+    """`edgekit eval`; its help is the head of this file."""
 
 
 @evaluate.command()

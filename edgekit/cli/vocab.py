@@ -1,6 +1,11 @@
-"""`edgekit vocab`: TokenMonster vocabularies trained, looked at, changed, and weighed against a model's size.
+"""Train, inspect and change TokenMonster vocabularies.
 
-As cli.py: nothing heavy is imported before a command runs; the path goes to stdout, the rest to stderr.
+\b
+edgekit vocab train --data ./stories --size 8000 -o stories.vocab
+edgekit vocab inspect stories.vocab --text ./held-out
+edgekit vocab plan --vocab 4096,8064,32768 --hidden 192,256
+
+FILE is a .vocab file or the name of a published one, such as english-8000-strict-nocapcode-v1.
 """
 
 import functools
@@ -10,26 +15,18 @@ from typing import Any
 
 import click
 
-from edgekit import flags
+from edgekit.cli import _flags as flags
+from edgekit.cli._options import given, options
 from edgekit.errors import SettingError
-from edgekit.options import given, options
 from edgekit.tokenizers.tokenmonster.settings import NORMALIZATIONS, VocabTraining
 from edgekit.utils import registry
 
 _file = click.argument("file")
 
 
-@click.group()
+@click.group("vocab", help=__doc__)
 def vocab() -> None:
-    """Train, inspect and change TokenMonster vocabularies.
-
-    \b
-    edgekit vocab train --data ./stories --size 8000 -o stories.vocab
-    edgekit vocab inspect stories.vocab --text ./held-out
-    edgekit vocab plan --vocab 4096,8064,32768 --hidden 192,256
-
-    FILE is a .vocab file or the name of a published one, such as english-8000-strict-nocapcode-v1.
-    """
+    """`edgekit vocab`; its help is the head of this file."""
 
 
 def _open(name: str) -> Any:

@@ -1,6 +1,12 @@
-"""`edgekit bench`: speed, memory and size of models, side by side.
+"""Measure models side by side: load, first token, prefill, decode, overhead, memory, size.
 
-As cli.py: nothing heavy is imported before the command runs; tables and JSON go to stdout, the rest to stderr.
+\b
+edgekit bench -m model.gguf -m model.onnx
+edgekit bench -m ./checkpoint --runtime torch --runtime onnx --prompt-tokens 32,512 --repeat 3
+edgekit bench -m model.onnx --threads 1,2 --temperature 0.8 --top-p 0.7 --csv speed.csv --plot speed.svg
+
+Prompts are fixed token ids, the sampler's settings those of `run`. What each figure means, and how it is measured,
+stands at the head of edgekit/bench_worker.py.
 """
 
 import dataclasses
@@ -10,10 +16,10 @@ from typing import Any
 
 import click
 
-from edgekit import flags
+from edgekit.cli import _flags as flags
+from edgekit.cli._options import given, options
 from edgekit.errors import UsageError
 from edgekit.evaluation.bench_settings import AUTO, Benching
-from edgekit.options import given, options
 from edgekit.settings import Running, Sampling
 
 FIELDS = {f.name: f for f in dataclasses.fields(Benching)}
@@ -40,7 +46,7 @@ class Numbers(click.ParamType):
 
 
 def _setting(name: str, kind: Any) -> Any:
-    """The flag of a field of `Benching`; what was not typed is absent, as in `edgekit.options`."""
+    """The flag of a field of `Benching`; what was not typed is absent, as in `edgekit.cli.options`."""
     field = FIELDS[name]
     usual = field.default if isinstance(field.default, tuple) else (field.default,)
     return click.option(
@@ -52,7 +58,7 @@ def _setting(name: str, kind: Any) -> Any:
     )
 
 
-@click.command("bench")
+@click.command("bench", help=__doc__)
 @click.option(
     "-m", "--model", "models", multiple=True, metavar="MODEL", help="As of `run`; may be repeated: they take turns."
 )
@@ -81,16 +87,6 @@ def bench(
     markdown: bool,
     **values: Any,
 ) -> None:
-    """Measure models side by side: load, first token, prefill, decode, overhead, memory, size.
-
-    \b
-    edgekit bench -m model.gguf -m model.onnx
-    edgekit bench -m ./checkpoint --runtime torch --runtime onnx --prompt-tokens 32,512 --repeat 3
-    edgekit bench -m model.onnx --threads 1,2 --temperature 0.8 --top-p 0.7 --csv speed.csv --plot speed.svg
-
-    Prompts are fixed token ids, the sampler's settings those of `run`. What each figure means, and how it is measured,
-    stands at the head of edgekit/bench_worker.py.
-    """
     if as_json and markdown:
         raise UsageError("give --json or --markdown, not both")
     for flag, path in (("--csv", csv_file), ("--plot", plot)):

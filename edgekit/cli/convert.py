@@ -1,0 +1,83 @@
+"""Write a model in another format; prints the path.
+
+\b
+edgekit convert -m ./checkpoint --to gguf --quant q4_0
+edgekit convert -m ./checkpoint --to onnx --quant int8 -o out.onnx
+edgekit convert -m ./checkpoint --plan
+edgekit convert -m ./checkpoint --to gguf --target-size 7MB
+edgekit convert -m ./checkpoint --to gguf --quant q4_0 --importance default
+edgekit convert -m model.gguf --to hf -o ./checkpoint-again
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgekit.cli import _flags as flags
+from edgekit.cli._options import given, options
+from edgekit.errors import UsageError
+from edgekit.settings import Choosing, Converting
+from edgekit.utils import registry
+
+
+@click.command("convert", help=__doc__)
+@flags.model
+@click.option("--to", metavar="FORMAT", help=f"One of {', '.join(registry.names('converters'))}.")
+@flags.output
+@flags.force
+@flags.revision
+@options(Converting, Choosing)
+@click.option("--plan", is_flag=True, help="Write nothing: print the size of each type that FORMAT has.")
+@click.option("--sensitivity", is_flag=True, help="With --plan: which tensors lose most by a type; measures.")
+@click.option("--verify/--no-verify", default=True, help="Compare the artefact with its source before it is kept.")
+@flags.as_json
+def convert(
+    model: str | None,
+    to: str | None,
+    output: Path | None,
+    force: bool,
+    revision: str | None,
+    plan: bool,
+    sensitivity: bool,
+    verify: bool,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    from edgekit.conversion import convert as verb
+    from edgekit.formats import hub
+
+    settings, choosing = Converting(**given(Converting, values)), Choosing(**given(Choosing, values))
+    chooses = choosing.target_size is not None or choosing.max_kl is not None
+    if to is None and not plan:
+        raise UsageError(f"Missing option '--to': one of {', '.join(registry.names('converters'))}")
+    if sensitivity and not plan:
+        raise UsageError("--sensitivity goes with --plan")
+    if plan and (chooses or output is not None):
+        raise UsageError("--plan writes and chooses nothing: leave out --output, --target-size and --max-kl")
+    if chooses and settings.quant is not None:
+        raise UsageError("--target-size and --max-kl choose the type: leave out --quant")
+    where = hub.resolve(model, revision=revision)
+    if plan or chooses:
+        from edgekit.cli import _plan as planner
+    if plan:
+        planner.show(where, to, settings, sensitivity, as_json)
+        return
+    assert to is not None
+    tried: dict[str, Any] = {}
+    if chooses:
+        settings, tried = planner.chosen(where, to, output, settings, choosing, force, as_json)
+    made = verb.convert(where, to, output, settings=settings, force=force, verify=verify, progress=flags.progress)
+    if as_json:
+        import dataclasses
+
+        tensors = [dataclasses.asdict(t) for t in made.tensors]
+        record = {"path": str(made.path), "tensors": tensors, "notes": made.notes, "receipt": made.receipt} | tried
+        click.echo(json.dumps(record))
+        return
+    click.echo(verb.summary(made), err=True)
+    click.echo(str(made.path))
+
+
+COMMAND = convert

@@ -1,0 +1,28 @@
+"""Say what a model or artefact is: parameters, vocabulary, tensors, size by type.
+
+\b
+edgekit inspect -m ./checkpoint
+edgekit inspect -m model.gguf --json
+"""
+
+import json
+
+import click
+
+from edgekit.cli import _flags as flags
+
+
+@click.command("inspect", help=__doc__)
+@flags.model
+@click.option("--tensors/--no-tensors", default=True, help="List every tensor.")
+@flags.revision
+@flags.as_json
+def inspect(model: str | None, tensors: bool, revision: str | None, as_json: bool) -> None:
+    from edgekit.doctor import inspect as verb
+    from edgekit.formats import hub
+
+    found = verb.describe(hub.resolve(model, revision=revision))
+    click.echo(json.dumps(found) if as_json else verb.report(found, tensors=tensors))
+
+
+COMMAND = inspect

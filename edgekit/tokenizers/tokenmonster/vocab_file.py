@@ -1,0 +1,114 @@
+"""The `.vocab` file format of TokenMonster: records, flags, and the parser.
+
+A token is stored as a *record*. A word-like token may have a second record, a duplicate: the same id (score -1),
+its bytes led by the delete marker and a space, so that the encoder can swallow both in one step.
+"""
+
+import functools
+import struct
+from typing import Any, NamedTuple
+
+NONE = 0xFFFFFF
+"""No such id or record."""
+
+ENDS_LETTER, BEGINS_LETTER, BEGINS_SPACE, ENDS_MARKER, BEGINS_MARKER, WHOLE_WORD, SPECIAL, UNIFORM = (
+    1 << bit for bit in range(8)
+)
+
+LONGEST = 40  # bytes in a record
+
+CHARSETS = ("bytes", "UTF-8", "UTF-16")
+
+MODES = ("unfiltered", "clean", "balanced", "consistent", "strict", "not trained")
+
+
+class Record(NamedTuple):
+    token: bytes
+    """In normalised, capcoded form; 1 to 40 bytes."""
+    flags: int
+    words: int
+    """Places where a space is directly followed by a letter or number."""
+    alt1: int
+    """Index of the record of a preferred shorter prefix, or NONE; alt2 the second such."""
+    alt2: int
+    id: int
+    score: float
+    """Share of the training text, at least 0; exactly -1.0 marks a duplicate."""
+
+
+class Deleted(NamedTuple):
+    """A token once removed, with the id it would come back with (or NONE)."""
+
+    token: bytes
+    id: int
+    score: float
+
+
+class InvalidVocab(Exception):
+    """What is wrong with a vocabulary; becomes a VocabularyError once the name is known."""
+
+
+_AFTER_TOKEN = "BBHBHBHBf"  # flags, words, alt1, alt2, id (each 16 + 8 bits), score
+
+
+_HEADER = 24
+
+
+def u24(number: int) -> bytes:
+    return number.to_bytes(3, "little")
+
+
+def f32(number: float) -> bytes:
+    return struct.pack("<f", number)
+
+
+def parse(data: bytes) -> dict[str, Any]:
+    if len(data) < _HEADER:
+        raise InvalidVocab(f"only {len(data)} bytes, too short for a TokenMonster vocabulary")
+    unk, size, table_size, count, delete_token = (int.from_bytes(data[at : at + 3], "little") for at in range(8, 23, 3))
+    if data[0] > 2 or data[1] > 2:
+        raise InvalidVocab(f"capcode {data[0]} and charset {data[1]} (each 0, 1 or 2): not a TokenMonster vocabulary")
+    place, width = _HEADER, struct.calcsize(f"<{_AFTER_TOKEN}")
+    records: list[Record] = []
+    make = functools.partial(tuple.__new__, Record)  # Record._make without its checks: twice as fast
+    while len(records) < count:
+        length = data[place] if place < len(data) else -1
+        if length == 0 or length > LONGEST:
+            raise InvalidVocab(f"record {len(records)} is {length} bytes long (1 to {LONGEST})")
+        # Shorter ones come first, so there are few runs of one length, and struct goes through a run by itself.
+        stride = 1 + length + width
+        lengths = data[place : place + stride * (count - len(records)) : stride]
+        run = min(len(lengths) - len(lengths.lstrip(lengths[:1])), (len(data) - place) // stride)
+        if not run:
+            raise InvalidVocab(f"ends inside record {len(records)} of {count}")
+        fields = struct.iter_unpack(f"<x{length}s{_AFTER_TOKEN}", data[place : place + stride * run])
+        records += [
+            make((token, flags, words, a | a_high << 16, b | b_high << 16, id | id_high << 16, score))
+            for token, flags, words, a, a_high, b, b_high, id, id_high, score in fields
+        ]
+        place += stride * run
+    follow = data[place : place + 256]
+    deleted, place = _parse_deleted(data, place + 256)
+    if place != len(data):
+        raise InvalidVocab(f"{len(data) - place} bytes too many at the end")
+    return {
+        "capcode": data[0], "charset": data[1], "normalization": data[2], "mode": data[3], "reserve": data[4],
+        "unused": data[5:8], "unk": unk, "size": size, "table_size": table_size, "delete_token": delete_token,
+        "maxlen": data[23], "records": records, "follow": follow, "deleted": deleted,
+    }  # fmt: skip
+
+
+def _parse_deleted(data: bytes, place: int) -> tuple[list[Deleted], int]:
+    count = int.from_bytes(data[place : place + 3], "little")
+    deleted: list[Deleted] = []
+    place += 3
+    for index in range(count):
+        end = place + 1 + (data[place] if place < len(data) else 0)
+        if end + 7 > len(data):
+            raise InvalidVocab(f"ends inside deleted token {index} of {count}")
+        score = struct.unpack_from("<f", data, end + 3)[0]
+        deleted.append(Deleted(data[place + 1 : end], int.from_bytes(data[end : end + 3], "little"), score))
+        place = end + 7
+    if place > len(data):
+        raise InvalidVocab("ends before the list of deleted tokens")
+    return deleted, place
