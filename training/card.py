@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -10,12 +10,11 @@ from edgekit import __version__
 from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.training.evaluation import Score
 from edgekit.training.model import parameters
+from edgekit.training.position import Position
 from edgekit.training.precision import Counts
 from edgekit.training.schedule import warmup_steps
 from edgekit.training.sections import Recipe
-
-if TYPE_CHECKING:
-    from edgekit.training.loop import Position
+from edgekit.training.state import Position
 
 
 def brief(scores: Mapping[str, Score]) -> str:
@@ -32,7 +31,7 @@ def text(
     recipe: Recipe,
     config: LlamaConfig,
     summary: Mapping[str, Mapping[str, Mapping[str, int]]],
-    position: "Position",
+    position: Position,
     scores: Mapping[str, Score],
     *,
     which: str,

@@ -21,10 +21,6 @@ from edgekit.utils.files import read_bytes
 RECIPES = Path(__file__).parent / "recipes"
 
 
-def one_of(*choices: str) -> dict[str, Any]:
-    return {"check": lambda v: v in choices, "range": " or ".join(choices)}
-
-
 def load(path: str | Path, changes: Iterable[str] = ()) -> Recipe:
     """Read a recipe: a TOML file, or one of edgekit's own by name (`smoke`, `recipes/smoke.toml`).
 

@@ -25,6 +25,10 @@ def from_zero() -> dict[str, Any]:
     return {"check": lambda v: 0 <= v < float("inf"), "range": "a number from 0 up"}
 
 
+def one_of(*choices: str) -> dict[str, Any]:
+    return {"check": lambda v: v in choices, "range": " or ".join(choices)}
+
+
 @dataclass(frozen=True)
 class Model(Checked):
     """The shape of the Llama, by Hugging Face's names, and how its weights begin."""

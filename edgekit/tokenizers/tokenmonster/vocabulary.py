@@ -1,7 +1,8 @@
-"""TokenMonster vocabularies: `.vocab` files read, checked and written; text to ids and back, at once or streamed.
+"""TokenMonster vocabularies: checked, read and written; text to ids and back, at once or streamed.
 
 Ids and text are exactly those of the reference library (github.com/alasdairforsythe/tokenmonster); how text is
-normalised first is in capcode.py. This file and what it imports need only Python itself, so that they can be copied beside an exported checkpoint.
+normalised first is in capcode.py. This file and what it imports need only Python itself, so that they can be copied
+beside an exported checkpoint.
 """
 
 import codecs
