@@ -65,9 +65,9 @@ def sizes(
 
 
 def _text(which: str) -> str:
-    from edgekit.conversion.importance import said
+    from edgekit.conversion.importance import provenance
 
-    return said(which)["text"]
+    return provenance(which)["text"]
 
 
 def _hole(path: Path, keys: Mapping[str, Any], tensors: Sequence[Written]) -> Path:

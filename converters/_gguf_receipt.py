@@ -10,14 +10,14 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.conversion.base import Held
+from edgekit.conversion.base import ArtefactTensor
 from edgekit.converters._gguf_tensors import gguf_name, unpermute
 from edgekit.errors import CheckpointError
 from edgekit.formats import embedded, gguf_config
 from edgekit.formats import gguf as g
 
 
-def weights(path: Path) -> Iterator[Held]:
+def weights(path: Path) -> Iterator[ArtefactTensor]:
     """Every tensor of a `llama` file, dequantized, in Hugging Face's order of names and of rows.
 
     Raises:
@@ -36,7 +36,7 @@ def weights(path: Path) -> Iterator[Held]:
         values = _values(file, info).reshape(info.shape)
         if values.shape == config.shapes()[name]:
             values = unpermute(name, values, config)
-        yield Held(name, values, info.type)
+        yield ArtefactTensor(name, values, info.type)
 
 
 def _values(file: g.GGUFFile, info: g.TensorInfo) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from edgekit.conversion.base import Held
+from edgekit.conversion.base import ArtefactTensor
 from edgekit.converters._onnx_blocks import dequantize
 from edgekit.converters._onnx_names import EMBEDDING, HEAD, QUANTIZED, SCALE, ZERO_POINT, weight_of
 from edgekit.errors import CheckpointError
@@ -36,7 +36,7 @@ class Read(NamedTuple):
     kind: str
 
 
-def weights(path: Path) -> Iterator[Held]:
+def weights(path: Path) -> Iterator[ArtefactTensor]:
     """Every tensor that can be told, dequantized, in Hugging Face's order of names.
 
     Nothing of a file that carries no config.json, which would say the shape of the model: other programs wrote it.
@@ -60,7 +60,7 @@ def weights(path: Path) -> Iterator[Held]:
         found.setdefault(name, read)
     for name in config.shapes():
         if name in found:
-            yield Held(name, *found[name])
+            yield ArtefactTensor(name, *found[name])
 
 
 class _Graph:

@@ -1,8 +1,8 @@
 """Every error that edgekit raises on purpose. Catch `EdgekitError` to catch them all.
 
 EdgekitError                    one line for a person: what was wrong, and what to do
-├── UsageError                  the call itself cannot be meant (exit status 2)
-│   ├── UnknownRoomError        no such runtime, converter or quantization
+├── UsageError                  an invalid or contradictory call (exit status 2)
+│   ├── UnknownPluginError      no such runtime, converter or quantization
 │   ├── SettingError            a sampling or conversion value outside its range
 │   └── RecipeError             a training recipe with unknown, missing or contradictory keys
 ├── MissingExtraError           a package is not installed; the message ends in the command that installs it
@@ -31,6 +31,7 @@ __all__ = [
     "RuntimeFailure",
     "SettingError",
     "TrainingError",
+    "UnknownPluginError",
     "UnknownRoomError",
     "UsageError",
     "VocabularyError",
@@ -44,13 +45,16 @@ class EdgekitError(Exception):
 
 
 class UsageError(EdgekitError):
-    """The call cannot be meant: two flags that exclude each other, an unknown name."""
+    """An invalid call: two flags that exclude each other, an unknown name."""
 
     exit_code = 2
 
 
-class UnknownRoomError(UsageError):
+class UnknownPluginError(UsageError):
     """A runtime, converter or quantization that does not exist; the message lists those that do."""
+
+
+UnknownRoomError = UnknownPluginError  # its name before 0.2
 
 
 class SettingError(UsageError):
@@ -58,7 +62,7 @@ class SettingError(UsageError):
 
 
 class RecipeError(UsageError):
-    """A training recipe that cannot be meant; the message names the file and the key."""
+    """An invalid training recipe; the message names the file and the key."""
 
 
 class MissingExtraError(EdgekitError):
@@ -90,7 +94,7 @@ class ContextError(EdgekitError):
 
 
 class RuntimeFailure(EdgekitError):
-    """A backend refused a model or a call; carries what the backend said."""
+    """A backend refused a model or a call; carries the message of the backend."""
 
 
 class TrainingError(EdgekitError):

@@ -14,7 +14,7 @@ from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.inference.threads import choose_threads
 from edgekit.runtimes import _huge_pages
 from edgekit.settings import Running
-from edgekit.utils.files import read_bytes, said
+from edgekit.utils.files import os_reason, read_bytes
 
 
 def session(path: Path, settings: Running) -> ort.InferenceSession:
@@ -28,7 +28,7 @@ def session(path: Path, settings: Running) -> ort.InferenceSession:
         with path.open("rb"):
             pass  # ONNX Runtime says NO_SUCHFILE for every reason
     except OSError as error:
-        raise FileError(f"cannot read {path}: {said(error)}") from error
+        raise FileError(f"cannot read {path}: {os_reason(error)}") from error
     size = path.stat().st_size
     # The file's bytes, the tensors made of them, and those arranged for the kernels, which stay; then the KV cache.
     _huge_pages.expect(4 * size)

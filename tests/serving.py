@@ -62,7 +62,7 @@ class Gate:
 @contextlib.contextmanager
 def gated(**more):
     """An application whose model stands at a gate; its desk runs."""
-    shelf = shelves.Shelf([None], runtime="onnx")
+    shelf = shelves.ModelPool([None], runtime="onnx")
     opened = shelf.open(shelf.first, "onnx")
     gate = opened.model.runtime = Gate(opened.model.runtime)
     app = web.application(shelf, settings.Serving(**more))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import tokenizers
-from conftest import tokenmonster_files, write_model
 from handmade import small
+from helpers import tokenmonster_files, write_model
 from safetensors.numpy import load_file, save_file
 from tokenizers import decoders, models, normalizers, processors
 

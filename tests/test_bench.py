@@ -10,10 +10,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import write_model
+from helpers import write_model
 
 from edgekit.cli.main import main
-from edgekit.errors import ContextError, RuntimeFailure, SettingError, UnknownRoomError, UsageError
+from edgekit.errors import ContextError, RuntimeFailure, SettingError, UnknownPluginError, UsageError
 from edgekit.evaluation import bench, bench_report, bench_worker
 from edgekit.evaluation.bench import Bench, Figure
 from edgekit.evaluation.bench_settings import Benching
@@ -348,14 +348,14 @@ def test_a_child_that_dies_is_one_line(monkeypatch, tmp_path):
 
 def test_a_childs_error_keeps_its_kind(monkeypatch):
     def unknown(job):
-        raise UnknownRoomError("unknown runtime 'x'")
+        raise UnknownPluginError("unknown runtime 'x'")
 
-    assert issubclass(UnknownRoomError, UsageError)
-    answer = {"error": "unknown runtime 'x'", "kind": "UnknownRoomError"}
+    assert issubclass(UnknownPluginError, UsageError)
+    answer = {"error": "unknown runtime 'x'", "kind": "UnknownPluginError"}
     monkeypatch.setattr(bench.subprocess, "run", lambda *a, **k: type("Done", (), {
         "returncode": 0, "stdout": json.dumps(answer), "stderr": "",
     }))  # fmt: skip
-    with pytest.raises(UnknownRoomError, match="unknown runtime 'x'"):
+    with pytest.raises(UnknownPluginError, match="unknown runtime 'x'"):
         bench.child({"verb": "prepare", "model": None})
 
 

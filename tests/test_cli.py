@@ -12,7 +12,7 @@ import time
 
 import pytest
 from click.testing import CliRunner
-from conftest import STENTOR, write_model
+from helpers import STENTOR, write_model
 
 from edgekit.cli.main import main
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tokenizers
 from click.testing import CliRunner
-from conftest import write_model
+from helpers import write_model
 from safetensors.numpy import load_file, save_file
 from spoilt import EMBEDDING, LAYER, SHAPE, Folder, named, told
 from tokenizers import decoders, models, pre_tokenizers

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tokenmonster_files, write_model
 from handmade import small
+from helpers import tokenmonster_files, write_model
 from spoilt import EMBEDDING, FILES, SHAPE, Folder, converted, named, rewritten, told
 from test_doctor import FOLDERS
 

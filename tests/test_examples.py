@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import write_model
+from helpers import write_model
 
 import edgekit
 from edgekit.conversion.convert import convert

@@ -10,7 +10,7 @@ import unicodedata
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import STENTOR, tokenmonster_files, write_model
+from helpers import STENTOR, tokenmonster_files, write_model
 from page_site import ROOT, artefact, site
 
 import edgekit

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 import tokenizers
-from conftest import tokenmonster_files, write_model
+from helpers import tokenmonster_files, write_model
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from edgekit.conversion import convert

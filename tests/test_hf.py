@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import write_model
+from helpers import write_model
 from safetensors.numpy import save_file
 
 from edgekit.conversion.convert import convert

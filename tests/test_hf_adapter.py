@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import tokenmonster_files
 from handmade import VOCABS, small
+from helpers import tokenmonster_files
 
 from edgekit.errors import VocabularyError
 from edgekit.tokenizers.hf_adapter import export

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import tokenmonster_files, write_model
 from handmade import small
+from helpers import tokenmonster_files, write_model
 from safetensors.numpy import load_file, save_file
 
 from edgekit.cli.main import main

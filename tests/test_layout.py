@@ -10,7 +10,7 @@ import pytest
 import edgekit
 from edgekit import errors
 from edgekit.cli import main as cli
-from edgekit.errors import MissingExtraError, UnknownRoomError
+from edgekit.errors import MissingExtraError, UnknownPluginError
 from edgekit.utils import registry
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,7 +81,7 @@ def test_version_is_said_once():
     assert "version" in project["dynamic"], "pyproject.toml takes it from edgekit.__version__"
 
 
-@pytest.mark.parametrize("room", registry.ROOMS)
+@pytest.mark.parametrize("room", registry.PLUGIN_FOLDERS)
 def test_every_file_of_a_room_has_its_extra(room):
     with open(ROOT / "pyproject.toml", "rb") as file:
         extras = tomllib.load(file)["project"]["optional-dependencies"]
@@ -105,7 +105,7 @@ def test_runtimes_and_converters_keep_their_contracts():
 
 
 def test_unknown_rooms_are_listed():
-    with pytest.raises(UnknownRoomError, match="choose from llamacpp, onnx, torch"):
+    with pytest.raises(UnknownPluginError, match="choose from llamacpp, onnx, torch"):
         registry.load("runtimes", "nonsense")
 
 
@@ -136,11 +136,14 @@ def test_a_missing_package_ends_in_the_command_that_cures_it(monkeypatch, room, 
 def test_every_error_is_in_the_tree():
     drawn = errors.__doc__ or ""
     for name in errors.__all__:
-        assert issubclass(getattr(errors, name), errors.EdgekitError) and name in drawn
+        error = getattr(errors, name)
+        assert issubclass(error, errors.EdgekitError) and error.__name__ in drawn
 
 
 def test_every_package_is_installed():
     with open(ROOT / "pyproject.toml", "rb") as file:
         packages = tomllib.load(file)["tool"]["setuptools"]["packages"]
     there = {path.parent.relative_to(ROOT) for path in (ROOT / "edgekit").rglob("__init__.py")}
-    assert {".".join(path.parts) for path in there} | {f"edgekit.{room}" for room in registry.ROOMS} == set(packages)
+    assert {".".join(path.parts) for path in there} | {f"edgekit.{room}" for room in registry.PLUGIN_FOLDERS} == set(
+        packages
+    )

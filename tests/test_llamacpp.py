@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import tokenmonster_files, write_model
+from helpers import tokenmonster_files, write_model
 
 from edgekit.conversion import convert
 from edgekit.errors import CheckpointError, ContextError, FileError, RuntimeFailure, VocabularyError

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tokenmonster_files
 from handmade import NO_SHARED, VOCABS, build, small
+from helpers import tokenmonster_files
 from hypothesis import given
 from hypothesis import settings as how
 from hypothesis import strategies as st

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import write_model
+from helpers import write_model
 from oracles import divergence, hf_logits, hugging_face
 
 from edgekit.conversion.convert import convert

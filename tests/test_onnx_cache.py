@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import write_model
+from helpers import write_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import divergence

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import write_model
+from helpers import write_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import divergence, hf_logits, hugging_face

@@ -6,8 +6,8 @@ import tempfile
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import tokenmonster_files, write_model
 from handmade import small
+from helpers import tokenmonster_files, write_model
 
 from edgekit.cli.main import main
 from edgekit.conversion import plan, search, sensitivity

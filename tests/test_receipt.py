@@ -5,8 +5,8 @@ import json
 
 import numpy as np
 import pytest
-from conftest import tokenmonster_files, write_model
 from handmade import small
+from helpers import tokenmonster_files, write_model
 
 from edgekit.conversion import receipt
 from edgekit.conversion.convert import convert, summary
@@ -136,8 +136,8 @@ def test_a_receipt_does_not_travel_into_the_next_conversion(tiny, tmp_path):
     "text", ["", "not JSON", "[1]", "{}", '{"figures": 3}', '{"figures": {"mean_kl": "x"}}', '{"source": []}']
 )
 def test_a_receipt_from_anywhere_breaks_nothing(text):
-    found = receipt.read(text)
-    assert found is None or receipt.lines(found) == ["(it cannot be read)"]
+    found = receipt.parse(text)
+    assert found is None or receipt.summary_lines(found) == ["(it cannot be read)"]
 
 
 def test_a_second_receipt_is_refused(tiny, tmp_path):

@@ -18,7 +18,7 @@ from edgekit.errors import SettingError
 from edgekit.inference.sampling import Sampler, log_softmax
 from edgekit.settings import Generating
 from edgekit.web import completions, playground
-from edgekit.web.models import Shelf
+from edgekit.web.models import ModelPool
 from edgekit.web.tokens import Pieces
 from edgekit.web.validation import SETTINGS, Refused
 
@@ -31,7 +31,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def shelf():
-    return Shelf([None], runtime="onnx")
+    return ModelPool([None], runtime="onnx")
 
 
 @pytest.fixture(scope="module")

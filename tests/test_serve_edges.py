@@ -14,10 +14,10 @@ from serving import HERE, LONG, PROMPT, Asking, complete, gated, generate, serve
 
 import edgekit
 from edgekit.errors import SettingError, UsageError
-from edgekit.web.models import Shelf
+from edgekit.web.models import ModelPool
 from edgekit.web.settings import Serving
 from edgekit.web.validation import Refused
-from edgekit.web.worker import Desk, Done
+from edgekit.web.worker import Done, ModelWorker
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def shelf():
-    return Shelf([None], runtime="onnx")
+    return ModelPool([None], runtime="onnx")
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +268,7 @@ def test_one_after_the_other_needs_no_queue(shelf):
 
 def test_the_desk_keeps_the_order_and_its_events():
     async def play():
-        desk, order = Desk(10), []
+        desk, order = ModelWorker(10), []
         desk.start()
         jobs = [desk.hand_in(lambda job, n=n: (order.append(n), job.emit(n))) for n in range(5)]
         for n, job in enumerate(jobs):
@@ -330,7 +330,7 @@ def test_few_models_are_open_at_a_time(monkeypatch, bundled, model):
         return Counted(model.tokenizer, closed, (path, runtime))
 
     monkeypatch.setattr(shelves, "load", load)
-    shelf = Shelf([bundled] * 6)
+    shelf = ModelPool([bundled] * 6)
     assert list(shelf.entries) == ["story-7m", *(f"story-7m-{n}" for n in range(2, 7))]
     entries = list(shelf.entries.values())
     for entry in entries[:4]:
@@ -348,7 +348,7 @@ def test_few_models_are_open_at_a_time(monkeypatch, bundled, model):
 
 
 def test_two_models_are_asked_by_name(bundled, stories, model):
-    shelf = Shelf([bundled, stories], runtime="onnx")
+    shelf = ModelPool([bundled, stories], runtime="onnx")
     with served(shelf) as client:
         assert [one["id"] for one in client.get("/api/models").json()["models"]] == ["story-7m", "hf"]
         other = edgekit.load(stories, runtime="onnx")
@@ -370,7 +370,7 @@ def test_which_runtimes_could_open_what(suffix, runtimes):
 def test_a_runtime_without_its_package_is_not_offered(monkeypatch, bundled):
     there = shelves.importlib.util.find_spec
     monkeypatch.setattr(shelves.importlib.util, "find_spec", lambda n: None if n in ("torch", "onnx") else there(n))
-    assert set(Shelf([bundled]).first.runtimes) <= {"llamacpp"}
+    assert set(ModelPool([bundled]).first.runtimes) <= {"llamacpp"}
     assert shelves.missing_for(Path("m.onnx"), "onnx") is None and shelves.missing_for(bundled, "onnx") == "onnx"
 
 

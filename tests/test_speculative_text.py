@@ -3,8 +3,8 @@
 import codecs
 
 import pytest
-from conftest import SHARED
 from handmade import small
+from helpers import SHARED
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from speculative_toys import OTHER, SMALL, Spelled

@@ -8,8 +8,8 @@ from functools import cache
 
 import pytest
 import tokenizers
-from conftest import tokenmonster_files
 from handmade import NO_SHARED, SHARED, small
+from helpers import tokenmonster_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_utf8_mask import byte_level_bpe

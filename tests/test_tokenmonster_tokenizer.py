@@ -7,8 +7,8 @@ import time
 import types
 
 import pytest
-from conftest import tokenmonster_files
 from handmade import NO_SHARED, VOCABS, build, small
+from helpers import tokenmonster_files
 from test_tokenizers import streamed
 
 from edgekit.errors import FileError, MissingExtraError, VocabularyError

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import write_model
+from helpers import write_model
 
 from edgekit.errors import CheckpointError, ContextError, MissingExtraError, RuntimeFailure, SettingError
 from edgekit.formats.checkpoint import LlamaConfig

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import write_model
+from helpers import write_model
 
 from edgekit.formats.checkpoint import LlamaConfig, open_folder
 from edgekit.inference.sampling import log_softmax

@@ -11,14 +11,14 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import tokenmonster_files, write_model
 from handmade import small
+from helpers import tokenmonster_files, write_model
 
 from edgekit.cli.main import Commands
 from edgekit.cli.verify import COMMAND
 from edgekit.conversion.convert import convert
 from edgekit.conversion.verification.layers import guess
-from edgekit.conversion.verification.tensors import Held, compare, explain
+from edgekit.conversion.verification.tensors import ArtefactTensor, compare, explain
 from edgekit.conversion.verification.tolerances import LIMITS, UNKNOWN, coarsest, limit_of, row_limit
 from edgekit.conversion.verification.verify import verify
 from edgekit.errors import CheckpointError, SettingError
@@ -312,7 +312,7 @@ def broken(config=CONFIG, **changes):
         held[name] = function(source[name])
     found = {
         tensor.name: (difference, tensor)
-        for difference, tensor in compare(source, (Held(n, v, "f32") for n, v in held.items()))
+        for difference, tensor in compare(source, (ArtefactTensor(n, v, "f32") for n, v in held.items()))
         if not difference.sound
     }
     assert found
@@ -350,11 +350,11 @@ def test_swapped_and_borrowed_tensors_are_named(tiny):
     source = dict(open_folder(tiny))
     gate, up = "model.layers.1.mlp.gate_proj.weight", "model.layers.1.mlp.up_proj.weight"
     other = "model.layers.2.mlp.gate_proj.weight"
-    swap = {gate: Held(gate, source[up], "f32"), up: Held(up, source[gate], "f32")}
+    swap = {gate: ArtefactTensor(gate, source[up], "f32"), up: ArtefactTensor(up, source[gate], "f32")}
     assert explain(source, swap, CONFIG, dict.fromkeys(swap, 1e-6)) == (
         "layer 1 ffn differs: gate and up are swapped (1 more tensor differs)"
     )
-    stale = {gate: Held(gate, source[other], "f32")}
+    stale = {gate: ArtefactTensor(gate, source[other], "f32")}
     assert explain(source, stale, CONFIG, {gate: 1e-6}) == (
         "layer 1 ffn differs: the gate matrix holds the values of layer 2 ffn's gate"
     )

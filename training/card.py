@@ -10,7 +10,6 @@ from edgekit import __version__
 from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.training.evaluation import Score
 from edgekit.training.model import parameters
-from edgekit.training.position import Position
 from edgekit.training.precision import Counts
 from edgekit.training.schedule import warmup_steps
 from edgekit.training.sections import Recipe

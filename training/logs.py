@@ -42,7 +42,7 @@ class Logs:
                 with open(self.folder / name, "a", encoding="utf-8", newline="") as file:
                     file.write(line)
             except OSError as error:
-                raise FileError(f"cannot write {self.folder / name}: {files.said(error)}") from error
+                raise FileError(f"cannot write {self.folder / name}: {files.os_reason(error)}") from error
         return row
 
 

@@ -152,7 +152,7 @@ def _sha256(path: Path) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise FileError(f"cannot read {path}: {files.said(error)}") from error
+        raise FileError(f"cannot read {path}: {files.os_reason(error)}") from error
 
 
 def held_out(doc: str, fraction: float) -> bool:

@@ -48,7 +48,7 @@ def run(models: tuple[str, ...], values: dict[str, Any], *, pages: bool = False,
     settings.check_reach()
     try:
         from edgekit.web import app, server
-        from edgekit.web.models import Shelf
+        from edgekit.web.models import ModelPool
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing in ("", "edgekit"):
@@ -59,7 +59,7 @@ def run(models: tuple[str, ...], values: dict[str, Any], *, pages: bool = False,
 
     folder: Path | None = app.pages() if pages else None
     try:
-        shelf = Shelf(models or (None,), progress=flags.progress, **values, **running)
+        shelf = ModelPool(models or (None,), progress=flags.progress, **values, **running)
         sys.exit(server.serve(shelf, settings, pages=folder, ready=lambda where: _ready(where, shelf, browser)))
     except KeyboardInterrupt:  # while the model was opened
         sys.exit(130)

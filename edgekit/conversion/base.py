@@ -33,7 +33,7 @@ class Planned:
     """Why not, or what else there is to say."""
 
 
-class Held(NamedTuple):
+class ArtefactTensor(NamedTuple):
     """One tensor of an artefact, read back."""
 
     name: str

@@ -14,7 +14,7 @@ from edgekit.errors import FileError
 from edgekit.formats import embedded
 from edgekit.settings import Converting
 from edgekit.utils import registry
-from edgekit.utils.files import said
+from edgekit.utils.files import os_reason
 from edgekit.utils.progress import Progress, silent
 
 
@@ -53,5 +53,5 @@ def digest(source: Path, quant: str) -> str:
             with open(path, "rb") as file:
                 total.update(f"\0{path.name}\0".encode() + hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
-            raise FileError(f"cannot read {path}: {said(error)}") from error
+            raise FileError(f"cannot read {path}: {os_reason(error)}") from error
     return total.hexdigest()[:24]

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgekit.conversion.base import Written
-from edgekit.errors import SettingError, UnknownRoomError
+from edgekit.errors import SettingError, UnknownPluginError
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.formats.open import open_model
 from edgekit.settings import Converting
@@ -81,7 +81,7 @@ def convert(
     """
     to = registry.ALIASES.get(to, to)
     if to not in registry.names("converters"):
-        raise UnknownRoomError(f"unknown format {to!r}: choose from {', '.join(registry.names('converters'))}")
+        raise UnknownPluginError(f"unknown format {to!r}: choose from {', '.join(registry.names('converters'))}")
     settings = settings or Converting()
     room = registry.load("converters", to)
     quant = check_quant(to, settings.quant)
@@ -102,9 +102,9 @@ def _proved(
     """The receipt, which is in the artefact now, and what could not be verified."""
     from edgekit.conversion import receipt  # which needs what is above
 
-    made, note = receipt.make(checkpoint, path, out, to, settings)
+    made, note = receipt.build(checkpoint, path, out, to, settings)
     if made:
-        receipt.add(path, made, registry.load("converters", to))
+        receipt.attach(path, made, registry.load("converters", to))
     return made or None, [note] if note else []
 
 
@@ -127,5 +127,5 @@ def summary(made: Conversion) -> str:
     if made.receipt is not None:
         from edgekit.conversion import receipt
 
-        lines += [f"  {line}" for line in receipt.lines(made.receipt)]
+        lines += [f"  {line}" for line in receipt.summary_lines(made.receipt)]
     return "\n".join(lines)

@@ -58,7 +58,7 @@ class Importance:
     tokens: int
 
 
-def said(which: str) -> dict[str, str]:
+def provenance(which: str) -> dict[str, str]:
     """What a receipt says of a text: its name without folders, and its sha256. Raises as `collect`."""
     name, documents = _read(which)
     digest = hashlib.sha256("\0".join(document.text for document in documents).encode("utf-8", "surrogatepass"))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.conversion.base import Planned
-from edgekit.errors import SettingError, UnknownRoomError
+from edgekit.errors import SettingError, UnknownPluginError
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.settings import Converting
 from edgekit.utils import registry
@@ -55,7 +55,7 @@ def plan(checkpoint: Checkpoint, to: str, settings: Converting | None = None) ->
         settings: all but `quant` counts.
 
     Raises:
-        UnknownRoomError: no such converter.
+        UnknownPluginError: no such converter.
         SettingError: a converter that writes no single file, or a setting that means nothing there.
         MissingExtraError: the converter needs a package; one that only some types need is told in their `note`.
     """
@@ -66,7 +66,7 @@ def plan(checkpoint: Checkpoint, to: str, settings: Converting | None = None) ->
 def sizes(checkpoint: Checkpoint, to: str, settings: Converting) -> list[Planned]:
     """The converter's own rows. Raises as `plan`."""
     if to not in registry.names("converters"):
-        raise UnknownRoomError(f"unknown format {to!r}: choose from {', '.join(registry.names('converters'))}")
+        raise UnknownPluginError(f"unknown format {to!r}: choose from {', '.join(registry.names('converters'))}")
     room = registry.load("converters", to)
     if not hasattr(room, "sizes"):
         raise SettingError(f"{to} has no types to plan with: choose from {', '.join(targets())}")

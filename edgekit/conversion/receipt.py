@@ -25,7 +25,7 @@ import numpy as np
 
 from edgekit import __version__
 from edgekit.conversion import importance
-from edgekit.conversion.verification.measure import Truth, of_checkpoint
+from edgekit.conversion.verification.measure import SourceLogits, of_checkpoint
 from edgekit.conversion.verification.proof import Proof, prove
 from edgekit.conversion.verification.settings import SHORT
 from edgekit.errors import CheckpointError, DataError
@@ -40,7 +40,7 @@ NOTHING = 1e-9
 """A KL or an error below this is rounding that differs from machine to machine: it is written as 0."""
 
 
-def make(checkpoint: Checkpoint, path: Path, out: Path, to: str, settings: Converting) -> tuple[dict[str, Any], str]:
+def build(checkpoint: Checkpoint, path: Path, out: Path, to: str, settings: Converting) -> tuple[dict[str, Any], str]:
     """Verify what was just written.
 
     Args:
@@ -54,7 +54,7 @@ def make(checkpoint: Checkpoint, path: Path, out: Path, to: str, settings: Conve
     """
     try:
         with blas.threads(1):
-            truth = Truth(of_checkpoint(checkpoint), None, SHORT)
+            truth = SourceLogits(of_checkpoint(checkpoint), None, SHORT)
             proof = prove(truth, path, quick=True)
     except DataError as error:  # a vocabulary that cannot write the text, say one of digits
         return {}, f"not verified: {error}"
@@ -67,10 +67,12 @@ def make(checkpoint: Checkpoint, path: Path, out: Path, to: str, settings: Conve
         note = f"{what}: {proof.notes[-1]}"
         if not proof.tensors:
             return {}, note
-    return record(truth, proof, checkpoint, to, settings), note
+    return contents(truth, proof, checkpoint, to, settings), note
 
 
-def record(truth: Truth, proof: Proof, checkpoint: Checkpoint, to: str, settings: Converting) -> dict[str, Any]:
+def contents(
+    truth: SourceLogits, proof: Proof, checkpoint: Checkpoint, to: str, settings: Converting
+) -> dict[str, Any]:
     """The receipt of a sound artefact, plain values for JSON."""
     found: dict[str, Any] = {
         "edgekit": __version__,
@@ -82,24 +84,24 @@ def record(truth: Truth, proof: Proof, checkpoint: Checkpoint, to: str, settings
     if (graph := getattr(settings, "graph", None)) is not None:
         found["graph"] = graph
     if settings.importance is not None:
-        found["importance"] = importance.said(settings.importance)
+        found["importance"] = importance.provenance(settings.importance)
     found |= {"type": proof.type, "runtime": proof.runtime}
     if (figures := proof.figures) is not None:
         found |= {"text": truth.text, "positions": figures.positions}
-        found["figures"] = {name: short(getattr(figures, name)) for name in FIGURES}
-        found["by_step"] = None if proof.step_difference is None else short(proof.step_difference)
+        found["figures"] = {name: round_figure(getattr(figures, name)) for name in FIGURES}
+        found["by_step"] = None if proof.step_difference is None else round_figure(proof.step_difference)
         if proof.greedy is not None:
             found["greedy"] = {"length": proof.greedy.length, "matched": proof.greedy.matched}
         if proof.tokens is not None:
             found["tokenizer"] = {"texts": proof.tokens.texts, "lossless": proof.tokens.lossless}
     found["tensors"] = {
-        name: {"types": dict(sorted(group.types.items())), "error": short(group.error)}
+        name: {"types": dict(sorted(group.types.items())), "error": round_figure(group.error)}
         for name, group in proof.tensors.items()
     }
-    return found | {"limits": {name: short(value) for name, value in proof.limit._asdict().items()}}
+    return found | {"limits": {name: round_figure(value) for name, value in proof.limit._asdict().items()}}
 
 
-def short(value: float) -> float:
+def round_figure(value: float) -> float:
     """Three significant digits, and nothing of what is but rounding."""
     return 0.0 if abs(value) < NOTHING else float(f"{value:.3g}")
 
@@ -126,7 +128,7 @@ def packages(to: str, runtime: str | None) -> dict[str, str]:
     return found
 
 
-def add(path: Path, receipt: dict[str, Any], room: Any) -> None:
+def attach(path: Path, receipt: dict[str, Any], room: Any) -> None:
     """Put a receipt into an artefact; a format whose converter has no `add_receipt` goes without."""
     text = json.dumps(receipt, separators=(",", ":"))
     if path.is_dir():
@@ -135,7 +137,7 @@ def add(path: Path, receipt: dict[str, Any], room: Any) -> None:
         room.add_receipt(path, text + " " * (-len(text) % embedded.RECEIPT_ROOM))
 
 
-def read(text: object) -> dict[str, Any] | None:
+def parse(text: object) -> dict[str, Any] | None:
     """A receipt from its JSON; None if there is none, or it is not one."""
     try:
         found = json.loads(text)  # type: ignore[arg-type]
@@ -144,7 +146,7 @@ def read(text: object) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def lines(receipt: Mapping[str, Any]) -> list[str]:
+def summary_lines(receipt: Mapping[str, Any]) -> list[str]:
     """A receipt in words. Files may come from anywhere, so nothing of it is taken for granted."""
     try:
         return _lines(receipt)

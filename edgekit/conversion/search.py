@@ -13,7 +13,7 @@ from typing import Any
 from edgekit.conversion.base import Planned
 from edgekit.conversion.importance import DEFAULT
 from edgekit.conversion.plan import sizes
-from edgekit.conversion.verification.measure import Truth, agreement, of_checkpoint, open_artefact
+from edgekit.conversion.verification.measure import SourceLogits, agreement, of_checkpoint, open_artefact
 from edgekit.conversion.verification.metrics import Figures
 from edgekit.conversion.verification.proof import running
 from edgekit.conversion.verification.settings import Verifying
@@ -102,7 +102,7 @@ class _Search:
                 f"no {self.to} type of {self.checkpoint.name} fits into {self.choosing.target_size}: the smallest, "
                 f"{rows[-1].quant}, takes {_size(rows[-1]) / 1e6:.2f} MB"
             )
-        self.truth = Truth(of_checkpoint(self.checkpoint), None, MEASURED)
+        self.truth = SourceLogits(of_checkpoint(self.checkpoint), None, MEASURED)
         with tempfile.TemporaryDirectory() as folder:
             self.folder = Path(folder)
             search = self._best if self.choosing.max_kl is None else self._smallest

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgekit.conversion.base import Held
+from edgekit.conversion.base import ArtefactTensor
 from edgekit.conversion.convert import check_quant
-from edgekit.conversion.verification.measure import Truth, agreement, of_checkpoint
+from edgekit.conversion.verification.measure import SourceLogits, agreement, of_checkpoint
 from edgekit.conversion.verification.settings import Verifying
 from edgekit.errors import MissingExtraError, SettingError
 from edgekit.formats.checkpoint import Checkpoint
@@ -57,7 +57,7 @@ class Group:
 
 def sensitivity(
     checkpoint: Checkpoint, to: str, settings: Converting, progress: Progress = silent
-) -> tuple[list[Group], Truth]:
+) -> tuple[list[Group], SourceLogits]:
     """The groups of each quantization, and what they were measured on.
 
     Args:
@@ -74,7 +74,7 @@ def sensitivity(
     quants = [check_quant(to, settings.quant)] if named else list(getattr(room, "PROBES", (room.DEFAULT,)))
     found: list[Group] = []
     with blas.threads(1), tempfile.TemporaryDirectory() as folder:
-        truth = Truth(of_checkpoint(checkpoint), None, MEASURED)
+        truth = SourceLogits(of_checkpoint(checkpoint), None, MEASURED)
         for quant in progress(quants, "sensitivity", len(quants)):
             path = Path(folder) / f"{quant}{room.SUFFIX}"
             heeds = quant in getattr(room, "WEIGHTED", ())
@@ -91,7 +91,9 @@ def sensitivity(
     return found, truth
 
 
-def _group(truth: Truth, checkpoint: Checkpoint, quant: str, name: str, held: dict[str, Held]) -> Group:
+def _group(
+    truth: SourceLogits, checkpoint: Checkpoint, quant: str, name: str, held: dict[str, ArtefactTensor]
+) -> Group:
     parts = GROUPS.get(name)
     chosen = [n for n in checkpoint.config.shapes() if n in held and (parts is None or any(p in n for p in parts))]
     mixed = replace(checkpoint, tensors=checkpoint.tensors | {n: held[n].values for n in chosen})
@@ -100,7 +102,7 @@ def _group(truth: Truth, checkpoint: Checkpoint, quant: str, name: str, held: di
     return Group(quant, name, count, sorted({held[n].type for n in chosen}), figures.mean_kl)
 
 
-def report(groups: list[Group], truth: Truth, to: str) -> str:
+def report(groups: list[Group], truth: SourceLogits, to: str) -> str:
     """The groups as a table, a column for each quantization; beside each KL the type that the group has there."""
     quants = list(dict.fromkeys(group.quant for group in groups))
     by = {(group.quant, group.name): group for group in groups}

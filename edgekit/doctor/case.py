@@ -24,7 +24,7 @@ from edgekit.formats.gguf import MOST_STRINGS, GGUFFile
 from edgekit.formats.gguf_config import KNOWN, llama_config
 from edgekit.tokenizers.load import from_files
 from edgekit.utils import registry
-from edgekit.utils.files import read_bytes, said
+from edgekit.utils.files import os_reason, read_bytes
 
 if TYPE_CHECKING:
     from edgekit.doctor.onnx_file import OnnxFile
@@ -216,7 +216,7 @@ def _folder(path: Path) -> Case:
             shard = case.shards[name] = tensors.safetensors(path / name)
         except OSError as reason:
             case.trouble.append(
-                error(f"{name} cannot be read: {said(reason)}", "edgekit refuses the folder", "see to the file")
+                error(f"{name} cannot be read: {os_reason(reason)}", "edgekit refuses the folder", "see to the file")
             )
             continue
         for tensor in shard.tensors:
@@ -307,4 +307,4 @@ def read_head(path: Path) -> bytes:
         with open(path, "rb") as file:
             return file.read(64)
     except OSError as reason:
-        raise FileError(f"cannot read {path}: {said(reason)}") from reason
+        raise FileError(f"cannot read {path}: {os_reason(reason)}") from reason

@@ -56,7 +56,7 @@ def _describe_folder(path: Path) -> dict[str, Any]:
     proved = path / embedded.RECEIPT_FILE
     return facts | {
         "metadata": {"source.sha256": checkpoint.sha256},
-        "receipt": receipt.read(read_bytes(proved)) if proved.is_file() else None,
+        "receipt": receipt.parse(read_bytes(proved)) if proved.is_file() else None,
         "size_as_gguf": _sizes(checkpoint.config),
     }
 
@@ -80,7 +80,7 @@ def _describe_gguf(path: Path) -> dict[str, Any]:
     if not facts["vocabulary"]:
         tokens = file.metadata.get("tokenizer.ggml.tokens", [])
         facts["vocabulary"] = {"kind": file.metadata.get("tokenizer.ggml.model"), "ids": len(tokens)}
-    proved = receipt.read(file.metadata.get(embedded.RECEIPT))
+    proved = receipt.parse(file.metadata.get(embedded.RECEIPT))
     return facts | {"metadata": metadata, "receipt": proved, "bytes": path.stat().st_size}
 
 
@@ -92,7 +92,7 @@ def _describe_onnx(path: Path) -> dict[str, Any]:
         config = LlamaConfig.from_dict(json.loads(files["config.json"]), f"{path}: config.json")
     shown = _shown(metadata, files)
     return _facts(path.stem, "ONNX", config, files, tensors) | {
-        "metadata": shown, "receipt": receipt.read(metadata.get(embedded.RECEIPT)), "bytes": path.stat().st_size,
+        "metadata": shown, "receipt": receipt.parse(metadata.get(embedded.RECEIPT)), "bytes": path.stat().st_size,
         "nodes": dict(nodes),
     }  # fmt: skip
 
@@ -178,7 +178,7 @@ def report(found: dict[str, Any], *, tensors: bool = True) -> str:
         lines.append(f"graph       {sum(found['nodes'].values())} nodes" + (f" · KV cache {cache}" if cache else ""))
     if found.get("receipt"):
         lines.append("\nreceipt")
-        lines += [f"  {line}" for line in receipt.lines(found["receipt"])]
+        lines += [f"  {line}" for line in receipt.summary_lines(found["receipt"])]
     if found.get("metadata"):
         lines.append("\nmetadata")
         lines += [f"  {key} = {value}" for key, value in found["metadata"].items()]

@@ -16,7 +16,7 @@ import numpy as np
 
 from edgekit.doctor.tensors import LFS, WIDTH, Tensor
 from edgekit.errors import CheckpointError, FileError
-from edgekit.utils.files import said
+from edgekit.utils.files import os_reason
 
 # onnx.proto, TensorProto.DataType -> safetensors' names, which the doctor uses for all.
 TYPES = {1: "F32", 2: "U8", 3: "I8", 4: "U16", 5: "I16", 6: "I32", 7: "I64", 9: "BOOL", 10: "F16", 11: "F64",
@@ -58,7 +58,7 @@ def read(path: Path) -> OnnxFile:
         with open(path, "rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
     except OSError as error:
-        raise FileError(f"cannot read {path}: {said(error)}") from error
+        raise FileError(f"cannot read {path}: {os_reason(error)}") from error
     if data[: len(LFS)] == LFS:
         raise CheckpointError(f"{path} is a Git LFS pointer, not the model")
     found = OnnxFile()

@@ -25,7 +25,7 @@ from edgekit.evaluation.settings import Judging
 from edgekit.inference.runtime import Runtime
 from edgekit.inference.scoring import log_sum_exp, prefix_id
 from edgekit.model import Model
-from edgekit.utils.files import said
+from edgekit.utils.files import os_reason
 from edgekit.utils.progress import Progress, silent
 from edgekit.utils.texts import decode, records, text_of
 
@@ -137,7 +137,7 @@ def _zipped(path: Path) -> list[tuple[str, str]]:
             names = sorted(n for n in archive.namelist() if n.endswith(".jsonl") and not n.startswith("__MACOSX"))
             return [(f"{path}: {name}", decode(archive.read(name), f"{path}: {name}")) for name in names]
     except OSError as error:
-        raise DataError(f"cannot read {path}: {said(error)}") from error
+        raise DataError(f"cannot read {path}: {os_reason(error)}") from error
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:  # the latter: encrypted
         raise DataError(f"{path} is not a whole zip file: {error}") from error
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import CheckpointError, FileError
 from edgekit.formats import embedded
-from edgekit.utils.files import said
+from edgekit.utils.files import os_reason
 
 __all__ = ["BLOCKS", "NUMBER", "TYPES", "GGUFFile", "TensorInfo"]
 
@@ -130,7 +130,7 @@ class GGUFFile:
                 if self.size:
                     self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
-            raise FileError(f"cannot read {self.path}: {said(error)}") from error
+            raise FileError(f"cannot read {self.path}: {os_reason(error)}") from error
         try:
             reader = _Reader(self._map, self.size)
             self.version, self.metadata, self.tensors = reader.file()

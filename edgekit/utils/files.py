@@ -10,7 +10,7 @@ from pathlib import Path
 from edgekit.errors import FileError
 
 
-def said(error: OSError) -> str:
+def os_reason(error: OSError) -> str:
     """An operating system's error in a few words: `No space left on device`."""
     return error.strerror or str(error)
 
@@ -20,7 +20,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise FileError(f"cannot read {path}: {said(error)}") from error
+        raise FileError(f"cannot read {path}: {os_reason(error)}") from error
 
 
 @contextlib.contextmanager
@@ -45,7 +45,7 @@ def replacing(path: Path, *, force: bool = True) -> Iterator[Path]:
                 _flush(written)
             _rename(temporary, path)
         except OSError as error:
-            raise FileError(f"cannot write {path}: {said(error)}") from error
+            raise FileError(f"cannot write {path}: {os_reason(error)}") from error
     finally:
         _remove(temporary)
 

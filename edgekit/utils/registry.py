@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from types import ModuleType
 
-from edgekit.errors import MissingExtraError, UnknownRoomError
+from edgekit.errors import MissingExtraError, UnknownPluginError
 
 # What people type for a name that cannot be a file name.
 ALIASES = {"llama.cpp": "llamacpp", "llama-cpp": "llamacpp", "pytorch": "torch", "onnxruntime": "onnx", "ort": "onnx"}
@@ -23,7 +23,7 @@ EXTRAS = {
     ("runtimes", "torch_reference"): "torch",
 }
 
-ROOMS = ("runtimes", "converters", "training")
+PLUGIN_FOLDERS = ("runtimes", "converters", "training")
 
 
 def names(room: str) -> list[str]:
@@ -44,12 +44,12 @@ def load(room: str, name: str) -> ModuleType:
     """Import one file of a room.
 
     Raises:
-        UnknownRoomError: no such file; the message lists the files there are.
+        UnknownPluginError: no such file; the message lists the files there are.
         MissingExtraError: the file imports a package that is not installed.
     """
     name = ALIASES.get(name, name)
     if not name.startswith("_") and name not in names(room):
-        raise UnknownRoomError(f"unknown {room.rstrip('s')} {name!r}: choose from {', '.join(names(room))}")
+        raise UnknownPluginError(f"unknown {room.rstrip('s')} {name!r}: choose from {', '.join(names(room))}")
     try:
         return importlib.import_module(f"edgekit.{room}.{name}")
     except ModuleNotFoundError as error:

@@ -18,9 +18,9 @@ from starlette.types import Scope
 
 from edgekit.errors import EdgekitError, FileError
 from edgekit.web import completions, metrics, playground, responses, security
-from edgekit.web.models import Shelf
+from edgekit.web.models import ModelPool
 from edgekit.web.settings import Serving, is_loopback
-from edgekit.web.state import House
+from edgekit.web.state import AppState
 from edgekit.web.validation import Refused, refusal
 
 PAGES = Path(__file__).parent / "pages"
@@ -54,13 +54,13 @@ def pages() -> Path:
     return PAGES
 
 
-def application(shelf: Shelf, settings: Serving, pages: Path | None = None) -> Starlette:
+def application(shelf: ModelPool, settings: Serving, pages: Path | None = None) -> Starlette:
     """The ASGI application; `state.house` has its parts. Its lifespan starts and stops the desk's thread.
 
     Args:
         pages: a folder with index.html, whose files are served at the root.
     """
-    house = House(shelf, settings)
+    house = AppState(shelf, settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -111,14 +111,14 @@ def application(shelf: Shelf, settings: Serving, pages: Path | None = None) -> S
     return app
 
 
-def health(house: House) -> Any:
+def health(house: AppState) -> Any:
     async def state(request: Request) -> Response:
         return JSONResponse({"status": "ok", "waiting": house.desk.waiting, "busy": house.desk.busy})
 
     return state
 
 
-def counters(house: House) -> Any:
+def counters(house: AppState) -> Any:
     async def page(request: Request) -> Response:
         return PlainTextResponse(house.metrics.text(), media_type=metrics.CONTENT_TYPE)
 

@@ -28,7 +28,7 @@ from starlette.routing import Route
 from edgekit.inference.generate import TokenLogprob
 from edgekit.web import responses
 from edgekit.web.models import Entry, Opened
-from edgekit.web.state import House
+from edgekit.web.state import AppState
 from edgekit.web.tokens import Step, Steps, prompt_logprobs
 from edgekit.web.validation import Fields, Refused, is_ids, is_whole, shown
 from edgekit.web.worker import Job
@@ -54,7 +54,7 @@ class Asked:
     """Whether a stream ends in a chunk with the counts."""
 
 
-def read(data: bytes, house: House) -> Asked:
+def read(data: bytes, house: AppState) -> Asked:
     """Raises `Refused`, naming the field."""
     fields = Fields(data)
     entry = house.shelf.find(fields.text("model"))
@@ -162,7 +162,7 @@ class Ended:
     new_tokens: int
 
 
-def complete(asked: Asked, house: House, job: Job) -> None:
+def complete(asked: Asked, house: AppState, job: Job) -> None:
     """The work of one request; emits `Began`, `Said`s and `Ended`."""
     opened = house.shelf.open(asked.entry, asked.entry.runtime)
     model, prompt = opened.model, house.prompt(opened, asked.prompt, "prompt")
@@ -284,7 +284,7 @@ def usage(event: Ended) -> dict[str, int]:
     }
 
 
-def routes(house: House) -> Sequence[Route]:
+def routes(house: AppState) -> Sequence[Route]:
     started = int(time.time())
 
     def model(entry: Entry) -> dict[str, Any]:

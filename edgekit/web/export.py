@@ -173,10 +173,10 @@ def _convert(where: Path, quant: str | None, path: Path, progress: Progress) -> 
         converting.convert(where, "onnx", path, settings=settings, force=True, verify=False, progress=progress)
     registry.load("converters", "_onnx_rows").shrink(path, "int8_rows")
     checkpoint = open_model(where)
-    measured, note = receipt.make(checkpoint, path, Path(f"{checkpoint.name}-int8_rows.onnx"), "onnx",
+    measured, note = receipt.build(checkpoint, path, Path(f"{checkpoint.name}-int8_rows.onnx"), "onnx",
                               dataclasses.replace(settings, quant="int8_rows"))  # fmt: skip
     if measured:
-        receipt.add(path, measured, room)
+        receipt.attach(path, measured, room)
     return [note] if note else []
 
 

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgekit.inference.generate import Generation
 from edgekit.web.responses import LEFT
-from edgekit.web.worker import Desk
+from edgekit.web.worker import ModelWorker
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -37,7 +37,7 @@ class Histogram:
 class Metrics:
     """Counters of one application; `add` may be called from the desk's thread."""
 
-    def __init__(self, desk: Desk):
+    def __init__(self, desk: ModelWorker):
         self._desk, self._lock = desk, threading.Lock()
         self._requests: Counter[tuple[str, int]] = Counter()
         self._prompt_tokens = self._new_tokens = 0

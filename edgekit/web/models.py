@@ -62,7 +62,7 @@ class Opened:
         self.pieces = Pieces(self.model.tokenizer)
 
 
-class Shelf:
+class ModelPool:
     """The models of one server. Only `open` touches them, and only the desk's thread may call it.
 
     Args:
@@ -143,7 +143,7 @@ class Shelf:
 
 
 def describe(path: Path, runtime: str | None) -> Entry:
-    """What a model's files say of it. Raises `CheckpointError`, `MissingExtraError`, `UnknownRoomError`."""
+    """What a model's files say of it. Raises `CheckpointError`, `MissingExtraError`, `UnknownPluginError`."""
     case = open_case(path)
     if case.trouble and not case.files and not case.tensors:
         raise CheckpointError(f"{path}: {case.trouble[0].what}")

@@ -14,7 +14,7 @@ from edgekit.inference.generate import Generation
 from edgekit.tokenizers.load import pieces
 from edgekit.web import responses
 from edgekit.web.models import Entry, Opened
-from edgekit.web.state import House
+from edgekit.web.state import AppState
 from edgekit.web.tokens import Step, Steps
 from edgekit.web.validation import SETTINGS, Fields, Refused, checked, is_ids, ranges, shown
 from edgekit.web.worker import Job
@@ -33,7 +33,7 @@ class Asked:
     top: int
 
 
-def read(data: bytes, house: House) -> Asked:
+def read(data: bytes, house: AppState) -> Asked:
     """Raises `Refused`, naming the field."""
     fields = Fields(data)
     entry = house.shelf.find(fields.text("model"))
@@ -54,7 +54,7 @@ def read(data: bytes, house: House) -> Asked:
     return Asked(entry, runtime, text if text is not None else tokens, settings, top)
 
 
-def generate(asked: Asked, house: House, job: Job) -> None:
+def generate(asked: Asked, house: AppState, job: Job) -> None:
     """The work of one request, on the desk's thread; emits the events of the contract."""
     opened = house.shelf.open(asked.entry, asked.runtime)
     prompt = house.prompt(opened, asked.prompt, "tokens")
@@ -97,7 +97,7 @@ def end_event(text: Generation) -> dict[str, Any]:
     }
 
 
-def routes(house: House) -> Sequence[Route]:
+def routes(house: AppState) -> Sequence[Route]:
     async def models(request: Request) -> Response:
         return JSONResponse({"models": [entry.record() for entry in house.shelf.entries.values()]})
 

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from edgekit.web.validation import Refused
-from edgekit.web.worker import Desk, Done, Gone, Job
+from edgekit.web.worker import Done, Gone, Job, ModelWorker
 
 LEFT = 499
 """The status of an answer that nobody waits for, in nginx's words; it is only counted."""
@@ -20,7 +20,9 @@ LAST_WORD = 5.0
 """Seconds for telling a client that its time is up."""
 
 
-async def events(request: Request, desk: Desk, work: Callable[[Job], None], seconds: float) -> AsyncGenerator[Any]:
+async def events(
+    request: Request, desk: ModelWorker, work: Callable[[Job], None], seconds: float
+) -> AsyncGenerator[Any]:
     """What a job says, until it is done. Closing this drops the job.
 
     Args:

@@ -15,11 +15,11 @@ from types import FrameType
 import uvicorn
 
 from edgekit.errors import EdgekitError
-from edgekit.utils.files import said
+from edgekit.utils.files import os_reason
 from edgekit.web.app import application
-from edgekit.web.models import Shelf
+from edgekit.web.models import ModelPool
 from edgekit.web.settings import Serving
-from edgekit.web.worker import Desk
+from edgekit.web.worker import ModelWorker
 
 MOST_CONNECTIONS = 256
 """Beside those in the queue; more are answered 503."""
@@ -28,7 +28,7 @@ MOST_CONNECTIONS = 256
 class Server(uvicorn.Server):
     """uvicorn's server with the house's way to end; `status` is that of the process."""
 
-    def __init__(self, config: uvicorn.Config, desk: Desk, grace: float, ready: Callable[[], None]):
+    def __init__(self, config: uvicorn.Config, desk: ModelWorker, grace: float, ready: Callable[[], None]):
         super().__init__(config)
         self._desk, self._grace, self._ready, self.status = desk, grace, ready, 0
 
@@ -71,7 +71,7 @@ def listen(settings: Serving) -> socket.socket:
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=MOST_CONNECTIONS)
     except (OSError, OverflowError, UnicodeError) as error:
-        why = said(error) if isinstance(error, OSError) else "no such host"
+        why = os_reason(error) if isinstance(error, OSError) else "no such host"
         raise EdgekitError(
             f"cannot listen on {settings.host}, port {settings.port}: {why}; choose another with --port"
         ) from error
@@ -84,7 +84,7 @@ def address(settings: Serving, listening: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-def serve(shelf: Shelf, settings: Serving, *, pages: Path | None, ready: Callable[[str], None]) -> int:
+def serve(shelf: ModelPool, settings: Serving, *, pages: Path | None, ready: Callable[[str], None]) -> int:
     """Open the first model, then answer until a signal; returns the exit status.
 
     Args:

@@ -8,19 +8,19 @@ from starlette.requests import Request
 from edgekit.inference.generate import Generation
 from edgekit.web import responses, security
 from edgekit.web.metrics import Metrics
-from edgekit.web.models import Opened, Shelf
+from edgekit.web.models import ModelPool, Opened
 from edgekit.web.settings import Serving
 from edgekit.web.tokens import Steps
 from edgekit.web.validation import Refused, token_ids
-from edgekit.web.worker import Desk, Job
+from edgekit.web.worker import Job, ModelWorker
 
 
-class House:
+class AppState:
     """See the module."""
 
-    def __init__(self, shelf: Shelf, settings: Serving):
+    def __init__(self, shelf: ModelPool, settings: Serving):
         self.shelf, self.settings = shelf, settings
-        self.desk = Desk(settings.queue_size)
+        self.desk = ModelWorker(settings.queue_size)
         self.metrics = Metrics(self.desk)
 
     async def body(self, request: Request) -> bytes:

@@ -68,7 +68,7 @@ class Job:
         return Done()
 
 
-class Desk:
+class ModelWorker:
     """The thread and its queue. All methods but `start` and `stop` are for the loop's thread.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.conversion.base import Held
+from edgekit.conversion.base import ArtefactTensor
 from edgekit.conversion.verification.tensors import compare, explain, group_of
 from edgekit.conversion.verification.tolerances import coarsest
 from edgekit.errors import CheckpointError, MissingExtraError
@@ -64,7 +64,7 @@ def kind_of(path: Path) -> str:
     raise CheckpointError(f"{path} is no model that edgekit knows: give a model folder, a .gguf or a .onnx")
 
 
-def held(path: Path) -> Iterator[Held] | None:
+def held(path: Path) -> Iterator[ArtefactTensor] | None:
     """An artefact's tensors as its converter reads them back; None if it does not, or is not installed."""
     if path.is_dir():
         return _of_folder(path)
@@ -83,9 +83,9 @@ def is_weighted(path: Path) -> bool:
     return path.suffix == ".gguf" and "quantize.imatrix.entries_count" in gguf.GGUFFile(path).metadata
 
 
-def _of_folder(path: Path) -> Iterator[Held]:
+def _of_folder(path: Path) -> Iterator[ArtefactTensor]:
     opened = open_folder(path)
-    return (Held(name, opened.float32(name), opened.dtypes[name]) for name in opened.config.shapes())
+    return (ArtefactTensor(name, opened.float32(name), opened.dtypes[name]) for name in opened.config.shapes())
 
 
 def content(source: Checkpoint, path: Path) -> Content:

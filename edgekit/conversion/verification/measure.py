@@ -122,7 +122,7 @@ def open_artefact(path: Path, running: Running, *, quick: bool = False) -> tuple
     return registry.load("runtimes", names[0]).load(path, running), names[0]
 
 
-class Truth:
+class SourceLogits:
     """What the source says of a text.
 
     Args:
@@ -185,7 +185,7 @@ def spoken(runtime: Runtime, windows: Sequence[Sequence[int]]) -> Iterator[tuple
             yield runtime.forward(fed[start : start + size], every=True), targets[start : start + size]
 
 
-def agreement(truth: Truth, runtime: Runtime) -> tuple[Figures, Logits]:
+def agreement(truth: SourceLogits, runtime: Runtime) -> tuple[Figures, Logits]:
     """The figures of an artefact, and its logits of the first window.
 
     Raises:
@@ -233,7 +233,7 @@ class Greedy:
         return asdict(self)
 
 
-def greedy(truth: Truth, runtime: Runtime) -> Greedy | None:
+def greedy(truth: SourceLogits, runtime: Runtime) -> Greedy | None:
     """Greedy texts of the artefact, and where the source would have gone on otherwise; None where none fits.
 
     The source reads the artefact's text at once: up to the first difference both have the same tokens before them,
@@ -274,7 +274,7 @@ def _divergence(tokenizer: Tokenizer | None, prompt: int, step: int, wanted: Log
     return Divergence(prompt, step, source, artefact, float(wanted[source] - wanted[artefact]), *texts)
 
 
-def by_step(truth: Truth, runtime: Runtime) -> tuple[float, float]:
+def by_step(truth: SourceLogits, runtime: Runtime) -> tuple[float, float]:
     """A stretch of the text at once against token by token: largest |difference| of a logit, and the logit error.
 
     Every runtime takes other kernels for one token than for many; a cache that keeps something else than it computed
@@ -308,7 +308,7 @@ class Tokens:
         return asdict(self)
 
 
-def tokens(truth: Truth, theirs: Tokenizer | None) -> Tokens | None:
+def tokens(truth: SourceLogits, theirs: Tokenizer | None) -> Tokens | None:
     """Round trip and ids of an artefact's tokenizer; None where one of the two has none."""
     mine = truth.source.tokenizer
     if mine is None or theirs is None:

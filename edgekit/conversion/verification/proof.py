@@ -11,8 +11,8 @@ from edgekit.conversion.verification.layers import Layer, departs, guess, layers
 from edgekit.conversion.verification.measure import (
     Greedy,
     Source,
+    SourceLogits,
     Tokens,
-    Truth,
     agreement,
     by_step,
     greedy,
@@ -88,7 +88,7 @@ def running(settings: Verifying) -> Running:
     return Running(threads=settings.threads, kv_type=settings.kv_type)
 
 
-def prove(truth: Truth, path: Path, *, quick: bool = False) -> Proof:
+def prove(truth: SourceLogits, path: Path, *, quick: bool = False) -> Proof:
     """Measure and judge one artefact.
 
     Args:
@@ -138,7 +138,7 @@ def _check_keys(source: Source, path: Path, runtime: Runtime, proof: Proof) -> N
             proof.failures.append(f"{name} is {other:g} in it, {one:g} in the source")
 
 
-def _check_tokens(truth: Truth, runtime: Runtime, proof: Proof) -> None:
+def _check_tokens(truth: SourceLogits, runtime: Runtime, proof: Proof) -> None:
     mine = truth.source
     same = all(runtime.files.get(name) == mine.runtime.files.get(name) for name in (*FILES, "config.json"))
     try:
@@ -161,7 +161,7 @@ def _check_tokens(truth: Truth, runtime: Runtime, proof: Proof) -> None:
 # ----------------------------------------------------------------------------- logits
 
 
-def _check_words(truth: Truth, runtime: Runtime, proof: Proof, own: Checkpoint | None) -> None:
+def _check_words(truth: SourceLogits, runtime: Runtime, proof: Proof, own: Checkpoint | None) -> None:
     """Measure what the runtime says; judge it by the artefact's own tensors, or by the source where there are none."""
     settings, source = truth.settings, truth.source
     if runtime.vocab_size != source.runtime.vocab_size:
@@ -194,7 +194,7 @@ def _cap(proof: Proof, settings: Verifying) -> float:
     return max(proof.limit.noise, LIMITS["f16"].noise if rounded else 0.0)
 
 
-def _hold_to_its_own(truth: Truth, proof: Proof, said: Logits, own: Checkpoint, cap: float) -> None:
+def _hold_to_its_own(truth: SourceLogits, proof: Proof, said: Logits, own: Checkpoint, cap: float) -> None:
     """Hold the runtime's logits to those of the artefact's own tensors on numpy, but for what rounding may add.
 
     How much a model amplifies errors on their way to the logits is measured on the weights' own: a trained one hardly
@@ -210,7 +210,7 @@ def _hold_to_its_own(truth: Truth, proof: Proof, said: Logits, own: Checkpoint, 
         _broken(truth, own, proof, said, f"its logits are not those of its own tensors ({measured})")
 
 
-def _hold_to_the_source(truth: Truth, proof: Proof, said: Logits) -> None:
+def _hold_to_the_source(truth: SourceLogits, proof: Proof, said: Logits) -> None:
     """The logits alone, where the tensors cannot be read back."""
     assert proof.figures is not None
     for what, found, most in (
@@ -223,7 +223,7 @@ def _hold_to_the_source(truth: Truth, proof: Proof, said: Logits) -> None:
             return
 
 
-def _broken(truth: Truth, model: Checkpoint | None, proof: Proof, said: Logits, sentence: str) -> None:
+def _broken(truth: SourceLogits, model: Checkpoint | None, proof: Proof, said: Logits, sentence: str) -> None:
     """A failure with its reason, if one of the usual faults in `model` gives what was said."""
     reason = ""
     if proof.sound and model is not None:

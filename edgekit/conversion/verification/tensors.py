@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.conversion.base import Held
+from edgekit.conversion.base import ArtefactTensor
 from edgekit.conversion.verification.tolerances import row_limit, smallest
 from edgekit.formats.checkpoint import LlamaConfig
 
@@ -62,8 +62,8 @@ def group_of(name: str) -> str:
 
 
 def compare(
-    source: Mapping[str, NDArray], held: Iterable[Held], weighted: bool = False
-) -> Iterator[tuple[Difference, Held]]:
+    source: Mapping[str, NDArray], held: Iterable[ArtefactTensor], weighted: bool = False
+) -> Iterator[tuple[Difference, ArtefactTensor]]:
     """Each tensor of an artefact against the source's; one is in memory at a time. Both are (rows, width) or (width,).
 
     A tensor of another shape, or one that is not finite, differs infinitely. `weighted`: rounded by importance.
@@ -106,7 +106,10 @@ def place(name: str) -> tuple[str, str]:
 
 
 def explain(
-    source: Mapping[str, NDArray], broken: Mapping[str, Held], config: LlamaConfig, limits: Mapping[str, float]
+    source: Mapping[str, NDArray],
+    broken: Mapping[str, ArtefactTensor],
+    config: LlamaConfig,
+    limits: Mapping[str, float],
 ) -> str:
     """One sentence on the first of the tensors that differ, and how many more do.
 
@@ -126,7 +129,7 @@ def _reason(
     name: str,
     what: str,
     source: Mapping[str, NDArray],
-    broken: Mapping[str, Held],
+    broken: Mapping[str, ArtefactTensor],
     config: LlamaConfig,
     limit: float,
 ) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit.conversion.verification.measure import Truth, open_source
+from edgekit.conversion.verification.measure import SourceLogits, open_source
 from edgekit.conversion.verification.proof import Proof, prove, running
 from edgekit.conversion.verification.settings import Verifying
 from edgekit.formats import hub
@@ -80,7 +80,7 @@ def verify(
     paths = [hub.resolve(path) for path in artefacts]
     where = hub.resolve(model, revision=revision)
     with blas.threads(settings.threads or 1):
-        truth = Truth(open_source(where, runtime, running(settings)), texts, settings)
+        truth = SourceLogits(open_source(where, runtime, running(settings)), texts, settings)
         proofs = [prove(truth, path) for path in progress(paths, "verify", len(paths))]
     mine = truth.source
     return Verification(mine.name, mine.said, truth.text, truth.positions, truth.window, proofs)

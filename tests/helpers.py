@@ -1,0 +1,60 @@
+"""What tests share beside the fixtures of conftest.py: where the shared folder is, and models made on the spot."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from edgekit.formats.checkpoint import LlamaConfig
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+NO_SHARED = "needs the project's shared folder beside the checkout (real vocabularies, texts and a trained model)"
+
+STENTOR = LlamaConfig(
+    vocab_size=8064,
+    hidden_size=256,
+    intermediate_size=768,
+    num_hidden_layers=12,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    head_dim=64,
+    max_position_embeddings=1024,
+    tie_word_embeddings=True,
+    bos_token_id=8001,
+    eos_token_id=(8000,),
+    pad_token_id=8000,
+)
+
+
+def write_model(folder: Path, config: LlamaConfig, *, seed: int = 0, dtype=np.float32, files=None, std=0.05) -> Path:
+    """A Hugging Face folder with seeded weights. `std` well above the usual 0.02, so that the logits are not flat
+    and a greedy choice is not a coin toss between rounding errors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for name, shape in config.shapes().items():
+        if name.endswith("norm.weight"):
+            tensors[name] = (1 + 0.1 * rng.standard_normal(shape)).astype(dtype)
+        else:
+            tensors[name] = (std * rng.standard_normal(shape)).astype(dtype)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=2))
+    for name, data in (files or {}).items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def tokenmonster_files(vocab: bytes, vocab_size: int = 8064, **config) -> dict[str, bytes]:
+    """The files beside a TokenMonster checkpoint, as Stentor2's model card describes them."""
+    values = {
+        "tokenizer_type": "tokenmonster",
+        "vocab_file": "tokenmonster.vocab",
+        "model_max_length": 1024,
+        "eos_token": "</s>",
+        "bos_token": "<s>",
+        "pad_token": "</s>",
+        "vocab_size": vocab_size,
+        **config,
+    }
+    return {"tokenizer_config.json": json.dumps(values).encode(), "tokenmonster.vocab": vocab}
