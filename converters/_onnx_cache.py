@@ -14,6 +14,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from edgekit.conversion.calibration import CALIBRATION
 from edgekit.errors import CheckpointError
@@ -21,7 +22,6 @@ from edgekit.formats.checkpoint import Checkpoint
 from edgekit.formats.embedded import FILES
 from edgekit.inference.reference import Reference
 from edgekit.tokenizers.load import from_files
-from edgekit.utils import blas
 
 Scales = NDArray[np.float32]
 
@@ -60,7 +60,7 @@ def _scales(checkpoint: Checkpoint) -> list[tuple[Scales, Scales]]:
     model = Reference(checkpoint)
     window = max(1, model.context_length - len(prefix))
     reached: list[tuple[Scales, Scales]] = []
-    with blas.threads(1):
+    with threadpool_limits(1, "blas"):
         for start in range(0, len(ids), window):
             model.rewind(0)
             model.forward([*prefix, *ids[start : start + window]])

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from edgekit.conversion.calibration import CALIBRATION
 from edgekit.errors import CheckpointError, DataError, SettingError
@@ -26,7 +27,7 @@ from edgekit.formats.checkpoint import Checkpoint
 from edgekit.formats.embedded import FILES
 from edgekit.inference.reference import Reference
 from edgekit.tokenizers.load import from_files
-from edgekit.utils import blas, texts
+from edgekit.utils import texts
 from edgekit.utils.texts import Document
 
 DEFAULT = "default"
@@ -83,7 +84,7 @@ def collect(checkpoint: Checkpoint, which: str) -> Importance:
     own = from_files(checkpoint.files, checkpoint.config.vocab_size)
     model, window, read = _Observed(checkpoint), min(WINDOW, checkpoint.config.max_position_embeddings), 0
     prefix = [] if own.bos is None else [own.bos]
-    with blas.threads(1):
+    with threadpool_limits(1, "blas"):
         chosen = documents[:: -(-len(documents) // DOCUMENTS)]
         for document in chosen:
             ids = own.encode(document.text)[: MOST // len(chosen)]

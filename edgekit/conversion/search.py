@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from edgekit.conversion.base import Planned
 from edgekit.conversion.importance import DEFAULT
 from edgekit.conversion.plan import sizes
@@ -20,7 +22,7 @@ from edgekit.conversion.verification.settings import Verifying
 from edgekit.errors import EdgekitError, MissingExtraError, SettingError
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.settings import Choosing, Converting, bytes_of
-from edgekit.utils import blas, registry
+from edgekit.utils import registry
 from edgekit.utils.progress import Progress, silent
 from edgekit.utils.tables import table
 
@@ -80,7 +82,7 @@ def choose(
     if choosing.target_size is None and choosing.max_kl is None:
         raise SettingError("give a target_size, a max_kl, or both")
     search = _Search(checkpoint, to, settings, choosing)
-    with blas.threads(1):
+    with threadpool_limits(1, "blas"):
         return search.run(progress)
 
 

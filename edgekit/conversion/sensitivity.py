@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from edgekit.conversion.base import ArtefactTensor
 from edgekit.conversion.convert import check_quant
 from edgekit.conversion.verification.measure import SourceLogits, agreement, of_checkpoint
@@ -19,7 +21,7 @@ from edgekit.errors import MissingExtraError, SettingError
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.inference.reference import Reference
 from edgekit.settings import Converting
-from edgekit.utils import blas, registry
+from edgekit.utils import registry
 from edgekit.utils.progress import Progress, silent
 from edgekit.utils.tables import table
 
@@ -73,7 +75,7 @@ def sensitivity(
     named = settings.quant is not None
     quants = [check_quant(to, settings.quant)] if named else list(getattr(room, "PROBES", (room.DEFAULT,)))
     found: list[Group] = []
-    with blas.threads(1), tempfile.TemporaryDirectory() as folder:
+    with threadpool_limits(1, "blas"), tempfile.TemporaryDirectory() as folder:
         truth = SourceLogits(of_checkpoint(checkpoint), None, MEASURED)
         for quant in progress(quants, "sensitivity", len(quants)):
             path = Path(folder) / f"{quant}{room.SUFFIX}"

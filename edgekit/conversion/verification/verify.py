@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from edgekit.conversion.verification.measure import SourceLogits, open_source
 from edgekit.conversion.verification.proof import Proof, prove, running
 from edgekit.conversion.verification.settings import Verifying
 from edgekit.formats import hub
-from edgekit.utils import blas
 from edgekit.utils.progress import Progress, silent
 from edgekit.utils.texts import Document
 
@@ -79,7 +80,7 @@ def verify(
     settings = settings or Verifying(**values)
     paths = [hub.resolve(path) for path in artefacts]
     where = hub.resolve(model, revision=revision)
-    with blas.threads(settings.threads or 1):
+    with threadpool_limits(settings.threads or 1, "blas"):
         truth = SourceLogits(open_source(where, runtime, running(settings)), texts, settings)
         proofs = [prove(truth, path) for path in progress(paths, "verify", len(paths))]
     mine = truth.source
