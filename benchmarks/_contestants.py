@@ -1,8 +1,8 @@
-"""Who is measured: the files that each needs, and how it makes a text. `python _contestants.py NAME FOLDER [prepare]`.
+"""The contestants: the files that each needs, and how it generates. `python _contestants.py NAME FOLDER [prepare]`.
 
-Everybody gets the same prompt ids, repetition penalty 1.2, takes the likeliest token and goes on past the end of a
-text. Nobody tokenizes; edgekit also turns its tokens into text, which the others leave out. FOLDER/model is a Hugging
-Face folder; what is made of it lies beside it.
+All get the same prompt ids, apply repetition penalty 1.2, take the likeliest token and ignore the end of text. None
+tokenizes; only edgekit also turns its tokens into text. FOLDER/model is a Hugging Face folder; converted files are
+written next to it.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ from edgekit.tokenizers.load import from_files
 PENALTY = 1.2
 PACKAGES = ("numpy", "torch", "transformers", "onnxruntime", "llama_cpp")
 
-Made = tuple[float | None, list[int]]
+Output = tuple[float | None, list[int]]
 
 
 # -----------------------------------------------------------------------------
@@ -28,7 +28,7 @@ Made = tuple[float | None, list[int]]
 
 
 def open_hf(folder: Path, dtype: str, threads: int) -> Run:
-    """`generate` of transformers, as it comes."""
+    """transformers' `generate` with its defaults."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -41,11 +41,11 @@ def _generate(model: Any) -> Run:
     import torch
     from transformers.generation.streamers import BaseStreamer
 
-    model.generation_config.eos_token_id = None  # every text is as long as was asked for
+    model.generation_config.eos_token_id = None  # every text has the requested length
     model.generation_config.pad_token_id = 0
 
     class First(BaseStreamer):
-        """Sees the prompt, then every token: all that it keeps is when the first one came."""
+        """Receives the prompt, then every token; records when the first token arrived."""
 
         def __init__(self) -> None:
             self.seen, self.at = 0, 0.0
@@ -58,7 +58,7 @@ def _generate(model: Any) -> Run:
         def end(self) -> None:
             pass
 
-    def run(prompt: list[int], count: int) -> Made:
+    def run(prompt: list[int], count: int) -> Output:
         first, begin = First(), time.perf_counter()
         ids = torch.tensor([prompt])
         with torch.inference_mode():
@@ -76,7 +76,7 @@ def _generate(model: Any) -> Run:
 
 
 def prepare_optimum(folder: Path, quant: str) -> None:
-    """optimum's own export; int8 is onnxruntime's dynamic quantization of its matrix products, made from that."""
+    """optimum's own export; int8 is onnxruntime's dynamic quantization of the matrix products in it."""
     import shutil
 
     fp32 = folder / "optimum-fp32"
@@ -107,7 +107,7 @@ def open_optimum(folder: Path, quant: str, threads: int) -> Run:
 
 
 # -----------------------------------------------------------------------------
-# llama.cpp's own
+# llama.cpp
 
 
 def prepare_gguf(folder: Path, quant: str) -> None:
@@ -115,7 +115,7 @@ def prepare_gguf(folder: Path, quant: str) -> None:
 
 
 def open_llama(folder: Path, quant: str, threads: int) -> Run:
-    """`Llama.generate` of llama-cpp-python, on ids. Its penalty leaves the prompt out: it sees fewer tokens."""
+    """`Llama.generate` of llama-cpp-python, on ids. Its penalty ignores the prompt."""
     from llama_cpp import Llama
 
     model = Llama(
@@ -123,8 +123,8 @@ def open_llama(folder: Path, quant: str, threads: int) -> Run:
         verbose=False,
     )  # fmt: skip
 
-    def run(prompt: list[int], count: int) -> Made:
-        model.reset()  # or it would find the prompt in its cache and skip the prefill
+    def run(prompt: list[int], count: int) -> Output:
+        model.reset()  # otherwise it finds the prompt in its cache and skips the prefill
         begin, first, tokens = time.perf_counter(), None, []
         for token in model.generate(prompt, temp=0.0, repeat_penalty=PENALTY):
             first = first or time.perf_counter() - begin
@@ -137,7 +137,7 @@ def open_llama(folder: Path, quant: str, threads: int) -> Run:
 
 
 def open_decode(folder: Path, quant: str, threads: int) -> Run:
-    """Nothing but `llama_decode`: the prompt, then fixed ids one by one. No logits are read, nothing is chosen."""
+    """`llama_decode` alone: the prompt, then fixed ids one by one. No logits are read and no token is chosen."""
     import llama_cpp.llama_cpp as llama
 
     llama.llama_backend_init()
@@ -155,7 +155,7 @@ def open_decode(folder: Path, quant: str, threads: int) -> Run:
         if llama.llama_decode(context, llama.llama_batch_get_one(array, len(ids))):
             raise RuntimeError("llama_decode failed")
 
-    def run(prompt: list[int], count: int) -> Made:
+    def run(prompt: list[int], count: int) -> Output:
         llama.llama_memory_clear(memory, True)
         begin = time.perf_counter()
         decode(prompt)
@@ -165,7 +165,7 @@ def open_decode(folder: Path, quant: str, threads: int) -> Run:
             decode([token])
         return first, []
 
-    run.keep = silent  # type: ignore[attr-defined]  # llama.cpp calls it as long as it lives
+    run.keep = silent  # type: ignore[attr-defined]  # llama.cpp calls it for as long as it runs
     return run
 
 
@@ -188,15 +188,15 @@ def _convert(folder: Path, to: str, name: str) -> None:
 
 
 def open_edgekit(artefact: Path, runtime: str, running: dict[str, Any], threads: int) -> Run:
-    """The model's own stream, text included; `running` has further fields of `edgekit.settings.Running`."""
+    """`Model.stream`, text included; `running` has more fields of `edgekit.settings.Running`."""
     from edgekit.model import Model
     from edgekit.settings import Running
     from edgekit.utils import registry
 
-    opened = registry.load("runtimes", runtime).load(artefact, Running(threads=threads, **running))
-    model = Model(opened, from_files(opened.files, opened.vocab_size))
+    loaded = registry.load("runtimes", runtime).load(artefact, Running(threads=threads, **running))
+    model = Model(loaded, from_files(loaded.files, loaded.vocab_size))
 
-    def run(prompt: list[int], count: int) -> Made:
+    def run(prompt: list[int], count: int) -> Output:
         stream = model.stream(
             prompt, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=PENALTY, max_new_tokens=count,
             ignore_eos=True,
@@ -212,7 +212,7 @@ def open_edgekit(artefact: Path, runtime: str, running: dict[str, Any], threads:
 # the list
 
 Contestant = tuple[Callable[[Path], None] | None, Callable[[Path], Open]]
-"""Makes its files in FOLDER, and a function that opens them there with a number of threads."""
+"""(prepare(FOLDER) or None, FOLDER -> function that opens the files with a number of threads)."""
 
 
 def _plain(function: Callable[..., Run], *arguments: Any) -> Callable[[Path], Open]:
@@ -223,22 +223,22 @@ def _edgekit(name: str, runtime: str, **running: Any) -> Callable[[Path], Open]:
     return lambda folder: partial(open_edgekit, folder / name, runtime, running)
 
 
-def _made(function: Callable[[Path, str], None], quant: str) -> Callable[[Path], None]:
+def _prepare(function: Callable[[Path, str], None], quant: str) -> Callable[[Path], None]:
     return lambda folder: function(folder, quant)
 
 
 CONTESTANTS: dict[str, Contestant] = {
     "hf fp32": (None, _plain(open_hf, "float32")),
     "hf bf16": (None, _plain(open_hf, "bfloat16")),
-    **{f"optimum {q}": (_made(prepare_optimum, q), _plain(open_optimum, q)) for q in ("fp32", "int8")},
-    **{f"llama.cpp generate {q}": (_made(prepare_gguf, q), _plain(open_llama, q)) for q in ("f16", "q8_0", "q4_0")},
-    **{f"llama.cpp bare decode {q}": (_made(prepare_gguf, q), _plain(open_decode, q)) for q in ("q8_0", "q4_0")},
+    **{f"optimum {q}": (_prepare(prepare_optimum, q), _plain(open_optimum, q)) for q in ("fp32", "int8")},
+    **{f"llama.cpp generate {q}": (_prepare(prepare_gguf, q), _plain(open_llama, q)) for q in ("f16", "q8_0", "q4_0")},
+    **{f"llama.cpp bare decode {q}": (_prepare(prepare_gguf, q), _plain(open_decode, q)) for q in ("q8_0", "q4_0")},
     **{
-        f"edgekit onnx {q}": (_made(prepare_onnx, q), _edgekit(f"{q}.onnx", "onnx"))
+        f"edgekit onnx {q}": (_prepare(prepare_onnx, q), _edgekit(f"{q}.onnx", "onnx"))
         for q in ("fp32", "int8", "int4", "int4_pure", "int8-kv8", "int4-kv8")
     },
     **{
-        f"edgekit llamacpp {q}": (_made(prepare_gguf, q), _edgekit(f"{q}.gguf", "llamacpp"))
+        f"edgekit llamacpp {q}": (_prepare(prepare_gguf, q), _edgekit(f"{q}.gguf", "llamacpp"))
         for q in ("f32", "q8_0", "q4_0")
     },
     "edgekit torch fp32": (None, _edgekit("model", "torch")),

@@ -1,6 +1,7 @@
 """onnxruntime-genai, in an environment of its own: `PYTHON _genai.py QUANT FOLDER [prepare]`.
 
-Standard library and onnxruntime-genai only. Its model builder (`prepare`) also wants torch, transformers and onnx-ir.
+Uses the standard library and onnxruntime-genai only. Its model builder (`prepare`) also needs torch, transformers and
+onnx-ir.
 """
 
 import json
@@ -15,7 +16,7 @@ PENALTY = 1.2
 
 
 def prepare(folder: Path, quant: str) -> None:
-    """The builder's own conversion for CPUs."""
+    """Convert with genai's own model builder, for CPUs."""
     out = folder / f"genai-{quant}"
     if not (out / "genai_config.json").is_file():
         done = subprocess.run(
@@ -23,12 +24,12 @@ def prepare(folder: Path, quant: str) -> None:
              "-p", quant, "-e", "cpu", "-c", str(folder / "genai-cache")],
             check=False, stdout=2,
         )  # fmt: skip
-        if done.returncode:  # it has said why
+        if done.returncode:  # it has printed why
             sys.exit(done.returncode)
 
 
 def open_genai(folder: Path, quant: str, threads: int) -> Run:
-    """Its generator's loop on ids, greedy with the penalty."""
+    """genai's generator loop on ids, greedy, with the penalty."""
     import onnxruntime_genai as og
 
     where = folder / f"genai-{quant}"

@@ -1,5 +1,7 @@
-"""A model of Stentor2-12M's shape with seeded weights, and a tokenizer that every peer can read, made on the spot; and
-how the types that the benchmarks name are converted."""
+"""A model of Stentor2-12M's shape with seeded weights and a tokenizer that every peer can read.
+
+Also maps the benchmarks' names of types to conversion settings.
+"""
 
 import itertools
 import json
@@ -32,13 +34,13 @@ SHAPE = LlamaConfig(
 
 
 def write(folder: Path) -> None:
-    """A Hugging Face folder, the same bytes every time."""
+    """Write a Hugging Face folder, the same bytes every time."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     tensors = {}
     for name, shape in SHAPE.shapes().items():
         noise = rng.standard_normal(shape, np.float32)
-        # Wider than the usual 0.02: flat logits would make every choice a toss between rounding errors.
+        # Wider than the usual 0.02: with flat logits, rounding errors would decide every choice.
         tensors[name] = 1 + np.float32(0.1) * noise if name.endswith("norm.weight") else np.float32(0.05) * noise
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     config = SHAPE.to_dict() | {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "float32"}
@@ -50,13 +52,13 @@ def write(folder: Path) -> None:
 
 
 def converting(kind: str) -> Converting:
-    """How an ONNX type of the benchmarks is made: `int4`, or `int4-kv8` with an int8 KV cache."""
+    """Settings for an ONNX type of the benchmarks: `int4`, or `int4-kv8` with an int8 KV cache."""
     quant = kind.removesuffix("-kv8")
     return Converting(quant=quant, kv_cache="f32" if quant == kind else "int8")
 
 
-def tokenizer(vocab_size: int) -> dict:
-    """tokenizer.json of a byte-level BPE: the bytes, then pairs and triples of letters in the alphabet's order."""
+def tokenizer(vocab_size: int) -> dict[str, object]:
+    """tokenizer.json of a byte-level BPE: the bytes, then pairs and triples of letters in alphabetical order."""
     letters = string.ascii_lowercase
     pairs = ["".join(each) for each in itertools.product(letters, repeat=2)]
     triples = ["".join(each) for each in itertools.product(letters, repeat=3)]
@@ -84,7 +86,7 @@ def tokenizer(vocab_size: int) -> dict:
 
 
 def _bytes() -> list[str]:
-    """GPT-2's 256 characters for bytes: those that print as they are, the rest from U+0100 on."""
+    """GPT-2's 256 characters for bytes: printable ones stand for themselves, the rest start at U+0100."""
     printing = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [byte for byte in range(256) if byte not in printing]
     return [chr(byte) for byte in printing] + [chr(256 + i) for i in range(len(rest))]

@@ -3,11 +3,10 @@
     python benchmarks/kernels.py                          # 12.3M parameters, seeded weights, int4 and int8
     python benchmarks/kernels.py --quant int8 --quant int4-kv8 --context 500 --json
 
-"-kv8" behind a type is an int8 KV cache. Each type is opened with one thread and decodes a token behind a prompt of
-`--context` tokens, over and over; every node's time comes from ONNX Runtime. Profiling itself takes some microseconds
-of each node and twice as long again outside the nodes, so read the shares, and take a step's time from `edgekit bench`.
-GB/s counts the bytes of a matrix once a step: where it is near what the cache delivers, only fewer bytes would be
-faster.
+"-kv8" after a type means an int8 KV cache. Each type is opened with one thread and repeatedly decodes one token after a
+prompt of `--context` tokens; ONNX Runtime reports the time of every node. Profiling adds some microseconds to each node
+and twice as many outside the nodes, so use the shares only, and take the time of a step from `edgekit bench`. GB/s
+counts the bytes of a matrix once a step: where it is near the bandwidth of the cache, only fewer bytes would be faster.
 """
 
 import argparse
@@ -36,8 +35,8 @@ STEPS, WARM = 200, 20
 
 
 def kinds(path: Path) -> dict[str, tuple[str, int]]:
-    """Node -> what its row is called, and the bytes of the matrix that it reads."""
-    found = {}
+    """Node name -> the name of its row, and the bytes of the matrix that it reads."""
+    rows = {}
     for node in onnx.load(path).graph.node:
         values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         name, size = node.op_type, 0
@@ -45,25 +44,25 @@ def kinds(path: Path) -> dict[str, tuple[str, int]]:
             n, k, bits, block = (values[key] for key in ("N", "K", "bits", "block_size"))
             name = f"MatMulNBits {k} -> {n}, {bits} bits in blocks of {block}"
             size = n * k * bits // 8 + 4 * n * -(-k // block)
-        found[node.name] = name, size
-    return found
+        rows[node.name] = name, size
+    return rows
 
 
 def profile(path: Path, context: int, folder: Path) -> dict[str, Any]:
     """Microseconds a step, median over the steps: {"step", "call", "rows": [{"kind", "nodes", "us", "bytes"}]}."""
     session_options = registry.load("runtimes", "_onnx_session").options
-    room = registry.load("runtimes", "onnx")
+    plugin = registry.load("runtimes", "onnx")
 
     def profiled(threads: int) -> ort.SessionOptions:
         options = session_options(threads)
         options.enable_profiling, options.profile_file_prefix = True, str(folder / "profile")
         return options
 
-    room._onnx_session.options = profiled
+    plugin._onnx_session.options = profiled
     try:
-        runtime = room.load(path, Running(threads=1))
+        runtime = plugin.load(path, Running(threads=1))
     finally:
-        room._onnx_session.options = session_options
+        plugin._onnx_session.options = session_options
     ids = [3 + i % (runtime.vocab_size - 3) for i in range(max(context, WARM + STEPS))]
     runtime.forward(ids[:context])
     seconds = []
@@ -98,28 +97,28 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=160, help="tokens in the cache")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--markdown", action="store_true")
-    asked = parser.parse_args()
-    if asked.context < 1:
-        parser.error("--context is at least 1")
+    args = parser.parse_args()
+    if args.context < 1:
+        parser.error("--context must be at least 1")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if asked.model is None:
+        if args.model is None:
             _seeded.write(folder / "model")
-        found = {}
-        for quant in asked.quant or ["int4", "int8"]:
+        profiles = {}
+        for quant in args.quant or ["int4", "int8"]:
             path = folder / f"{quant}.onnx"
             try:
                 settings = _seeded.converting(quant)
-                convert(asked.model or folder / "model", "onnx", path, settings=settings, verify=False)
-                found[quant] = profile(path, asked.context, folder)
+                convert(args.model or folder / "model", "onnx", path, settings=settings, verify=False)
+                profiles[quant] = profile(path, args.context, folder)
             except EdgekitError as error:
                 sys.exit(f"kernels: {error}")
-    if asked.json:
-        print(json.dumps(found, indent=1))
+    if args.json:
+        print(json.dumps(profiles, indent=1))
         return
-    about = machine({"onnxruntime": ort.__version__})
-    print(f"{about['cpu']}, {about['system']}, onnxruntime {ort.__version__}, one thread")
-    for quant, each in found.items():
+    facts = machine({"onnxruntime": ort.__version__})
+    print(f"{facts['cpu']}, {facts['system']}, onnxruntime {ort.__version__}, one thread")
+    for quant, each in profiles.items():
         total = sum(row["us"] for row in each["rows"])
         cells = [
             [
@@ -130,8 +129,8 @@ def main() -> None:
             if row["us"] >= 0.01 * total
         ]  # fmt: skip
         step = f"{each['step']:,.0f} us a step, {total:,.0f} in its kernels"
-        print(f"\n{quant}, {asked.context} tokens in the cache: {step}\n")
-        print(table(["kernel", "nodes", "us", "share", "GB/s"], cells, markdown=asked.markdown))
+        print(f"\n{quant}, {args.context} tokens in the cache: {step}\n")
+        print(table(["kernel", "nodes", "us", "share", "GB/s"], cells, markdown=args.markdown))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What one token costs outside the model: the sampler, and its way into text. Microseconds.
+"""The cost of a token outside the model, in microseconds: the sampler, and turning ids into text.
 
     python benchmarks/overhead.py                        # the bundled model's own logits and vocabulary
     python benchmarks/overhead.py -m ./checkpoint --json
 
-The logits are those that the model gives along a text of its own, so they are as peaked as real ones. Hugging Face's
-logits processors take the same rows in the same run where transformers is installed: blocks of rows in turn, medians,
-and the ratio. Nothing here waits for a model.
+The logits come from the model along a text that it generated, so they are as peaked as real ones. If transformers is
+installed, its logits processors take the same rows in the same run: blocks of rows in turn, medians, and the ratio. The
+model's own time is not measured.
 """
 
 import argparse
@@ -37,12 +37,12 @@ STOPS = ("\n\n", "The end", "</s>")
 Chooser = Callable[[np.ndarray], int]
 
 
-def edgekits(settings: dict[str, Any], prompt: list[int], size: int) -> Chooser:
+def edgekit_chooser(settings: dict[str, Any], prompt: list[int], size: int) -> Chooser:
     return Sampler(Generating(seed=1, **settings), size, prompt).choose
 
 
-def hugging_faces(settings: dict[str, Any], prompt: list[int], size: int) -> Chooser:
-    """The processors that `generate` would build, and its draw; ids so far in a buffer that is never copied."""
+def transformers_chooser(settings: dict[str, Any], prompt: list[int], size: int) -> Chooser:
+    """The processors that `generate` would build, and its draw; the ids are in a buffer that is never copied."""
     import torch
     from transformers import LogitsProcessorList
     from transformers.generation import logits_process as lp
@@ -75,19 +75,19 @@ def hugging_faces(settings: dict[str, Any], prompt: list[int], size: int) -> Cho
 
 
 def timed(choosers: list[Chooser], rows: np.ndarray) -> list[float]:
-    """Median microseconds of each, which take turns at blocks of rows."""
-    seen: list[list[float]] = [[] for _ in choosers]
+    """Median microseconds of each chooser; they take turns at blocks of rows."""
+    spent: list[list[float]] = [[] for _ in choosers]
     for start in range(0, len(rows), BLOCK):
-        for chooser, times in zip(choosers, seen, strict=True):
+        for chooser, times in zip(choosers, spent, strict=True):
             for row in rows[start : start + BLOCK]:
                 begin = time.perf_counter()
                 chooser(row)
                 times.append(1e6 * (time.perf_counter() - begin))
-    return [statistics.median(times) for times in seen]
+    return [statistics.median(times) for times in spent]
 
 
 def streaming(model: edgekit.Model, tokens: list[int], stops: tuple[str, ...]) -> float:
-    """Microseconds a token: id -> text that is certain, with so many stop strings watched for."""
+    """Microseconds a token from id to certain text, while watching for these stop strings."""
     spent = []
     for _ in range(9):
         decoder, text = model.tokenizer.decoder(), StopText(stops)
@@ -105,33 +105,33 @@ def main() -> None:
     parser.add_argument("-m", "--model", help="default: the bundled model")
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
-    model = edgekit.load(asked.model)
-    most = min(asked.tokens, model.runtime.context_length - 16)
+    args = parser.parse_args()
+    model = edgekit.load(args.model)
+    most = min(args.tokens, model.runtime.context_length - 16)
     text = model.generate("Once upon a time", max_new_tokens=most, ignore_eos=True, seed=1)
     model.runtime.rewind(0)
     rows = np.array(model.runtime.forward([*text.prompt, *text.tokens][:most], every=True))
     size = model.runtime.vocab_size
-    found: dict[str, Any] = {"vocab_size": size, "rows": len(rows), "sampler": {}, "streaming": {}}
+    results: dict[str, Any] = {"vocab_size": size, "rows": len(rows), "sampler": {}, "streaming": {}}
     for name, settings in CHAINS.items():
-        choosers = [edgekits(settings, text.prompt, size)]
+        choosers = [edgekit_chooser(settings, text.prompt, size)]
         try:
-            choosers.append(hugging_faces(settings, text.prompt, size))
+            choosers.append(transformers_chooser(settings, text.prompt, size))
         except ImportError:
-            found["absent"] = "transformers is not installed: no peer"
-        found["sampler"][name] = timed(choosers, rows)
+            results["absent"] = "transformers is not installed: no peer"
+        results["sampler"][name] = timed(choosers, rows)
     for count in (0, len(STOPS)):
-        found["streaming"][f"{count} stop strings"] = streaming(model, text.tokens, STOPS[:count])
-    if asked.json:
-        print(json.dumps(found, indent=1))
+        results["streaming"][f"{count} stop strings"] = streaming(model, text.tokens, STOPS[:count])
+    if args.json:
+        print(json.dumps(results, indent=1))
         return
     print(f"{len(rows)} rows of {size:,} logits, one thread of Python; microseconds a token, medians\n")
     lines = [
         [name, f"{us[0]:.0f}", *([f"{us[1]:.0f}", f"{us[1] / us[0]:.1f}"] if len(us) > 1 else ["", ""])]
-        for name, us in found["sampler"].items()
+        for name, us in results["sampler"].items()
     ]
     print(table(["sampler", "edgekit", "Hugging Face's processors", "ratio"], lines, markdown=True), end="\n\n")
-    lines = [[name, f"{us:.1f}"] for name, us in found["streaming"].items()]
+    lines = [[name, f"{us:.1f}"] for name, us in results["streaming"].items()]
     print(table(["ids to text", "edgekit"], lines, markdown=True))
 
 

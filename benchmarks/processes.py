@@ -1,12 +1,12 @@
-"""Whole processes: from the start to the first token on the terminal, and conversions. Seconds and peak memory.
+"""Whole processes: time to the first token on the terminal, conversions, and peak memory.
 
     python benchmarks/processes.py                        # 12.3M parameters, seeded weights
     python benchmarks/processes.py -m ./checkpoint --rounds 9 --json
 
-What a person waits for, imports included, with the files in the system's cache. The processes take turns, round after
-round; medians. Peers in the same run: llama-cpp-python's `Llama` on the same GGUF, and transformers on the folder.
-Memory is the largest resident set of the process (what `/usr/bin/time -v` calls "Maximum resident set size"). Linux
-begins a child's with its parent's, so this program stays small until all is measured: numpy would show in every row.
+Times include imports, with the files in the system's cache. The processes take turns, round after round; the table has
+medians. Peers in the same run: llama-cpp-python's `Llama` on the same GGUF, and transformers on the folder. Memory is
+the largest resident set of the process ("Maximum resident set size" of `/usr/bin/time -v`). On Linux a child's value
+starts at its parent's, so this program imports nothing large before all is measured: numpy would show in every row.
 """
 
 import argparse
@@ -48,10 +48,10 @@ class Timed(NamedTuple):
 
 
 def timed(command: list[str]) -> Timed:
-    """Run it once. Raises `SystemExit` with its last words if it fails."""
-    with tempfile.TemporaryFile() as said:
+    """Run the command once. Raises `SystemExit` with its last line of output if it fails."""
+    with tempfile.TemporaryFile() as errors:
         begin = time.perf_counter()
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, stdin=subprocess.DEVNULL, bufsize=0)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, bufsize=0)
         assert process.stdout is not None
         process.stdout.read(1)
         first = time.perf_counter() - begin
@@ -61,8 +61,8 @@ def timed(command: list[str]) -> Timed:
         end = time.perf_counter() - begin
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            said.seek(0)
-            last = (said.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+            errors.seek(0)
+            last = (errors.read().decode(errors="replace").strip().splitlines() or ["no output"])[-1]
             raise SystemExit(f"{' '.join(command[:6])} failed: {last}")
     return Timed(first, end, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6)
 
@@ -73,13 +73,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        work, model = Path(scratch), asked.model
+        work, model = Path(scratch), args.model
         if model is None:
             model = work / "model"
-            write = "import sys, pathlib; import _seeded; _seeded.write(pathlib.Path(sys.argv[1]))"
-            subprocess.run([sys.executable, "-c", write, str(model)], cwd=Path(__file__).parent, check=True)
+            script = "import sys, pathlib; import _seeded; _seeded.write(pathlib.Path(sys.argv[1]))"
+            subprocess.run([sys.executable, "-c", script, str(model)], cwd=Path(__file__).parent, check=True)
         gguf, onnx, out = work / "m-q4_0.gguf", work / "m-int8.onnx", work / "out"
         convert = [*EDGEKIT, "convert", "-m", str(model), "--force"]
         timed([*convert, "--to", "gguf", "--quant", "q4_0", "-o", str(gguf)])
@@ -99,24 +99,24 @@ def main() -> None:
                 *convert, "--to", "onnx", "--quant", "int4", "-o", f"{out}.onnx", "--no-verify",
             ],
         }  # fmt: skip
-        if not asked.no_peers:
+        if not args.no_peers:
             commands["llama-cpp-python, gguf q4_0"] = [sys.executable, "-c", LLAMA, str(gguf)]
             commands["transformers generate"] = [sys.executable, "-c", TRANSFORMERS, str(model)]
         for command in commands.values():
             timed(command)  # files into the system's cache, bytecode compiled
-        seen: dict[str, list[Timed]] = {name: [] for name in commands}
-        for _ in range(asked.rounds):
+        runs: dict[str, list[Timed]] = {name: [] for name in commands}
+        for _ in range(args.rounds):
             for name, command in commands.items():
-                seen[name].append(timed(command))
-    medians = {name: Timed(*map(statistics.median, zip(*found, strict=True))) for name, found in seen.items()}
-    if asked.json:
-        print(json.dumps({name: found._asdict() for name, found in medians.items()}, indent=1))
+                runs[name].append(timed(command))
+    medians = {name: Timed(*map(statistics.median, zip(*each, strict=True))) for name, each in runs.items()}
+    if args.json:
+        print(json.dumps({name: each._asdict() for name, each in medians.items()}, indent=1))
         return
     from edgekit.evaluation.bench import machine
     from edgekit.utils.tables import table
 
-    where = machine({})
-    print(f"{where['cores']} x {where['cpu']}, {where['system']}, Python {where['python']}; {asked.rounds} rounds\n")
+    facts = machine({})
+    print(f"{facts['cores']} x {facts['cpu']}, {facts['system']}, Python {facts['python']}; {args.rounds} rounds\n")
     rows = [
         [
             name,

@@ -1,18 +1,18 @@
-"""Speculative decoding, measured: draft, target and task -> acceptance, tokens per call of the target, speed-up.
+"""Speculative decoding: acceptance, tokens per call of the target, and speed-up for each draft, target and task.
 
     python benchmarks/speculative.py                                   # the bundled model, and one four times as deep
-    python benchmarks/speculative.py --other ./stories260K --assisted  # another vocabulary; transformers beside it
+    python benchmarks/speculative.py --other ./stories260K --assisted  # another vocabulary; transformers too
     python benchmarks/speculative.py -m ./target -d ./draft --runtime onnx
 
-In each round the target tells the texts alone, and then again with each draft, over and over: whatever slows the
-machine slows all of them. `measured` is the median of the rounds' own ratios of decode time, `estimated` what `edgekit
-run --stats` says of the same texts by its cost model. `same` counts texts that are the target's own, token for token.
+In each round the target generates the texts alone and then with each draft, so whatever slows the machine slows all of
+them. `measured` is the median over rounds of the ratio of decode times. `estimated` is what the cost model of `edgekit
+run --stats` reports for the same texts. `same` counts texts that equal the target's own, token for token.
 
-Which figures mean what: acceptance and tokens per call are facts of two models and a task, on any machine (with
-`--draft-tokens auto` also of how many it found worth drafting there). Speed-up is a fact of the machine. The deep
-target is the bundled model with layers added that change nothing (_stretched.py): its texts, and so what is accepted,
-are those of a 7.2M model, its time is that of a larger one; that the bundled model itself is then a perfect draft is an
-upper bound, not a result. Rejection sampling is measured beside the coupled way.
+Acceptance and tokens per call depend on the two models and the task, not on the machine (with `--draft-tokens auto`
+also on how many tokens were worth drafting there). Speed-up depends on the machine. The deep target is the bundled
+model with added layers that change nothing (_stretched.py): its texts and acceptance are those of a 7.2M model, its
+time is a larger model's. The bundled model is then a perfect draft, so that row is an upper bound, not a result.
+Rejection sampling and coupled sampling are separate rows.
 """
 
 import argparse
@@ -44,29 +44,29 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 
 
-def told(model: Model, chain: dict[str, Any], new_tokens: int, **draft: Any) -> tuple[float, list[Any]]:
-    """Seconds of decoding all prompts, and the results."""
-    chain = {**chain, **draft, "max_new_tokens": new_tokens, "ignore_eos": True}
-    results = [model.generate(prompt, **chain) for prompt in PROMPTS]
+def generate(model: Model, chain: dict[str, Any], new_tokens: int, **draft: Any) -> tuple[float, list[Any]]:
+    """Seconds spent decoding all prompts, and the results."""
+    settings = {**chain, **draft, "max_new_tokens": new_tokens, "ignore_eos": True}
+    results = [model.generate(prompt, **settings) for prompt in PROMPTS]
     return sum(result.timings.decode for result in results), results
 
 
 def compare(target: Model, drafts: dict[str, Any], args: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row for each draft and task."""
+    """A row for each draft and task."""
     rows = []
     for task, chain in TASKS.items():
         kind = "rejection" if task.endswith("rejection") else "coupled"
-        taking_part = {n: d for n, d in drafts.items() if kind == "coupled" or (d != "ngram" and not n.endswith("*"))}
-        ratios: dict[str, list[float]] = {name: [] for name in taking_part}
+        candidates = {n: d for n, d in drafts.items() if kind == "coupled" or (d != "ngram" and not n.endswith("*"))}
+        ratios: dict[str, list[float]] = {name: [] for name in candidates}
         last: dict[str, list[Any]] = {}
-        own: list[Any] = []
+        alone_results: list[Any] = []
         for _ in range(args.rounds):
-            for name, draft in taking_part.items():
-                alone, own = told(target, chain, args.new_tokens)
+            for name, draft in candidates.items():
+                alone, alone_results = generate(target, chain, args.new_tokens)
                 more = {"draft": draft, "draft_tokens": args.draft_tokens, "draft_sampling": kind}
-                seconds, last[name] = told(target, chain, args.new_tokens, **more)
+                seconds, last[name] = generate(target, chain, args.new_tokens, **more)
                 ratios[name].append(alone / seconds)
-        for name in taking_part:
+        for name in candidates:
             stats = [result.draft for result in last[name]]
             drafted, calls = sum(s.drafted for s in stats), sum(s.calls for s in stats)
             rows.append(
@@ -77,25 +77,25 @@ def compare(target: Model, drafts: dict[str, Any], args: argparse.Namespace) -> 
                     "measured": statistics.median(ratios[name]), "rounds": ratios[name],
                     "estimated": statistics.mean(s.speedup for s in stats if s.speedup),
                     "rests": sum(s.rests for s in stats),
-                    "same": sum(a.tokens == b.tokens for a, b in zip(own, last[name], strict=True)),
+                    "same": sum(a.tokens == b.tokens for a, b in zip(alone_results, last[name], strict=True)),
                 }
             )  # fmt: skip
     return rows
 
 
-def report(found: dict[str, list[dict[str, Any]]], markdown: bool) -> str:
+def report(rows_by_target: dict[str, list[dict[str, Any]]], markdown: bool) -> str:
     head = ["target", "draft", "task", "accepted", "tokens/call", "measured", "estimated", "rests", "same"]
     rows = [
         [target, row["draft"], row["task"], "-" if row["acceptance"] is None else f"{100 * row['acceptance']:.0f} %",
          f"{row['tokens_per_call']:.2f}", f"{row['measured']:.2f}", f"{row['estimated']:.2f}", str(row["rests"]),
          f"{row['same']}/{len(PROMPTS)}"]
-        for target, each in found.items() for row in each
+        for target, each in rows_by_target.items() for row in each
     ]  # fmt: skip
     return table(head, rows, markdown=markdown, text_columns=3)
 
 
 def assisted(target: Path, draft: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """transformers' universal assisted generation beside edgekit, on the same pair, prompts and greedy texts."""
+    """transformers' universal assisted generation and edgekit on the same pair of models and prompts, greedy."""
     import _assisted
 
     count = 5 if args.draft_tokens == "auto" else args.draft_tokens
@@ -113,16 +113,16 @@ def assisted(target: Path, draft: Path, args: argparse.Namespace) -> dict[str, A
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-m", "--model", type=Path, help="a target; default: the bundled model, as it is and deep")
-    parser.add_argument("-d", "--draft", help="the only draft, beside ngram")
+    parser.add_argument("-m", "--model", type=Path, help="the target; default: the bundled model, plain and deep")
+    parser.add_argument("-d", "--draft", help="the only draft besides ngram")
     parser.add_argument("--other", type=Path, help="a Hugging Face folder of another vocabulary, as one more draft")
-    parser.add_argument("--runtime", default="onnx", help="of the target")
+    parser.add_argument("--runtime", default="onnx", help="runtime of the target")
     parser.add_argument("--deeper", type=int, default=4, help="layers of the deep target, as a multiple")
     parser.add_argument("--draft-tokens", default="auto", type=lambda v: v if v == "auto" else int(v))
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--assisted", action="store_true", help="transformers' assisted generation too (with --other)")
+    parser.add_argument("--assisted", action="store_true", help="measure transformers too (needs --other)")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -147,34 +147,34 @@ def main() -> None:
             drafts["story-7m f32"] = load(None, "onnx")
         if args.other:
             drafts[f"{args.other.name}*"] = load(args.other, None)
-        found = {name: compare(load(path, args.runtime), drafts, args) for name, path in targets.items()}
-        yardstick: dict[str, Any] = {}
+        rows_by_target = {name: compare(load(path, args.runtime), drafts, args) for name, path in targets.items()}
+        assisted_runs: dict[str, Any] = {}
         if args.assisted and args.other:
             from edgekit.conversion import convert
 
             folder = Path(work) / "hf"
             convert.convert(BUNDLED, "hf", folder, verify=False)
-            yardstick = {
+            assisted_runs = {
                 "story-7m drafts": assisted(args.other, folder, args),
                 "story-7m is the target": assisted(folder, args.other, args),
             }
     packages = {name: metadata.version(name) for name in ("numpy", "onnxruntime", "llama-cpp-python")}
     record = {
         "machine": machine(packages),
-        "targets": found,
-        "assisted": yardstick,
+        "targets": rows_by_target,
+        "assisted": assisted_runs,
         "seconds": time.perf_counter() - begin,
     }
     if args.json:
         print(json.dumps(record))
         return
-    print(report(found, args.markdown))
+    print(report(rows_by_target, args.markdown))
     print("* another vocabulary")
-    for name, each in yardstick.items():
+    for name, each in assisted_runs.items():
         for who in ("transformers", "edgekit"):
             s = each[who]
-            right, rate = f"accepted {s['accepted']} of {s['drafted']}", s["tokens"] / s["calls"]
-            print(f"{name}: {who} {right}, {rate:.2f} tokens per call")
+            accepted, rate = f"accepted {s['accepted']} of {s['drafted']}", s["tokens"] / s["calls"]
+            print(f"{name}: {who} {accepted}, {rate:.2f} tokens per call")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.inference.threads import physical_cores
 from edgekit.model import Model
 from edgekit.tokenizers.load import from_files
-from edgekit.utils import registry
 
 TINY = LlamaConfig(
     vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
@@ -373,21 +372,20 @@ def test_the_peers_script_compares_contestants(monkeypatch, tmp_path):
         return made
 
     found = [
-        one("hf fp32", 100.0, 50.0, tokens=[1, 2, 3]), one("edgekit torch bf16", 240.0, 150.0, tokens=[1, 2, 4]),
+        one("hf fp32", 100.0, 50.0, tokens=[1, 2, 3]), one("edgekit torch bf16", 700.0, 400.0, tokens=[1, 2, 4]),
         one("edgekit torch int8", 100.0, 50.0), one("optimum int8", 300.0, 300.0), one("optimum int8", 2, 2, threads=2),
         one("edgekit onnx int8", 900.0, 900.0),
     ]  # fmt: skip
     found.append(peers.Contestant("genai int4", ["python"], 1, absent="not installed"))
-    verdicts = {v["ratio"]: v for v in peers.verdicts(found)}
-    assert verdicts["edgekit torch bf16 / hf fp32"]["measured"] == pytest.approx(2.7)
-    assert (
-        verdicts["edgekit torch bf16 / hf fp32"]["holds"] and not verdicts["edgekit onnx int8 / optimum int8"]["holds"]
-    )
-    assert verdicts["edgekit onnx int4 / genai int4"]["measured"] is None
-    assert verdicts["edgekit onnx int8 / optimum int8"]["quartiles"] == [3, 3]  # of the faster of optimum's two
+    ratios = {v["ratio"]: v for v in peers.ratios_measured(found)}
+    assert ratios["edgekit torch bf16 / hf fp32"]["measured"] == pytest.approx(7.5)
+    assert ratios["edgekit torch bf16 / hf fp32"]["reached"]
+    assert not ratios["edgekit onnx int8 / optimum int8"]["reached"]
+    assert ratios["edgekit onnx int4 / genai int4"]["measured"] is None
+    assert ratios["edgekit onnx int8 / optimum int8"]["quartiles"] == [3, 3]  # of the faster of optimum's two
     shown = peers.report(found, "about", markdown=True)
-    assert "| edgekit torch bf16 | 1 | 195 |" in shown and "2 of 3" in shown and "- genai int4: not installed" in shown
-    assert {name for ours, _, theirs in peers.REQUIRED for name in (*ours, theirs)} <= set(peers.NAMES)
+    assert "| edgekit torch bf16 | 1 | 550 |" in shown and "2 of 3" in shown and "- genai int4: not installed" in shown
+    assert {name for ours, _, theirs in peers.LOWEST_MEASURED for name in (*ours, theirs)} <= set(peers.NAMES)
 
 
 def test_the_peers_pipe(monkeypatch, tmp_path):
@@ -416,26 +414,6 @@ def test_the_peers_pipe(monkeypatch, tmp_path):
     assert len(good.rates) == len(good.decode) == 2 and good.tokens == [0, 1, 2, 3, 4, 5]
     assert bad.absent == "ValueError: cannot" and "is not there" in gone.absent
     assert [line for line in said if line.startswith("round")] == [f"round {i} of 2: good, threads: 1" for i in (1, 2)]
-
-
-def test_huge_pages_are_there_and_taken_away(monkeypatch, bundled, tmp_path):
-    pytest.importorskip("onnxruntime")
-    if not registry.load("runtimes", "_huge_pages")._wanted():
-        pytest.skip("this system has no huge pages of 2 MB for programs that ask")
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
-    import huge_pages
-
-    from edgekit.conversion.convert import convert
-    from edgekit.settings import Converting
-
-    path = convert(bundled, "onnx", tmp_path / "m.onnx", settings=Converting(quant="int8"), verify=False).path
-    (found,) = huge_pages.compare([str(path)], 20, 2)
-    assert found["model"] == "m.onnx" and len(found["ratios"]) == 2 and min(found["us"]) > 10
-    asked, without = found["mb"]
-    assert without == 0
-    if asked == 0:
-        pytest.skip("the kernel had no huge page left")
-    assert asked >= 6
 
 
 def test_the_profile_finds_every_kernel(monkeypatch, tmp_path):
