@@ -20,7 +20,7 @@ from edgekit.errors import MissingExtraError, RuntimeFailure
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.gguf import BLOCKS, GGUFFile
 from edgekit.inference.threads import physical_cores
-from edgekit.utils import lazy
+from edgekit.utils import lazy, registry
 
 # quant -> llama.h's enum llama_ftype, by gguf's name. A K-quant without a letter is llama-quantize's medium.
 FILE_TYPES = {"q3_k": "Q3_K_M", "q4_k": "Q4_K_M", "q5_k": "Q5_K_M"}
@@ -41,7 +41,7 @@ def library(what: str) -> ModuleType:
         return lazy.load("llama_cpp", "llama_cpp")
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"{what} needs llama-cpp-python, which is not installed: pip install 'edgekit[llamacpp]'"
+            f"{what} needs llama-cpp-python, which is not installed: {registry.install_command('llamacpp')}"
         ) from error
 
 

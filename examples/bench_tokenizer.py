@@ -87,7 +87,7 @@ def main() -> int:
     try:
         from edgekit.training.fast_tokenizer import FastEncoder
     except ModuleNotFoundError as error:
-        print(f"compiled: needs {error.name}: pip install 'edgekit[train]'")
+        print(f"compiled: needs {error.name}: pip install 'edgekit-lm[train]'")
     else:
         start = time.perf_counter()
         fast = FastEncoder(vocabulary)

@@ -5,7 +5,7 @@
 
 Both train a Llama of hidden size 256 from the same weights on the same blocks with fused AdamW and clipping, in turns;
 a step is everything from one optimizer step to the next. Text: Python's own manual, so nothing is needed beside
-`pip install 'edgekit[train,torch]'`.
+`pip install 'edgekit-lm[train,torch]'`.
 """
 
 import argparse

@@ -28,8 +28,8 @@ def package() -> Path | str:
 @functools.cache
 def site() -> Path:
     """Skips, saying why, where a page cannot be made."""
-    pytest.importorskip("onnx", reason="needs edgekit[onnx]")
-    pytest.importorskip("onnxruntime", reason="needs edgekit[onnx]")
+    pytest.importorskip("onnx", reason="needs edgekit-lm[onnx]")
+    pytest.importorskip("onnxruntime", reason="needs edgekit-lm[onnx]")
     found = package()
     if isinstance(found, str):
         pytest.skip(found)

@@ -133,7 +133,7 @@ def story(tmp_path_factory) -> Path:
     library = site / "llama_cpp" / "lib"
     for needed, what in ((site / "include" / "llama.h", "headers"), (library, "libraries")):
         if not needed.exists():
-            pytest.skip(f"needs llama.cpp's {what}, which llama-cpp-python installs: pip install 'edgekit[llamacpp]'")
+            pytest.skip(f"needs llama.cpp's {what}: pip install 'edgekit-lm[llamacpp]'")
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("needs a C compiler, cc")
@@ -193,7 +193,7 @@ def test_c_refuses_what_it_cannot_do(made, story, arguments, status, said):
 def notebook(tmp_path, monkeypatch) -> dict:
     for package in ("onnxruntime", "onnx", "llama_cpp", "gguf"):
         if importlib.util.find_spec(package) is None:
-            pytest.skip(f"the notebook compares formats and needs {package}: pip install 'edgekit[onnx,llamacpp,gguf]'")
+            pytest.skip(f"the notebook needs {package}: pip install 'edgekit-lm[onnx,llamacpp,gguf]'")
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -287,7 +287,7 @@ def test_the_graph_as_the_phones_call_it(made):
     import numpy as np
 
     path = made("onnx", "fp32")
-    ort = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'edgekit[onnx]'")
+    ort = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'edgekit-lm[onnx]'")
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     config = json.loads((BUNDLED / "config.json").read_text())
     shape = (1, config["num_key_value_heads"], 0, config["head_dim"])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
 np = pytest.importorskip("numpy")
-pytest.importorskip("numba", reason="needs numba: pip install 'edgekit[train]'")
+pytest.importorskip("numba", reason="needs numba: pip install 'edgekit-lm[train]'")
 
 from edgekit.training.fast_tokenizer import FastEncoder  # noqa: E402
 

@@ -190,7 +190,8 @@ def test_k_quants_go_through_llama_cpp(stentor, tmp_path, quant, rest, embedding
 def test_k_quants_without_llama_cpp_name_the_extra(stories, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     monkeypatch.setitem(sys.modules, "llama_cpp.llama_cpp", None)
-    with pytest.raises(MissingExtraError, match=r"q4_k_m needs llama-cpp-python.*pip install 'edgekit\[llamacpp\]'$"):
+    message = r"q4_k_m needs llama-cpp-python.*pip install 'edgekit-lm\[llamacpp\]'$"
+    with pytest.raises(MissingExtraError, match=message):
         converted(stories, tmp_path, "q4_k_m")
     assert list(tmp_path.iterdir()) == []
 

@@ -39,7 +39,7 @@ def browser():
 def demo():
     """The address of a running `edgekit demo` with two formats of one model."""
     for package in ("starlette", "uvicorn"):
-        pytest.importorskip(package, reason="needs edgekit[serve]")
+        pytest.importorskip(package, reason="needs edgekit-lm[serve]")
     command = [
         sys.executable,
         "-m",

@@ -140,7 +140,7 @@ def test_a_voice_speaks_in_turn_and_is_hushed(tmp_path):
 
 def test_the_script_waits_for_the_button_until_it_is_interrupted(tmp_path):
     pytest.importorskip("gpiozero", reason="needs gpiozero: pip install gpiozero")
-    pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'edgekit[onnx]'")
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'edgekit-lm[onnx]'")
     script = subprocess.Popen(
         [sys.executable, PI / "story_button.py", "--pin", "27"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -214,9 +214,9 @@ def test_it_installs_into_a_venv_and_again(install, tmp_path):
 
 def test_it_takes_another_source_and_extra(install, tmp_path):
     install.stub("c++", "#!/bin/sh\n")
-    done, asked = install("--with", "llamacpp", "--from", "edgekit", "--to", str(tmp_path / "a b"))
+    done, asked = install("--with", "llamacpp", "--from", "edgekit-lm", "--to", str(tmp_path / "a b"))
     assert done.returncode == 0, done.stderr
-    assert any(line.endswith(" edgekit[llamacpp,gguf]") for line in asked)
+    assert any(line.endswith(" edgekit-lm[llamacpp,gguf]") for line in asked)
     assert (tmp_path / "a b" / "bin" / "python").exists()
     _, asked = install("--from", "new.whl")
     first, second = (line for line in asked if " pip install " in line)

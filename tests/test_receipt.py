@@ -157,14 +157,13 @@ def test_a_runtime_that_is_not_installed_is_a_note(tiny, tmp_path, monkeypatch):
 
     def load(room, name):
         if room == "runtimes":
-            raise MissingExtraError("llamacpp needs llama_cpp, which is not installed: pip install 'edgekit[llamacpp]'")
+            raise MissingExtraError(f"llamacpp needs llama_cpp: {registry.install_command('llamacpp')}")
         return real(room, name)
 
     monkeypatch.setattr(registry, "load", load)
     made = to(tiny, tmp_path, ("gguf", "q8_0"))
     assert made.notes[-1] == (
-        "only its tensors were verified: "
-        "llamacpp needs llama_cpp, which is not installed: pip install 'edgekit[llamacpp]'"
+        "only its tensors were verified: llamacpp needs llama_cpp: pip install 'edgekit-lm[llamacpp]'"
     )
     assert (
         made.receipt["runtime"] is None

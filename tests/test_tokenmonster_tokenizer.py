@@ -197,7 +197,7 @@ def test_a_reference_that_cannot_be_had_says_so_and_never_hangs(package):
         raise SystemExit("no network\nat all")
 
     package(refuse)
-    with pytest.raises(MissingExtraError, match=r"no network at all.*edgekit\[train\]"):
+    with pytest.raises(MissingExtraError, match=r"no network at all.*edgekit-lm\[train\]"):
         TokenMonsterTokenizer(small(1), 512, backend="tokenmonster")
     package(lambda path: time.sleep(3))
     from edgekit.utils import registry

@@ -150,7 +150,7 @@ def test_the_reference_without_transformers_says_what_to_install(runtime, odd, m
                 raise ModuleNotFoundError(f"No module named {wanted!r}", name=wanted)
 
     monkeypatch.setattr(sys, "meta_path", [Hidden(), *sys.meta_path])
-    with pytest.raises(MissingExtraError, match=r"needs transformers.*pip install 'edgekit\[torch\]'$"):
+    with pytest.raises(MissingExtraError, match=r"needs transformers.*pip install 'edgekit-lm\[torch\]'$"):
         runtime.load(odd, Running(reference=True))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import tokenmonster
 
 from edgekit.errors import MissingExtraError
+from edgekit.utils import registry
 
 PATIENCE = 60.0
 """Seconds that the package may take to download and start its server."""
@@ -61,5 +62,5 @@ def _within(seconds: float, call: Callable[[], Any]) -> Any:
     why = f"{type(outcome[0][1]).__name__}: {outcome[0][1]}" if outcome else f"no answer in {seconds:g} seconds"
     why = " ".join(why.split())
     raise MissingExtraError(
-        f"the reference tokenizer's server cannot be had ({why}); with a network: pip install 'edgekit[train]'"
+        f"the reference tokenizer's server cannot be had ({why}); with a network: {registry.install_command('train')}"
     )

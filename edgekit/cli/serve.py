@@ -21,6 +21,7 @@ from edgekit.cli import _flags as flags
 from edgekit.cli._options import given, options
 from edgekit.errors import MissingExtraError
 from edgekit.settings import Running
+from edgekit.utils import registry
 from edgekit.web.settings import KEY_VARIABLE, Serving
 
 models = click.option(
@@ -54,7 +55,7 @@ def run(models: tuple[str, ...], values: dict[str, Any], *, pages: bool = False,
         if missing in ("", "edgekit"):
             raise
         raise MissingExtraError(
-            f"serve needs {missing}, which is not installed: pip install 'edgekit[serve]'"
+            f"serve needs {missing}, which is not installed: {registry.install_command('serve')}"
         ) from error
 
     folder: Path | None = app.pages() if pages else None

@@ -116,7 +116,7 @@ def packages(to: str, runtime: str | None) -> dict[str, str]:
     if runtime in registry.names("runtimes"):
         extras.add(registry.extra("runtimes", str(runtime)))
     try:
-        wanted = importlib.metadata.requires("edgekit") or []
+        wanted = importlib.metadata.requires(registry.DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
         wanted = []
     names = {"numpy", "safetensors"}

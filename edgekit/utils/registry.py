@@ -23,6 +23,9 @@ EXTRAS = {
     ("runtimes", "torch_reference"): "torch",
 }
 
+DISTRIBUTION = "edgekit-lm"
+"""What pip installs; the import and the command are `edgekit`, a name that is taken on PyPI."""
+
 PLUGIN_FOLDERS = ("runtimes", "converters", "training")
 
 
@@ -38,6 +41,11 @@ def extra(room: str, name: str) -> str:
     if room == "training":
         return "train"
     return EXTRAS.get((room, name), name)
+
+
+def install_command(extra: str) -> str:
+    """The command that installs an extra, for messages."""
+    return f"pip install '{DISTRIBUTION}[{extra}]'"
 
 
 def load(room: str, name: str) -> ModuleType:
@@ -58,7 +66,7 @@ def load(room: str, name: str) -> ModuleType:
             raise  # a file of ours is missing or misspelt: a bug, not a missing extra
         wanted = extra(room, name.lstrip("_"))
         raise MissingExtraError(
-            f"{name.lstrip('_')} needs {missing}, which is not installed: pip install 'edgekit[{wanted}]'"
+            f"{name.lstrip('_')} needs {missing}, which is not installed: {install_command(wanted)}"
         ) from error
 
 

@@ -157,7 +157,7 @@ def describe(path: Path, runtime: str | None) -> Entry:
         package = missing_for(path, names[0])
         raise MissingExtraError(
             f"{names[0]} needs {package}, which is not installed: "
-            f"pip install 'edgekit[{registry.extra('runtimes', names[0])}]'"
+            f"{registry.install_command(registry.extra('runtimes', names[0]))}"
         )
     config = case.shape
     total = None if config is None else sum(math.prod(shape) for shape in config.shapes().values())

@@ -1,6 +1,6 @@
 // Token ids in, token ids out, greedily: a GGUF of edgekit's in plain C, through llama.cpp's C API alone.
 //
-//     pip install 'edgekit[llamacpp,gguf]'                       # brings libllama and its headers
+//     pip install 'edgekit-lm[llamacpp,gguf]'                       # brings libllama and its headers
 //     edgekit convert --to gguf --quant q8_0 -o story.gguf
 //     SITE=$(python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
 //     cc -O2 story.c -I$SITE/include -L$SITE/llama_cpp/lib -Wl,-rpath,$SITE/llama_cpp/lib -lllama -o story

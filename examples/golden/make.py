@@ -1,6 +1,6 @@
 """Writes golden.json beside this file: what edgekit answers, for cores in other languages to be held to.
 
-    python examples/golden/make.py              # needs edgekit[onnx]
+    python examples/golden/make.py              # needs edgekit-lm[onnx]
 
 Everything is of the bundled model and its vocabulary (edgekit/bundled/story-7m). The parts, each a list of cases:
 

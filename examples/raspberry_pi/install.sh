@@ -6,7 +6,7 @@
 #     sudo ./install.sh --service           for the systemd unit beside this file: /opt/edgekit, started at boot
 #
 #     --to FOLDER     where the environment goes                            [~/.local/share/edgekit, or /opt/edgekit]
-#     --from SOURCE   a checkout, a wheel or `edgekit`           [the checkout that this file lies in, else `edgekit`]
+#     --from SOURCE   a checkout, a wheel or `edgekit-lm`        [the checkout that this file is in, else `edgekit-lm`]
 #
 # Run it again to update: what is there is kept. pip's own variables (PIP_INDEX_URL, PIP_FIND_LINKS, ...) hold.
 set -eu
@@ -42,7 +42,7 @@ if [ $service = yes ]; then
 fi
 to=${to:-${XDG_DATA_HOME:-$HOME/.local/share}/edgekit}
 if [ -z "$from" ]; then
-    if [ -f "$here/../../pyproject.toml" ]; then from=$(CDPATH='' cd -- "$here/../.." && pwd); else from=edgekit; fi
+    if [ -f "$here/../../pyproject.toml" ]; then from=$(CDPATH='' cd -- "$here/../.." && pwd); else from=edgekit-lm; fi
 fi
 
 # What would fail later, and less clearly. A 64-bit kernel often runs under a 32-bit system, which has no wheels.

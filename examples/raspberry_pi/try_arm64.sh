@@ -1,5 +1,5 @@
 #!/bin/sh
-# edgekit[onnx] on a 64-bit ARM Debian, under emulation: are the tokens those of this machine?
+# edgekit-lm[onnx] on a 64-bit ARM Debian, under emulation: are the tokens those of this machine?
 #
 #     sudo ./try_arm64.sh [WORK] [CPU]
 #
@@ -11,7 +11,7 @@
 #     mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
 #     cat /usr/lib/binfmt.d/qemu-aarch64.conf >/proc/sys/fs/binfmt_misc/register
 #
-# Environment: PYTHON, a Python here that has edgekit[onnx] [the checkout's .venv]; SUITE [bookworm]; MIRROR, Debian's.
+# Environment: PYTHON, a Python here that has edgekit-lm[onnx] [the checkout's .venv]; SUITE [bookworm]; MIRROR, Debian's.
 #
 # Emulation shows that the wheels install, that everything runs, and which tokens come out; it is no measure of speed.
 set -eu
@@ -30,7 +30,7 @@ python=${PYTHON:-$checkout/.venv/bin/python}
 for tool in debootstrap qemu-aarch64-static; do
     command -v $tool >/dev/null || fail "$tool is missing: apt install debootstrap qemu-user-static"
 done
-"$python" -c 'import edgekit, onnxruntime' || fail "$python has no edgekit[onnx]: say PYTHON=..."
+"$python" -c 'import edgekit, onnxruntime' || fail "$python has no edgekit-lm[onnx]: say PYTHON=..."
 mkdir -p "$work/wheels"
 work=$(CDPATH='' cd -- "$work" && pwd)
 root=$work/root
@@ -57,9 +57,9 @@ arm python3 --version
 
 step "wheels for that system, fetched here"
 version=$(arm python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-rm -f "$work"/wheels/edgekit-*.whl "$root"/wheels/edgekit-*.whl
+rm -f "$work"/wheels/edgekit_lm-*.whl "$root"/wheels/edgekit_lm-*.whl
 "$python" -m pip wheel --quiet --disable-pip-version-check --no-deps -w "$work/wheels" "$checkout"
-wheel=$(find "$work/wheels" -name 'edgekit-*.whl')
+wheel=$(find "$work/wheels" -name 'edgekit_lm-*.whl')
 set --
 for glibc in 2_17 2_27 2_28 2_31 2_34; do set -- "$@" --platform "manylinux_${glibc}_aarch64"; done
 "$python" -m pip download --quiet --disable-pip-version-check --only-binary=:all: --implementation cp \
