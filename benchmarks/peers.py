@@ -29,7 +29,7 @@ import _contestants
 import _seeded
 
 from edgekit.evaluation.bench import machine
-from edgekit.inference.threads import physical_cores
+from edgekit.utils.machine import physical_cores
 from edgekit.utils.tables import table
 
 HERE = Path(__file__).resolve().parent

@@ -19,8 +19,8 @@ from edgekit.converters._gguf_tensors import gguf_name
 from edgekit.errors import MissingExtraError, RuntimeFailure
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.gguf import BLOCKS, GGUFFile
-from edgekit.inference.threads import physical_cores
 from edgekit.utils import lazy, registry
+from edgekit.utils.machine import physical_cores
 
 # quant -> llama.h's enum llama_ftype, by gguf's name. A K-quant without a letter is llama-quantize's medium.
 FILE_TYPES = {"q3_k": "Q3_K_M", "q4_k": "Q4_K_M", "q5_k": "Q5_K_M"}

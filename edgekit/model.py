@@ -176,7 +176,7 @@ def _open(where: Path, name: str | None, quant: str | None, running: Running, pr
         try:
             room = registry.load("runtimes", candidate)
             artefact = _artefact(where, candidate, room.SUFFIX, quant, progress)
-            return room.load(artefact, threads.settled(artefact, candidate, running, room.load))
+            return room.load(artefact, threads.resolve_auto(artefact, running, room.load))
         except MissingExtraError as error:
             missing = missing or error
     assert missing is not None

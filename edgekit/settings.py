@@ -155,8 +155,7 @@ class Running(Checked):
 
     threads: int | str | None = setting(
         None,
-        "CPU threads; `auto` measures once which number is fastest, and remembers it; default: what was measured, else "
-        "by the size of the model.",
+        "CPU threads; `auto` measures which number is fastest (a third of a second); default: by the model's size.",
         check=lambda v: v == "auto" or _whole(1, 1024)(v),
         range="a whole number from 1 to 1024, or `auto`",
         words=("auto",),

@@ -18,9 +18,9 @@ from edgekit.evaluation import bench, bench_report, bench_worker
 from edgekit.evaluation.bench import Bench, Figure
 from edgekit.evaluation.bench_settings import Benching
 from edgekit.formats.checkpoint import LlamaConfig
-from edgekit.inference.threads import physical_cores
 from edgekit.model import Model
 from edgekit.tokenizers.load import from_files
+from edgekit.utils.machine import physical_cores
 
 TINY = LlamaConfig(
     vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,

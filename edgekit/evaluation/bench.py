@@ -22,8 +22,8 @@ from typing import Any
 from edgekit import __version__, errors
 from edgekit.errors import ContextError, EdgekitError, RuntimeFailure
 from edgekit.evaluation.bench_settings import AUTO, Benching
-from edgekit.inference.threads import cpu_name, physical_cores
 from edgekit.utils import registry
+from edgekit.utils.machine import cpu_name, physical_cores
 from edgekit.utils.progress import Progress, silent
 
 Ask = Callable[[dict[str, Any]], dict[str, Any]]

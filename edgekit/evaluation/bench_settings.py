@@ -52,7 +52,7 @@ class Benching(Checked):
     )
     threads: tuple[int | str, ...] = setting(
         (AUTO,),
-        "Numbers of threads, comma-separated: a line for each; `auto` measures which is the fastest, and remembers it.",
+        "Numbers of threads, comma-separated: a line for each; `auto` measures which is the fastest.",
         check=lambda values: bool(values) and all(v == AUTO or _whole(v, 1, 1024) for v in values),
         range="whole numbers from 1 to 1024, or `auto`",
         metavar="N,N,...",

@@ -77,7 +77,7 @@ def prepare(job: Job) -> dict[str, Any]:
     seconds: dict[int, float] = {}
     threads = job["threads"]
     if threads == "auto":
-        choice = tuning.choose(artefact, name, running, registry.load("runtimes", name).load)
+        choice = tuning.choose(artefact, running, registry.load("runtimes", name).load)
         threads, seconds = choice.threads, choice.seconds
     opened = open_model(artefact, name, {**job["running"], "threads": threads}).runtime
     opened.forward(prompt(opened.files, opened.vocab_size, frozenset(), 1))
@@ -86,7 +86,7 @@ def prepare(job: Job) -> dict[str, Any]:
         "runtime": name,
         "threads": threads,
         "tuned": {str(count): each for count, each in seconds.items()},
-        "bytes": sum(part.stat().st_size for part in tuning.parts(artefact) if part.name != "config.json"),
+        "bytes": tuning.weight_bytes(artefact),
         "context_length": opened.context_length,
         "packages": {p: sys.modules[p].__version__ for p in PACKAGES if hasattr(sys.modules.get(p), "__version__")},
     }

@@ -1,1 +1,1 @@
-"""What every other folder may use and what knows no model: files, texts, the plugin registry, progress, tables."""
+"""Helpers that know nothing of models: files, texts, the plugin registry, progress, tables, the machine."""
