@@ -294,9 +294,8 @@ def test_a_folder_is_converted_before_anything_is_timed(stories, tmp_path):
     assert (model, runtime) == ("hf", "llamacpp") and "at 32" not in done.stdout
     (made,) = (tmp_path / "cache" / "converted").glob("*.gguf")
     assert "q8_0" in made.name
-    if physical_cores() > 1:
-        (kept,) = (tmp_path / "cache" / "threads").glob("*.json")
-        assert threads == f"{json.loads(kept.read_bytes())['threads']}*"
+    assert threads.endswith("*") and 1 <= int(threads[:-1]) <= physical_cores()
+    assert not (tmp_path / "cache" / "threads").exists()
 
 
 @pytest.mark.parametrize("arguments, status, words", [

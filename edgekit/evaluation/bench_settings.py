@@ -10,7 +10,7 @@ from typing import Any
 from edgekit.settings import Checked, setting
 
 AUTO = "auto"
-"""Instead of a number of threads: the one that is measured to be the fastest. See tuning.py."""
+"""Instead of a number of threads: the one that is measured to be the fastest. See edgekit/inference/threads.py."""
 
 
 def _whole(value: Any, low: int, high: int = 2**31) -> bool:
