@@ -69,7 +69,7 @@ class Model:
         draft: "Model | str | Path | None" = None,
         **settings: Any,
     ) -> Stream:
-        """Start a text; iterate for its pieces, `.result` has the rest.
+        """Start a text: iterate for its pieces, or over `.steps()` for its tokens; `.result` has all of it.
 
         Args:
             prompt: text, or token ids as they are.

@@ -18,6 +18,7 @@ from edgekit.evaluation import bench, bench_report, bench_worker
 from edgekit.evaluation.bench import Bench, Figure
 from edgekit.evaluation.bench_settings import Benching
 from edgekit.formats.checkpoint import LlamaConfig
+from edgekit.inference.sampling import Sampler
 from edgekit.model import Model
 from edgekit.tokenizers.load import from_files
 from edgekit.utils.machine import physical_cores
@@ -69,7 +70,7 @@ class Children:
                 "context_length": self.context_length, "packages": {"onnxruntime": "1.32.0"},
             }  # fmt: skip
         return {
-            "load": 0.2, "boundary": "forward", "peak": 60e6,
+            "load": 0.2, "peak": 60e6,
             "texts": [
                 {"prompt_tokens": n, "first_token": n / 1e4, "prefill": n / 2e4, "decode": 0.1, "outside": 0.01,
                  "steps": job["new_tokens"] - 1}
@@ -220,27 +221,25 @@ class Slow:
         self.length = length
 
 
-class Kernel(Slow):
-    """Half of its forward call is the backend's."""
+@pytest.mark.parametrize("sampling_seconds", [0.0, 0.5])
+def test_worker_outside_is_what_forward_calls_leave(monkeypatch, sampling_seconds):
+    """The worker's own sums, with a clock that only forward calls and the sampler move."""
+    runtime, choose = Slow(), Sampler.choose
 
-    def forward(self, tokens, *, every=False):
-        self.now += 0.5
-        self.length += len(tokens)
-        return self.kernel()
+    def slow_choose(self, logits, allowed=None):
+        runtime.now += sampling_seconds
+        return choose(self, logits, allowed)
 
-    def kernel(self):
-        self.now += 0.5
-        return np.arange(8, dtype=np.float32)
-
-
-@pytest.mark.parametrize("kind, name, outside", [(Slow, "forward", 0.0), (Kernel, "kernel", 0.5)])
-def test_the_stopwatch_stops_at_the_backend(monkeypatch, kind, name, outside):
-    runtime = kind()
     monkeypatch.setattr(bench_worker.time, "perf_counter", lambda: runtime.now)
-    watch = bench_worker.Stopwatch(runtime)
-    timings = Model(runtime, bench_worker.Wordless(8)).generate([1, 2, 3], max_new_tokens=5, ignore_eos=True).timings
-    assert watch.name == name and len(watch.calls) == 5 and timings.new_tokens == 5
-    assert timings.decode == pytest.approx(4) and timings.decode - sum(watch.calls[-4:]) == pytest.approx(4 * outside)
+    monkeypatch.setattr(Sampler, "choose", slow_choose)
+    model = Model(runtime, bench_worker.Wordless(8))
+    monkeypatch.setattr(bench_worker, "open_model", lambda *_: model)
+    job = {"artefact": "a", "runtime": "slow", "running": {}, "threads": 1, "sampling": {}, "prompt_tokens": [3],
+           "new_tokens": 5, "context": []}  # fmt: skip
+    (text,) = bench_worker.measure(job)["texts"]
+    assert text["steps"] == 4 and text["prefill"] == pytest.approx(1)
+    assert text["decode"] == pytest.approx(4 * (1 + sampling_seconds))
+    assert text["outside"] == pytest.approx(4 * sampling_seconds)
 
 
 def test_peak_memory_is_this_process_own():

@@ -5,12 +5,14 @@ import threading
 
 import numpy as np
 import pytest
+from test_sampling import plain
 
 from edgekit.errors import ContextError, PromptError, SettingError
 from edgekit.inference.generate import StopText, fit, token_logprob
 from edgekit.inference.runtime import check_forward, check_rewind
 from edgekit.model import Model
 from edgekit.settings import Generating
+from edgekit.tokenizers.load import from_files
 
 
 class Counting:
@@ -182,3 +184,194 @@ def test_a_second_text_starts_anew(model):
     first = model.generate("hello", max_new_tokens=3).tokens
     model.generate("other", max_new_tokens=9)
     assert model.generate("hello", max_new_tokens=3).tokens == first
+
+
+# ---- tokens, one by one: `Stream.steps` ----
+
+CHAINS = [
+    {"temperature": 0.0},
+    {"temperature": 0.0, "repetition_penalty": 1.3},
+    {"temperature": 0.9, "top_p": 0.8, "top_k": 40, "min_p": 0.02, "repetition_penalty": 1.2, "seed": 3},
+    {"temperature": 1.5, "seed": 8, "ignore_eos": True, "banned": (3, 4), "logit_bias": {7: 2.0}},
+]
+
+
+class Seeded(Counting):
+    """Seeded logits after every token, which depend on the token and its position alone."""
+
+    def __init__(self, vocab_size=256):
+        super().__init__()
+        self.vocab_size = vocab_size
+
+    def forward(self, tokens, *, every=False):
+        check_forward(self, tokens)
+        seeds = ([self.length + i, token] for i, token in enumerate(tokens))
+        rows = [4 * np.random.default_rng(seed).standard_normal(self.vocab_size) for seed in seeds]
+        self.calls.append(list(tokens))
+        self.length += len(tokens)
+        logits = np.array(rows, np.float32)
+        return logits if every else logits[-1]
+
+
+SPELLED = Bytes()
+
+
+def seeded(**settings):
+    """Models of one vocabulary, so that each can draft for another."""
+    return Model(Seeded(), SPELLED, Generating(max_new_tokens=30, **settings))
+
+
+@pytest.mark.parametrize("settings", CHAINS)
+def test_steps_tokens_texts_and_logprobs_equal_generate(settings):
+    expected = seeded(**settings).generate("once", logprobs=3)
+    stream = seeded(**settings).stream("once", logprobs=3)
+    steps = list(stream.steps(distribution=True))
+    assert [step.token for step in steps] == expected.tokens == stream.result.tokens
+    assert "".join(step.text for step in steps) == expected.text == stream.result.text
+    assert [step.logprob for step in steps] == expected.logprobs
+    assert stream.result.finish_reason == expected.finish_reason
+    bare = list(seeded(**settings).stream("once").steps())
+    assert [step.token for step in bare] == expected.tokens
+    assert all(step.logprob is None and step.distribution is None for step in bare)
+
+
+@pytest.mark.parametrize("settings", CHAINS)
+def test_steps_distribution_is_what_the_token_was_drawn_from(settings):
+    """Against the plain version of the sampler, on logits computed again."""
+    model = seeded(**settings)
+    stream = model.stream("once")
+    steps, history = list(stream.steps(distribution=True)), [*stream.result.prompt]
+    again = Seeded()
+    logits = again.forward(history)
+    for step in steps:
+        ids, weights = plain(logits, Generating(**settings), history)
+        found = step.distribution
+        assert found.ids.tolist() == ids.tolist() and found.probabilities.tolist() == (weights / weights.sum()).tolist()
+        assert found.probabilities.sum() == pytest.approx(1) and found.probability(step.token) > 0
+        left_out = np.setdiff1d(np.arange(256), ids)
+        assert left_out.size == 0 or found.probability(int(left_out[0])) == 0
+        history.append(step.token)
+        logits = again.forward([step.token])
+
+
+def test_steps_distribution_respects_the_utf8_mask(bundled):
+    files = {path.name: path.read_bytes() for path in bundled.iterdir() if path.suffix in (".json", ".vocab")}
+    tokenizer = from_files(files, 8064)
+    settings = {"max_new_tokens": 40, "temperature": 2.5, "seed": 4, "ban_replacement": True, "ignore_eos": True}
+    prompt = tokenizer.encode("Once upon a time")
+    expected = Model(Seeded(8064), tokenizer).generate(prompt, **settings)
+    steps = list(Model(Seeded(8064), tokenizer).stream(prompt, **settings).steps(distribution=True))
+    assert [step.token for step in steps] == expected.tokens and len(steps) == 40
+    decoder, masked = tokenizer.decoder(prompt), 0
+    for remaining, step in zip(reversed(range(40)), steps, strict=True):
+        allowed = tokenizer.utf8_mask(decoder, remaining)
+        masked += not allowed.all()
+        assert allowed[step.distribution.ids].all() and step.distribution.probability(step.token) > 0
+        decoder.feed(step.token)
+    assert masked
+
+
+@pytest.mark.parametrize("sampling", ["coupled", "rejection"])
+def test_steps_with_a_draft_equal_generate_and_contain_the_token(sampling):
+    settings = {"temperature": 0.8, "top_k": 20, "seed": 5, "draft_sampling": sampling, "draft_tokens": 3}
+    expected = seeded().generate("once", draft=seeded(), **settings)
+    model = seeded()
+    stream = model.stream("once", draft=seeded(), logprobs=0, **settings)
+    steps = list(stream.steps(distribution=True))
+    assert [step.token for step in steps] == expected.tokens and expected.draft.accepted > 0
+    assert all(step.distribution.probability(step.token) > 0 for step in steps)
+    assert "".join(step.text for step in steps) == expected.text
+    assert model.runtime.length == len(stream.result.prompt) + len(steps) - 1, "the cache is that of the plain loop"
+
+
+@pytest.mark.parametrize("stop, text", [("d", "bc"), ("de", "bc"), ("ef", "bcd"), ("gx", "bcdefghi")])
+def test_steps_with_stop_strings_join_to_the_text(model, stop, text):
+    stream = model.stream("a", max_new_tokens=8, stop=stop)
+    steps = list(stream.steps())
+    assert "".join(step.text for step in steps) == stream.result.text == text
+    assert [step.token for step in steps] == stream.result.tokens
+
+
+def test_steps_and_pieces_are_one_stream(model):
+    stream = model.stream("a", max_new_tokens=4)
+    assert next(stream) == "b"
+    assert next(stream.steps()).token == ord("c")
+    assert list(stream) == ["d", "e"] and stream.result.text == "bcde"
+    assert model.runtime.calls == [[97], [98], [99], [100]]
+
+
+def test_steps_are_computed_when_asked_for(model):
+    steps = model.stream("a", max_new_tokens=9).steps()
+    assert model.runtime.calls == []
+    next(steps)
+    assert model.runtime.calls == [[97]]
+    next(steps)
+    assert model.runtime.calls == [[97], [98]]
+
+
+def test_steps_result_is_complete_at_the_last_step(model):
+    stream = model.stream("a", max_new_tokens=3)
+    reasons = [stream.result.finish_reason for _ in stream.steps()]
+    assert reasons == ["cancelled", "cancelled", "length"]
+
+
+def test_steps_closed_early_keep_the_result_and_the_model_goes_on(model):
+    expected = model.generate("a", max_new_tokens=5).tokens
+    stream = model.stream("a", max_new_tokens=5)
+    assert [next(stream.steps()).token, next(stream.steps()).token] == expected[:2]
+    stream.close()
+    assert list(stream.steps()) == [] and list(stream) == []
+    assert stream.result.tokens == expected[:2] and stream.result.finish_reason == "cancelled"
+    assert len(model.runtime.calls) == 5 + 2, "no forward call after close"
+    assert model.generate("a", max_new_tokens=5).tokens == expected
+
+
+def test_steps_closed_early_with_a_draft_leave_statistics_and_a_usable_model():
+    model, draft = seeded(), seeded()
+    expected = seeded().generate("once").tokens
+    stream = model.stream("once", draft=draft, draft_tokens=4)
+    for _, _step in zip(range(7), stream.steps(), strict=False):
+        pass
+    stream.close()
+    assert stream.result.tokens[:7] == expected[:7] and stream.result.draft.seconds == stream.result.timings.decode > 0
+    assert model.generate("once", draft=draft).tokens == expected
+
+
+def test_steps_cancelled_keep_back_text_in_the_result_alone(model):
+    stream = model.stream("a", stop="cde")
+    texts = []
+    for step in stream.steps():
+        texts.append(step.text)
+        if step.token == ord("d"):
+            stream.cancel()
+    assert texts == ["b", "", ""] and stream.result.text == "bcd" and stream.result.finish_reason == "cancelled"
+    stream = model.stream("a", stop="cde")
+    pieces = []
+    for piece in stream:
+        pieces.append(piece)
+        stream.cancel()
+    assert pieces == ["b"] and stream.result.text == "b"
+
+
+def test_steps_interrupted_in_forward_end_the_stream(model):
+    stream = model.stream("a")
+    steps = stream.steps()
+    next(steps)
+
+    def interrupted(tokens, *, every=False):
+        raise KeyboardInterrupt
+
+    forward, model.runtime.forward = model.runtime.forward, interrupted
+    with pytest.raises(KeyboardInterrupt):
+        next(steps)
+    stream.close()
+    assert stream.result.text == "b" and stream.result.finish_reason == "cancelled"
+    model.runtime.forward = forward
+    assert model.generate("a", max_new_tokens=2).text == "bc"
+
+
+def test_steps_forward_seconds_are_positive_and_below_the_whole(model):
+    stream = model.stream("a", max_new_tokens=5)
+    seconds = [step.forward_seconds for step in stream.steps()]
+    assert min(seconds) > 0 and sum(seconds[1:]) <= stream.result.timings.decode
+    assert seconds[0] == stream.result.timings.prefill

@@ -457,8 +457,8 @@ def test_settings_out_of_range(wrong):
 
 def test_help_needs_no_server():
     script = (
-        "import sys, contextlib, io\nfrom edgekit.commands.serve import COMMAND\n"
-        "from edgekit.commands.demo import COMMAND as demo\n"
+        "import sys, contextlib, io\nfrom edgekit.cli.serve import COMMAND\n"
+        "from edgekit.cli.demo import COMMAND as demo\n"
         "for one in (COMMAND, demo):\n"
         "    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit): one(['--help'])\n"
         "    assert 'curl' in out.getvalue() or 'edgekit demo' in out.getvalue()\n"

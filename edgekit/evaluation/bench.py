@@ -72,9 +72,7 @@ class Line:
     decode: Figure
     """Tokens a second, the first not counted."""
     overhead: Figure
-    """Seconds a token outside the backend: sampler, text, loop."""
-    boundary: str
-    """Where the backend begins for `overhead`: its bare call ("kernel"), or "forward"."""
+    """Seconds a token outside the runtime's `forward`: sampler, text, loop."""
     peak: Figure
     """Bytes."""
     bytes: int
@@ -98,7 +96,7 @@ class Line:
             "first_token_ms": _scaled(self.first_token, 1e3),
             "prefill_tokens_per_second": self.prefill.record(),
             "decode_tokens_per_second": self.decode.record(),
-            "overhead_us": _scaled(self.overhead, 1e6) | {"outside": self.boundary},
+            "overhead_us": _scaled(self.overhead, 1e6) | {"outside": "forward"},
             "peak_mb": _scaled(self.peak, 1e-6),
             "file_mb": self.bytes / 1e6,
             "decode_at_context": {str(length): rate.record() for length, rate in self.growth.items()},
@@ -227,7 +225,6 @@ def _line(entry: _Entry, i: int) -> Line:
         prefill=figure(length / text["prefill"] for text in texts),
         decode=figure(text["steps"] / text["decode"] for text in texts),
         overhead=figure(text["outside"] / text["steps"] for text in texts),
-        boundary=answers[0]["boundary"],
         peak=figure(answer["peak"] for answer in answers),
         bytes=entry.facts["bytes"],
         growth={at: figure(1 / answer["growth"][str(at)] for answer in answers) for at in entry.job["context"]},

@@ -40,12 +40,10 @@ def foot(found: Bench) -> str:
     """How often, how and on what it was measured."""
     line, machine = found.lines[0], found.machine
     rounds = len(line.decode.rounds)
-    boundaries = {"kernel": "outside the backend's own call", "forward": "outside the runtime's forward"}
-    overhead = " or ".join(boundaries[each] for each in sorted({line.boundary for line in found.lines}))
     versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     return "\n".join([
         f"{line.new_tokens} new tokens · median of {rounds} {'round' if rounds == 1 else 'rounds'}, ± half the range · "
-        f"overhead: a token's time {overhead}"
+        "overhead: a token's time outside the runtime's forward"
         + (" · * threads chosen by measurement" if any(each.auto for each in found.lines) else ""),
         f"{machine['cpu']}, {machine['cores']} {'core' if machine['cores'] == 1 else 'cores'}, {machine['system']} · "
         f"Python {machine['python']}, edgekit {machine['edgekit']}, {versions}",

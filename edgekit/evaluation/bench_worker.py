@@ -9,9 +9,8 @@ What the figures are, each in seconds or bytes, in one process:
     first_token  from the call to the first token chosen: prefill and sampler
     prefill      the forward call with the whole prompt
     decode       from the first token chosen to the last: forward calls, sampler, text; n - 1 steps for n tokens
-    outside      what of `decode` was not spent in the backend: the sampler, the text, the loop. The backend's calls
-                 are timed where they happen, one by one. A runtime whose bare backend call is a method `kernel` is
-                 timed there; others at `forward`, whose own checks and copies then count as backend
+    outside      what of `decode` was not spent in the backend: the sampler, the text, the loop. The loop times each
+                 call of the runtime's `forward`, whose own checks and copies count as backend
     peak         the most memory the process ever held (resident), after the texts and before the long contexts
     growth       seconds of a decode step, sampler and text included, by tokens of context at its end
 
@@ -23,7 +22,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,6 @@ from edgekit.formats import hub
 from edgekit.formats.embedded import FILES
 from edgekit.formats.generation_config import defaults
 from edgekit.inference import threads as tuning
-from edgekit.inference.runtime import Runtime
 from edgekit.model import Model
 from edgekit.settings import Running
 from edgekit.utils import registry
@@ -99,21 +97,20 @@ def measure(job: Job) -> dict[str, Any]:
     longest = max([*job["prompt_tokens"], *job["context"]])
     unwanted = frozenset(i for i in (*opened.tokenizer.stop, opened.tokenizer.bos) if i is not None)
     ids = prompt(opened.runtime.files, opened.runtime.vocab_size, unwanted, longest)
-    watch = Stopwatch(opened.runtime)
     texts = []
     for length in job["prompt_tokens"]:
         opened.generate(ids[:length], **settings, max_new_tokens=WARM)
-        watch.calls.clear()
-        timings = opened.generate(ids[:length], **settings, max_new_tokens=job["new_tokens"]).timings
-        steps = timings.new_tokens - 1
+        stream = opened.stream(ids[:length], **settings, max_new_tokens=job["new_tokens"])
+        forward_seconds = [step.forward_seconds for step in stream.steps()]
+        timings = stream.result.timings
         texts.append(
             {
                 "prompt_tokens": length,
                 "first_token": timings.first_token,
                 "prefill": timings.prefill,
                 "decode": timings.decode,
-                "outside": timings.decode - sum(watch.calls[-steps:]),
-                "steps": steps,
+                "outside": timings.decode - sum(forward_seconds[1:]),
+                "steps": timings.new_tokens - 1,
             }
         )
     peak = peak_bytes()
@@ -125,31 +122,9 @@ def measure(job: Job) -> dict[str, Any]:
     return {
         "load": opened.load_seconds,
         "texts": texts,
-        "boundary": watch.name,
         "peak": peak,
         "growth": growth,
     }
-
-
-class Stopwatch:
-    """Times every call of a runtime's backend, from now on: `calls` are their seconds, in order."""
-
-    def __init__(self, runtime: Runtime):
-        self.name = "kernel" if hasattr(runtime, "kernel") else "forward"
-        self.calls: list[float] = []
-        setattr(runtime, self.name, self._timed(getattr(runtime, self.name)))
-
-    def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        clock, calls = time.perf_counter, self.calls
-
-        def timed(*arguments: Any, **more: Any) -> Any:
-            begin = clock()
-            try:
-                return call(*arguments, **more)
-            finally:
-                calls.append(clock() - begin)
-
-        return timed
 
 
 # -----------------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""The one loop: prompt ids in, text out, the same on every runtime.
+"""The generation loop: prompt ids in, tokens and text out, the same on every runtime.
 
-    prefill -> choose -> show -> (stop?) -> decode step -> choose -> ...
+    prefill -> choose -> yield -> (stop?) -> decode step -> choose -> ...
 
-No forward call is made after the last token. Text leaves through the tokenizer's stream decoder, and a piece
+No forward call is made after the last token. Text goes through the tokenizer's streaming decoder, and a piece
 that may be the beginning of a stop string waits until it is certain.
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.errors import ContextError, PromptError
 from edgekit.inference.runtime import Logits, Runtime
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A chosen token, its natural log-probability under the model (before the sampler), and the likeliest ones."""
+    """A chosen token and its natural log-probability under the model, before the sampler."""
 
     token: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
+    """The likeliest ids and their log-probabilities, in descending order."""
 
 
 @dataclass
@@ -57,32 +59,63 @@ class Timings:
 
 @dataclass
 class Generation:
-    """What a call of `generate` gives back."""
+    """The result of `generate`."""
 
     prompt: list[int]
-    """The ids that the model saw, BOS included."""
+    """The ids that were fed to the model, BOS included."""
     tokens: list[int] = field(default_factory=list)
-    """The ids it added; the last may be the one that ends a text."""
+    """The new ids; the last may be one that ends a text."""
     text: str = ""
-    """The text of `tokens`, continuing the prompt's, up to a stop string."""
+    """The text of `tokens`, without the prompt's, up to a stop string."""
     finish_reason: str | None = None
     """"stop" (end of text or a stop string), "length" (max_new_tokens or the context) or "cancelled"; None at first."""
     logprobs: list[TokenLogprob] | None = None
     seed: int = 0
     timings: Timings = field(default_factory=Timings)
     draft: "DraftStats | None" = None
-    """What speculative decoding did, if there was a draft."""
+    """Statistics of speculative decoding, if there was a draft."""
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """What a token was drawn from, after the whole sampler chain: penalty, bias, bans, temperature and filters."""
+
+    ids: NDArray[np.intp]
+    """(n,), ascending. At temperature 0 the likeliest id alone."""
+    probabilities: NDArray[np.float64]
+    """(n,), above 0; they sum to 1."""
+
+    def probability(self, token: int) -> float:
+        """0 for a token that the sampler filtered out."""
+        index = int(self.ids.searchsorted(token))
+        return float(self.probabilities[index]) if index < self.ids.size and self.ids[index] == token else 0.0
+
+
+@dataclass(slots=True)
+class Step:
+    """One new token, as `Stream.steps` yields it."""
+
+    token: int
+    text: str
+    """The text that became certain with it: `""` while a character, or what may be a stop string, is unfinished."""
+    logprob: TokenLogprob | None
+    """Under the model, before the sampler; None unless the setting `logprobs` asks for it."""
+    distribution: Distribution | None
+    """None unless `steps` was asked for it."""
+    forward_seconds: float
+    """Time of the forward call that gave its logits, drafting included; of the whole prompt for the first token."""
 
 
 class Stream(Iterator[str]):
-    """The pieces of a text as they come; `result` holds what there is so far, and all of it at the end.
+    """A text being generated. Iterate for its pieces, or over `steps()` for its tokens; `result` has all of it so far.
 
-    Closing it, or `cancel()` from another thread, ends the text after the current token.
+    There is one loop: `steps()` yields tokens, `__iter__` the pieces of text in them, `drain()` runs to the end.
+    `cancel()` from any thread ends the text after the current token; `close()` ends it now.
 
     Args:
-        prompt: ids, held to the context as `fit` says.
-        cancelled: asked after each token; True ends the text.
-        begin_draft: speculative decoding, from `speculative.draft.begin`; the text is the same with and without.
+        prompt: ids, cut to the context as `fit` does.
+        cancelled: called after each token; True ends the text.
+        begin_draft: speculative decoding, from `speculative.begin.begin`; the text is the same with and without.
     """
 
     def __init__(
@@ -95,29 +128,53 @@ class Stream(Iterator[str]):
         begin_draft: "Begin | None" = None,
     ):
         self._runtime, self._tokenizer, self._settings = runtime, tokenizer, settings
-        self._asked, self._begin_draft = cancelled, begin_draft
+        self._cancelled, self._begin_draft = cancelled, begin_draft
         self._stopped = False
+        self._distributions = False
+        self._rest = ""  # text that belongs to no step, after `cancel`
         self.result = Generation(fit(prompt, runtime.context_length, settings, tokenizer.bos))
-        self._pieces = self._run()
+        self._steps = self._loop()
+
+    def steps(self, *, distribution: bool = False) -> Iterator[Step]:
+        """The tokens, one by one, each as soon as it is chosen. No forward call is made before the next is asked for.
+
+        The texts of the steps, joined, are `result.text`, unless the stream is cancelled: what was held back then is
+        in `result.text` alone. Once the last step is there, `result` is complete.
+
+        Args:
+            distribution: with the distribution after the sampler, for one more pass through the sampler per token.
+
+        Raises:
+            SettingError: every token is banned, or the logits are not finite.
+            RuntimeFailure: the backend failed.
+        """
+        self._distributions = distribution
+        return self._steps
 
     def __next__(self) -> str:
-        return next(self._pieces)
+        for step in self._steps:
+            if step.text:
+                return step.text
+        rest, self._rest = self._rest, ""
+        if not rest:
+            raise StopIteration
+        return rest
 
     def cancel(self) -> None:
         """End the text after the current token, with finish_reason "cancelled". Safe from any thread."""
         self._stopped = True
 
     def close(self) -> None:
-        """End the text now; `result` keeps what was said."""
-        self._pieces.close()
+        """End the text now; `result` keeps what was generated so far."""
+        self._steps.close()
 
     def drain(self) -> Generation:
         """Run to the end and return the result."""
-        for _ in self:
+        for _ in self._steps:
             pass
         return self.result
 
-    def _run(self) -> Generator[str, None, None]:
+    def _loop(self) -> Generator[Step, None, None]:
         result, settings, runtime, clock = self.result, self._settings, self._runtime, time.perf_counter
         timings, tokens, ends = result.timings, result.tokens, self._tokenizer.stop
         decoder = self._tokenizer.decoder(result.prompt)
@@ -125,9 +182,9 @@ class Stream(Iterator[str]):
         text = StopText(settings.stop)
         result.seed = sampler.seed
         result.logprobs = None if settings.logprobs is None else []
-        result.finish_reason = "cancelled"  # what it stays if nobody asks for the rest
+        result.finish_reason = "cancelled"  # unless it is replaced below
         # The last token needs no place in the cache.
-        most = min(settings.max_new_tokens, runtime.context_length + 1 - len(result.prompt))
+        limit = min(settings.max_new_tokens, runtime.context_length + 1 - len(result.prompt))
         ahead = None if self._begin_draft is None else self._begin_draft(result.prompt, sampler.seed)
         if ahead is not None:
             result.draft = ahead.stats
@@ -135,12 +192,13 @@ class Stream(Iterator[str]):
         runtime.rewind(0)
         logits = runtime.forward(result.prompt)
         timings.prompt_tokens = len(result.prompt)
-        timings.prefill = clock() - begin
+        timings.prefill = forward_seconds = clock() - begin
         first = 0.0
         while True:
             allowed = None
             if settings.ban_replacement:  # no character is begun that cannot be finished in time
-                allowed = self._tokenizer.utf8_mask(decoder, most - 1 - len(tokens))
+                allowed = self._tokenizer.utf8_mask(decoder, limit - 1 - len(tokens))
+            distribution = Distribution(*sampler.distribution(logits, allowed)) if self._distributions else None
             token = sampler.choose(logits, allowed) if ahead is None else ahead.choose(sampler, logits, allowed)
             now = clock()
             if not first:
@@ -149,18 +207,22 @@ class Stream(Iterator[str]):
             tokens.append(token)
             timings.decode = now - first
             timings.new_tokens = len(tokens)
+            if ahead is not None:
+                ahead.stats.seconds = timings.decode
+            logprob = None
             if result.logprobs is not None:
-                result.logprobs.append(token_logprob(logits, token, settings.logprobs or 0))
+                logprob = token_logprob(logits, token, settings.logprobs or 0)
+                result.logprobs.append(logprob)
             reason = None
             if token in ends:
                 piece = text.add("")
                 reason = None if settings.ignore_eos else "stop"
             else:
                 piece = text.add(decoder.feed(token))
-            if reason is None and len(tokens) >= most:
+            if reason is None and len(tokens) >= limit:
                 reason = "length"
             if reason and not text.found:
-                piece += text.add(self._rest(decoder)) + text.flush()
+                piece += text.add(self._flush(decoder)) + text.flush()
             if text.found:
                 reason = "stop"
             result.text += piece
@@ -168,60 +230,64 @@ class Stream(Iterator[str]):
                 result.finish_reason = reason
                 if ahead is not None:
                     ahead.finish(timings.decode)
-            if piece:
-                yield piece
+            yield Step(token, piece, logprob, distribution, forward_seconds)
             if reason:
                 return
-            if self._stopped or (self._asked and self._asked()):
+            if self._stopped or (self._cancelled and self._cancelled()):
                 if ahead is not None:
                     ahead.finish(timings.decode)
-                rest = text.add(self._rest(decoder)) + text.flush()
-                result.text += rest
-                if rest:
-                    yield rest
+                self._rest = text.add(self._flush(decoder)) + text.flush()
+                result.text += self._rest
                 return
-            logits = runtime.forward([token]) if ahead is None else ahead.after(token, most - len(tokens))
+            begin_forward = clock()
+            logits = runtime.forward([token]) if ahead is None else ahead.after(token, limit - len(tokens))
+            forward_seconds = clock() - begin_forward
 
-    def _rest(self, decoder: Decoder) -> str:
-        """What the decoder still holds; half a character is dropped if no U+FFFD may be printed."""
+    def _flush(self, decoder: Decoder) -> str:
+        """The text still inside the decoder; half a character is dropped if no U+FFFD may be printed."""
         rest = decoder.flush()
         return rest.replace("\ufffd", "") if self._settings.ban_replacement else rest
 
 
 class StopText:
-    """Text on its way out, held back while its end may be the beginning of a stop string."""
+    """Text on its way out, kept back while its end may be the beginning of a stop string.
+
+    Attributes:
+        found: a stop string came; the text ends before it.
+    """
 
     def __init__(self, stops: Sequence[str]):
         self._stops = tuple(stops)
-        self._held = ""
+        self._pending = ""
         self.found = False
 
     def add(self, piece: str) -> str:
-        """The text that is certain now. After a stop string was found, nothing more comes."""
+        """The text that is certain now; nothing once a stop string was found."""
         if not self._stops:
             return piece
         if self.found:
             return ""
-        text, found, keep = self._held + piece, -1, 0
+        text, end, keep = self._pending + piece, -1, 0
         for stop in self._stops:
             at = text.find(stop)
             if at >= 0:
-                found = at if found < 0 else min(found, at)
-            elif found < 0:
+                end = at if end < 0 else min(end, at)
+            elif end < 0:
                 keep = max(keep, _overlap(text, stop))
-        if found >= 0:
-            self.found, self._held = True, ""
-            return text[:found]
-        self._held = text[len(text) - keep :]
+        if end >= 0:
+            self.found, self._pending = True, ""
+            return text[:end]
+        self._pending = text[len(text) - keep :]
         return text[: len(text) - keep]
 
     def flush(self) -> str:
-        held, self._held = self._held, ""
-        return held
+        """What was kept back, at the end of the text."""
+        pending, self._pending = self._pending, ""
+        return pending
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a beginning of `stop`, and not all of it."""
+    """Length of the longest suffix of `text` that is a proper prefix of `stop`."""
     at = max(0, len(text) - len(stop) + 1)
     while (at := text.find(stop[0], at)) >= 0:
         if stop.startswith(text[at:]):
@@ -231,7 +297,10 @@ def _overlap(text: str, stop: str) -> int:
 
 
 def token_logprob(logits: Logits, token: int, top: int) -> TokenLogprob:
-    """Natural logarithms, from logits (vocab_size,); the `top` likeliest in descending order, lower ids first."""
+    """Natural log-probabilities from float32 logits (vocab_size,).
+
+    `top`: how many of the likeliest ids to list, in descending order; of equals the lower id first.
+    """
     highest = logits.max().item()
     weights = logits.astype(np.float64)
     weights -= highest
@@ -248,18 +317,18 @@ def token_logprob(logits: Logits, token: int, top: int) -> TokenLogprob:
 
 
 def fit(prompt: Sequence[int], context_length: int, settings: Generating, bos: int | None) -> list[int]:
-    """The prompt, held to the context.
+    """The prompt's ids, cut to the context.
 
-    With `truncate="left"` a prompt that is too long loses its beginning (not its BOS), so far that
-    `max_new_tokens` fit behind it, or half the context if they are more than that.
+    With `truncate="left"` a prompt that is too long loses its beginning, but not its BOS, until `max_new_tokens`
+    fit after it, or half the context if they are more than that.
 
     Raises:
         PromptError: no ids at all.
-        ContextError: more ids than the context holds, and no leave to truncate.
+        ContextError: more ids than the context holds, and `truncate` is not set.
     """
     prompt = [int(token) for token in prompt]
     if not prompt:
-        raise PromptError("the prompt is empty: give the model at least one character to go on from")
+        raise PromptError("the prompt is empty: give the model at least one character to continue from")
     if len(prompt) <= context_length:
         return prompt
     if settings.truncate != "left":

@@ -29,7 +29,7 @@ from edgekit.inference.generate import TokenLogprob
 from edgekit.web import responses
 from edgekit.web.models import Entry, Opened
 from edgekit.web.state import AppState
-from edgekit.web.tokens import Step, Steps, prompt_logprobs
+from edgekit.web.tokens import prompt_logprobs
 from edgekit.web.validation import Fields, Refused, is_ids, is_whole, shown
 from edgekit.web.worker import Job
 
@@ -167,13 +167,8 @@ def complete(asked: Asked, house: AppState, job: Job) -> None:
     opened = house.shelf.open(asked.entry, asked.entry.runtime)
     model, prompt = opened.model, house.prompt(opened, asked.prompt, "prompt")
 
-    def tell(step: Step) -> None:
-        if not step.place:  # with the first token: until then an error is still an HTTP status
-            job.emit(Began(text, tokens))
-        job.emit(said(step, opened))
-
-    # Made before anything is computed, since it refuses what does not fit.
-    steps = Steps(model, prompt, asked.settings | {"logprobs": asked.logprobs}, tell, job.cancelled)
+    # Created before anything is computed, since it raises if the prompt does not fit.
+    stream = model.stream(prompt, cancelled=job.cancelled, **asked.settings, logprobs=asked.logprobs)
     text = asked.prompt if isinstance(asked.prompt, str) else model.tokenizer.decode(prompt)
     tokens: list[Token] = []
     if asked.echo and asked.logprobs is not None:
@@ -182,12 +177,17 @@ def complete(asked: Asked, house: AppState, job: Job) -> None:
         job.emit(Began(text, tokens))
         job.emit(Ended("", "length", len(prompt), 0))
         return
-    found = house.counted(steps, time.perf_counter() - job.since)
-    job.emit(Ended(found.text, found.finish_reason or "stop", len(prompt), len(found.tokens)))
-
-
-def said(step: Step, opened: Opened) -> Said:
-    return Said(step.text, None if step.logprob is None else _token(step.logprob, step.start, opened))
+    result, decoder, offset = stream.result, model.tokenizer.decoder(stream.result.prompt), 0
+    with house.counting(stream, job):
+        for step in stream.steps():
+            if len(result.tokens) == 1:  # with the first token: until then an error is still an HTTP status
+                job.emit(Began(text, tokens))
+            token = None
+            if step.logprob is not None:
+                token = _token(step.logprob, offset, opened)
+                offset += len(decoder.feed(step.token)) if step.token not in model.tokenizer.stop else 0
+            job.emit(Said(step.text, token))
+    job.emit(Ended(result.text, result.finish_reason or "stop", len(prompt), len(result.tokens)))
 
 
 def _token(found: TokenLogprob, offset: int, opened: Opened) -> Token:

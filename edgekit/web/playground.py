@@ -1,7 +1,6 @@
 """The playground's API: the contract stands in `edgekit/web/__init__.py`."""
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +9,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from edgekit.inference.generate import Generation
+from edgekit.inference.generate import Generation, Step
 from edgekit.tokenizers.load import pieces
 from edgekit.web import responses
 from edgekit.web.models import Entry, Opened
 from edgekit.web.state import AppState
-from edgekit.web.tokens import Step, Steps
 from edgekit.web.validation import SETTINGS, Fields, Refused, checked, is_ids, ranges, shown
 from edgekit.web.worker import Job
 
@@ -59,29 +57,32 @@ def generate(asked: Asked, house: AppState, job: Job) -> None:
     opened = house.shelf.open(asked.entry, asked.runtime)
     prompt = house.prompt(opened, asked.prompt, "tokens")
 
-    def tell(step: Step) -> None:
-        if not step.place:  # with the first token: until then an error is still an HTTP status
-            read = pieces(opened.model.tokenizer, steps.prompt)
-            job.emit({"type": "start", "tokens": steps.prompt, "pieces": read, "seed": steps.seed})
-        job.emit(token_event(step, opened))
-
-    settings = asked.settings | {"logprobs": asked.top}
-    steps = Steps(opened.model, prompt, settings, tell, job.cancelled, after=True)
-    job.emit(end_event(house.counted(steps, time.perf_counter() - job.since)))
+    model = opened.model
+    stream = model.stream(prompt, cancelled=job.cancelled, **asked.settings, logprobs=asked.top)
+    with house.counting(stream, job):
+        for step in stream.steps(distribution=True):
+            result = stream.result
+            if len(result.tokens) == 1:  # with the first token: until then an error is still an HTTP status
+                read = pieces(model.tokenizer, result.prompt)
+                job.emit({"type": "start", "tokens": result.prompt, "pieces": read, "seed": result.seed})
+            job.emit(token_event(step, opened))
+    job.emit(end_event(stream.result))
 
 
 def token_event(step: Step, opened: Opened) -> dict[str, Any]:
-    assert step.logprob is not None and step.after is not None
+    logprob, distribution = step.logprob, step.distribution
+    if logprob is None or distribution is None:
+        raise TypeError("token_event needs a step with a log-probability and a distribution")
     return {
         "type": "token",
         "id": step.token,
         "text": step.text,
         "piece": opened.pieces(step.token),
-        "before": math.exp(step.logprob.logprob),
-        "after": step.after.of(step.token),
+        "before": math.exp(logprob.logprob),
+        "after": distribution.probability(step.token),
         "top": [
-            {"id": id, "piece": opened.pieces(id), "before": math.exp(logprob), "after": step.after.of(id)}
-            for id, logprob in step.logprob.top
+            {"id": id, "piece": opened.pieces(id), "before": math.exp(before), "after": distribution.probability(id)}
+            for id, before in logprob.top
         ],
     }
 

@@ -1,16 +1,17 @@
 """What the parts of one application share: its settings, models, desk and counters."""
 
-from collections.abc import AsyncGenerator, Callable
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
 from starlette.requests import Request
 
-from edgekit.inference.generate import Generation
+from edgekit.inference.generate import Stream
 from edgekit.web import responses, security
 from edgekit.web.metrics import Metrics
 from edgekit.web.models import ModelPool, Opened
 from edgekit.web.settings import Serving
-from edgekit.web.tokens import Steps
 from edgekit.web.validation import Refused, token_ids
 from edgekit.web.worker import Job, ModelWorker
 
@@ -41,9 +42,11 @@ class AppState:
             raise Refused(f"the prompt has {len(ids)} tokens; {most} are allowed", param, status=413)
         return ids
 
-    def counted(self, steps: Steps, waited: float) -> Generation:
-        """Run a text and count what was made of it, also if it fails."""
+    @contextlib.contextmanager
+    def counting(self, stream: Stream, job: Job) -> Iterator[None]:
+        """Add a text to the metrics once the block is over, also if it fails."""
+        waited = time.perf_counter() - job.since
         try:
-            return steps.run()
+            yield
         finally:
-            self.metrics.add(steps.result, waited)
+            self.metrics.add(stream.result, waited)

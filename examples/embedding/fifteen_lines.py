@@ -1,34 +1,33 @@
-"""A text out of any model, in fifteen lines: all that a runtime must answer is `forward` (and `rewind`).
+"""A text from any model, token by token, in fifteen lines of the public API.
 
     python examples/embedding/fifteen_lines.py [MODEL [PROMPT]]
 
-It gives what `Model.stream` gives, less stop strings, statistics and the masking of broken characters. The same
-fifteen lines drive PyTorch, ONNX Runtime and llama.cpp, or a runtime of your own (CONTRIBUTING.md says how to add one).
+The text goes to stdout as it becomes certain; what the model thought of it goes to stderr. The same fifteen lines drive
+PyTorch, ONNX Runtime and llama.cpp, or a runtime of your own (CONTRIBUTING.md shows how to add one).
 """
 
 import dataclasses
 import sys
 
 import edgekit
-from edgekit.inference.sampling import Sampler
 
 
-def tell(model, prompt, most=80):
-    """Pieces of text, as they become certain; the model's own defaults say how tokens are chosen."""
-    runtime, tokenizer = model.runtime, model.tokenizer
-    ids = model.encode(prompt)
-    decoder = tokenizer.decoder(ids)
-    sampler = Sampler(model.defaults, runtime.vocab_size, seen=ids)
-    runtime.rewind(0)
-    logits = runtime.forward(ids)
-    for left in reversed(range(min(most, runtime.context_length + 1 - len(ids)))):
-        token = sampler.choose(logits)
-        if token in tokenizer.stop:
-            break
-        yield decoder.feed(token)
-        if left:
-            logits = runtime.forward([token])
-    yield decoder.flush()
+def tell(model, prompt, limit=80):
+    """Yield pieces of text as they become certain; the model's own defaults decide how tokens are chosen."""
+    stream = model.stream(prompt, max_new_tokens=limit, logprobs=0)
+    nats = 0.0
+    try:
+        for step in stream.steps():
+            nats -= step.logprob.logprob  # the token's log-probability under the model
+            if step.text:  # empty while a character is unfinished
+                yield step.text
+    finally:
+        stream.close()  # also if the caller stops early
+    result = stream.result
+    rarest = min(result.logprobs, key=lambda entry: entry.logprob)
+    text = model.tokenizer.decode([rarest.token])
+    print(f"\n{len(result.tokens)} tokens, {nats / len(result.tokens):.2f} nats each", file=sys.stderr)
+    print(f"least expected: {text!r} at {-rarest.logprob:.1f} nats; ended by {result.finish_reason}", file=sys.stderr)
 
 
 if __name__ == "__main__":
