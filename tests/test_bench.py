@@ -137,7 +137,7 @@ def test_models_of_one_name_are_told_apart():
 
 
 @pytest.mark.parametrize("values, words", [
-    ({"new_tokens": 1}, "new_tokens must be a whole number from 2"), ({"repeat": 0}, "repeat"),
+    ({"new_tokens": 1}, "new_tokens must be a whole number of at least 2"), ({"repeat": 0}, "repeat"),
     ({"prompt_tokens": ()}, "prompt_tokens"), ({"prompt_tokens": (0,)}, "prompt_tokens"),
     ({"context": (1,)}, "context"), ({"threads": ()}, "threads"), ({"threads": (0,)}, "threads"),
     ({"threads": ("all",)}, "threads must be whole numbers from 1 to 1024, or `auto`"),
@@ -301,10 +301,10 @@ def test_a_folder_is_converted_before_anything_is_timed(stories, tmp_path):
     (["--prompt-tokens", "60"], 1, "a prompt of 60 tokens and 128 new ones do not fit into its context of 64"),
     (["--prompt-tokens", "4;5"], 2, "'4;5' is not a comma-separated list of whole numbers"),
     (["--prompt-tokens", "none"], 2, "'none' is not a comma-separated list"),
-    (["--prompt-tokens", "0"], 2, "prompt_tokens must be whole numbers from 1 up"),
+    (["--prompt-tokens", "0"], 2, "prompt_tokens must be whole numbers of at least 1"),
     (["--threads", "1,many"], 2, "is not a comma-separated list"),
-    (["--new-tokens", "1"], 2, "new_tokens must be a whole number from 2 up"),
-    (["--top-p", "7"], 2, "top_p must be above 0"),
+    (["--new-tokens", "1"], 2, "new_tokens must be a whole number of at least 2"),
+    (["--top-p", "7"], 2, "top_p must be a number above 0"),
     (["--json", "--markdown"], 2, "not both"),
     (["--csv", "."], 2, "--csv wants a file"),
     (["--runtime", "nonsense"], 2, "unknown runtime 'nonsense': choose from"),

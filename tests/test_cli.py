@@ -182,7 +182,7 @@ PROMPT_MISTAKES = [
     ([], b"\xff\xfe", 1, "not UTF-8 (at byte 0)"),
     ([b"caf\xe9"], None, 1, "not UTF-8"),
     (["word " * 600], None, 1, "the model's context holds 512"),
-    (["x", "--temperature", "-1"], None, 2, "temperature must be a number from 0 up, not -1.0"),
+    (["x", "--temperature", "-1"], None, 2, "temperature must be a number of at least 0, not -1.0"),
     (["x", "--top-p", "0"], None, 2, "top_p"),
     (["x", "--top-k", "-4"], None, 2, "top_k"),
     (["x", "--repetition-penalty", "0"], None, 2, "repetition_penalty"),

@@ -90,9 +90,9 @@ def test_train_normalizes_as_told(here):
 
 @pytest.mark.parametrize("arguments, words, code", [
     (["--data", "bears.txt", "--size", "256"], "size must be above 256", 2),
-    (["--data", "bears.txt", "--size", "0"], "size must be from 1", 2),
+    (["--data", "bears.txt", "--size", "0"], "size must be a whole number from 1", 2),
     (["--data", "bears.txt", "--mode", "loose"], "loose", 2),
-    (["--data", "bears.txt", "--capcode", "3"], "capcode must be 0, 1 or 2", 2),
+    (["--data", "bears.txt", "--capcode", "3"], "capcode must be a whole number from 0 to 2", 2),
     (["--data", "bears.txt", "--capcode", "0"], "needs capcode 1 or 2", 2),
     (["--data", "bears.txt", "--weight", "bears"], "--weight takes CORPUS=NUMBER", 2),
     (["--data", "bears.txt", "--weight", "wolves=2"], "no corpus is named 'wolves'", 2),

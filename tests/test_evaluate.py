@@ -370,7 +370,7 @@ def test_command_fails_in_one_line(tmp_path, loaded):
         (1, "is empty", [tmp_path / "e.txt"]),
         (1, "No such file", [tmp_path / "absent.txt"]),
         (1, "do not fit into the context", [tmp_path / "t.txt", "--context", 99]),
-        (2, "context must be a whole number from 2 up", [tmp_path / "t.txt", "--context", 1]),
+        (2, "context must be a whole number of at least 2", [tmp_path / "t.txt", "--context", 1]),
         (2, "not both", [tmp_path / "t.txt", "--json", "--markdown"]),
         (2, "Missing argument", []),
     ):

@@ -154,7 +154,7 @@ def test_the_playground(browser, demo):
     # A setting out of its range is said in one line, by the server.
     it.set(top_p=3, max_new_tokens=12)
     page.click("#run")
-    it.has("#error", "top_p must be above 0 and at most 1, not 3")
+    it.has("#error", "top_p must be a number above 0 and at most 1, not 3")
     it.wrong.clear()  # browsers log a status of 400
     it.set(top_p=0.7)
 

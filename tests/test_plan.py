@@ -181,7 +181,7 @@ def test_what_cannot_be_is_one_clear_line(models, measured, tmp_path, monkeypatc
         (["--target-size", "10kB"], f"fits into 10kB: the smallest, {smallest[0]}, takes {smallest[1] / 1e6:.2f} MB"),
         (["--max-kl", "1e-9", "--target-size", str(smallest[1])], f"the best, {smallest[0]}, has "),
         (["--max-kl", "0.1", "--quant", "int8"], "leave out --quant"),
-        (["--max-kl", "-1"], "max_kl must be a number from 0 up"),
+        (["--max-kl", "-1"], "max_kl must be a number of at least 0"),
         (["--sensitivity"], "--sensitivity goes with --plan"),
         (["--plan", "--target-size", "1MB"], "--plan writes and chooses nothing"),
         (["--plan", "--graph", "portable"], "the portable one"),

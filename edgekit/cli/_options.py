@@ -1,35 +1,34 @@
-"""Settings become flags: `@options(Sampling)` gives a command one flag a field, with the field's own help.
+"""Settings as flags: `@options(Sampling)` gives a command one flag a field, with its type, help and range.
 
-A flag that was not given is absent from what the command receives, so that a model's own defaults can stand.
+A flag that was not given is absent from what the command receives, so that the model's own default applies.
 """
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar
 
 import click
+
+from edgekit.settings import Spec, specs
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def options(*classes: type, only: set[str] | None = None) -> Callable[[F], F]:
     """Decorate a command with the flags of some settings classes (or of the fields in `only`)."""
+    shown = [spec for cls in classes for spec in specs(cls).values() if spec.flag and (not only or spec.name in only)]
 
     def decorate(function: F) -> F:
-        for cls in reversed(classes):
-            hints = get_type_hints(cls)
-            for f in reversed(dataclasses.fields(cls)):
-                if f.metadata.get("flag", True) and (only is None or f.name in only):
-                    function = _option(f, hints[f.name])(function)
+        for spec in reversed(shown):
+            function = _option(spec)(function)
         return function
 
     return decorate
 
 
 def given(cls: type, values: dict[str, Any]) -> dict[str, Any]:
-    """The settings of `cls` that were typed, taken out of a command's values."""
-    found = {f.name: values.pop(f.name) for f in dataclasses.fields(cls) if f.name in values}
-    return {name: value for name, value in found.items() if value is not None and value != ()}
+    """Take the settings of `cls` that the user gave out of a command's values."""
+    found = {name: values.pop(name) for name in specs(cls) if name in values}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 class NumberOr(click.ParamType):
@@ -52,22 +51,59 @@ class NumberOr(click.ParamType):
         return "|".join(("N", *self.words))
 
 
-def _option(f: dataclasses.Field, hint: Any) -> Callable[[F], F]:
-    flag = "--" + f.name.replace("_", "-")
-    if hint is bool:
-        return click.option(flag, is_flag=True, default=None, help=f.metadata["help"])
-    kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
-    kind: Any = click.Choice(f.metadata["choices"]) if "choices" in f.metadata else kinds[0]
-    if "words" in f.metadata:
-        kind = NumberOr(f.metadata["words"])
-    default = f.metadata["help"]
-    if f.default not in (None, dataclasses.MISSING, ()):
-        default += f"  [default: {f.default}]"
+class Numbers(click.ParamType):
+    """`32,512`: whole numbers separated by commas, or some words in their place; `none` if there may be no number."""
+
+    name = "numbers"
+
+    def __init__(self, words: tuple[str, ...] = (), *, empty: bool = False):
+        self.words, self.empty = words, empty
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int | str, ...]:
+        if not isinstance(value, str):
+            return tuple(value)
+        if value == "none" and self.empty:
+            return ()
+        parts = [part.strip() for part in value.split(",")]
+        try:
+            return tuple(part if part in self.words else int(part) for part in parts)
+        except ValueError:
+            self.fail(f"{value!r} is not a comma-separated list of whole numbers", param, ctx)
+
+
+def _option(spec: Spec) -> Callable[[F], F]:
+    flag = "--" + spec.name.replace("_", "-")
+    if spec.kind is bool:
+        return click.option(flag, is_flag=True, default=None, help=spec.help)
+    repeated = spec.many and spec.kind is str
+
+    def check(_: click.Context, __: click.Parameter, value: Any) -> Any:
+        """Report an invalid value before the command starts, in the words of `SettingError`."""
+        if value is None or (repeated and value == ()):
+            return None
+        spec.validate(value)
+        return value
+
     return click.option(
         flag,
-        type=kind,
-        default=None if hint != tuple[str, ...] else (),
-        multiple=hint == tuple[str, ...],
-        metavar=f.metadata.get("metavar"),
-        help=default,
+        type=_type(spec),
+        default=None,
+        multiple=repeated,
+        metavar=spec.metavar,
+        callback=check,
+        help=spec.help + _default(spec.default),
     )
+
+
+def _type(spec: Spec) -> Any:
+    if spec.choices:
+        return click.Choice(spec.choices)
+    if spec.many and spec.kind is int:
+        return Numbers(spec.words, empty=spec.accepts(()))
+    return NumberOr(spec.words) if spec.words else spec.kind
+
+
+def _default(value: Any) -> str:
+    if value is None or value == ():
+        return ""
+    return f"  [default: {','.join(map(str, value)) if isinstance(value, tuple) else value}]"

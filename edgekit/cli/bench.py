@@ -9,7 +9,6 @@ Prompts are fixed token ids, the sampler's settings those of `run`. What each fi
 stands at the head of edgekit/bench_worker.py.
 """
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -19,43 +18,8 @@ import click
 from edgekit.cli import _flags as flags
 from edgekit.cli._options import given, options
 from edgekit.errors import UsageError
-from edgekit.evaluation.bench_settings import AUTO, Benching
-from edgekit.settings import Running, Sampling
-
-FIELDS = {f.name: f for f in dataclasses.fields(Benching)}
-
-
-class Numbers(click.ParamType):
-    """`32,512`: whole numbers between commas; or one of some words in the place of a number."""
-
-    name = "numbers"
-
-    def __init__(self, *words: str):
-        self.words = words
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
-        if value == "none" and param is not None and param.name == "context":
-            return ()
-        parts = [part.strip() for part in value.split(",")]
-        try:
-            return tuple(part if part in self.words else int(part) for part in parts)
-        except ValueError:
-            self.fail(f"{value!r} is not a comma-separated list of whole numbers", param, ctx)
-
-
-def _setting(name: str, kind: Any) -> Any:
-    """The flag of a field of `Benching`; what was not typed is absent, as in `edgekit.cli.options`."""
-    field = FIELDS[name]
-    usual = field.default if isinstance(field.default, tuple) else (field.default,)
-    return click.option(
-        "--" + name.replace("_", "-"),
-        type=kind,
-        default=None,
-        metavar=field.metadata["metavar"],
-        help=f"{field.metadata['help']}  [default: {','.join(map(str, usual))}]",
-    )
+from edgekit.evaluation.bench_settings import Benching
+from edgekit.settings import Running, Sampling, specs
 
 
 @click.command("bench", help=__doc__)
@@ -65,12 +29,8 @@ def _setting(name: str, kind: Any) -> Any:
 @click.option("--runtime", "runtimes", multiple=True, metavar="NAME", help="As of `run`; may be repeated.")
 @flags.quant
 @flags.revision
-@_setting("prompt_tokens", Numbers())
-@_setting("new_tokens", int)
-@_setting("repeat", int)
-@_setting("context", Numbers())
-@_setting("threads", Numbers(AUTO))
-@options(Running, only={f.name for f in dataclasses.fields(Running)} - {"threads"})
+@options(Benching)
+@options(Running, only=specs(Running).keys() - {"threads"})
 @options(Sampling)
 @flags.as_json
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the table there too.")
@@ -92,10 +52,8 @@ def bench(
     for flag, path in (("--csv", csv_file), ("--plot", plot)):
         if path is not None and path.is_dir():
             raise UsageError(f"{flag} wants a file, and {path} is a folder")
-    # `given` would drop an empty tuple, which here means `--context none`.
-    settings = Benching(**{name: values.pop(name) for name in FIELDS if values[name] is not None})
+    settings = Benching(**given(Benching, values))
     running, sampling = given(Running, values), given(Sampling, values)
-    Sampling(**sampling)  # a value out of its range ends it here, before any process starts
     from edgekit.evaluation import bench as verb
     from edgekit.evaluation import bench_report as report
     from edgekit.utils import files

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from edgekit.cli import _flags as flags
-from edgekit.cli._options import given, options
+from edgekit.cli._options import Numbers, given, options
 from edgekit.errors import SettingError
 from edgekit.tokenizers.tokenmonster.settings import NORMALIZATIONS, VocabTraining
 from edgekit.utils import registry
@@ -213,24 +213,13 @@ def _stem(name: str) -> str:
     return Path(name).name.removesuffix(".vocab")
 
 
-class _Numbers(click.ParamType):
-    """`4096,8064,32768`"""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            numbers = tuple(int(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a list of whole numbers such as 4096,8064", param, ctx)
-        if min(numbers) < 1:
-            self.fail(f"{min(numbers)} is not above 0", param, ctx)
-        return numbers
+def _above_zero(_: click.Context, __: click.Parameter, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    if value is not None and min(value) < 1:
+        raise click.BadParameter("give whole numbers above 0, such as 4096,8064")
+    return value
 
 
-_numbers = functools.partial(click.option, type=_Numbers(), show_default=True, metavar="N,N,...")
+_numbers = functools.partial(click.option, type=Numbers(), callback=_above_zero, show_default=True, metavar="N,N,...")
 
 
 @vocab.command()

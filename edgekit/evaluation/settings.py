@@ -1,10 +1,6 @@
-"""What a person may set when a model is evaluated; evaluate.py and blimp.py do it.
-
-Apart from settings.py because it is of no use to anybody who only runs models.
-"""
+"""Settings of `eval`: perplexity.py and blimp.py read them."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from edgekit.settings import Checked, setting
 
@@ -15,80 +11,52 @@ PREFIX_HELP = (
 )
 
 
-def _prefix(value: Any) -> bool:
-    return value is None or value in PREFIXES or (isinstance(value, str) and value.isdecimal())
-
-
-def _whole(low: int):  # type: ignore[no-untyped-def]
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low
+def _prefix(default: str) -> str | None:
+    return setting(
+        None,
+        f"{PREFIX_HELP}  [default: {default}]",
+        metavar="WHICH",
+        check=lambda value: value in PREFIXES or value.isdecimal(),
+        range=f"{', '.join(PREFIXES)} or a token id",
+    )
 
 
 @dataclass(frozen=True)
 class Measuring(Checked):
-    """How the loss of a text is measured. What the protocols are: evaluate.py."""
+    """How the loss of a text is measured; perplexity.py explains the protocols."""
 
     protocol: str = setting(
         "blockwise",
-        "How a text longer than the context is cut: windows that each start anew, windows that overlap (Hugging "
-        "Face's perplexity guide), or lm-evaluation-harness's rolling windows.",
-        check=lambda v: v in ("blockwise", "strided", "rolling"),
-        range="blockwise, strided or rolling",
+        "How a text longer than the context is cut: separate windows, overlapping windows (Hugging Face's perplexity "
+        "guide), or the rolling windows of lm-evaluation-harness.",
         choices=("blockwise", "strided", "rolling"),
     )
-    context: int | None = setting(
-        None, "Tokens of a window; default: the model's context.", check=_whole(2), range="a whole number from 2 up"
-    )
+    context: int | None = setting(None, "Tokens of a window; default: the model's context.", ge=2)
     stride: int | None = setting(
-        None,
-        "strided: tokens from one window to the next; default: half a window.",
-        check=_whole(1),
-        range="a whole number from 1 up",
+        None, "strided: tokens from the start of a window to that of the next; default: half a window.", ge=1
     )
     pack: bool = setting(
-        False, "Join the documents of a corpus, EOS after each, as training does; default: each document by itself."
+        False, "Join the documents of a corpus, EOS after each, as training does; default: each document separately."
     )
-    prefix: str | None = setting(
-        None,
-        f"{PREFIX_HELP}  [default: model; with --pack: none]",
-        metavar="WHICH",
-        check=_prefix,
-        range=f"{', '.join(PREFIXES)} or a token id",
-    )
-    limit: int | None = setting(
-        None, "Only the first N documents of each corpus.", check=_whole(1), range="a whole number from 1 up"
-    )
-    max_tokens: int | None = setting(
-        None,
-        "Begin no further document of a corpus once it has N tokens.",
-        check=_whole(1),
-        range="a whole number from 1 up",
-    )
+    prefix: str | None = _prefix("model; with --pack: none")
+    limit: int | None = setting(None, "Only the first N documents of each corpus.", ge=1)
+    max_tokens: int | None = setting(None, "Start no further document of a corpus after N tokens.", ge=1)
 
 
 @dataclass(frozen=True)
 class Judging(Checked):
-    """How BLiMP's sentences are scored. What the protocols are: blimp.py."""
+    """How the sentences of BLiMP are scored; blimp.py explains the protocols."""
 
     protocol: str = setting(
         "lm-eval",
         "`lm-eval`: a space before the sentence and a BOS/EOS prefix, as lm-evaluation-harness does; `bare`: neither.",
-        check=lambda v: v in ("lm-eval", "bare"),
-        range="lm-eval or bare",
         choices=("lm-eval", "bare"),
     )
-    prefix: str | None = setting(
-        None,
-        f"{PREFIX_HELP}  [default: lm-eval; with --protocol bare: none]",
-        metavar="WHICH",
-        check=_prefix,
-        range=f"{', '.join(PREFIXES)} or a token id",
-    )
-    limit: int | None = setting(
-        None, "Only the first N pairs of each paradigm.", check=_whole(1), range="a whole number from 1 up"
-    )
+    prefix: str | None = _prefix("lm-eval; with --protocol bare: none")
+    limit: int | None = setting(None, "Only the first N pairs of each paradigm.", ge=1)
     paradigms: tuple[str, ...] = setting((), "Only these paradigms.", flag=False)
     reuse: bool | None = setting(
         None,
-        "Whether sentences share the work on their common beginnings; None: where that changes nothing.",
+        "Whether sentences share the computation of a common beginning; None: where that does not change the scores.",
         flag=False,
     )

@@ -26,11 +26,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from edgekit.inference.generate import TokenLogprob
+from edgekit.settings import is_whole
 from edgekit.web import responses
 from edgekit.web.models import Entry, Opened
 from edgekit.web.state import AppState
 from edgekit.web.tokens import prompt_logprobs
-from edgekit.web.validation import Fields, Refused, is_ids, is_whole, shown
+from edgekit.web.validation import Fields, Refused, is_ids, shown
 from edgekit.web.worker import Job
 
 MAX_TOKENS = 16

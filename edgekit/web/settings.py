@@ -1,4 +1,4 @@
-"""What a person may set of the server; see `edgekit/settings.py`."""
+"""Settings of the server (`serve` and `demo`)."""
 
 import ipaddress
 import re
@@ -10,11 +10,7 @@ from edgekit.settings import Checked, setting
 KEY_VARIABLE = "EDGEKIT_API_KEY"
 
 
-def _whole(low: int, high: int = 1 << 40):
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _origins(values: tuple[str, ...]) -> bool:
+def _are_origins(values: tuple[str, ...]) -> bool:
     return all(value == "*" or re.fullmatch(r"https?://[^/\s@?#]+", value) for value in values)
 
 
@@ -23,47 +19,31 @@ class Serving(Checked):
     """Where the server listens, who may ask, and how much."""
 
     host: str = setting(
-        "127.0.0.1", "Address to listen on; any but this machine's own loopback wants an API key.", metavar="ADDRESS"
+        "127.0.0.1", "Address to listen on; any but the loopback address needs an API key.", metavar="ADDRESS"
     )
-    port: int = setting(
-        8000, "Port; 0 takes a free one.", check=_whole(0, 65535), range="a whole number from 0 to 65535"
-    )
+    port: int = setting(8000, "Port; 0 takes a free one.", ge=0, le=65535)
     api_key: str | None = setting(
         None,
-        f"Ask for this key (Authorization: Bearer KEY); variable {KEY_VARIABLE}, which `ps` does not show.",
+        f"Require this key (Authorization: Bearer KEY); the variable {KEY_VARIABLE} keeps it out of `ps`.",
         metavar="KEY",
-        check=lambda v: bool(re.fullmatch(r"[!-~]+", v)),
+        check=lambda key: bool(re.fullmatch(r"[!-~]+", key)),
         range="printable ASCII without spaces",
     )
     allow_origin: tuple[str, ...] = setting(
         (),
         "Let pages of this origin call the server (CORS); may be repeated; * is any.",
         metavar="ORIGIN",
-        check=_origins,
+        check=_are_origins,
         range="* or scheme and host, as in https://example.org",
     )
-    queue_size: int = setting(
-        32, "Requests that may wait while one runs.", check=_whole(0, 100_000), range="a whole number from 0 up"
-    )
-    max_prompt_tokens: int | None = setting(
-        None, "Longest prompt; default: the model's context.", check=_whole(1), range="a whole number from 1 up"
-    )
-    max_body_bytes: int = setting(1 << 20, "Largest request body.", check=_whole(64), range="a whole number from 64 up")
-    time_limit: float = setting(
-        300.0,
-        "Seconds that a request may take, waiting included.",
-        check=lambda v: not isinstance(v, bool) and 0 < v < float("inf"),
-        range="a number above 0",
-    )
-    grace: float = setting(
-        5.0,
-        "Seconds that the running text has to end when the server is stopped.",
-        check=lambda v: not isinstance(v, bool) and 0 <= v < float("inf"),
-        range="a number from 0 up",
-    )
+    queue_size: int = setting(32, "Requests that may wait while one runs.", ge=0, le=100_000)
+    max_prompt_tokens: int | None = setting(None, "Longest prompt; default: the model's context.", ge=1)
+    max_body_bytes: int = setting(1 << 20, "Largest request body.", ge=64)
+    time_limit: float = setting(300.0, "Seconds that a request may take, waiting included.", gt=0)
+    grace: float = setting(5.0, "Seconds that the running text has to end when the server is stopped.", ge=0)
 
     def check_reach(self) -> None:
-        """Raises `UsageError` where others could reach the server and nothing would ask them for a key."""
+        """Raises `UsageError` if other machines could reach the server without a key."""
         if not is_loopback(self.host) and self.api_key is None:
             raise UsageError(
                 f"--host {self.host or repr('')} can be reached from other machines: "
@@ -72,7 +52,7 @@ class Serving(Checked):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address. A name other than localhost is not trusted to be such."""
+    """Whether only this machine can reach an address. Of names, only localhost counts."""
     if host == "localhost":
         return True
     try:

@@ -1,12 +1,11 @@
 """A JSON body, read field by field: what is unknown or cannot be meant is refused by its name."""
 
-import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from edgekit.errors import ContextError, PromptError, UsageError
-from edgekit.settings import Generating
+from edgekit.settings import Generating, is_whole, specs
 
 MOST_STOPS = 16
 
@@ -14,9 +13,6 @@ MOST_STOPS = 16
 SETTINGS = (
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens", "seed", "stop", "ignore_eos",
 )  # fmt: skip
-
-_FIELDS = {f.name: f for f in dataclasses.fields(Generating)}
-_HINTS = get_type_hints(Generating)
 
 
 class Refused(UsageError):
@@ -126,24 +122,17 @@ class Fields:
 
 
 def checked(setting: str, value: Any, name: str) -> Any:
-    """A value for a field of `Generating`; raises `Refused`, calling it `name`."""
-    metadata, kinds = _FIELDS[setting].metadata, get_args(_HINTS[setting]) or (_HINTS[setting],)
-    allowed, made = metadata.get("range"), value
-    try:
-        if bool in kinds:
-            allowed, good = "true or false", isinstance(value, bool)
-        elif setting == "stop":
-            allowed = f"a text, or a list of at most {MOST_STOPS} texts, none empty"
-            made = (value,) if isinstance(value, str) else tuple(value)
-            good = isinstance(value, str | list) and len(made) <= MOST_STOPS and metadata["check"](made)
-        else:
-            good = metadata["check"](value)
-            made = float(value) if good and float in kinds else value
-    except (TypeError, OverflowError):
-        good = False
-    if not good:
+    """A JSON value as a field of `Generating`. Raises `Refused`, which calls it `name`."""
+    spec, allowed, result = specs(Generating)[setting], specs(Generating)[setting].range, value
+    if setting == "stop":
+        allowed = f"a text, or a list of at most {MOST_STOPS} texts, none empty"
+        result = [value] if isinstance(value, str) else value
+        valid = isinstance(result, list) and len(result) <= MOST_STOPS and spec.accepts(result)
+    else:
+        valid = spec.accepts(value)
+    if not valid:
         raise Refused(f"{name} must be {allowed}, not {shown(value)}", name)
-    return made
+    return tuple(result) if spec.many else float(result) if spec.kind is float else result
 
 
 def token_ids(value: Any, vocab_size: int, name: str) -> list[int]:
@@ -152,10 +141,6 @@ def token_ids(value: Any, vocab_size: int, name: str) -> list[int]:
         if not (is_whole(token) and 0 <= token < vocab_size):
             raise Refused(f"{name}: {shown(token)} is no token id from 0 to {vocab_size - 1}", name)
     return list(value)
-
-
-def is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_ids(value: Any) -> bool:
@@ -173,26 +158,16 @@ def shown(value: Any) -> str:
 
 
 def ranges() -> dict[str, dict[str, Any]]:
-    """What /api/defaults says of each setting: its kind, help and range, as edgekit/settings.py has them.
-
-    The numbers are asked of the setting's own check, so that they are said nowhere twice.
-    """
-    found = {}
+    """What /api/defaults reports of each setting: its type, help and bounds, from edgekit/settings.py."""
+    kinds, found = {bool: "flag", int: "whole", float: "number", str: "texts"}, {}
     for name in SETTINGS:
-        metadata, kinds = _FIELDS[name].metadata, get_args(_HINTS[name]) or (_HINTS[name],)
-        kind = "texts" if name == "stop" else "flag" if bool in kinds else "number" if float in kinds else "whole"
-        low = above = high = None
-        if kind in ("number", "whole"):
-            test = metadata["check"]
-            above = kind == "number" and not test(0)
-            low = 0 if above or test(0) else 1
-            high = None if test(2) else 1
+        spec = specs(Generating)[name]
         found[name] = {
-            "type": kind,
-            "help": metadata["help"],
-            "range": metadata.get("range") or "true or false",
-            "minimum": low,
-            "above": bool(above),
-            "maximum": high,
+            "type": kinds[spec.kind],
+            "help": spec.help,
+            "range": spec.range,
+            "minimum": spec.gt if spec.ge is None else spec.ge,
+            "above": spec.gt is not None,
+            "maximum": spec.le,
         }
     return found

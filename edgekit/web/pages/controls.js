@@ -69,7 +69,7 @@ export class Controls {
       found[name] = number.valueAsNumber;
     }
     const seed = this.#seed.value.trim();
-    if (seed && !(/^\d+$/.test(seed) && Number.isSafeInteger(+seed))) throw new Error("Seed wants a whole number from 0 up");
+    if (seed && !(/^\d+$/.test(seed) && Number.isSafeInteger(+seed))) throw new Error("Seed wants a whole number of at least 0");
     found.seed = seed ? +seed : null;
     return found;
   }

@@ -19,7 +19,7 @@ export class SweepMode {
   temperatures() {
     const found = this.input.value.split(/[\s,;]+/).filter(Boolean).map(Number);
     const good = found.length && found.length <= MOST && found.every((value) => Number.isFinite(value) && value >= 0);
-    if (!good) throw new Error(`Temperatures wants 1 to ${MOST} numbers from 0 up, with commas between`);
+    if (!good) throw new Error(`Temperatures wants 1 to ${MOST} numbers of at least 0, with commas between`);
     return found;
   }
 

@@ -10,20 +10,20 @@ const anything = () => true;
 
 // name: [default, test, range in words]. A default of null means "not set", which a caller may say too.
 const FIELDS = {
-  temperature: [0, number(0, Infinity), "a number from 0 up"],
-  top_k: [0, whole(0), "a whole number from 0 up"],
-  top_p: [1, number(0, 1, true), "above 0 and at most 1"],
-  min_p: [0, number(0, 1), "from 0 to 1"],
+  temperature: [0, number(0, Infinity), "a number of at least 0"],
+  top_k: [0, whole(0), "a whole number of at least 0"],
+  top_p: [1, number(0, 1, true), "a number above 0 and at most 1"],
+  min_p: [0, number(0, 1), "a number from 0 to 1"],
   repetition_penalty: [1, number(0, Infinity, true), "a number above 0"],
-  seed: [null, isSeed, "a whole number from 0 up (a BigInt above 2^53)"],
+  seed: [null, isSeed, "a whole number from 0 to 2^63 (a BigInt above 2^53)"],
   logit_bias: [new Map(), anything, ""], // Map or object, token id -> number
   banned: [[], anything, ""], // token ids
   ban_replacement: [false, anything, ""], // never print U+FFFD
-  max_new_tokens: [256, whole(1), "a whole number from 1 up"],
+  max_new_tokens: [256, whole(1), "a whole number of at least 1"],
   stop: [[], (v) => Array.isArray(v) && v.every((s) => typeof s === "string" && s), "non-empty texts"],
   ignore_eos: [false, anything, ""],
   truncate: [null, (v) => v === "left", "`left`"],
-  logprobs: [null, whole(0), "a whole number from 0 up"],
+  logprobs: [null, whole(0), "a whole number of at least 0"],
 };
 
 /**
