@@ -1,10 +1,10 @@
-"""How fast does a TokenMonster vocabulary encode and decode here? Plain Python, compiled, and the reference.
+"""Measures how fast a TokenMonster vocabulary encodes and decodes: plain Python, compiled, and the reference.
 
-    python examples/bench_tokenizer.py english-8000-strict-nocapcode-v1.vocab            # text from Python's own docs
+    python examples/bench_tokenizer.py english-8000-strict-nocapcode-v1.vocab            # text: Python's manual
     python examples/bench_tokenizer.py my.vocab book.txt --runs 9
 
-One core. Each figure is input (or output) text in MB (10^6 bytes) a second, best and median of the runs, after one
-run to warm up. The paths' ids are compared; a difference ends the run with status 1.
+Uses one core. Each figure is text in MB (10^6 bytes) a second, the best and the median of the runs after a warm-up run.
+The ids of all ways are compared; if they differ, the exit status is 1.
 """
 
 import argparse
@@ -33,8 +33,8 @@ print(json.dumps([ids, times[1:]]))
 """
 
 
-def own_text() -> bytes:
-    """About 0.7 MB of English that every Python has: the language reference behind `help()`."""
+def builtin_text() -> bytes:
+    """About 0.7 MB of English that comes with every Python: the language reference behind `help()`."""
     return "\n\n".join(pydoc_data.topics.topics.values()).encode()
 
 
@@ -54,7 +54,7 @@ def show(what: str, size: int, times: Sequence[float]) -> None:
 
 
 def reference(vocabulary: Path, text: Path, runs: int) -> tuple[list[int], list[float]] | str:
-    """Ids and times of the published package in a process of its own, or one line why not."""
+    """Ids and times of the published package in a separate process, or a line that says why there are none."""
     command = [sys.executable, "-c", REFERENCE, str(vocabulary), str(text), str(runs)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -69,11 +69,11 @@ def reference(vocabulary: Path, text: Path, runs: int) -> tuple[list[int], list[
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("vocabulary", type=Path, help="a .vocab file")
-    parser.add_argument("text", type=Path, nargs="?", help="UTF-8 text (default: Python's own language reference)")
+    parser.add_argument("text", type=Path, nargs="?", help="UTF-8 text (default: Python's language reference)")
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
     vocabulary = Vocabulary.load(options.vocabulary)
-    data = options.text.read_bytes() if options.text else own_text()
+    data = options.text.read_bytes() if options.text else builtin_text()
 
     start = time.perf_counter()
     Vocabulary.load(options.vocabulary).encode("Once upon a time")
@@ -92,7 +92,7 @@ def main() -> int:
         start = time.perf_counter()
         fast = FastEncoder(vocabulary)
         same = fast.encode(data).tolist() == ids
-        print(f"compiled: {time.perf_counter() - start:.1f} s to make, compile and run once, ids equal: {same}")
+        print(f"compiled: {time.perf_counter() - start:.1f} s to build, compile and run once, ids equal: {same}")
         show("compiled encode", len(data), timed(lambda: fast.encode(data), options.runs))
 
     if options.text is None:

@@ -1,11 +1,11 @@
-"""Training throughput: edgekit beside Hugging Face's Trainer, on the same model, data, batch and precision, in one run.
+"""Training throughput of edgekit and Hugging Face's Trainer: same model, data, batch and precision, in one run.
 
     python examples/bench_training.py                      # 6 layers, 8,064 rows, 16 blocks of 512, bf16
     python examples/bench_training.py --layers 12 --block 1024 --batch 8 --precision fp32
 
-Both train a Llama of hidden size 256 from the same weights on the same blocks with fused AdamW and clipping, in turns;
-a step is everything from one optimizer step to the next. Text: Python's own manual, so nothing is needed beside
-`pip install 'edgekit-lm[train,torch]'`.
+Both train a Llama of hidden size 256 from the same weights on the same blocks, with fused AdamW and clipping, in turns.
+A step is everything from one optimizer step to the next. The text is Python's manual, so only
+`pip install 'edgekit-lm[train,torch]'` is needed.
 """
 
 import argparse
@@ -26,7 +26,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def make_recipe(args, folder, steps):
-    """The bench's run as a recipe; the byte tokenizer, its table padded to the size that is asked for."""
+    """The run as a recipe, with the byte tokenizer and an embedding padded to `--rows`."""
     return recipe.from_dict({
         "name": "bench",
         "model": {"num_hidden_layers": args.layers, "max_position_embeddings": args.block, "vocab_size": args.rows,
@@ -43,12 +43,12 @@ def make_recipe(args, folder, steps):
 
 
 def edgekit_steps(args, folder):
-    """Seconds of each step but the first."""
+    """Seconds of each step except the first."""
     times = []
     with tempfile.TemporaryDirectory(dir=folder) as run:
-        made = make_recipe(args, folder, args.steps)
-        made = recipe.from_dict(made.to_dict() | {"saving": {"output": run, "logging_steps": 1000}})
-        loop.train(made, meter=lambda what, *_, **__: times.append(time.perf_counter()) if what == "training" else None)
+        plan = make_recipe(args, folder, args.steps)
+        plan = recipe.from_dict(plan.to_dict() | {"saving": {"output": run, "logging_steps": 1000}})
+        loop.train(plan, meter=lambda what, *_, **__: times.append(time.perf_counter()) if what == "training" else None)
     return np.diff(times).tolist()
 
 
@@ -73,7 +73,7 @@ class Clock(transformers.TrainerCallback):
 
 
 def trainer_steps(args, folder, config):
-    """The same of transformers' Trainer, with its fastest settings: SDPA, fused AdamW, no cache, no logging."""
+    """The same for transformers' Trainer with its fastest settings: SDPA, fused AdamW, no cache, no logging."""
     values = {k: v for k, v in config.to_dict().items() if k not in ("architectures", "model_type")}
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**values, use_cache=False))
     source = Llama(config)
@@ -97,7 +97,7 @@ def main():
     parser.add_argument("--rows", type=int, default=8064, help="rows of the embedding")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--block", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=5, help="of each, in each round")
+    parser.add_argument("--steps", type=int, default=5, help="steps of each program in a round")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--precision", choices=DTYPES, default="bf16")
     parser.add_argument("--fp32-layers", type=int, default=0, help="edgekit only: first layers in float32")
@@ -108,13 +108,13 @@ def main():
     transformers.logging.set_verbosity_error()
     tokens = args.batch * args.block
     with tempfile.TemporaryDirectory() as folder:
-        made = make_recipe(args, folder, args.steps)
-        config = loop.hf_folder.config_for(made, loop.data.vocabulary("bytes"))
-        found = {"edgekit": [], "Trainer": []}
+        plan = make_recipe(args, folder, args.steps)
+        config = loop.hf_folder.config_for(plan, loop.data.vocabulary("bytes"))
+        seconds = {"edgekit": [], "Trainer": []}
         for _ in range(args.rounds):
-            found["Trainer"] += trainer_steps(args, folder, config)
-            AcceleratorState._reset_state()  # one process, two programs: each sets the precision its own way
-            found["edgekit"] += edgekit_steps(args, folder)
+            seconds["Trainer"] += trainer_steps(args, folder, config)
+            AcceleratorState._reset_state()  # both programs set the precision, each in its own way
+            seconds["edgekit"] += edgekit_steps(args, folder)
             AcceleratorState._reset_state()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     limit = peak(device, DTYPES[args.precision])
@@ -123,12 +123,12 @@ def main():
         f"{torch.cuda.get_device_name() if device.type == 'cuda' else f'{args.threads} CPU threads'}"
         f"{', compiled' if args.compile else ''}; torch {torch.__version__}, transformers {transformers.__version__}"
     )
-    for name, times in found.items():
+    for name, times in seconds.items():
         median, best = tokens / statistics.median(times), tokens / min(times)
         used = f" · MFU {100 * median * flops_per_token(config, args.block) / limit:.0f} %" if limit else ""
         print(f"{name:<8} {median:>9,.0f} tokens/s (median of {len(times)} steps), {best:,.0f} at best{used}")
-    ratio = statistics.median(found["Trainer"]) / statistics.median(found["edgekit"])
-    print(f"edgekit is {ratio:.2f} times as fast ({min(found['Trainer']) / min(found['edgekit']):.2f} at best)")
+    ratio = statistics.median(seconds["Trainer"]) / statistics.median(seconds["edgekit"])
+    print(f"edgekit is {ratio:.2f} times as fast ({min(seconds['Trainer']) / min(seconds['edgekit']):.2f} at best)")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""What does each format cost? Size, KL divergence, top-1 agreement, perplexity and speed beside the source, as a table.
+"""Prints a table of what each format costs: size, KL divergence, top-1 agreement, perplexity and speed.
 
     python examples/compare_formats.py                                   # the bundled model, Markdown
     python examples/compare_formats.py -m FOLDER --text stories.jsonl.gz --plot formats.svg --speed
     python examples/compare_formats.py --formats gguf:q4_0 gguf:q4_0:importance onnx:int4 onnx:int8:portable
 
-It makes the files in a temporary folder and calls what `edgekit verify` and `edgekit bench` call, so the figures are
-theirs: KL is the mean over positions of KL(source || artefact) in nats a token, llama.cpp with a float32 KV cache, the
-source on plain numpy. Without --text it is measured on the text that `importance` weighs by, which flatters those rows:
-give another. Documents are taken from all over the text, as many as --tokens asks for.
+The files go into a temporary folder. The figures are those of `edgekit verify` and `edgekit bench`: KL is the mean over
+positions of KL(source || artefact) in nats a token, llama.cpp has a float32 KV cache, and the source runs on numpy. The
+default text is the one that `importance` uses, which flatters those rows: pass another with --text. Documents are taken
+from the whole text, as many as --tokens needs.
 """
 
 import argparse
@@ -35,11 +35,11 @@ FORMATS = [
     "onnx:fp32:portable", "onnx:int8:portable",
 ]  # fmt: skip
 DOCUMENTS = 64
-"""Of a text with more, so many are taken, at equal distances: corpora often lie in a file one behind the other."""
+"""The most documents to take from a text, at equal distances, since a file often has one corpus after another."""
 
 
 def make(model: Path, name: str, folder: Path, importance: str) -> Path:
-    """One artefact, from FORMAT:TYPE and what may stand behind it: importance, portable, kv8 (an int8 KV cache)."""
+    """Convert to FORMAT:TYPE, optionally followed by importance, portable or kv8 (an int8 KV cache)."""
     to, quant, *more = name.split(":")
     settings = Converting(
         quant=quant,
@@ -51,15 +51,15 @@ def make(model: Path, name: str, folder: Path, importance: str) -> Path:
 
 
 def speeds(paths: list[Path], rounds: int) -> list[float | None]:
-    """Tokens a second of decoding, as `edgekit bench` measures it: medians of rounds in which all take turns."""
-    found = bench.bench([str(path) for path in paths], Benching(repeat=rounds, context=()))
-    return [line.decode.median for line in found.lines]
+    """Median decoding speed in tokens a second, measured as in `edgekit bench`: all files take turns in each round."""
+    result = bench.bench([str(path) for path in paths], Benching(repeat=rounds, context=()))
+    return [line.decode.median for line in result.lines]
 
 
-def markdown(found: Verification, names: list[str], rates: list[float | None]) -> str:
+def markdown(result: Verification, names: list[str], rates: list[float | None]) -> str:
     head = ["format", "MB", "KL", "top-1", "perplexity", *(["tokens/s"] if rates else [])]
     rows = []
-    for i, (name, proof) in enumerate(zip(names, found.artefacts, strict=True)):
+    for i, (name, proof) in enumerate(zip(names, result.artefacts, strict=True)):
         row = [name, f"{proof.bytes / 1e6:.2f}"]
         if (f := proof.figures) is None:
             row += ["-", "-", "-"]
@@ -77,36 +77,34 @@ def main() -> None:
     parser.add_argument("--text", type=Path, action="append", help=".txt or .jsonl to measure on; may be repeated")
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--formats", nargs="+", default=FORMATS, metavar="FORMAT:TYPE[:importance|:portable|:kv8]")
-    parser.add_argument("--importance", default="default", metavar="TEXT", help="what `importance` weighs by")
-    parser.add_argument("--plot", type=Path, help="draw the table as an SVG")
-    parser.add_argument(
-        "--speed", action="store_true", help="measure tokens a second, on a machine that does nothing else"
-    )
-    parser.add_argument("--rounds", type=int, default=5, help="of --speed")
-    arguments = parser.parse_args()
+    parser.add_argument("--importance", default="default", metavar="TEXT", help="text that `importance` measures on")
+    parser.add_argument("--plot", type=Path, help="also draw the table to this SVG")
+    parser.add_argument("--speed", action="store_true", help="measure tokens a second; run nothing else meanwhile")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of --speed")
+    args = parser.parse_args()
 
-    model = hub.resolve(arguments.model)
-    documents = texts.read(arguments.text) if arguments.text else None
+    model = hub.resolve(args.model)
+    documents = texts.read(args.text) if args.text else None
     if documents is not None and len(documents) > DOCUMENTS:
         documents = documents[:: len(documents) // DOCUMENTS]
     with tempfile.TemporaryDirectory() as folder:
         paths = []
-        for i, name in enumerate(arguments.formats, 1):
-            print(f"\r{i} of {len(arguments.formats)}: {name:<24}", end="", file=sys.stderr, flush=True)
-            paths.append(make(model, name, Path(folder), arguments.importance))
+        for i, name in enumerate(args.formats, 1):
+            print(f"\r{i} of {len(args.formats)}: {name:<24}", end="", file=sys.stderr, flush=True)
+            paths.append(make(model, name, Path(folder), args.importance))
         print("\rmeasuring" + " " * 32, file=sys.stderr)
-        found = verify(model, paths, Verifying(tokens=arguments.tokens, greedy=0), texts=documents)
-        rates = speeds(paths, arguments.rounds) if arguments.speed else []
-    names = [name.replace(":", " ", 1).replace(":", ", ") for name in arguments.formats]
-    perplexity = next(p.figures.source_perplexity for p in found.artefacts if p.figures is not None)
-    print(f"{found.source}, {found.positions:,} positions; the source's perplexity is {perplexity:.3f}\n")
-    print(markdown(found, names, rates))
-    if arguments.plot:
-        files.write_bytes(arguments.plot, report.svg(found, names=names, speeds=rates).encode())
-    for name, proof in zip(names, found.artefacts, strict=True):
+        result = verify(model, paths, Verifying(tokens=args.tokens, greedy=0), texts=documents)
+        rates = speeds(paths, args.rounds) if args.speed else []
+    names = [name.replace(":", " ", 1).replace(":", ", ") for name in args.formats]
+    perplexity = next(p.figures.source_perplexity for p in result.artefacts if p.figures is not None)
+    print(f"{result.source}, {result.positions:,} positions; perplexity of the source: {perplexity:.3f}\n")
+    print(markdown(result, names, rates))
+    if args.plot:
+        files.write_bytes(args.plot, report.svg(result, names=names, speeds=rates).encode())
+    for name, proof in zip(names, result.artefacts, strict=True):
         for failure in proof.failures:
             print(f"{name} is broken: {failure}", file=sys.stderr)
-    sys.exit(0 if found.sound else 1)
+    sys.exit(0 if result.sound else 1)
 
 
 if __name__ == "__main__":

@@ -214,7 +214,7 @@ def test_the_notebook_runs(notebook, tmp_path, capsys):
         for cell in notebook["cells"]:
             if cell["cell_type"] == "code":
                 exec(compile("".join(cell["source"]), "cell", "exec"), names)
-        pictures, printed = [names["report"].svg(names["found"])], capsys.readouterr().out
+        pictures, printed = [names["report"].svg(names["verification"])], capsys.readouterr().out
     assert [picture for picture in pictures if picture.startswith("<svg")]
     model = edgekit.load(BUNDLED, runtime="onnx", threads=1)
     usual = {"max_new_tokens": 60, "temperature": 0.8, "top_p": 0.9, "seed": 7}

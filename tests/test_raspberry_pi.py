@@ -227,7 +227,7 @@ def test_it_takes_another_source_and_extra(install, tmp_path):
     "arguments, status, said",
     [
         (["--frm", "x"], 2, "unknown argument '--frm'"),
-        (["--to"], 2, "--to wants a value"),
+        (["--to"], 2, "--to needs a value"),
         (["--with", "torch"], 2, "choose onnx or llamacpp"),
         (["--with", "llamacpp"], 1, "sudo apt install g++"),
     ],
@@ -261,7 +261,7 @@ def test_torch_is_never_accepted(install, tmp_path):
     # The environment's python, asked for torch on its standard input, answers that it is there.
     install.stub("python3", PYTHON.replace("LOG", "/dev/null").replace("exit 0", '[ "$1" != - ]'))
     done, _ = install()
-    assert done.returncode == 1 and "torch or transformers came along" in done.stderr
+    assert done.returncode == 1 and "torch or transformers was installed too" in done.stderr
 
 
 @pytest.mark.parametrize("script", sorted(PI.glob("*.sh")), ids=lambda path: path.name)
@@ -312,9 +312,9 @@ def test_machines_are_compared():
     line = {"format": "onnx fp32", "settings": "greedy", "prompt": "a", "tokens": [1, 2, 3]}
     for change, same, said in (
         ({}, True, "3 tokens, the same"),
-        ({"tokens": [1, 5, 3]}, False, "they part after 1 tokens"),
-        ({"tokens": [1, 2]}, False, "they part after 2 tokens"),
-        ({"prompt": "b"}, False, "they part after 3 tokens"),
+        ({"tokens": [1, 5, 3]}, False, "they differ after 1 tokens"),
+        ({"tokens": [1, 2]}, False, "they differ after 2 tokens"),
+        ({"prompt": "b"}, False, "they differ after 3 tokens"),
     ):
         assert compare([line], [line | change]) == (same, [f"onnx fp32  greedy  'a': {said}"])
     rough = line | {"format": "onnx int8"}

@@ -1,4 +1,4 @@
-// Holds the core to ../golden/golden.json on any JVM, no phone needed; what the rules are, ../golden/make.py says.
+// Checks the core against ../golden/golden.json on any JVM, without a phone. ../golden/make.py describes the cases.
 //
 //     kotlinc edgekit/{Vocabulary,Matcher,Text,Sampler,Story}.kt GoldenCheck.kt -include-runtime -d check.jar
 //     java -jar check.jar ../golden/golden.json ../../edgekit/bundled/story-7m/tokenmonster.vocab
@@ -16,7 +16,7 @@ import kotlin.system.exitProcess
 
 private typealias Case = Map<String, Any?>
 
-/** Just enough JSON: objects, arrays, texts, numbers (as Double), true, false, null. */
+/** A minimal JSON parser: objects, arrays, strings, numbers (as Double), true, false, null. */
 private class Json(private val text: String) {
     private var at = 0
 
@@ -89,7 +89,8 @@ private fun settings(given: Case) = Settings(
 private fun logits(size: Int, last: Int, length: Int) =
     FloatArray(size) { (10 * uniform(last.toULong(), length, it)).toFloat() }
 
-private class Ruled(
+/** Logits from the rule in ../golden/make.py. */
+private class RuleRuntime(
     override val vocabSize: Int,
     override val contextLength: Int,
     private val eos: Int,
@@ -109,16 +110,16 @@ private class Ruled(
 
 @Suppress("UNCHECKED_CAST")
 fun main(arguments: Array<String>) {
-    val wanted = Json(File(arguments[0]).readText()).value() as Case
-    val size = (wanted["vocabulary"] as Case).int("vocab_size")
+    val golden = Json(File(arguments[0]).readText()).value() as Case
+    val size = (golden["vocabulary"] as Case).int("vocab_size")
     val tokenizer = Tokenizer(Vocabulary(File(arguments[1]).readBytes()), size)
     var right = 0
     var wrong = 0
-    fun check(part: String, answers: (Case) -> Map<String, Any?>) = wanted.cases(part).forEachIndexed { i, case ->
+    fun check(part: String, answers: (Case) -> Map<String, Any?>) = golden.cases(part).forEachIndexed { i, case ->
         for ((key, value) in answers(case)) {
             val expected = if (value is List<*> && value.firstOrNull() is Int) case.ints(key) else case[key]
             if (value == expected) continue
-            println("$part $i: $key $value, wanted $expected")
+            println("$part $i: $key $value, expected $expected")
             wrong++
         }
         right++
@@ -136,7 +137,7 @@ fun main(arguments: Array<String>) {
         mapOf("tokens" to case.ints("rows").map { sampler.choose(logits(size, it, 0)) })
     }
     check("loop") { case ->
-        val runtime = Ruled(size, case.int("context_length"), tokenizer.eos, (case["eos_at"] as Double?)?.toInt())
+        val runtime = RuleRuntime(size, case.int("context_length"), tokenizer.eos, (case["eos_at"] as Double?)?.toInt())
         val story = Story(runtime, tokenizer, case.text("prompt"), settings(case["settings"] as Case))
         val pieces = story.pieces.toList()
         mapOf(

@@ -1,8 +1,8 @@
-// Holds the JavaScript core to golden.json; what the rules are, make.py says.
+// Checks the JavaScript core against golden.json. make.py describes the cases.
 //
 //     node check.mjs FOLDER_OF_THE_CORE VOCABULARY [golden.json]
 //
-// Prints what differs, and then how many cases were right; exit status 1 if any was not.
+// Prints the differences, then the number of correct cases. Exit status 1 if there are differences.
 
 import { readFileSync } from "node:fs";
 import path from "node:path";
@@ -17,27 +17,28 @@ const { Stream } = await load("generate.js");
 const { TokenMonsterTokenizer } = await load("tokenizer.js");
 const { Vocabulary } = await load("tokenmonster.js");
 
-const wanted = JSON.parse(readFileSync(golden, "utf8"));
-const size = wanted.vocabulary.vocab_size;
+const cases = JSON.parse(readFileSync(golden, "utf8"));
+const size = cases.vocabulary.vocab_size;
 const everyId = Int32Array.from({ length: size }, (_, id) => id);
 const tokenizer = new TokenMonsterTokenizer(Vocabulary.fromBytes(readFileSync(vocab)), size, { addBos: true });
 
 const logits = (last, length) => Float32Array.from(uniform(last, length, everyId), (u) => 10 * u);
 const settingsOf = ({ seed, ...others }) => (seed === undefined ? others : { ...others, seed: BigInt(seed) });
 
-function ruled(contextLength, eosAt) {
+/** A runtime with logits from the rule in make.py. */
+function ruleRuntime(contextLength, eosAt) {
   let length = 0;
   return {
     vocabSize: size,
     contextLength,
     async forward(ids) {
       length += ids.length;
-      const found = logits(ids.at(-1), length);
-      if (eosAt !== null && length >= eosAt) found[tokenizer.eos] = 30;
-      return found;
+      const row = logits(ids.at(-1), length);
+      if (eosAt !== null && length >= eosAt) row[tokenizer.eos] = 30;
+      return row;
     },
-    rewind(kept) {
-      length = kept;
+    rewind(target) {
+      length = target;
     },
   };
 }
@@ -54,7 +55,7 @@ const parts = {
     return { tokens: rows.map((row) => sampler.choose(logits(row, 0))) };
   },
   async loop({ settings, prompt, context_length, eos_at }) {
-    const stream = new Stream(ruled(context_length, eos_at), tokenizer, prompt, settingsOf(settings));
+    const stream = new Stream(ruleRuntime(context_length, eos_at), tokenizer, prompt, settingsOf(settings));
     const pieces = [];
     for await (const piece of stream) pieces.push(piece);
     const { prompt: prompt_ids, tokens, finish_reason } = stream.result;
@@ -65,10 +66,10 @@ const parts = {
 let right = 0;
 let wrong = 0;
 for (const [name, answer] of Object.entries(parts)) {
-  for (const [i, given] of wanted[name].entries()) {
+  for (const [i, given] of cases[name].entries()) {
     for (const [key, value] of Object.entries(await answer(given))) {
       if (JSON.stringify(value) === JSON.stringify(given[key])) continue;
-      console.log(`${name} ${i}: ${key} ${JSON.stringify(value)}, wanted ${JSON.stringify(given[key])}`);
+      console.log(`${name} ${i}: ${key} ${JSON.stringify(value)}, expected ${JSON.stringify(given[key])}`);
       wrong++;
     }
     right++;

@@ -1,20 +1,20 @@
-"""Writes golden.json beside this file: what edgekit answers, for cores in other languages to be held to.
+"""Writes golden.json next to this file: edgekit's results, to check implementations in other languages against.
 
     python examples/golden/make.py              # needs edgekit-lm[onnx]
 
-Everything is of the bundled model and its vocabulary (edgekit/bundled/story-7m). The parts, each a list of cases:
+All cases use the bundled model and its vocabulary (edgekit/bundled/story-7m). The parts, each a list of cases:
 
     encode     text -> ids
-    decode     ids -> pieces, one for each id and the flush at the end
+    decode     ids -> pieces: one for each id, then the flush
     uniform    seed, step, ids -> values
     sample     settings, seen (ids of a prompt), rows -> tokens, one for each row of logits
     loop       settings, prompt, context_length, eos_at -> prompt_ids, pieces, tokens, finish_reason
-    model      the same from the model itself at float32, for a device that holds it
+    model      the same from the model itself at float32, for a device that can run it
 
-`sample` and `loop` need no model: their logits are made by one rule. `logits(last, length)` has, for each id, the
-number 10 uniform(last, length, id) rounded to float32; in a loop `last` is the last token fed and `length` how many
-were; in `sample`, `last` is the row and `length` 0. In a loop the end of the text has 30 instead from `eos_at` on.
-Seeds are texts, since JSON's numbers are not exact above 2^53.
+`sample` and `loop` need no model: their logits follow a rule. `logits(last, length)` is 10 uniform(last, length, id)
+for each id, rounded to float32. In `loop`, `last` is the last token fed and `length` the number of tokens fed; in
+`sample`, `last` is the row and `length` is 0. In `loop`, the end of the text has logit 30 once `length` reaches
+`eos_at`. Seeds are strings, since JSON numbers are not exact above 2^53.
 """
 
 import hashlib
@@ -63,21 +63,21 @@ LOOPS = [
     ("é", {"temperature": 1.0, "seed": "4", "stop": ["STOP"]}, 512, None),
     ("é", {"temperature": 1.0, "seed": "4", "stop": ["nowhere", "STOP"]}, 512, None),
 ]
-MOST = 20
+NEW_TOKENS = 20
 
 
 def plain(settings: dict) -> dict:
-    """Settings as Python takes them: a seed is a number."""
+    """Settings for Python, where a seed is a number."""
     return settings | {"seed": int(settings["seed"])} if "seed" in settings else settings
 
 
 def logits(last: int, length: int) -> np.ndarray:
-    """By the rule above: float32 (SIZE,)."""
+    """Logits from the rule above: float32 (SIZE,)."""
     return (10 * uniform(last, length, np.arange(SIZE))).astype(np.float32)
 
 
-class Ruled:
-    """A runtime whose logits come by the rule; see `edgekit.inference.runtime.Runtime`."""
+class RuleRuntime:
+    """A runtime with logits from the rule; see `edgekit.inference.runtime.Runtime`."""
 
     vocab_size, files = SIZE, {}
 
@@ -87,31 +87,31 @@ class Ruled:
     def forward(self, tokens, *, every=False):
         check_forward(self, tokens)
         self.length += len(tokens)
-        found = logits(tokens[-1], self.length)
+        row = logits(tokens[-1], self.length)
         if self._at is not None and self.length >= self._at:
-            found[self._eos] = 30
-        return found
+            row[self._eos] = 30
+        return row
 
     def rewind(self, length):
         check_rewind(self, length)
         self.length = length
 
 
-def told(model: Model, prompt: str, settings: dict) -> dict:
-    """A case of `loop` or `model`, answered."""
-    stream = model.stream(prompt, max_new_tokens=MOST, **plain(settings))
+def generated(model: Model, prompt: str, settings: dict) -> dict:
+    """A case of `loop` or `model` with its result."""
+    stream = model.stream(prompt, max_new_tokens=NEW_TOKENS, **plain(settings))
     pieces, result = list(stream), stream.result
     return {
-        "prompt": prompt, "settings": settings | {"max_new_tokens": MOST}, "prompt_ids": result.prompt,
+        "prompt": prompt, "settings": settings | {"max_new_tokens": NEW_TOKENS}, "prompt_ids": result.prompt,
         "pieces": pieces, "tokens": result.tokens, "finish_reason": result.finish_reason,
     }  # fmt: skip
 
 
 def make() -> dict:
-    """All of golden.json."""
+    """The content of golden.json."""
     files = {path.name: path.read_bytes() for path in BUNDLED.iterdir() if path.suffix in (".json", ".vocab")}
     tokenizer = from_files(files, SIZE)
-    found: dict = {
+    parts: dict = {
         "vocabulary": {"sha256": hashlib.sha256(files["tokenmonster.vocab"]).hexdigest(), "vocab_size": SIZE},
         "encode": [{"text": text, "ids": tokenizer.encode(text)} for text in TEXTS],
         "decode": [],
@@ -120,41 +120,41 @@ def make() -> dict:
         "loop": [],
         "model": [],
     }
-    for ids in IDS + [case["ids"] for case in found["encode"][1:]]:
+    for ids in IDS + [case["ids"] for case in parts["encode"][1:]]:
         decoder = tokenizer.decoder()
-        found["decode"].append({"ids": ids, "pieces": [*(decoder.feed(id) for id in ids), decoder.flush()]})
+        parts["decode"].append({"ids": ids, "pieces": [*(decoder.feed(id) for id in ids), decoder.flush()]})
     for seed, step in ((0, 0), (7, 1), (2**63, 9999), (12345678901, 3)):
         ids = [0, 1, 2, 8063, 2**24]
         values = uniform(seed, step, np.array(ids)).tolist()
-        found["uniform"].append({"seed": str(seed), "step": step, "ids": ids, "values": values})
+        parts["uniform"].append({"seed": str(seed), "step": step, "ids": ids, "values": values})
     for settings in SETTINGS:
         seen, rows = list(range(0, SIZE, 40)), [*range(10), 0, 0]
         sampler = Sampler(Sampling(**plain(settings)), SIZE, seen)
         tokens = [sampler.choose(logits(row, 0)) for row in rows]
-        found["sample"].append({"settings": settings, "seen": seen, "rows": rows, "tokens": tokens})
+        parts["sample"].append({"settings": settings, "seen": seen, "rows": rows, "tokens": tokens})
     for prompt, settings, context_length, eos_at in LOOPS:
-        model = Model(Ruled(context_length, tokenizer.eos, eos_at), tokenizer)
-        if "stop" in settings:  # a few characters out of the middle of what would come
-            whole = model.generate(prompt, max_new_tokens=MOST, **plain(settings)).text
+        model = Model(RuleRuntime(context_length, tokenizer.eos, eos_at), tokenizer)
+        if "stop" in settings:  # a few characters from the middle of the text
+            whole = model.generate(prompt, max_new_tokens=NEW_TOKENS, **plain(settings)).text
             settings = settings | {"stop": [stop.replace("STOP", whole[21:25]) for stop in settings["stop"]]}
-        case = told(model, prompt, settings)
-        found["loop"].append(case | {"context_length": context_length, "eos_at": eos_at})
+        case = generated(model, prompt, settings)
+        parts["loop"].append(case | {"context_length": context_length, "eos_at": eos_at})
     model = edgekit.load(BUNDLED, runtime="onnx", threads=1)
-    model.defaults = Generating()  # what a case does not name is off
+    model.defaults = Generating()  # settings that a case does not name are off
     for settings in (SETTINGS[0], SETTINGS[1], SETTINGS[3]):
-        found["model"].append(told(model, "Once upon a time", settings))
-    return found
+        parts["model"].append(generated(model, "Once upon a time", settings))
+    return parts
 
 
-def text(found: dict) -> str:
-    """JSON with one case a line, so that a change shows as one."""
-    parts = []
-    for name, value in found.items():
+def text(content: dict) -> str:
+    """JSON with one case on each line, for readable diffs."""
+    lines = []
+    for name, value in content.items():
         cases = json.dumps(value, ensure_ascii=True)
         if isinstance(value, list):
             cases = "[\n" + ",\n".join("    " + json.dumps(case, ensure_ascii=True) for case in value) + "\n  ]"
-        parts.append(f'  "{name}": {cases}')
-    return "{\n" + ",\n".join(parts) + "\n}\n"
+        lines.append(f'  "{name}": {cases}')
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Press the button and a story begins; hold it down and the story stops.
+"""A story at the press of a button: press to start, hold to stop.
 
     python story_button.py                                  # a button between GPIO 17 and ground
     python story_button.py -m story-q4_0.gguf --pin 27 --speak
 
-The text streams to the terminal; with --speak espeak-ng reads it out, sentence by sentence, while it is written.
-README.md beside this file has the wiring. Needs `pip install gpiozero lgpio` beside edgekit.
+The text streams to the terminal. With --speak, espeak-ng reads it aloud sentence by sentence while it is generated. The
+wiring is in README.md. Also needs `pip install gpiozero lgpio`.
 """
 
 import argparse
@@ -25,13 +25,13 @@ SENTENCE = re.compile(r"[^.!?]*[.!?]+[\"'”’]*\s+")
 
 
 class StoryTeller:
-    """One story at a time: `begin` starts one in a thread of its own, `stop` ends it after the current token.
+    """Tells one story at a time: `begin` starts one in a thread, `stop` ends it after the current token.
 
     Args:
-        model: what `edgekit.load` gives.
-        show: takes each piece of text as it comes.
-        speak: takes each finished sentence, or None.
-        settings: of `Model.stream`.
+        model: from `edgekit.load`.
+        show: called with each piece of text.
+        speak: called with each finished sentence; None for a silent story.
+        settings: keywords of `Model.stream`.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class StoryTeller:
         self._thread: threading.Thread | None = None
 
     def begin(self) -> bool:
-        """Start a story; False, and nothing happens, while another one is told."""
+        """Start a story; returns False and does nothing while another one is running."""
         with self._lock:
             if self._thread and self._thread.is_alive():
                 return False
@@ -57,11 +57,11 @@ class StoryTeller:
             return True
 
     def stop(self) -> None:
-        """End the story, if one is told."""
+        """End the story, if there is one."""
         self._stopped.set()
 
     def wait(self) -> None:
-        """Until the story is over."""
+        """Wait until the story has ended."""
         if self._thread:
             self._thread.join()
 
@@ -71,22 +71,22 @@ class StoryTeller:
         try:
             for piece in self._model.stream(beginning, cancelled=self._stopped.is_set, **self._settings):
                 self._show(piece)
-                unspoken = self._say(unspoken + piece)
-            self._say(unspoken + " . ")  # what a story that was cut off has left
+                unspoken = self._speak_sentences(unspoken + piece)
+            self._speak_sentences(unspoken + " . ")  # the last sentence may be unfinished
         except edgekit.EdgekitError as error:
             self._show(f" [{error}]")
         self._show("\n\n")
 
-    def _say(self, text: str) -> str:
-        """Speak the sentences that are finished, and return the rest."""
-        while self._speak and not self._stopped.is_set() and (found := SENTENCE.match(text)):
-            self._speak(found[0].strip())
-            text = text[found.end() :]
+    def _speak_sentences(self, text: str) -> str:
+        """Speak the finished sentences and return the rest."""
+        while self._speak and not self._stopped.is_set() and (sentence := SENTENCE.match(text)):
+            self._speak(sentence[0].strip())
+            text = text[sentence.end() :]
         return text
 
 
 class Voice:
-    """espeak-ng in a thread of its own: the next words are written while it speaks."""
+    """Runs espeak-ng in a thread, so that the story continues while it speaks."""
 
     def __init__(self, program: str):
         self._program, self._process = program, None
@@ -97,7 +97,7 @@ class Voice:
         self._waiting.put(sentence)
 
     def hush(self) -> None:
-        """Forget what waits and stop in the middle of a word."""
+        """Drop the waiting sentences and stop at once."""
         while not self._waiting.empty():
             self._waiting.get()
         if self._process:
@@ -111,32 +111,32 @@ class Voice:
 
 
 def connect(teller: StoryTeller, pin: int, hold: float, hush: Callable[[], object] = lambda: None):
-    """A gpiozero Button on a BCM pin: pressed begins a story, held for `hold` seconds stops it."""
+    """A gpiozero Button on a BCM pin: a press starts a story, holding it for `hold` seconds stops it."""
     from gpiozero import Button
 
     button = Button(pin, hold_time=hold, bounce_time=0.02)
 
-    def held() -> None:
+    def stop() -> None:
         teller.stop()
         hush()
 
     button.when_pressed = lambda: teller.begin()
-    button.when_held = held
+    button.when_held = stop
     return button
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="A story at the press of a button.")
-    parser.add_argument("-m", "--model", help="model folder, .gguf or .onnx; default: the one that comes with edgekit")
-    parser.add_argument("--pin", type=int, default=17, help="the button's GPIO, in BCM numbers [17]")
-    parser.add_argument("--hold", type=float, default=1.0, help="seconds until a long press stops the story [1]")
-    parser.add_argument("--speak", action="store_true", help="read it out with espeak-ng")
-    parser.add_argument("--max-new-tokens", type=int, default=200, help="the longest story [200]")
-    wanted = parser.parse_args()
+    parser.add_argument("-m", "--model", help="model folder, .gguf or .onnx; default: the bundled model")
+    parser.add_argument("--pin", type=int, default=17, help="GPIO of the button, in BCM numbering [17]")
+    parser.add_argument("--hold", type=float, default=1.0, help="seconds to hold the button to stop the story [1]")
+    parser.add_argument("--speak", action="store_true", help="read the story aloud with espeak-ng")
+    parser.add_argument("--max-new-tokens", type=int, default=200, help="length limit of a story [200]")
+    args = parser.parse_args()
     program = shutil.which("espeak-ng")
-    if wanted.speak and program is None:
+    if args.speak and program is None:
         parser.error("--speak needs espeak-ng: sudo apt install espeak-ng")
-    voice = Voice(program) if wanted.speak and program else None
+    voice = Voice(program) if args.speak and program else None
 
     def show(piece: str) -> None:
         print(piece, end="", flush=True)
@@ -145,15 +145,15 @@ def main() -> int:
         import gpiozero
     except ModuleNotFoundError:
         parser.exit(1, "story_button: gpiozero is missing: pip install gpiozero lgpio\n")
-    warnings.simplefilter("ignore", gpiozero.PinFactoryFallback)  # a line for each library that is not there
+    warnings.simplefilter("ignore", gpiozero.PinFactoryFallback)  # one warning for each missing library
     teller = None
     try:
-        model = edgekit.load(wanted.model)
-        teller = StoryTeller(model, show, voice.say if voice else None, max_new_tokens=wanted.max_new_tokens)
-        said = f"Press the button on GPIO {wanted.pin} for a story; hold it to stop; Ctrl-C ends.\n"
-        with connect(teller, wanted.pin, wanted.hold, voice.hush if voice else lambda: None):
-            print(said, file=sys.stderr, flush=True)
-            threading.Event().wait()  # gpiozero watches the pin in a thread of its own
+        model = edgekit.load(args.model)
+        teller = StoryTeller(model, show, voice.say if voice else None, max_new_tokens=args.max_new_tokens)
+        usage = f"Press the button on GPIO {args.pin} for a story, hold it to stop; Ctrl-C quits.\n"
+        with connect(teller, args.pin, args.hold, voice.hush if voice else lambda: None):
+            print(usage, file=sys.stderr, flush=True)
+            threading.Event().wait()  # gpiozero watches the pin in its own thread
     except KeyboardInterrupt:
         if teller:
             teller.stop()
@@ -161,9 +161,7 @@ def main() -> int:
     except edgekit.EdgekitError as error:
         parser.exit(error.exit_code, f"story_button: {error}\n")
     except gpiozero.GPIOZeroError as error:
-        parser.exit(
-            1, f"story_button: no button on GPIO {wanted.pin}: {error} (on a Raspberry Pi: pip install lgpio)\n"
-        )
+        parser.exit(1, f"story_button: cannot use GPIO {args.pin}: {error} (on a Raspberry Pi: pip install lgpio)\n")
     return 0
 
 

@@ -1,6 +1,7 @@
-"""The bundled model converted and run here: its token ids, one JSON line each, to be compared with another machine's.
+"""Converts and runs the bundled model here and writes its token ids as JSON lines, to compare machines.
 
-python tokens.py [FOLDER] > here.jsonl          # what it converts goes into FOLDER, else it is thrown away
+python tokens.py > here.jsonl
+python tokens.py here.jsonl there.jsonl         # compare two machines' files; exit status 1 if they differ
 """
 
 import json
@@ -23,7 +24,7 @@ LENGTH = 32
 
 
 def lines(folder: Path, formats=FORMATS, length: int = LENGTH):
-    """A dictionary for each format, setting and prompt: format, settings, prompt, tokens."""
+    """Yield a dictionary for each format, setting and prompt: format, settings, prompt, tokens."""
     for to, quant in formats:
         path = convert(BUNDLED, to, folder / f"{quant}.{to}", settings=Converting(quant=quant), force=True).path
         model = edgekit.load(path, threads=1)
@@ -34,12 +35,12 @@ def lines(folder: Path, formats=FORMATS, length: int = LENGTH):
 
 
 def compare(ours, theirs) -> tuple[bool, list[str]]:
-    """Whether two machines' lines are the same at float32, and a sentence for each.
+    """Whether two machines' lines are the same at float32, and a line of text about each.
 
-    8 bits come out a little otherwise on a Cortex-A72 (Raspberry Pi 4), perhaps since it has no dot products of them:
-    that is told, and no fault.
+    8-bit results differ slightly on a Cortex-A72 (Raspberry Pi 4), perhaps because it has no 8-bit dot products: that
+    is reported but does not count as a difference.
     """
-    same, said = len(ours) == len(theirs), []
+    same, report = len(ours) == len(theirs), []
     for a, b in zip(ours, theirs, strict=False):
         pairs = zip(a["tokens"], b["tokens"], strict=False)
         agreed = next(
@@ -47,16 +48,16 @@ def compare(ours, theirs) -> tuple[bool, list[str]]:
         )
         equal = a == b
         same &= equal or a["format"].endswith("int8")
-        what = f"{agreed} tokens, the same" if equal else f"they part after {agreed} tokens"
-        said.append(f"{a['format']:10} {a['settings']:7} {a['prompt']!r}: {what}")
-    return same, said
+        what = f"{agreed} tokens, the same" if equal else f"they differ after {agreed} tokens"
+        report.append(f"{a['format']:10} {a['settings']:7} {a['prompt']!r}: {what}")
+    return same, report
 
 
 def main() -> int:
     if len(sys.argv) == 3:
         files = [Path(name).read_text(encoding="utf-8").splitlines() for name in sys.argv[1:]]
-        same, said = compare(*([json.loads(line) for line in file] for file in files))
-        print("\n".join([*said, "same tokens" if same else "other tokens"]))
+        same, report = compare(*([json.loads(line) for line in file] for file in files))
+        print("\n".join([*report, "same tokens" if same else "different tokens"]))
         return 0 if same else 1
     with tempfile.TemporaryDirectory() as scratch:
         for line in lines(Path(scratch)):

@@ -1,4 +1,4 @@
-// What an `.onnx` file of edgekit's carries beside its graph: texts, and whole files as base64 (edgekit/artefact.py).
+// What an `.onnx` file of edgekit's carries beside its graph: texts, and whole files as base64 (edgekit/formats/embedded.py).
 //
 // Only the outermost fields are walked, and the graph is one of them: it takes no time, however large the weights are.
 

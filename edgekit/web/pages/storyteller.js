@@ -20,7 +20,7 @@ export class Storyteller {
 
   #pieces = new Map();
 
-  /** What a token reads as in the middle of a text; the spelling of a special one. As edgekit/web/steps.py `Pieces`. */
+  /** What a token reads as in the middle of a text; the spelling of a special one. As edgekit/web/tokens.py `Pieces`. */
   piece(id) {
     if (!this.#pieces.size) for (const [spelling, special] of this.tokenizer.specials) this.#pieces.set(special, spelling);
     if (!this.#pieces.has(id)) {

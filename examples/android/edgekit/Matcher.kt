@@ -14,19 +14,19 @@ private const val SPACE = 3
 private const val WORST = Int.MIN_VALUE
 
 /**
- * TokenMonster's choice of tokens (edgekit/matcher.py): a normalised byte stream in, ids out.
+ * TokenMonster's choice of tokens (edgekit/tokenizers/tokenmonster/matcher.py): a normalised byte stream in, ids out.
  *
- * At each step the longest match, and two shorter ones that the vocabulary names, are each scored together with the
- * longest match that would come next, with and without a delete marker and a space put in between. The constants are the
- * reference library's.
+ * At each step the candidates are the longest match and up to two shorter alternatives from the vocabulary. Each is scored
+ * together with the longest match after it, with and without a delete marker and a space in between. The constants come
+ * from the reference library.
  */
 internal class Matcher(private val v: Vocabulary) {
-    // All records as one tree, its edges in one hash table from (node, byte) to the node below.
+    // All records as one tree. Its edges are in a hash table from (node, byte) to the child node.
     private val slots = Integer.highestOneBit(v.bytes.sumOf { it.size } + 8) * 4
     private val keys = LongArray(slots) { -1 }
-    private val below = IntArray(slots)
+    private val children = IntArray(slots)
     private val ends = IntArray(v.bytes.sumOf { it.size } + 1) { -1 } // node -> the record that ends there
-    private val spaced: Int
+    private val afterSpace: Int // the node after a space
 
     init {
         var nodes = 1
@@ -36,13 +36,13 @@ internal class Matcher(private val v: Vocabulary) {
                 val at = slot(node, byte.toInt() and 0xff)
                 if (keys[at] < 0) {
                     keys[at] = node * 256L + (byte.toInt() and 0xff)
-                    below[at] = nodes++
+                    children[at] = nodes++
                 }
-                node = below[at]
+                node = children[at]
             }
             ends[node] = record
         }
-        spaced = child(0, 32)
+        afterSpace = child(0, 32)
     }
 
     private fun slot(node: Int, byte: Int): Int {
@@ -52,9 +52,9 @@ internal class Matcher(private val v: Vocabulary) {
         return at
     }
 
-    private fun child(node: Int, byte: Int) = slot(node, byte).let { if (keys[it] < 0) 0 else below[it] }
+    private fun child(node: Int, byte: Int) = slot(node, byte).let { if (keys[it] < 0) 0 else children[it] }
 
-    /** The longest record that begins at [from], below [start]; -1 if there is none. */
+    /** The longest record that begins at [from], searched from node [start]; -1 if there is none. */
     private fun longest(data: ByteArray, from: Int, start: Int): Int {
         var node = start
         var best = ends[node]
@@ -111,10 +111,10 @@ internal class Matcher(private val v: Vocabulary) {
                     }
                     val stop = at + v.bytes[next].size
                     candidate(next, stop, false).let { if (it.score > (best?.score ?: WORST)) best = it }
-                    // The next token would stop inside a word: a better one may begin with a space that is not there.
+                    // The next token would stop inside a word: one that begins with a space may be better, after a marker.
                     val joinable = has(next, BEGINS_LETTER) == 1 && v.words[next] == 0 && classAt(stop) == LETTER
-                    if (!joinable || v.deleteToken == NONE || spaced == 0) continue
-                    val other = longest(data, at, spaced)
+                    if (!joinable || v.deleteToken == NONE || afterSpace == 0) continue
+                    val other = longest(data, at, afterSpace)
                     if (other < 0 || v.bytes[other].size <= v.bytes[next].size + 1) continue
                     candidate(other, at + v.bytes[other].size - 1, true)
                         .let { if (it.score > (joined?.score ?: WORST)) joined = it }

@@ -10,15 +10,15 @@ import java.util.Base64
 import org.json.JSONObject
 
 /**
- * A file of `edgekit convert --to onnx` on ONNX Runtime (edgekit/runtimes/onnx.py): weights, configuration and vocabulary are
- * all inside it. What the inputs mean, converters/_onnx_fused.py says.
+ * An `.onnx` file from `edgekit convert --to onnx` on ONNX Runtime (edgekit/runtimes/onnx.py). The file contains weights,
+ * configuration and vocabulary. converters/_onnx_fused.py describes the graph's inputs.
  */
 class OnnxModel(path: String, threads: Int = 2) : Runtime, AutoCloseable {
     private val environment = OrtEnvironment.getEnvironment()
     private val session: OrtSession
     private val cacheNames: List<String>
     private val cacheShape: LongArray
-    private var cache: OrtSession.Result? = null // keys and values, as the last call left them
+    private var cache: OrtSession.Result? = null // keys and values after the last call
     private var length = 0
     override val vocabSize: Int
     override val contextLength: Int
@@ -31,22 +31,22 @@ class OnnxModel(path: String, threads: Int = 2) : Runtime, AutoCloseable {
         session = environment.createSession(path, options)
         val texts = session.metadata.customMetadata
         fun file(name: String): ByteArray =
-            Base64.getDecoder().decode(texts["edgekit.file.$name"] ?: throw VocabularyException("$path holds no $name"))
+            Base64.getDecoder().decode(texts["edgekit.file.$name"] ?: throw VocabularyException("$path does not contain $name"))
         val config = JSONObject(String(file("config.json"), Charsets.UTF_8))
         val settings = JSONObject(String(file("tokenizer_config.json"), Charsets.UTF_8))
         vocabSize = config.getInt("vocab_size")
         contextLength = config.getInt("max_position_embeddings")
         val heads = config.getInt("num_attention_heads")
-        val wide = config.optInt("head_dim", config.getInt("hidden_size") / heads)
-        // ONNX Runtime's attention wants a head that 16 divides; the graph fills up others.
-        cacheShape = longArrayOf(1, config.optInt("num_key_value_heads", heads).toLong(), 0, (wide + 15) / 16 * 16L)
+        val headSize = config.optInt("head_dim", config.getInt("hidden_size") / heads)
+        // ONNX Runtime's attention needs a head size divisible by 16; the graph pads other sizes.
+        cacheShape = longArrayOf(1, config.optInt("num_key_value_heads", heads).toLong(), 0, (headSize + 15) / 16 * 16L)
         cacheNames = (0 until config.getInt("num_hidden_layers")).flatMap { listOf("$it.key", "$it.value") }
         tokenizer = Tokenizer(Vocabulary(file("tokenmonster.vocab")), vocabSize, settings.optBoolean("add_bos_token"))
     }
 
     override fun forward(ids: List<Int>): FloatArray {
         val total = length + ids.size
-        val own = mapOf(
+        val inputs = mapOf(
             "input_ids" to tensor(LongBuffer.wrap(LongArray(ids.size) { ids[it].toLong() }), 1, ids.size.toLong()),
             "logit_positions" to tensor(LongBuffer.wrap(longArrayOf(ids.size - 1L)), 1),
             "seqlens_k" to OnnxTensor.createTensor(environment, IntBuffer.wrap(intArrayOf(total - 1)), longArrayOf(1)),
@@ -54,11 +54,11 @@ class OnnxModel(path: String, threads: Int = 2) : Runtime, AutoCloseable {
         )
         val before = cache
         val past = cacheNames.associate { name ->
-            val held = before?.get("present.$name")?.get() as OnnxTensor?
-            "past_key_values.$name" to (held ?: OnnxTensor.createTensor(environment, FloatBuffer.allocate(0), cacheShape))
+            val value = before?.get("present.$name")?.get() as OnnxTensor?
+            "past_key_values.$name" to (value ?: OnnxTensor.createTensor(environment, FloatBuffer.allocate(0), cacheShape))
         }
-        val result = session.run(own + past)
-        own.values.forEach(OnnxTensor::close)
+        val result = session.run(inputs + past)
+        inputs.values.forEach(OnnxTensor::close)
         if (before == null) past.values.forEach(OnnxTensor::close) else before.close()
         cache = result
         length = total

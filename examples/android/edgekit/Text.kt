@@ -2,14 +2,14 @@ package edgekit
 
 import java.text.Normalizer
 
-// From text to the byte stream that tokens are written in, and back (edgekit/capcode.py, level 1).
+// Converts text to the byte stream that tokens are matched in, and back (edgekit/tokenizers/tokenmonster/capcode.py, level 1).
 //
-// Character classes and NFD are those of the system's own Unicode; the vocabularies were made with Unicode 13, so characters
-// that are newer may be split otherwise. The limit of 30 combining marks in a row (UAX 15, stream-safe) is left out.
+// Character classes and NFD use the system's Unicode version. The vocabularies were built with Unicode 13, so newer
+// characters may be split differently. The limit of 30 combining marks in a row (UAX 15, stream-safe) is not implemented.
 
 private const val MARKER = 0x7f
 
-/** The stream that tokens are matched in: NFD, and at level 1 a marker and a space before a word that has none. */
+/** The stream that tokens are matched in: NFD, and at level 1 a marker and a space before a word without a space. */
 internal fun normalize(source: String, nfd: Boolean, capcode: Int): ByteArray {
     val text = if (nfd) Normalizer.normalize(source, Normalizer.Form.NFD) else source
     if (capcode == 0) return text.toByteArray()
@@ -47,32 +47,32 @@ private fun kindOf(point: Int): Char = when {
 }
 
 /**
- * Turns ids into text as they come. Held back are a delete marker that waits for its character and half a character;
- * ill-formed UTF-8 becomes U+FFFD, as Python's decoder shows it.
+ * Streaming decoder from ids to text. It withholds incomplete characters and applies delete markers; ill-formed UTF-8
+ * becomes U+FFFD, as in Python's decoder.
  */
 class Decoder(private val vocabulary: Vocabulary) {
     private var delete = false
-    private var held = ByteArray(0)
+    private var pending = ByteArray(0)
 
     /** The text that is certain after this id. */
     fun feed(id: Int): String {
         var bytes = vocabulary.piece(id)
         if (vocabulary.capcode == 1) {
-            // The marker takes the next byte with it, whatever that is.
+            // The marker deletes the next byte, whatever it is.
             bytes = bytes.filter { byte ->
                 val drop = delete || byte.toInt() == MARKER
                 delete = !delete && byte.toInt() == MARKER
                 !drop
             }.toByteArray()
         }
-        return read(held + bytes)
+        return read(pending + bytes)
     }
 
-    /** The text still held back; the decoder starts anew. */
+    /** The withheld text; resets the decoder. */
     fun flush(): String {
-        val surrogate = held.size > 1 && held[0] == 0xed.toByte() && held[1] >= 0xa0.toByte()
-        val rest = "\ufffd".repeat(if (surrogate) 2 else minOf(held.size, 1))
-        held = ByteArray(0)
+        val surrogate = pending.size > 1 && pending[0] == 0xed.toByte() && pending[1] >= 0xa0.toByte()
+        val rest = "\ufffd".repeat(if (surrogate) 2 else minOf(pending.size, 1))
+        pending = ByteArray(0)
         delete = false
         return rest
     }
@@ -86,11 +86,11 @@ class Decoder(private val vocabulary: Vocabulary) {
             if (length < 0) out.append('\ufffd') else out.append(String(bytes, at, length, Charsets.UTF_8))
             at += Math.abs(length)
         }
-        held = bytes.copyOfRange(at, bytes.size)
+        pending = bytes.copyOfRange(at, bytes.size)
         return out.toString()
     }
 
-    /** n > 0: a character of n bytes begins here; n < 0: an ill-formed part of -n bytes; 0: the rest is still to come. */
+    /** n > 0: a character of n bytes begins here; n < 0: an ill-formed part of -n bytes; 0: more bytes are needed. */
     private fun measure(bytes: ByteArray, at: Int): Int {
         val lead = bytes[at].toInt() and 0xff
         if (lead < 0x80) return 1
@@ -101,7 +101,7 @@ class Decoder(private val vocabulary: Vocabulary) {
         for (k in 1 until length) {
             if (at + k >= bytes.size) return 0
             val byte = bytes[at + k].toInt() and 0xff
-            // A surrogate is ill-formed whatever follows, but Python's decoder waits for a third byte.
+            // A surrogate is ill-formed in any case, but Python's decoder waits for a third byte.
             if (lead == 0xed && k == 1 && byte in 0xa0..0xbf && at + 2 == bytes.size) return 0
             if (byte < low || byte > high) return -k
             low = 0x80

@@ -3,17 +3,17 @@ package edgekit
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
 
-/** A tokenizer file that is damaged, foreign, or of a kind that this core leaves out. */
+/** A tokenizer file that is damaged, foreign, or of a kind that this core does not support. */
 class VocabularyException(message: String) : Exception(message)
 
-/** No such id or record. */
+/** Stands for "no id" and "no record". */
 const val NONE = 0xffffff
 
 /**
- * A TokenMonster `.vocab` (edgekit/tokenmonster.py): UTF-8, NFD or no normalisation, capcode level 0 or 1.
+ * A TokenMonster `.vocab` (edgekit/tokenizers/tokenmonster/vocab_file.py): UTF-8, NFD or no normalisation, capcode level 0 or 1.
  *
- * A token is stored as a record. A word-like token may have a second one: the same id, its bytes led by the delete marker
- * and a space. Throws [VocabularyException].
+ * A token is stored as a record. A word-like token may have a second record with the same id, whose bytes start with the
+ * delete marker and a space. Throws [VocabularyException].
  */
 class Vocabulary(data: ByteArray) {
     val capcode: Int
@@ -21,7 +21,7 @@ class Vocabulary(data: ByteArray) {
     val unk: Int
     val deleteToken: Int
 
-    /** Ids run below it. */
+    /** All ids are below it. */
     val tableSize: Int
     val count: Int
     val bytes: Array<ByteArray>
@@ -30,7 +30,7 @@ class Vocabulary(data: ByteArray) {
     val alternatives: Array<IntArray>
     val id: IntArray
 
-    /** What a byte says of the token before it: 1 a letter, 2 something else, 3 a space, 0 undecided. */
+    /** Class of a byte that follows a token: 1 letter, 2 other, 3 space, 0 undecided. */
     val follow: IntArray
     private val pieces: Array<ByteArray?>
 
@@ -43,7 +43,7 @@ class Vocabulary(data: ByteArray) {
             val charset = u8()
             val normalization = u8()
             if (capcode > 1 || charset > 1 || normalization > 1) {
-                throw VocabularyException("capcode $capcode, charset $charset, normalisation $normalization: left out here")
+                throw VocabularyException("capcode $capcode, charset $charset, normalisation $normalization: not supported here")
             }
             nfd = normalization == 1
             input.position(8)
@@ -69,13 +69,13 @@ class Vocabulary(data: ByteArray) {
                 }
                 id[i] = u24()
                 if (id[i] >= tableSize) throw VocabularyException("damaged: record $i has id ${id[i]}")
-                input.getFloat() // its score in training
-                pieces[id[i]] = token // the last record of an id is the one that it decodes to
+                input.getFloat() // the score from training
+                pieces[id[i]] = token // an id decodes to its last record
                 token
             }
             follow = IntArray(256) { mapOf(1 to 1, 10 to 2, 12 to 3)[u8()] ?: 0 }
         } catch (error: java.nio.BufferUnderflowException) {
-            throw VocabularyException("damaged: it ends too early")
+            throw VocabularyException("damaged: the file is truncated")
         }
     }
 
@@ -84,6 +84,6 @@ class Vocabulary(data: ByteArray) {
     /** Ids of a text. */
     fun encode(text: String): List<Int> = matcher.encode(normalize(text, nfd, capcode))
 
-    /** The bytes that an id adds before the delete markers are undone; none for ids that no token has. */
+    /** The bytes of an id before delete markers are applied; empty for an unused id. */
     fun piece(id: Int): ByteArray = pieces.getOrNull(id) ?: ByteArray(0)
 }

@@ -1,4 +1,4 @@
-// From text to the byte stream that TokenMonster's tokens are written in, and back: edgekit/capcode.py in JavaScript.
+// From text to the byte stream that TokenMonster's tokens are written in, and back: edgekit/tokenizers/tokenmonster/capcode.py in JavaScript.
 //
 // Forward, `normalize`: a vocabulary's normalisation flags (nearly always NFD alone), then capcode. Capcode level 1
 // puts a delete marker and a space (7F 20) before a word that has no space before it, so that `(Hello` is made of the

@@ -1,4 +1,4 @@
-// The one loop: prompt ids in, text out. edgekit/generate.py in JavaScript: the same pieces, tokens and finish reasons.
+// The one loop: prompt ids in, text out. edgekit/inference/generate.py in JavaScript: the same pieces, tokens and finish reasons.
 //
 //     prefill -> choose -> show -> (stop?) -> decode step -> choose -> ...
 //

@@ -1,4 +1,4 @@
-// TokenMonster's choice of tokens: a normalised byte stream in, ids out. The rules of edgekit/matcher.py, on a trie.
+// TokenMonster's choice of tokens: a normalised byte stream in, ids out. The rules of edgekit/tokenizers/tokenmonster/matcher.py, on a trie.
 //
 // At each step the longest match, and two shorter ones that the vocabulary names, are each scored together with the
 // longest match that would come next, with and without an inserted "delete marker, space" before that one. A score is a

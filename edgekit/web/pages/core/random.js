@@ -1,6 +1,6 @@
 // The uniform numbers that tokens are drawn with: a function of seed, step and token id, the same in every language.
 //
-// splitmix64 (Steele, Lea, Flood 2014) over seed, then step, then id, as edgekit/sampling.py states it:
+// splitmix64 (Steele, Lea, Flood 2014) over seed, then step, then id, as edgekit/inference/sampling.py states it:
 // (mix(s + GAMMA (id + 1)) >> 11 + 1/2) / 2^53, with s = mix(mix(seed) + GAMMA (step + 1)), all modulo 2^64. A 64-bit
 // number is worked on as two halves of 32 bits: with BigInt a draw over a whole vocabulary takes many times as long.
 

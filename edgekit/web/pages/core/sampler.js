@@ -1,4 +1,4 @@
-// One chain from logits to a token: edgekit/sampling.py in JavaScript. The same seed gives the same tokens.
+// One chain from logits to a token: edgekit/inference/sampling.py in JavaScript. The same seed gives the same tokens.
 //
 // Repetition penalty over prompt and text so far, bias and bans, temperature (these in float32), top-k, softmax
 // (float64), top-p, min-p, one draw. The draw is a race: each token left has a uniform number u(seed, step, id), and

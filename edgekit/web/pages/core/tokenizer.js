@@ -1,6 +1,6 @@
 // The tokenizer of a TokenMonster checkpoint: a `.vocab`, EOS and BOS above it, padding up to the embedding's rows.
 //
-// As edgekit/tokenmonster_tokenizer.py: for Stentor2, 8,000 base tokens, EOS 8000, BOS 8001, pad = EOS, padded to a
+// As edgekit/tokenizers/tokenmonster/tokenizer.py: for Stentor2, 8,000 base tokens, EOS 8000, BOS 8001, pad = EOS, padded to a
 // multiple of 128: 8,064. Text never produces EOS or BOS, nor a special token of the vocabulary itself, unless asked.
 
 import { VocabularyError } from "./errors.js";
@@ -162,7 +162,7 @@ class TokenMonsterDecoder {
   }
 }
 
-// ---- what the files beside a model say (edgekit/tokenizer.py) -------------------------------------------------------
+// ---- what the files beside a model say (edgekit/tokenizers/load.py) -------------------------------------------------------
 
 function readJson(files, name) {
   if (!Object.hasOwn(files, name)) return {};

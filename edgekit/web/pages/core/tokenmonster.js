@@ -1,6 +1,6 @@
 // TokenMonster vocabularies: text to ids and back, at once or streamed, from the bytes of a `.vocab` file.
 //
-// Ids and text are exactly those of edgekit/tokenmonster.py and of the reference library
+// Ids and text are exactly those of edgekit/tokenizers/tokenmonster/vocabulary.py and of the reference library
 // (github.com/alasdairforsythe/tokenmonster). How files are read is in vocab_file.js, how text is normalised in
 // capcode.js, which tokens it becomes in matcher.js.
 

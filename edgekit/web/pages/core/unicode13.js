@@ -4,7 +4,7 @@
 // are carried here, and everything else is asked of the browser only about code points assigned in 13.0, for which
 // decompositions, combining classes and case pairs never change (the Unicode stability policy).
 //
-// The table is that of edgekit/unicode13.py, from the Unicode Character Database 13.0.0 (Copyright Unicode, Inc., under
+// The table is that of edgekit/tokenizers/tokenmonster/unicode13.py, from the Unicode Character Database 13.0.0 (Copyright Unicode, Inc., under
 // the Unicode License, https://www.unicode.org/license.txt).
 
 // Class letters: u Lu, l Ll, t other letters (Lt Lm Lo), n numbers (Nd Nl No), m Mn, s other marks (Mc Me),

@@ -1,4 +1,4 @@
-// Which ids may come next so that U+FFFD is never printed: what `ban_replacement` masks with (edgekit/utf8_mask.py).
+// Which ids may come next so that U+FFFD is never printed: what `ban_replacement` masks with (edgekit/tokenizers/utf8_mask.py).
 //
 // A token is bytes, and one token may end inside a character that the next one finishes. An id is allowed if the text
 // stays well-formed UTF-8 after it and any unfinished character can still be finished by tokens that exist. That is a

@@ -1,4 +1,4 @@
-// The `.vocab` file: read and checked, as edgekit/tokenmonster.py does it, down to the wording of what is wrong.
+// The `.vocab` file: read and checked, as edgekit/tokenizers/tokenmonster/vocabulary.py does it, down to the wording of what is wrong.
 //
 // A token is stored as a *record*. A word-like token may have a second record, a duplicate: the same id (score -1), its
 // bytes led by the delete marker and a space, so that the encoder can swallow both in one step. Records stay in typed

@@ -10,17 +10,17 @@ private let uniformFlag = 128
 private let letter = 1
 private let space = 3
 
-/// TokenMonster's choice of tokens (edgekit/matcher.py): a normalised byte stream in, ids out.
+/// TokenMonster's choice of tokens (edgekit/tokenizers/tokenmonster/matcher.py): a normalised byte stream in, ids out.
 ///
-/// At each step the longest match, and two shorter ones that the vocabulary names, are each scored together with the
-/// longest match that would come next, with and without a delete marker and a space put in between. The constants are the
-/// reference library's.
+/// At each step the candidates are the longest match and up to two shorter alternatives from the vocabulary. Each is scored
+/// together with the longest match after it, with and without a delete marker and a space in between. The constants come
+/// from the reference library.
 final class Matcher {
     private unowned let v: Vocabulary
-    /// All records as one tree: from 256 node + byte to the node below.
-    private var below: [Int: Int] = [:]
+    /// All records as one tree: from 256 node + byte to the child node.
+    private var children: [Int: Int] = [:]
     private var ends: [Int] = [-1]  // node -> the record that ends there
-    private var spaced = 0
+    private var afterSpace = 0  // the node after a space
 
     init(_ vocabulary: Vocabulary) {
         v = vocabulary
@@ -28,25 +28,25 @@ final class Matcher {
             var node = 0
             for byte in token {
                 let edge = 256 * node + Int(byte)
-                if let next = below[edge] {
+                if let next = children[edge] {
                     node = next
                 } else {
                     node = ends.count
-                    below[edge] = node
+                    children[edge] = node
                     ends.append(-1)
                 }
             }
             ends[node] = record
         }
-        spaced = below[32] ?? 0
+        afterSpace = children[32] ?? 0
     }
 
-    /// The longest record that begins at `from`, below `start`; -1 if there is none.
+    /// The longest record that begins at `from`, searched from node `start`; -1 if there is none.
     private func longest(_ data: [UInt8], _ from: Int, _ start: Int) -> Int {
         var node = start
         var best = ends[node]
         var at = from
-        while at < data.count, let next = below[256 * node + Int(data[at])] {
+        while at < data.count, let next = children[256 * node + Int(data[at])] {
             node = next
             if ends[node] >= 0 { best = ends[node] }
             at += 1
@@ -107,10 +107,10 @@ final class Matcher {
                     let stop = at + v.bytes[next].count
                     let plain = candidate(next, stop, false)
                     if plain.score > best.score { best = plain }
-                    // The next token would stop inside a word: a better one may begin with a space that is not there.
+                    // The next token would stop inside a word: one that begins with a space may be better, after a marker.
                     let joinable = has(next, beginsLetter) == 1 && v.words[next] == 0 && classAt(stop) == letter
-                    if !joinable || v.deleteToken == none || spaced == 0 { continue }
-                    let other = longest(data, at, spaced)
+                    if !joinable || v.deleteToken == none || afterSpace == 0 { continue }
+                    let other = longest(data, at, afterSpace)
                     if other < 0 || v.bytes[other].count <= v.bytes[next].count + 1 { continue }
                     let virtual = candidate(other, at + v.bytes[other].count - 1, true)
                     if virtual.score > joined.score { joined = virtual }

@@ -1,6 +1,6 @@
 import Foundation
 
-/// As edgekit/settings.py: temperature 0 takes the likeliest token; top-k 0, top-p 1, min-p 0 and penalty 1 are off.
+/// As in edgekit/settings.py: temperature 0 takes the likeliest token; top-k 0, top-p 1, min-p 0 and penalty 1 are off.
 public struct Settings {
     public var temperature = 0.0
     public var topK = 0
@@ -22,14 +22,15 @@ private func mix(_ start: UInt64) -> UInt64 {
     return x ^ (x >> 31)
 }
 
-/// A number in (0, 1), a function of its three arguments and the same in every language (edgekit/sampling.py).
+/// A number in (0, 1) that depends on the arguments alone, the same in every language (edgekit/inference/sampling.py).
 public func uniform(_ seed: UInt64, _ step: Int, _ id: Int) -> Double {
     let start = mix(mix(seed) &+ gamma &* UInt64(step + 1))
     return (Double(mix(start &+ gamma &* UInt64(id + 1)) >> 11) + 0.5) * 0x1p-53
 }
 
-/// The chain from logits to a token for one text (edgekit/sampling.py): repetition penalty over prompt and text, temperature
-/// (both in float32), top-k, top-p, min-p, and a race of uniform numbers. The same seed gives the same tokens.
+/// From logits to a token, for one text (edgekit/inference/sampling.py): repetition penalty over prompt and text,
+/// temperature (both in float32), top-k, top-p, min-p, then a race of exponential variables made from uniform numbers. The
+/// same seed gives the same tokens.
 public final class Sampler {
     public let seed: UInt64
     private let settings: Settings
@@ -52,24 +53,24 @@ public final class Sampler {
                 scores[id] = scores[id] < 0 ? scores[id] * penalty : scores[id] / penalty
             }
         }
-        let token = settings.temperature == 0 ? scores.firstIndex(of: scores.max()!)! : drawn(&scores)
+        let token = settings.temperature == 0 ? scores.firstIndex(of: scores.max()!)! : sample(&scores)
         seen[token] = true
         return token
     }
 
-    private func drawn(_ scores: inout [Float]) -> Int {
+    private func sample(_ scores: inout [Float]) -> Int {
         let divisor = Float(settings.temperature)
         for id in scores.indices { scores[id] /= divisor }
         let top = Double(scores.max()!)
         var ids = Array(scores.indices)
         if settings.topK > 0 && settings.topK < scores.count {
             let edge = scores.sorted()[scores.count - settings.topK]
-            ids = ids.filter { scores[$0] >= edge }  // and all that tie with the last of them
+            ids = ids.filter { scores[$0] >= edge }  // with all ties of the last one
         }
         var weights = [Double](repeating: 0, count: scores.count)
         for id in ids { weights[id] = exp(Double(scores[id]) - top) }
         if settings.topP < 1 {
-            // The fewest that reach p, largest first and lower ids first among equals.
+            // The fewest that reach p, largest first; lower ids come first among equals.
             let sorted = ids.sorted { weights[$0] != weights[$1] ? weights[$0] > weights[$1] : $0 < $1 }
             let target = settings.topP * sorted.reduce(0) { $0 + weights[$1] }
             var sum = 0.0

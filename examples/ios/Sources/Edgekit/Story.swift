@@ -1,16 +1,16 @@
 import Foundation
 
-/// One loaded model and the one sequence in its cache.
+/// A loaded model with the one sequence in its cache.
 public protocol Runtime: AnyObject {
     var vocabSize: Int { get }
     var contextLength: Int { get }
-    /// Append ids; the logits for what follows the last one.
+    /// Append ids and return the logits after the last one.
     func forward(_ ids: [Int]) throws -> [Float]
     /// Forget the sequence.
     func reset()
 }
 
-/// A vocabulary with EOS and BOS above it, as edgekit's TokenMonster models have them (tokenmonster_tokenizer.py).
+/// A vocabulary with EOS and BOS above its ids, as in edgekit/tokenizers/tokenmonster/tokenizer.py.
 public struct Tokenizer {
     public let vocabulary: Vocabulary
     public let addBos: Bool
@@ -18,7 +18,9 @@ public struct Tokenizer {
     public var bos: Int { vocabulary.tableSize + 1 }
 
     public init(_ vocabulary: Vocabulary, vocabSize: Int, addBos: Bool = true) throws {
-        if vocabulary.tableSize + 1 >= vocabSize { throw EdgekitError("\(vocabSize) rows have no room for EOS and BOS") }
+        if vocabulary.tableSize + 1 >= vocabSize {
+            throw EdgekitError("\(vocabSize) rows are too few for \(vocabulary.tableSize) ids, EOS and BOS")
+        }
         self.vocabulary = vocabulary
         self.addBos = addBos
     }
@@ -27,7 +29,7 @@ public struct Tokenizer {
     public func prompt(_ text: String) -> [Int] { (addBos ? [bos] : []) + vocabulary.encode(text) }
 }
 
-/// A text as it comes (edgekit/generate.py): call `next` for its pieces until it gives nil; to end it, stop calling.
+/// Generates a text (edgekit/inference/generate.py): call `next` for its pieces until it returns nil; to end it, stop calling.
 public final class Story {
     /// The ids that the model sees, BOS included.
     public let prompt: [Int]
@@ -37,7 +39,7 @@ public final class Story {
 
     private let runtime: Runtime
     private let eos: Int
-    private let most: Int
+    private let limit: Int
     private let decoder: Decoder
     private let sampler: Sampler
     private var text: StopText
@@ -46,13 +48,13 @@ public final class Story {
         self.runtime = runtime
         self.prompt = tokenizer.prompt(prompt)
         eos = tokenizer.eos
-        if prompt.isEmpty { throw EdgekitError("the prompt is empty: give the model at least one character to go on from") }
+        if prompt.isEmpty { throw EdgekitError("the prompt is empty: give the model at least one character to continue") }
         if self.prompt.count > runtime.contextLength {
-            throw EdgekitError("the prompt has \(self.prompt.count) tokens, the context holds \(runtime.contextLength)")
+            throw EdgekitError("the prompt has \(self.prompt.count) tokens, but the model's context holds \(runtime.contextLength)")
         }
-        most = min(settings.maxNewTokens, runtime.contextLength + 1 - self.prompt.count)
+        limit = min(settings.maxNewTokens, runtime.contextLength + 1 - self.prompt.count)
         decoder = Decoder(tokenizer.vocabulary)
-        for id in self.prompt { _ = decoder.feed(id) }  // what half a character in the prompt waits for
+        for id in self.prompt { _ = decoder.feed(id) }  // the prompt may end in half a character
         sampler = Sampler(settings, vocabSize: runtime.vocabSize, prompt: self.prompt)
         text = StopText(settings.stop)
     }
@@ -63,7 +65,7 @@ public final class Story {
             if tokens.isEmpty { runtime.reset() }
             let token = sampler.choose(try runtime.forward(tokens.isEmpty ? prompt : [tokens.last!]))
             tokens.append(token)
-            var reason = token == eos ? "stop" : tokens.count >= most ? "length" : nil
+            var reason = token == eos ? "stop" : tokens.count >= limit ? "length" : nil
             var piece = text.add(token == eos ? "" : decoder.feed(token))
             if reason != nil && !text.found { piece += text.add(decoder.flush()) + text.flush() }
             if text.found { reason = "stop" }
@@ -74,29 +76,29 @@ public final class Story {
     }
 }
 
-/// Text on its way out, held back while its end may be the beginning of a stop string. Compared by code points, as Python
-/// does: Swift's own comparison takes a letter and its accent for one.
+/// Withholds text while its end may be the beginning of a stop string. Compares code points, as Python does: Swift's own
+/// comparison treats a letter with its accent as one character.
 struct StopText {
     private let stops: [[Unicode.Scalar]]
-    private var held: [Unicode.Scalar] = []
+    private var pending: [Unicode.Scalar] = []
     private(set) var found = false
 
     init(_ stops: [String]) { self.stops = stops.map { Array($0.unicodeScalars) } }
 
-    /// The text that is certain now; after a stop string nothing more comes.
+    /// The text that is certain now; empty once a stop string was found.
     mutating func add(_ piece: String) -> String {
         if found { return "" }
-        let text = held + Array(piece.unicodeScalars)
+        let text = pending + Array(piece.unicodeScalars)
         let place = stops.compactMap { StopText.place(of: $0, in: text) }.min()
         found = place != nil
         let certain = place ?? text.count - (stops.map { StopText.overlap(text, $0) }.max() ?? 0)
-        held = found ? [] : Array(text[certain...])
+        pending = found ? [] : Array(text[certain...])
         return StopText.string(text[..<certain])
     }
 
     mutating func flush() -> String {
-        defer { held = [] }
-        return StopText.string(held[...])
+        defer { pending = [] }
+        return StopText.string(pending[...])
     }
 
     private static func string(_ scalars: ArraySlice<Unicode.Scalar>) -> String {
@@ -110,7 +112,7 @@ struct StopText {
         return (0...text.count - stop.count).first { text[$0..<$0 + stop.count].elementsEqual(stop) }
     }
 
-    /// Length of the longest end of `text` that is a beginning of `stop`, not all of it.
+    /// Length of the longest suffix of `text` that is a proper prefix of `stop`.
     private static func overlap(_ text: [Unicode.Scalar], _ stop: [Unicode.Scalar]) -> Int {
         stride(from: min(text.count, stop.count - 1), to: 0, by: -1).first { text.suffix($0).elementsEqual(stop.prefix($0)) } ?? 0
     }

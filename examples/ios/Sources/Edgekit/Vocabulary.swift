@@ -1,29 +1,29 @@
-/// What is thrown on purpose: one line meant for a person.
+/// An error with a one-line message for people.
 public struct EdgekitError: Error, CustomStringConvertible {
     public let description: String
     public init(_ description: String) { self.description = description }
 }
 
-/// No such id or record.
+/// Stands for "no id" and "no record".
 let none = 0xffffff
 
-/// A TokenMonster `.vocab` (edgekit/tokenmonster.py): UTF-8, NFD or no normalisation, capcode level 0 or 1.
+/// A TokenMonster `.vocab` (edgekit/tokenizers/tokenmonster/vocab_file.py): UTF-8, NFD or no normalisation, capcode level 0 or 1.
 ///
-/// A token is stored as a record. A word-like token may have a second one: the same id, its bytes led by the delete marker
-/// and a space.
+/// A token is stored as a record. A word-like token may have a second record with the same id, whose bytes start with the
+/// delete marker and a space.
 public final class Vocabulary {
     public let capcode: Int
     public let nfd: Bool
     let unk: Int
     let deleteToken: Int
-    /// Ids run below it.
+    /// All ids are below it.
     public let tableSize: Int
     private(set) var bytes: [[UInt8]] = []
     private(set) var flags: [Int] = []
     private(set) var words: [Int] = []
     private(set) var alternatives: [[Int]] = []
     private(set) var id: [Int] = []
-    /// What a byte says of the token before it: 1 a letter, 2 something else, 3 a space, 0 undecided.
+    /// Class of a byte that follows a token: 1 letter, 2 other, 3 space, 0 undecided.
     private(set) var follow: [Int] = []
     private var pieces: [[UInt8]]
     private lazy var matcher = Matcher(self)
@@ -34,7 +34,7 @@ public final class Vocabulary {
         let charset = try input.u8()
         let normalization = try input.u8()
         if capcode > 1 || charset > 1 || normalization > 1 {
-            throw EdgekitError("capcode \(capcode), charset \(charset), normalisation \(normalization): left out here")
+            throw EdgekitError("capcode \(capcode), charset \(charset), normalisation \(normalization): not supported here")
         }
         nfd = normalization == 1
         input.at = 8
@@ -51,12 +51,12 @@ public final class Vocabulary {
             flags.append(try input.u8())
             words.append(try input.u8())
             let named = [try input.u24(), try input.u24()].filter { $0 != none }
-            let own = try input.u24()
-            _ = try input.take(4)  // its score in training
-            if own >= tableSize || named.contains(where: { $0 >= i }) { throw EdgekitError("damaged: record \(i)") }
+            let tokenId = try input.u24()
+            _ = try input.take(4)  // the score from training
+            if tokenId >= tableSize || named.contains(where: { $0 >= i }) { throw EdgekitError("damaged: record \(i)") }
             alternatives.append(named)
-            id.append(own)
-            pieces[own] = token  // the last record of an id is the one that it decodes to
+            id.append(tokenId)
+            pieces[tokenId] = token  // an id decodes to its last record
         }
         follow = try input.take(256).map { [1: 1, 10: 2, 12: 3][$0] ?? 0 }
     }
@@ -64,7 +64,7 @@ public final class Vocabulary {
     /// Ids of a text.
     public func encode(_ text: String) -> [Int] { matcher.encode(normalize(text, nfd: nfd, capcode: capcode)) }
 
-    /// The bytes that an id adds before the delete markers are undone; none for ids that no token has.
+    /// The bytes of an id before delete markers are applied; empty for an unused id.
     func piece(_ id: Int) -> [UInt8] { pieces.indices.contains(id) ? pieces[id] : [] }
 }
 
@@ -74,7 +74,7 @@ private struct Reader {
     init(_ data: [UInt8]) { self.data = data }
 
     mutating func take(_ count: Int) throws -> [UInt8] {
-        if at + count > data.count { throw EdgekitError("damaged: it ends too early") }
+        if at + count > data.count { throw EdgekitError("damaged: the file is truncated") }
         defer { at += count }
         return Array(data[at..<at + count])
     }

@@ -2,8 +2,8 @@ import Edgekit
 import Foundation
 import OnnxRuntimeBindings
 
-/// A file of `edgekit convert --to onnx` on ONNX Runtime (edgekit/runtimes/onnx.py): weights, configuration and vocabulary
-/// are all inside it. What the inputs mean, converters/_onnx_fused.py says.
+/// An `.onnx` file from `edgekit convert --to onnx` on ONNX Runtime (edgekit/runtimes/onnx.py). The file contains weights,
+/// configuration and vocabulary. converters/_onnx_fused.py describes the graph's inputs.
 public final class OnnxModel: Runtime {
     public let vocabSize: Int
     public let contextLength: Int
@@ -12,14 +12,14 @@ public final class OnnxModel: Runtime {
     private let session: ORTSession
     private let cacheNames: [String]
     private let cacheShape: [NSNumber]
-    private var cache: [String: ORTValue] = [:]  // keys and values, as the last call left them
+    private var cache: [String: ORTValue] = [:]  // keys and values after the last call
     private var length = 0
 
     public init(path: String, threads: Int32 = 2) throws {
-        let files = try carried(Data(contentsOf: URL(fileURLWithPath: path), options: .alwaysMapped))
+        let files = try metadata(Data(contentsOf: URL(fileURLWithPath: path), options: .alwaysMapped))
         func file(_ name: String) throws -> Data {
             guard let text = files["edgekit.file." + name], let data = Data(base64Encoded: text) else {
-                throw EdgekitError("\(path) holds no \(name)")
+                throw EdgekitError("\(path) does not contain \(name)")
             }
             return data
         }
@@ -28,15 +28,15 @@ public final class OnnxModel: Runtime {
         }
         let config = try json("config.json")
         func number(_ name: String) -> Int? { (config[name] as? NSNumber)?.intValue }
-        guard let size = number("vocab_size"), let room = number("max_position_embeddings"),
+        guard let size = number("vocab_size"), let context = number("max_position_embeddings"),
             let heads = number("num_attention_heads"), let hidden = number("hidden_size"),
             let layers = number("num_hidden_layers")
-        else { throw EdgekitError("\(path): its config.json is not whole") }
+        else { throw EdgekitError("\(path): config.json is incomplete") }
         vocabSize = size
-        contextLength = room
-        // ONNX Runtime's attention wants a head that 16 divides; the graph fills up others.
-        let wide = ((number("head_dim") ?? hidden / heads) + 15) / 16 * 16
-        cacheShape = [1, number("num_key_value_heads") ?? heads, 0, wide].map { NSNumber(value: $0) }
+        contextLength = context
+        // ONNX Runtime's attention needs a head size divisible by 16; the graph pads other sizes.
+        let headSize = ((number("head_dim") ?? hidden / heads) + 15) / 16 * 16
+        cacheShape = [1, number("num_key_value_heads") ?? heads, 0, headSize].map { NSNumber(value: $0) }
         cacheNames = (0..<layers).flatMap { ["\($0).key", "\($0).value"] }
         let addBos = try json("tokenizer_config.json")["add_bos_token"] as? Bool ?? false
         tokenizer = try Tokenizer(Vocabulary([UInt8](file("tokenmonster.vocab"))), vocabSize: size, addBos: addBos)
@@ -57,9 +57,9 @@ public final class OnnxModel: Runtime {
         for name in cacheNames {
             inputs["past_key_values." + name] = try cache["present." + name] ?? tensor([Float](), .float, cacheShape)
         }
-        let wanted = Set(["logits"] + cacheNames.map { "present." + $0 })
-        var outputs = try session.run(withInputs: inputs, outputNames: wanted, runOptions: nil)
-        guard let logits = outputs.removeValue(forKey: "logits") else { throw EdgekitError("the model gave no logits") }
+        let outputNames = Set(["logits"] + cacheNames.map { "present." + $0 })
+        var outputs = try session.run(withInputs: inputs, outputNames: outputNames, runOptions: nil)
+        guard let logits = outputs.removeValue(forKey: "logits") else { throw EdgekitError("the model returned no logits") }
         cache = outputs
         length = total
         let data = try logits.tensorData() as Data
@@ -72,7 +72,7 @@ public final class OnnxModel: Runtime {
     }
 
     private func tensor<Number>(_ values: [Number], _ type: ORTTensorElementDataType, _ shape: [NSNumber]) throws -> ORTValue {
-        // Room for one number at least, so that an empty cache has an address.
+        // At least one element, so that an empty cache has an address.
         let data = NSMutableData(length: max(values.count, 1) * MemoryLayout<Number>.stride)!
         values.withUnsafeBytes { bytes in
             if let address = bytes.baseAddress { memcpy(data.mutableBytes, address, bytes.count) }
@@ -81,9 +81,9 @@ public final class OnnxModel: Runtime {
     }
 }
 
-/// The texts that an `.onnx` file carries (ModelProto.metadata_props, field 14). Its Objective-C interface does not tell them,
-/// but only a protobuf message's outermost fields need be walked, and the graph with its weights is one of them.
-func carried(_ data: Data) throws -> [String: String] {
+/// The metadata of an `.onnx` file (ModelProto.metadata_props, field 14). ONNX Runtime's Objective-C interface does not expose
+/// it. Reading the message's outermost fields is enough; the graph with its weights is one field, which is skipped.
+func metadata(_ data: Data) throws -> [String: String] {
     var texts: [String: String] = [:]
     for (field, part) in try fields(data) where field == 14 {
         let entry = Dictionary(try fields(part), uniquingKeysWith: { $1 })
@@ -94,14 +94,14 @@ func carried(_ data: Data) throws -> [String: String] {
     return texts
 }
 
-/// Number and bytes of each field of a protobuf message that has a length; numbers are passed over.
+/// Number and bytes of each length-delimited field of a protobuf message; other fields are skipped.
 private func fields(_ data: Data) throws -> [(Int, Data)] {
-    var found: [(Int, Data)] = []
+    var parts: [(Int, Data)] = []
     var at = data.startIndex
     func varint() throws -> Int {
         var value: UInt64 = 0
         for shift in stride(from: UInt64(0), to: 64, by: 7) {
-            guard at < data.endIndex else { throw EdgekitError("the model is damaged: it ends in the middle") }
+            guard at < data.endIndex else { throw EdgekitError("the model is damaged: the file is truncated") }
             let byte = data[at]
             at += 1
             value |= UInt64(byte & 127) << shift
@@ -118,12 +118,12 @@ private func fields(_ data: Data) throws -> [(Int, Data)] {
         case 2:
             let length = try varint()
             guard length >= 0, length <= data.endIndex - at else {
-                throw EdgekitError("the model is damaged: it ends in the middle")
+                throw EdgekitError("the model is damaged: the file is truncated")
             }
-            found.append((tag >> 3, data[at..<at + length]))
+            parts.append((tag >> 3, data[at..<at + length]))
             at += length
-        default: throw EdgekitError("the model is damaged: it is no ONNX file")
+        default: throw EdgekitError("the model is damaged: not an ONNX file")
         }
     }
-    return found
+    return parts
 }

@@ -1,4 +1,4 @@
-// Holds the core to ../golden/golden.json, no phone needed; what the rules are, ../golden/make.py says.
+// Checks the core against ../golden/golden.json, without a phone. ../golden/make.py describes the cases.
 //
 //     swiftc -O Sources/Edgekit/*.swift Sources/GoldenCheck/main.swift -o check
 //     ./check ../golden/golden.json ../../edgekit/bundled/story-7m/tokenmonster.vocab
@@ -11,20 +11,20 @@ import Edgekit
 
 typealias Case = [String: Any]
 
-/// Foundation reads some numbers as decimal ones, whose own conversion to binary is off by a bit; their text is exact.
+/// Foundation parses some numbers as decimals whose conversion to binary is off by a bit; their text is exact.
 func double(_ value: Any) -> Double { Double((value as! NSNumber).stringValue)! }
 
 func settings(_ given: Case) -> Settings {
-    var made = Settings()
-    made.temperature = double(given["temperature"]!)
-    made.topK = (given["top_k"] as? NSNumber)?.intValue ?? made.topK
-    made.topP = given["top_p"].map(double) ?? made.topP
-    made.minP = given["min_p"].map(double) ?? made.minP
-    made.repetitionPenalty = given["repetition_penalty"].map(double) ?? made.repetitionPenalty
-    made.seed = (given["seed"] as? String).flatMap { UInt64($0) }
-    made.maxNewTokens = (given["max_new_tokens"] as? NSNumber)?.intValue ?? made.maxNewTokens
-    made.stop = given["stop"] as? [String] ?? made.stop
-    return made
+    var result = Settings()
+    result.temperature = double(given["temperature"]!)
+    result.topK = (given["top_k"] as? NSNumber)?.intValue ?? result.topK
+    result.topP = given["top_p"].map(double) ?? result.topP
+    result.minP = given["min_p"].map(double) ?? result.minP
+    result.repetitionPenalty = given["repetition_penalty"].map(double) ?? result.repetitionPenalty
+    result.seed = (given["seed"] as? String).flatMap { UInt64($0) }
+    result.maxNewTokens = (given["max_new_tokens"] as? NSNumber)?.intValue ?? result.maxNewTokens
+    result.stop = given["stop"] as? [String] ?? result.stop
+    return result
 }
 
 func ints(_ values: Any?) -> [Int] { (values as! [NSNumber]).map(\.intValue) }
@@ -35,7 +35,8 @@ func logits(_ size: Int, _ last: Int, _ length: Int) -> [Float] {
     (0..<size).map { Float(10 * uniform(UInt64(last), length, $0)) }
 }
 
-final class Ruled: Runtime {
+/// Logits from the rule in ../golden/make.py.
+final class RuleRuntime: Runtime {
     let vocabSize: Int
     let contextLength: Int
     private let eos: Int
@@ -48,32 +49,32 @@ final class Ruled: Runtime {
 
     func forward(_ ids: [Int]) -> [Float] {
         length += ids.count
-        var found = logits(vocabSize, ids.last!, length)
-        if let at = eosAt, length >= at { found[eos] = 30 }
-        return found
+        var values = logits(vocabSize, ids.last!, length)
+        if let at = eosAt, length >= at { values[eos] = 30 }
+        return values
     }
 
     func reset() { length = 0 }
 }
 
 let files = CommandLine.arguments.dropFirst().map { URL(fileURLWithPath: $0) }
-let wanted = try JSONSerialization.jsonObject(with: Data(contentsOf: files[0])) as! Case
-let size = ((wanted["vocabulary"] as! Case)["vocab_size"] as! NSNumber).intValue
+let golden = try JSONSerialization.jsonObject(with: Data(contentsOf: files[0])) as! Case
+let size = ((golden["vocabulary"] as! Case)["vocab_size"] as! NSNumber).intValue
 let tokenizer = try Tokenizer(Vocabulary([UInt8](Data(contentsOf: files[1]))), vocabSize: size)
 var right = 0
 var wrong = 0
 
 func check(_ part: String, _ answer: (Case) throws -> [String: Bool]) rethrows {
-    for (i, given) in (wanted[part] as! [Case]).enumerated() {
+    for (i, given) in (golden[part] as! [Case]).enumerated() {
         for (key, same) in try answer(given) where !same {
-            print("\(part) \(i): other \(key)")
+            print("\(part) \(i): \(key) differs")
             wrong += 1
         }
         right += 1
     }
 }
 
-// Texts are compared by code points: Swift's own comparison takes a letter and its accent for one.
+// Compares code points: Swift's own comparison treats a letter with its accent as one character.
 func same(_ pieces: [String], _ given: Any?) -> Bool { pieces.map(scalars) == (given as! [String]).map(scalars) }
 
 check("encode") { ["ids": tokenizer.vocabulary.encode($0["text"] as! String) == ints($0["ids"])] }
@@ -93,7 +94,7 @@ check("sample") { given in
 }
 try check("loop") { given in
     let contextLength = (given["context_length"] as! NSNumber).intValue
-    let runtime = Ruled(size, contextLength, tokenizer.eos, (given["eos_at"] as? NSNumber)?.intValue)
+    let runtime = RuleRuntime(size, contextLength, tokenizer.eos, (given["eos_at"] as? NSNumber)?.intValue)
     let chosen = settings(given["settings"] as! Case)
     let story = try Story(runtime, tokenizer, prompt: given["prompt"] as! String, chosen)
     var pieces: [String] = []
