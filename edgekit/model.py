@@ -14,7 +14,7 @@ from edgekit.formats.generation_config import defaults
 from edgekit.inference import threads
 from edgekit.inference.generate import Generation, Stream
 from edgekit.inference.runtime import Runtime
-from edgekit.settings import Drafting, Generating, Running
+from edgekit.settings import Drafting, Generating, Running, split
 from edgekit.tokenizers.base import Tokenizer
 from edgekit.tokenizers.load import from_files
 from edgekit.utils import registry
@@ -84,18 +84,14 @@ class Model:
             PromptError, ContextError: a prompt that is empty, not UTF-8 or too long.
             EdgekitError: a draft that cannot be opened.
         """
-        about_draft = {f.name for f in dataclasses.fields(Drafting)} - {"draft"}
-        known = {f.name for f in dataclasses.fields(Generating)} | about_draft
-        if unknown := sorted(set(settings) - known):
-            raise SettingError(f"unknown setting {unknown[0]!r}: choose from {', '.join(sorted(known))}")
-        if isinstance(stop := settings.get("stop"), str):
-            settings["stop"] = (stop,)
+        changes, about_draft = split(settings, Generating, Drafting)
+        if isinstance(stop := changes.get("stop"), str):
+            changes["stop"] = (stop,)
         elif stop is not None:
-            settings["stop"] = tuple(stop)
-        if draft is None and (idle := sorted(about_draft & set(settings))):
-            raise SettingError(f"{idle[0]} is for a draft, and none is given")
-        drafting = Drafting(**{name: settings.pop(name) for name in sorted(about_draft & set(settings))})
-        wanted = dataclasses.replace(self.defaults, **settings)
+            changes["stop"] = tuple(stop)
+        if draft is None and about_draft:
+            raise SettingError(f"{min(about_draft)} is for a draft, and none is given")
+        drafting, wanted = Drafting(**about_draft), dataclasses.replace(self.defaults, **changes)
         begin = None
         if draft is not None:
             from edgekit.inference.speculative.begin import Pair
@@ -150,10 +146,7 @@ def load(
         EdgekitError: one line that says what is wrong with the model, or which package is missing.
     """
     begin = time.perf_counter()
-    known = {f.name for f in dataclasses.fields(Running)}
-    if unknown := sorted(set(running) - known):
-        raise SettingError(f"unknown setting {unknown[0]!r}: choose from {', '.join(sorted(known))}")
-    how = Running(**running)
+    how = Running(**split(running, Running)[0])
     where = hub.resolve(path, revision=revision)
     opened = _open(where, runtime, quant, how, progress)
     model = Model(opened, _tokenizer(opened, where), defaults(opened.files))
