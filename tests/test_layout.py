@@ -16,7 +16,7 @@ from edgekit.utils import registry
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {
     "numpy", "torch", "transformers", "onnx", "onnxruntime", "optimum", "gguf", "llama_cpp", "numba", "tokenizers",
-    "safetensors", "huggingface_hub", "platformdirs", "tokenmonster", "starlette", "uvicorn",
+    "safetensors", "huggingface_hub", "platformdirs", "tokenmonster", "starlette", "uvicorn", "matplotlib",
 }  # fmt: skip
 
 

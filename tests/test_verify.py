@@ -477,7 +477,9 @@ def test_the_table_and_the_plot(tiny, made, tmp_path):
     assert "llama.cpp with f32 KV cache" in lines[0] and lines[2].split()[:4] == ["artefact", "type", "MB", "KL"]
     assert lines[3].split()[:2] == ["tiny-f32.gguf", "f32"] and lines[4].split()[-1] == "sound"
     drawn = ElementTree.parse(plot).getroot()
-    assert len([e for e in drawn if e.tag.endswith("rect")]) == 1 + 2 * 3
+    texts = [e.text for e in drawn.iter() if e.tag.endswith("text")]
+    assert {"tiny-f32.gguf", "tiny-q4_0.gguf", "Size, MB", "Mean KL, nats (log)", "Top-1 agreement, %"} <= set(texts)
+    assert len([e for e in drawn.iter() if e.get("id", "").startswith("bar_")]) == 2 * 3
 
 
 def test_all_formats_in_one_command(tiny, tmp_path, monkeypatch, capsys):
@@ -505,9 +507,9 @@ def test_all_formats_in_one_command(tiny, tmp_path, monkeypatch, capsys):
     (wanted,) = verify(tiny, [one.path], tokens=120, greedy=0).artefacts
     assert rows[0][1:3] == [f"{wanted.bytes / 1e6:.2f}", f"{wanted.figures.mean_kl:.1e}"]
     drawn = ElementTree.parse(plot).getroot()
-    texts = [e.text for e in drawn if e.tag.endswith("text")]
+    texts = [e.text for e in drawn.iter() if e.tag.endswith("text")]
     assert "gguf q4_0, importance" in texts and "Decoding, tokens/s" in texts
-    assert len([e for e in drawn if e.tag.endswith("rect")]) == 1 + 2 * 4
+    assert len([e for e in drawn.iter() if e.get("id", "").startswith("bar_")]) == 2 * 4
 
 
 def test_json_and_markdown(tiny, made):

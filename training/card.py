@@ -39,8 +39,9 @@ def text(
     dtype: torch.dtype,
     counts: Counts,
     steps: int,
+    figure: bool = True,
 ) -> str:
-    """The card, Markdown. `summary` is that of `Shards`."""
+    """The card in Markdown. `summary` is that of `Shards`; `figure`: training_curves.svg is in the same folder."""
     total, embedding = parameters(config), config.vocab_size * config.hidden_size
     t, o, s = recipe.training, recipe.optimizer, recipe.schedule
     horizon = t.max_train_steps or steps
@@ -88,7 +89,8 @@ def text(
         + ("begins it." if recipe.data.add_bos else "is not used."),
         "## Training\n\n" + _table(("", ""), how),
         "## Results\n\n" + (_results(scores) if scores else "Not evaluated."),
-        "![Training curves](training_curves.svg)\n\nThe numbers are in `training_curves.csv`.",
+        "![Training curves](training_curves.svg)\n\nThe numbers are in `training_curves.csv`." if figure
+        else "The training curves are in `training_curves.csv`.",
         "<details><summary>Recipe</summary>\n\n```json\n" + _recipe(recipe) + "\n```\n\n</details>",
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"

@@ -41,7 +41,7 @@ from edgekit.training.sections import Recipe
 from edgekit.training.shards import Meter, silent
 from edgekit.training.speed import peak
 from edgekit.training.state import Position, random_state, set_random_state
-from edgekit.utils import files
+from edgekit.utils import files, plot, registry
 
 log = logging.getLogger(__name__)
 
@@ -366,8 +366,8 @@ class _Run:
         self.logs.add(**row)
         used = row.get("tokens_per_s", 0.0) * flops_per_token(self.config, self.recipe.data.block_size) / self.world
         log.info("%s", logs.line(row, self.steps, used / peak_flops if peak_flops else None))
-        if "eval_loss" in row:
-            curves.write(self.folder, self.logs.rows, self.recipe.name)
+        if "eval_loss" in row and plot.installed():
+            files.write_bytes(self.folder / curves.SVG, curves.svg(self.logs.rows, self.recipe.name).encode())
 
     def _save(self) -> None:
         """A checkpoint; every process gives its random state, the main one writes."""
@@ -390,10 +390,12 @@ class _Run:
             "README.md": card.text(
                 self.recipe, self.config, self.shards.summary(), self.position, scores, which=which,
                 world=self.world, device=_name(self.device), dtype=self.dtype, counts=self.counts, steps=self.steps,
+                figure=plot.installed(),
             ).encode(),
-            curves.SVG: curves.svg(self.logs.rows, self.recipe.name).encode(),
             logs.CSV: files.read_bytes(self.folder / logs.CSV),
         }  # fmt: skip
+        if plot.installed():
+            beside[curves.SVG] = curves.svg(self.logs.rows, self.recipe.name).encode()
         hf_folder.save(
             folder, self.config, self.model.state_dict(), self.vocabulary, dtype=self.recipe.saving.save_dtype,
             initializer_range=self.recipe.model.initializer_range, add_bos=self.recipe.data.add_bos, beside=beside,
@@ -407,6 +409,8 @@ class _Run:
                 f"{self.tokens_per_step:,}", str(self.dtype).removeprefix("torch."), self.world, _name(self.device),
                 f", from step {self.position.step}" if self.position.step else "",
             )  # fmt: skip
+            if not plot.installed():
+                log.info("training curves are not drawn without matplotlib: %s", registry.install_command("plot"))
 
 
 def _name(device: torch.device) -> str:

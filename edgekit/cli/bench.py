@@ -20,6 +20,7 @@ from edgekit.cli._options import given, options
 from edgekit.errors import UsageError
 from edgekit.evaluation.bench_settings import Benching
 from edgekit.settings import Running, Sampling, specs
+from edgekit.utils import plot as plots
 
 
 @click.command("bench", help=__doc__)
@@ -54,6 +55,8 @@ def bench(
             raise UsageError(f"{flag} wants a file, and {path} is a folder")
     settings = Benching(**given(Benching, values))
     running, sampling = given(Running, values), given(Sampling, values)
+    if plot is not None:
+        plots.require()
     from edgekit.evaluation import bench as verb
     from edgekit.evaluation import bench_report as report
     from edgekit.utils import files

@@ -19,6 +19,7 @@ from edgekit.cli import _flags as flags
 from edgekit.cli._options import given, options
 from edgekit.conversion.verification.settings import Verifying
 from edgekit.errors import CheckpointError, UsageError
+from edgekit.utils import plot as plots
 
 
 @click.command("verify", help=__doc__)
@@ -52,6 +53,8 @@ def verify(
     if plot is not None and plot.is_dir():
         raise UsageError(f"--plot wants a file, and {plot} is a folder")
     settings = Verifying(**given(Verifying, values))
+    if plot is not None:
+        plots.require()
     from edgekit.conversion.verification import report
     from edgekit.conversion.verification import verify as verb
     from edgekit.utils import files

@@ -1,12 +1,12 @@
-"""Speeds as a person reads them: a table in text or Markdown, CSV, and a plot in SVG, drawn with nothing but text."""
+"""Speeds as a person reads them: a table in text or Markdown, CSV, and a plot in SVG."""
 
 import csv
 import io
 import math
 from collections.abc import Sequence
-from html import escape
 
 from edgekit.evaluation.bench import Bench, Figure, Line
+from edgekit.utils import plot
 from edgekit.utils.tables import table
 
 HEAD = ["model", "runtime", "threads", "prompt", "load ms", "first token ms", "prefill tok/s", "decode tok/s", "±",
@@ -95,84 +95,60 @@ def to_csv(found: Bench) -> str:
 # -----------------------------------------------------------------------------
 # the plot
 
-WIDTH, RIGHT, TOP = 900, 90, 52
-BAR, PANEL, GAP, LETTER = 26, 260, 66, 6.6
-COLOURS = ("#2563eb", "#c2410c", "#4d7c0f", "#7c3aed", "#0f766e", "#be185d", "#a16207", "#475569")
+WIDTH, BAR, GROWTH, LEGEND_ROW = 650, 19, 210, 14
+"""Points."""
 
 
 def svg(found: Bench) -> str:
-    """Decode speed as bars, the range of the rounds on each; below them decode speed against context."""
-    lines, firsts = found.lines, [line for line in _firsts(found.lines) if line.growth]
-    bars = len(lines) * BAR
-    height = TOP + 28 + bars + GAP
-    if firsts:
-        height += 28 + PANEL + GAP + 18 * len(firsts)
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" '
-        'font-size="12">',
-        f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
-        '<text x="20" y="24" font-size="16">Decode speed, tokens a second</text>',
-        f'<text x="20" y="42" fill="#555">{escape(foot(found).splitlines()[1])}</text>',
-        *_bars(lines, TOP + 28),
-    ]
-    if firsts:
-        out += _growth(firsts, TOP + 28 + bars + GAP + 28)
-    return "\n".join([*out, "</svg>", ""])
+    """Decode speed as bars with the range of the rounds; below them decode speed by tokens of context.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    growing = [line for line in _firsts(found.lines) if line.growth]
+    heights = [60 + BAR * len(found.lines), GROWTH + LEGEND_ROW * len(growing)][: 2 if growing else 1]
+
+    def draw(figure: "plot.Figure") -> None:
+        figure.suptitle("Decode speed, tokens per second")
+        figure.supxlabel(foot(found).splitlines()[1], fontsize=8, color=plot.GREY)
+        panels = figure.subplots(len(heights), height_ratios=heights, squeeze=False)[:, 0]
+        _draw_bars(panels[0], found.lines)
+        if growing:
+            _draw_growth(panels[1], growing)
+
+    return plot.svg(WIDTH, 55 + sum(heights), draw)
 
 
-def _bars(lines: Sequence[Line], top: float) -> list[str]:
+def _draw_bars(axes: "plot.Axes", lines: Sequence[Line]) -> None:
     several = len({line.prompt_tokens for line in lines}) > 1
     names = [_title(line) + (f", prompt {line.prompt_tokens:,}" if several else "") for line in lines]
     keys = [_key(line) for line in _firsts(lines)]
-    left = 30 + LETTER * max(len(name) for name in names)
-    xs = ticks(0, max(max(line.decode.rounds) for line in lines))
-    width, bottom = max(200, WIDTH - left - RIGHT), top + len(lines) * BAR
-
-    def at(x: float) -> float:
-        return left + width * x / xs[-1]
-
-    out = []
-    for x in xs:
-        out.append(f'<path d="M{at(x):.1f} {top}V{bottom}" stroke="#e5e7eb"/>')
-        out.append(f'<text x="{at(x):.1f}" y="{bottom + 18}" text-anchor="middle" fill="#555">{x:,.0f}</text>')
-    for i, (line, name) in enumerate(zip(lines, names, strict=True)):
-        y, colour = top + i * BAR, COLOURS[keys.index(_key(line)) % len(COLOURS)]
-        low, high = at(min(line.decode.rounds)), at(max(line.decode.rounds))
-        length = at(line.decode.median) - left
-        out += [
-            f'<text x="{left - 10}" y="{y + 17}" text-anchor="end">{escape(name)}</text>',
-            f'<rect x="{left}" y="{y + 4}" width="{length:.1f}" height="{BAR - 9}" fill="{colour}"/>',
-            f'<path d="M{low:.1f} {y + 12.5}H{high:.1f}M{low:.1f} {y + 8.5}v8M{high:.1f} {y + 8.5}v8" stroke="#111"/>',
-            f'<text x="{high + 8:.1f}" y="{y + 17}">{_number(line.decode.median)}</text>',
-        ]
-    return out
+    medians = [line.decode.median for line in lines]
+    plot.bars(
+        axes, medians, [_number(median) for median in medians],
+        [plot.COLOURS[keys.index(_key(line)) % len(plot.COLOURS)] for line in lines],
+        ranges=[(min(line.decode.rounds), max(line.decode.rounds)) for line in lines],
+    )  # fmt: skip
+    axes.set_yticks(range(len(names)), names, color="black")
+    axes.grid(axis="x")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
 
 
-def _growth(lines: Sequence[Line], top: float) -> list[str]:
-    left, right = 64, 24
-    xs = ticks(0, max(max(line.growth) for line in lines))
-    ys = ticks(0, max(figure.median for line in lines for figure in line.growth.values()))
-    width, bottom = WIDTH - left - right, top + PANEL
-
-    def at(x: float, y: float) -> tuple[float, float]:
-        return left + width * x / xs[-1], bottom - PANEL * y / ys[-1]
-
-    out = [f'<text x="20" y="{top - 14}" font-size="16">By tokens of context</text>']
-    for y in ys:
-        out.append(f'<path d="M{left} {at(0, y)[1]:.1f}h{width}" stroke="#e5e7eb"/>')
-        out.append(f'<text x="{left - 8}" y="{at(0, y)[1] + 4:.1f}" text-anchor="end" fill="#555">{y:,.0f}</text>')
-    for x in xs:
-        out.append(f'<text x="{at(x, 0)[0]:.1f}" y="{bottom + 18}" text-anchor="middle" fill="#555">{x:,.0f}</text>')
+def _draw_growth(axes: "plot.Axes", lines: Sequence[Line]) -> None:
+    axes.set_title("By tokens of context")
+    drawn = []
     for i, line in enumerate(lines):
-        colour = COLOURS[i % len(COLOURS)]
-        points = [at(length, rate.median) for length, rate in sorted(line.growth.items())]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
-        out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="{colour}"/>' for x, y in points]
-        y = bottom + 44 + 18 * i
-        out.append(f'<path d="M{left} {y - 4}h22" stroke="{colour}" stroke-width="2.5"/>')
-        out.append(f'<text x="{left + 30}" y="{y}">{escape(_title(line))}{_loss(line.growth)}</text>')
-    return out
+        lengths = sorted(line.growth)
+        speeds = [line.growth[length].median for length in lengths]
+        colour = plot.COLOURS[i % len(plot.COLOURS)]
+        drawn += axes.plot(lengths, speeds, color=colour, gid=f"line_{i}", marker="o", markersize=4)
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.grid()
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:,.0f}")
+    labels = [_title(line) + _loss(line.growth) for line in lines]
+    axes.legend(drawn, labels, loc="upper left", bbox_to_anchor=(0, -0.1), borderaxespad=0)
 
 
 def _title(line: Line) -> str:
@@ -185,13 +161,3 @@ def _loss(growth: dict[int, Figure]) -> str:
     if short == long:
         return ""
     return f": {100 * growth[long].median / growth[short].median:.0f} % of the speed left at {long:,} tokens"
-
-
-def ticks(low: float, high: float, count: int = 6) -> list[float]:
-    """Round numbers that enclose [low, high], about `count` of them."""
-    rough = (high - low) / (count - 1) or 1.0
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough * 0.999)
-    first = math.floor(low / step + 1e-9)
-    last = max(first + 1, math.ceil(high / step - 1e-9))
-    return [round(step * i, 12) for i in range(first, last + 1)]

@@ -3,10 +3,10 @@
 import json
 import math
 from collections.abc import Sequence
-from html import escape
 
 from edgekit.conversion.verification.proof import Proof
 from edgekit.conversion.verification.verify import Verification
+from edgekit.utils import plot
 from edgekit.utils.tables import table
 
 HEAD = (
@@ -85,59 +85,49 @@ def details(proof: Proof, *, markdown: bool = False) -> str:
 
 # ----------------------------------------------------------------------------- the plot
 
-WIDTH, LEFT, ROW, BAR, TOP, GAP = 900, 220, 26, 15, 54, 44
+WIDTH, ROW = 720, 19
+"""Points."""
 COLOURS = {True: "#8aa2c8", False: "#c2410c"}
 LEAST = 1e-13
-"""A KL below this is drawn as this: a float64's own rounding."""
+"""The smallest KL that is drawn: a float64's own rounding."""
 
 
 def svg(found: Verification, *, names: Sequence[str] = (), speeds: Sequence[float | None] = ()) -> str:
-    """Bars of size, mean KL (on a logarithmic axis) and top-1 agreement, an artefact a line; broken ones are red.
+    """Bars of size, mean KL (on a logarithmic axis) and top-1 agreement, one row per artefact; broken ones are red.
 
     Args:
-        names: of the artefacts, in their order; by default those of the files.
-        speeds: tokens a second, in their order, if they were measured: a panel more.
+        names: of the artefacts, in order; by default their file names.
+        speeds: tokens per second, in order, if they were measured: one more panel.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
     """
-    proofs, count = found.artefacts, 4 if speeds else 3
-    each = (WIDTH - LEFT - 24 - (count - 1) * GAP) / count
-    height = TOP + ROW * len(proofs) + 40
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" '
-        'font-size="12">',
-        f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
-        f'<text x="12" y="22" font-size="16">What {escape(found.source)} loses</text>',
-    ]
-    for i, name in enumerate(names or [_short(proof.path.name) for proof in proofs]):
-        y = TOP + ROW * i + BAR - 3
-        out.append(f'<text x="{LEFT - 10}" y="{y:.0f}" text-anchor="end">{escape(name)}</text>')
-    kl = [None if p.figures is None else p.figures.mean_kl for p in proofs]
-    top1 = [None if p.figures is None else 100 * p.figures.top1 for p in proofs]
-    size = [p.bytes / 1e6 for p in proofs]
-    panels: list[tuple[str, Sequence[float | None], Sequence[float], str]] = [
-        ("Size, MB", size, [v / max(size) for v in size], "{:.2f}"),
-        ("Mean KL, nats (log)", kl, logarithmic(kl), "{:.1e}"),
-        ("Top-1 agreement, %", top1, [(v or 0) / 100 for v in top1], "{:.1f}"),
+    proofs = found.artefacts
+    panels: list[tuple[str, Sequence[float | None], str]] = [
+        ("Size, MB", [proof.bytes / 1e6 for proof in proofs], "{:.2f}"),
+        ("Mean KL, nats (log)", [None if p.figures is None else p.figures.mean_kl for p in proofs], "{:.1e}"),
+        ("Top-1 agreement, %", [None if p.figures is None else 100 * p.figures.top1 for p in proofs], "{:.1f}"),
     ]
     if speeds:
-        fastest = max((v for v in speeds if v is not None), default=1.0)
-        panels.append(("Decoding, tokens/s", speeds, [(v or 0) / fastest for v in speeds], "{:,.0f}"))
-    for i, (title, values, shares, form) in enumerate(panels):
-        x = LEFT + i * (each + GAP)
-        out.append(f'<text x="{x:.0f}" y="{TOP - 10}" font-weight="bold">{escape(title)}</text>')
-        for j, (value, share) in enumerate(zip(values, shares, strict=True)):
-            y, width = TOP + ROW * j, max(1.0, share * (each - 46))
-            said = "-" if value is None else form.format(value)
-            out.append(
-                f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="{BAR}" fill="{COLOURS[proofs[j].sound]}"/>'
-            )
-            out.append(f'<text x="{x + width + 5:.1f}" y="{y + BAR - 3}" fill="#555">{said}</text>')
-    note = f"{found.positions:,} positions of {found.text}"
-    out.append(f'<text x="{LEFT}" y="{height - 12}" fill="#555">{escape(note)}</text>')
-    return "\n".join([*out, "</svg>", ""])
+        panels.append(("Decoding, tokens/s", speeds, "{:,.0f}"))
+
+    def draw(figure: "plot.Figure") -> None:
+        figure.suptitle(f"What {found.source} loses")
+        figure.supxlabel(f"{found.positions:,} positions of {found.text}", fontsize=9, color=plot.GREY)
+        rows = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (title, values, form) in zip(rows, panels, strict=True):
+            axes.set_title(title, fontsize=9)
+            texts = ["-" if value is None else form.format(value) for value in values]
+            lengths = logarithmic(values) if "(log)" in title else [value or 0.0 for value in values]
+            plot.bars(axes, lengths, texts, [COLOURS[proof.sound] for proof in proofs], margin=0.45)
+            axes.set_xticks([])
+        rows[0].set_yticks(range(len(proofs)), names or [_short(proof.path.name) for proof in proofs], color="black")
+
+    return plot.svg(WIDTH, 85 + ROW * len(proofs), draw)
 
 
 def logarithmic(values: Sequence[float | None]) -> list[float]:
-    """Lengths of bars from 0 to 1, on an axis from the power of ten below the least to the one above the largest."""
+    """Bar lengths from 0 to 1 on a logarithmic axis between the powers of ten that enclose the values; None is 0."""
     logs = [math.log10(max(v, LEAST)) for v in values if v is not None]
     if not logs:
         return [0.0] * len(values)
