@@ -191,9 +191,9 @@ def test_c_refuses_what_it_cannot_do(made, story, arguments, status, said):
 
 @pytest.fixture
 def notebook(tmp_path, monkeypatch) -> dict:
-    for package in ("onnxruntime", "onnx", "llama_cpp", "gguf"):
+    for package in ("onnxruntime", "onnx", "llama_cpp", "gguf", "matplotlib"):
         if importlib.util.find_spec(package) is None:
-            pytest.skip(f"the notebook needs {package}: pip install 'edgekit-lm[onnx,llamacpp,gguf]'")
+            pytest.skip(f"the notebook needs {package}: pip install 'edgekit-lm[onnx,llamacpp,gguf,plot]'")
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
