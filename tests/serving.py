@@ -11,7 +11,7 @@ for package in ("httpx2", "onnxruntime", "onnx"):
     pytest.importorskip(package)
 web = pytest.importorskip("edgekit.web.app", reason="needs the extra serve")
 testing = pytest.importorskip("starlette.testclient")
-shelves = pytest.importorskip("edgekit.web.models")
+pool_module = pytest.importorskip("edgekit.web.models")
 settings = pytest.importorskip("edgekit.web.settings")
 
 HERE = "http://127.0.0.1:8000"
@@ -19,9 +19,9 @@ PROMPT = "Once upon a time"
 LONG = {"prompt": PROMPT, "max_tokens": 100, "ignore_eos": True, "temperature": 0}
 
 
-def served(shelf, pages=None, **more):
+def served(pool, pages=None, **more):
     """A client of an application in this process."""
-    app = web.application(shelf, settings.Serving(**more), pages)
+    app = web.application(pool, settings.Serving(**more), pages)
     return testing.TestClient(app, base_url=HERE, raise_server_exceptions=False)
 
 
@@ -61,18 +61,18 @@ class Gate:
 
 @contextlib.contextmanager
 def gated(**more):
-    """An application whose model stands at a gate; its desk runs."""
-    shelf = shelves.ModelPool([None], runtime="onnx")
-    opened = shelf.open(shelf.first, "onnx")
+    """An application whose model stands at a gate; its worker runs."""
+    pool = pool_module.ModelPool([None], runtime="onnx")
+    opened = pool.open(pool.first, "onnx")
     gate = opened.model.runtime = Gate(opened.model.runtime)
-    app = web.application(shelf, settings.Serving(**more))
-    desk = app.state.house.desk
-    desk.start()
+    app = web.application(pool, settings.Serving(**more))
+    worker = app.state.edgekit.worker
+    worker.start()
     try:
-        yield app, gate, desk
+        yield app, gate, worker
     finally:
         gate.free.release(1000)
-        desk.stop()
+        worker.stop()
 
 
 class Asking:

@@ -20,7 +20,7 @@ from edgekit.settings import Generating
 from edgekit.web import completions, playground
 from edgekit.web.models import ModelPool
 from edgekit.web.tokens import Pieces
-from edgekit.web.validation import SETTINGS, Refused
+from edgekit.web.validation import SETTINGS, RequestError
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +30,13 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def shelf():
+def pool():
     return ModelPool([None], runtime="onnx")
 
 
 @pytest.fixture(scope="module")
-def client(shelf):
-    with served(shelf) as client:
+def client(pool):
+    with served(pool) as client:
         yield client
 
 
@@ -148,10 +148,10 @@ def test_models_and_defaults(client, model, bundled):
     (b"{", 400, None, "not JSON"),
     (b"[" * 100_000, 400, None, "not JSON"),
     ({}, 400, "prompt", "prompt or tokens"),
-    ({"prompt": "a", "tokens": [1]}, 400, "prompt", "one of them"),
+    ({"prompt": "a", "tokens": [1]}, 400, "prompt", "either prompt"),
     ({"prompt": ""}, 400, "prompt", "empty"),
     ({"prompt": "\ud800"}, 400, "prompt", "not UTF-8"),
-    ({"prompt": 5}, 400, "prompt", "a text"),
+    ({"prompt": 5}, 400, "prompt", "a string"),
     ({"tokens": []}, 400, "tokens", "token ids"),
     ({"tokens": [True]}, 400, "tokens", "token ids"),
     ({"tokens": [8064]}, 400, "tokens", "0 to 8063"),
@@ -314,7 +314,7 @@ def test_a_character_of_several_tokens_is_one_chunk(client, model):
     ({"prompt": ""}, 400, "prompt", "empty"),
     ({"prompt": [5] * 513}, 400, "prompt", "holds 512"),
     ({"prompt": "a", "model": "gpt-4"}, 404, "model", "story-7m"),
-    ({"prompt": "a", "model": 4}, 400, "model", "a text"),
+    ({"prompt": "a", "model": 4}, 400, "model", "a string"),
     ({"prompt": "a", "max_tokens": -1}, 400, "max_tokens", "from 0"),
     ({"prompt": "a", "max_tokens": "9"}, 400, "max_tokens", "whole"),
     ({"prompt": "a", "n": 2}, 400, "n", "not supported"),
@@ -336,7 +336,7 @@ def test_a_character_of_several_tokens_is_one_chunk(client, model):
     ({"prompt": "a", "stream": False, "stream_options": {}}, 400, "stream_options", "stream: true"),
     ({"prompt": "a", "stream": True, "stream_options": {"x": 1}}, 400, "x", "unknown"),
     ({"prompt": "a", "logit_bias": [1]}, 400, "logit_bias", "object"),
-    ({"prompt": "a", "logit_bias": {"x": 1}}, 400, "logit_bias", "no token id"),
+    ({"prompt": "a", "logit_bias": {"x": 1}}, 400, "logit_bias", "not a token id"),
     ({"prompt": "a", "logit_bias": {"1": 101}}, 400, "logit_bias", "-100 to 100"),
     ({"prompt": "a", "logit_bias": {"9000": 1}}, 400, None, "outside the vocabulary"),
     ({"prompt": "a", "messages": []}, 400, "messages", "unknown field"),
@@ -366,11 +366,11 @@ NAMES = st.sampled_from(
 @given(st.dictionaries(NAMES, JSON, max_size=4), st.dictionaries(st.sampled_from(SETTINGS), JSON, max_size=3))
 def test_no_body_is_a_bug(client, body, inner):
     """Whatever is sent is understood or refused by name; what was understood are values that `Generating` takes."""
-    house = client.app.state.house
-    for read, sent in ((completions.read, body), (playground.read, body), (playground.read, {"settings": inner})):
+    state = client.app.state.edgekit
+    for read, sent in ((completions.parse, body), (playground.parse, body), (playground.parse, {"settings": inner})):
         try:
-            asked = read(json.dumps({"prompt": "a"} | sent).encode(), house)
-        except Refused as refused:
+            asked = read(json.dumps({"prompt": "a"} | sent).encode(), state)
+        except RequestError as refused:
             assert refused.status in (400, 404) and "\n" not in str(refused)
         else:
             Generating(**asked.settings)

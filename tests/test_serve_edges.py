@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from serving import HERE, LONG, PROMPT, Asking, complete, gated, generate, served, shelves, until, web
+from serving import HERE, LONG, PROMPT, Asking, complete, gated, generate, pool_module, served, until, web
 
 import edgekit
 from edgekit.errors import SettingError, UsageError
 from edgekit.web.models import ModelPool
 from edgekit.web.settings import Serving
-from edgekit.web.validation import Refused
+from edgekit.web.validation import RequestError
 from edgekit.web.worker import Done, ModelWorker
 
 
@@ -27,13 +27,13 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def shelf():
+def pool():
     return ModelPool([None], runtime="onnx")
 
 
 @pytest.fixture(scope="module")
-def client(shelf):
-    with served(shelf) as client:
+def client(pool):
+    with served(pool) as client:
         yield client
 
 
@@ -49,8 +49,8 @@ def test_dns_rebinding(client, host, status):
     assert client.get("/v1/models", headers={"Host": host}).status_code == status
 
 
-def test_other_names_are_welcome_where_a_key_is_asked(shelf):
-    with served(shelf, host="0.0.0.0", api_key="k") as client:
+def test_other_names_are_welcome_where_a_key_is_asked(pool):
+    with served(pool, host="0.0.0.0", api_key="k") as client:
         answer = client.get("/v1/models", headers={"Host": "pi.local:8000", "Authorization": "Bearer k"})
         assert answer.status_code == 200
 
@@ -67,10 +67,10 @@ def test_pages_of_others_may_not_call(client, origin, status):
     assert answer.status_code == status and "access-control-allow-origin" not in answer.headers
 
 
-def test_cors_where_it_is_allowed(shelf):
+def test_cors_where_it_is_allowed(pool):
     page = "https://page.example"
     asks = {"Origin": page, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
-    with served(shelf, allow_origin=(page,), api_key="k") as client:
+    with served(pool, allow_origin=(page,), api_key="k") as client:
         before = client.options("/v1/completions", headers=asks)
         assert before.status_code == 200 and before.headers["access-control-allow-origin"] == page
         assert "authorization" in before.headers["access-control-allow-headers"].lower()
@@ -83,14 +83,14 @@ def test_cors_where_it_is_allowed(shelf):
         assert client.get("/v1/models", headers={"Origin": "https://evil.example"}).status_code == 403
 
 
-def test_the_api_key(shelf, site):
+def test_the_api_key(pool, site):
     def basic(text):
         return "Basic " + base64.b64encode(text.encode()).decode()
 
     wrong = ["", "Bearer", "Bearer s3cre", "Bearer s3cret2", "s3cret", "Bearer \xe9", "Basic s3cret", "Basic \xe9",
              basic("s3cret"), basic("s3cret:"), basic("me:s3cre"), "Digest s3cret"]  # fmt: skip
     for pages, good in ((None, ["Bearer s3cret", "bearer  s3cret"]), (site, ["Bearer s3cret", basic("me:s3cret")])):
-        with served(shelf, pages, api_key="s3cret") as client:
+        with served(pool, pages, api_key="s3cret") as client:
             for path in ("/v1/models", "/api/models", "/metrics", "/v1/completions", "/", "/nothing"):
                 for header in (None, *wrong):
                     headers = {} if header is None else {"Authorization": header.encode("latin-1")}
@@ -105,8 +105,8 @@ def test_the_api_key(shelf, site):
             assert client.get("/health").status_code == 200
 
 
-def test_large_bodies(shelf):
-    with served(shelf, max_body_bytes=1000, max_prompt_tokens=5) as client:
+def test_large_bodies(pool):
+    with served(pool, max_body_bytes=1000, max_prompt_tokens=5) as client:
         assert client.post("/v1/completions", json={"prompt": "a" * 2000}).status_code == 413
 
         def pieces():
@@ -126,11 +126,11 @@ def test_large_bodies(shelf):
 
 def test_a_full_queue_is_said_at_once():
     async def play():
-        with gated(queue_size=2) as (app, gate, desk):
+        with gated(queue_size=2) as (app, gate, worker):
             running = Asking(app, "/v1/completions", LONG)
-            await until(lambda: desk.busy)
+            await until(lambda: worker.busy)
             waiting = [Asking(app, "/v1/completions", LONG | {"max_tokens": 1}) for _ in range(2)]
-            await until(lambda: desk.waiting == 2)
+            await until(lambda: worker.waiting == 2)
             late = Asking(app, "/v1/completions", LONG)
             await late.task
             assert late.status == 503 and "queue_full" in late.text
@@ -152,14 +152,14 @@ def test_a_full_queue_is_said_at_once():
 ])  # fmt: skip
 def test_a_client_that_leaves_ends_its_text(path, body):
     async def play():
-        with gated() as (app, gate, desk):
+        with gated() as (app, gate, worker):
             one = Asking(app, path, body)
             gate.free.release(3)
             await until(lambda: gate.calls == 3)
             one.leave()
             await one.task
             gate.free.release(50)
-            await until(lambda: not desk.busy)
+            await until(lambda: not worker.busy)
             assert gate.calls <= 5, "it stopped after the token that was under way"
             other = Asking(app, "/v1/completions", LONG | {"max_tokens": 2})
             await other.task
@@ -170,32 +170,32 @@ def test_a_client_that_leaves_ends_its_text(path, body):
 
 def test_a_client_that_leaves_the_queue_is_never_worked_for():
     async def play():
-        with gated() as (app, gate, desk):
+        with gated() as (app, gate, worker):
             first = Asking(app, "/v1/completions", LONG | {"max_tokens": 2})
-            await until(lambda: desk.busy)
+            await until(lambda: worker.busy)
             second = Asking(app, "/v1/completions", LONG)
-            await until(lambda: desk.waiting == 1)
+            await until(lambda: worker.waiting == 1)
             second.leave()
             await second.task
-            assert desk.waiting == 0
+            assert worker.waiting == 0
             gate.free.release(1000)
             await first.task
-            await until(lambda: not desk.busy)
+            await until(lambda: not worker.busy)
             assert first.status == 200 and gate.calls == 2
-            assert 'path="/v1/completions",status="499"} 1' in app.state.house.metrics.text()
+            assert 'path="/v1/completions",status="499"} 1' in app.state.edgekit.metrics.text()
 
     asyncio.run(play())
 
 
 def test_the_time_limit():
     async def play():
-        with gated(time_limit=0.3) as (app, gate, desk):
+        with gated(time_limit=0.3) as (app, gate, worker):
             running = Asking(app, "/v1/completions", LONG)
             stream = Asking(app, "/v1/completions", LONG | {"stream": True})
             await asyncio.gather(running.task, stream.task)
             assert running.status == stream.status == 504 and "0.3 s" in running.text
             gate.free.release(1)
-            await until(lambda: not desk.busy)
+            await until(lambda: not worker.busy)
             gate.free.release(2)
             begun = Asking(app, "/api/generate", {"prompt": PROMPT, "settings": {"max_new_tokens": 50}})
             await begun.task
@@ -208,29 +208,29 @@ def test_the_time_limit():
 
 def test_a_body_that_does_not_come():
     async def play():
-        with gated(time_limit=0.2) as (app, gate, desk):
+        with gated(time_limit=0.2) as (app, gate, worker):
             slow, left = (Asking(app, "/v1/completions", LONG, whole=False) for _ in range(2))
             left.leave()
             await asyncio.gather(slow.task, left.task)
-            assert slow.status == 408 and left.status == 499 and not desk.busy
+            assert slow.status == 408 and left.status == 499 and not worker.busy
 
     asyncio.run(play())
 
 
 def test_stopping_sends_home_who_waits_and_ends_who_runs():
     async def play():
-        with gated() as (app, gate, desk):
+        with gated() as (app, gate, worker):
             running = Asking(app, "/v1/completions", LONG | {"stream": True})
             gate.free.release(3)
             await until(lambda: gate.calls == 3)
             waiting = Asking(app, "/v1/completions", LONG)
-            await until(lambda: desk.waiting == 1)
-            desk.close()
+            await until(lambda: worker.waiting == 1)
+            worker.close()
             await waiting.task
             assert waiting.status == 503 and "stopping" in waiting.text and not running.task.done()
             gate.free.release(2)
             await until(lambda: gate.calls == 5)
-            desk.interrupt()
+            worker.interrupt()
             await running.task
             assert "the server is stopping" in running.text and running.text.endswith("data: [DONE]\n\n")
             late = Asking(app, "/v1/completions", LONG)
@@ -242,7 +242,7 @@ def test_stopping_sends_home_who_waits_and_ends_who_runs():
 
 def test_a_bug_is_logged_and_the_server_goes_on(caplog):
     async def play():
-        with gated() as (app, gate, desk):
+        with gated() as (app, gate, worker):
             gate.free.release(1000)
             good, gate.forward = gate.forward, lambda tokens, every=False: 1 / 0
             bad = Asking(app, "/v1/completions", LONG)
@@ -257,9 +257,9 @@ def test_a_bug_is_logged_and_the_server_goes_on(caplog):
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_one_after_the_other_needs_no_queue(shelf):
+def test_one_after_the_other_needs_no_queue(pool):
     """Whoever has an answer finds the place free, however soon the next request comes."""
-    with served(shelf, queue_size=0) as client:
+    with served(pool, queue_size=0) as client:
         statuses = [
             client.post("/v1/completions", json={"prompt": "a", "max_tokens": 0}).status_code for _ in range(100)
         ]
@@ -268,22 +268,22 @@ def test_one_after_the_other_needs_no_queue(shelf):
 
 def test_the_desk_keeps_the_order_and_its_events():
     async def play():
-        desk, order = ModelWorker(10), []
-        desk.start()
-        jobs = [desk.hand_in(lambda job, n=n: (order.append(n), job.emit(n))) for n in range(5)]
+        worker, order = ModelWorker(10), []
+        worker.start()
+        jobs = [worker.submit(lambda job, n=n: (order.append(n), job.emit(n))) for n in range(5)]
         for n, job in enumerate(jobs):
             assert await job.events.get() == n and isinstance(await job.events.get(), Done)
         assert order == list(range(5))
-        desk.stop()
-        with pytest.raises(Refused, match="stopping"):
-            desk.hand_in(lambda job: None)
+        worker.stop()
+        with pytest.raises(RequestError, match="stopping"):
+            worker.submit(lambda job: None)
 
     asyncio.run(play())
 
 
-def test_metrics(shelf):
+def test_metrics(pool):
     parser = pytest.importorskip("prometheus_client.parser", reason="its parser is the oracle")
-    with served(shelf) as client:
+    with served(pool) as client:
         usage = complete(client, prompt=PROMPT, max_tokens=7, temperature=0)["usage"]
         generate(client, prompt=PROMPT, settings={"max_new_tokens": 5, "temperature": 0})
         for path in ("/none", "/nothing", "/%22x%0a"):
@@ -329,27 +329,27 @@ def test_few_models_are_open_at_a_time(monkeypatch, bundled, model):
         opened.append((path, runtime))
         return Counted(model.tokenizer, closed, (path, runtime))
 
-    monkeypatch.setattr(shelves, "load", load)
-    shelf = ModelPool([bundled] * 6)
-    assert list(shelf.entries) == ["story-7m", *(f"story-7m-{n}" for n in range(2, 7))]
-    entries = list(shelf.entries.values())
+    monkeypatch.setattr(pool_module, "load", load)
+    pool = ModelPool([bundled] * 6)
+    assert list(pool.entries) == ["story-7m", *(f"story-7m-{n}" for n in range(2, 7))]
+    entries = list(pool.entries.values())
     for entry in entries[:4]:
-        shelf.open(entry, "onnx")
-    shelf.open(entries[0], "onnx")  # used of late
+        pool.open(entry, "onnx")
+    pool.open(entries[0], "onnx")  # used of late
     assert len(opened) == 4 and not closed
-    shelf.open(entries[4], "onnx")
+    pool.open(entries[4], "onnx")
     assert len(closed) == 1 and len(opened) == 5
-    shelf.open(entries[0], "onnx")
+    pool.open(entries[0], "onnx")
     assert len(opened) == 5, "the least recently used one went"
-    shelf.open(entries[0], "torch")
+    pool.open(entries[0], "torch")
     assert len(opened) == 6 and len(closed) == 2, "the same model on another runtime is another pair"
-    shelf.close()
+    pool.close()
     assert len(closed) == 6
 
 
 def test_two_models_are_asked_by_name(bundled, stories, model):
-    shelf = ModelPool([bundled, stories], runtime="onnx")
-    with served(shelf) as client:
+    pool = ModelPool([bundled, stories], runtime="onnx")
+    with served(pool) as client:
         assert [one["id"] for one in client.get("/api/models").json()["models"]] == ["story-7m", "hf"]
         other = edgekit.load(stories, runtime="onnx")
         for id, loaded in (("story-7m", model), ("hf", other), ("story-7m", model)):
@@ -364,14 +364,16 @@ def test_two_models_are_asked_by_name(bundled, stories, model):
     ("", ["onnx", "llamacpp", "torch"]), (".gguf", ["llamacpp", "onnx", "torch"]), (".onnx", ["onnx"]),
 ])  # fmt: skip
 def test_which_runtimes_could_open_what(suffix, runtimes):
-    assert shelves.runtimes_for(Path("model" + suffix)) == runtimes
+    assert pool_module.runtimes_for(Path("model" + suffix)) == runtimes
 
 
 def test_a_runtime_without_its_package_is_not_offered(monkeypatch, bundled):
-    there = shelves.importlib.util.find_spec
-    monkeypatch.setattr(shelves.importlib.util, "find_spec", lambda n: None if n in ("torch", "onnx") else there(n))
+    there = pool_module.importlib.util.find_spec
+    monkeypatch.setattr(pool_module.importlib.util, "find_spec", lambda n: None if n in ("torch", "onnx") else there(n))
     assert set(ModelPool([bundled]).first.runtimes) <= {"llamacpp"}
-    assert shelves.missing_for(Path("m.onnx"), "onnx") is None and shelves.missing_for(bundled, "onnx") == "onnx"
+    assert (
+        pool_module.missing_for(Path("m.onnx"), "onnx") is None and pool_module.missing_for(bundled, "onnx") == "onnx"
+    )
 
 
 # ----------------------------------------------------------------------------- pages
@@ -389,8 +391,8 @@ def site(tmp_path_factory):
     return folder
 
 
-def test_pages(shelf, site):
-    with served(shelf, site) as client:
+def test_pages(pool, site):
+    with served(pool, site) as client:
         assert "here" in client.get("/").text
         for path, kind in (
             ("/", "text/html"), ("/a.js", "text/javascript"), ("/b.mjs", "text/javascript"), ("/c.css", "text/css"),
@@ -412,10 +414,10 @@ def test_pages(shelf, site):
         assert client.get("/", headers={"Host": "evil.example"}).status_code == 403
 
 
-def test_the_playground_is_there_and_needs_nothing_from_elsewhere(shelf):
+def test_the_playground_is_there_and_needs_nothing_from_elsewhere(pool):
     if not (web.PAGES / "index.html").is_file():
         pytest.skip("no pages in this checkout")
-    with served(shelf, web.pages()) as client:
+    with served(pool, web.pages()) as client:
         page = client.get("/").text
         for name in re.findall(r'(?:src|href)="([^"#]+)"', page):
             assert not name.startswith(("http:", "https:", "//")), name

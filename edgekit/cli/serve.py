@@ -60,16 +60,16 @@ def run(models: tuple[str, ...], values: dict[str, Any], *, pages: bool = False,
 
     folder: Path | None = app.pages() if pages else None
     try:
-        shelf = ModelPool(models or (None,), progress=flags.progress, **values, **running)
-        sys.exit(server.serve(shelf, settings, pages=folder, ready=lambda where: _ready(where, shelf, browser)))
+        pool = ModelPool(models or (None,), progress=flags.progress, **values, **running)
+        sys.exit(server.serve(pool, settings, pages=folder, ready=lambda where: _ready(where, pool, browser)))
     except KeyboardInterrupt:  # while the model was opened
         sys.exit(130)
 
 
-def _ready(where: str, shelf: Any, browser: bool) -> None:
+def _ready(where: str, pool: Any, browser: bool) -> None:
     click.echo(where)
     sys.stdout.flush()
-    click.echo(f"{', '.join(shelf.entries)} · Ctrl-C stops", err=True)
+    click.echo(f"{', '.join(pool.entries)} · Ctrl-C stops", err=True)
     if browser and can_open():
         import threading
         import webbrowser

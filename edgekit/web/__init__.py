@@ -1,49 +1,50 @@
 """The server of `edgekit serve`, and of `edgekit demo`, which is the same application with pages. Extra `serve`.
 
-    security.py  who may ask: Host, Origin, API key, size of a body
-    validation.py a JSON body read field by field; refusals, as an HTTP status and JSON
-    state.py     what the parts share
-    worker.py    the one thread that runs models, and the bounded queue before it
-    models.py    the models that may be asked for, opened on first use
-    tokens.py    a text as it comes, token by token, with probabilities before and after the sampler
-    responses.py from a job on the desk to an HTTP answer; what happens when a client leaves
+    app.py          the ASGI application: everything below, put together
+    security.py     access control: Host, Origin, API key, size of a body
+    validation.py   parses a JSON body; errors as an HTTP status and JSON
+    state.py        what the parts share
+    worker.py       the one thread that runs models, and the bounded queue in front of it
+    models.py       the pool of models, opened on first use
+    tokens.py       log-probabilities of a prompt, the text of single tokens
+    responses.py    from a job to an HTTP response; what happens when a client leaves
     playground.py, completions.py    the two APIs
-    metrics.py   counters and histograms for Prometheus
-    app.py       all of it as one ASGI application
-    server.py    uvicorn around it: the address, signals, the end
+    metrics.py      counters and histograms for Prometheus
+    server.py       uvicorn around it: the address, signals, shutdown
+    settings.py     the settings of the server
+    export.py, npm.py    `edgekit export-web`: a static folder with a model that runs in the browser
 
-The playground's API (pages in `pages/` call it; `completions.py` has OpenAI's)
--------------------------------------------------------------------------------
+The playground's API (`pages/` calls it; `completions.py` documents OpenAI's)
+-----------------------------------------------------------------------------
 
 GET /api/models
     {"models": [{"id", "name", "runtime", "runtimes": [...], "format", "bytes", "parameters", "context_length",
-    "vocab_size"}]}. `runtime` is the one that is taken if none is named, `runtimes` are those whose packages are
-    installed. What a file does not say (a foreign .onnx) is null until the model was opened.
+    "vocab_size"}]}. `runtime` is used for requests that name none; `runtimes` are those whose packages are installed.
+    What a file does not tell (an .onnx of other software) is null until the model is opened.
 
 GET /api/defaults?model=ID
     {"model": ID, "defaults": {name: value}, "settings": {name: {"type", "help", "range", "minimum", "maximum",
-    "above"}}}: the model's own generation defaults, and of each setting what edgekit/settings.py says. `range` is
-    words; `minimum` and `maximum` are numbers or null, and the minimum itself is not allowed where `above` is true.
+    "above"}}}: the model's own generation defaults, and the settings' types and ranges from edgekit/settings.py.
+    `range` is text; `minimum` and `maximum` are numbers or null; where `above` is true the minimum is excluded.
 
 POST /api/generate
     {"model": ID, "runtime": NAME or null, "prompt": TEXT or "tokens": [ids], "settings": {temperature, top_p, top_k,
-    min_p, repetition_penalty, max_new_tokens, seed, stop, ignore_eos}, "top": 0 to 20}. All but the prompt may be left
-    out; settings that are absent or null take the model's defaults, a model that is absent is the first. `tokens` are
-    ids as they are, BOS included: the way to branch off a text. The answer is text/event-stream, each event one line
-    `data: JSON`:
+    min_p, repetition_penalty, max_new_tokens, seed, stop, ignore_eos}, "top": 0 to 20}. Only the prompt is required.
+    Settings that are absent or null take the model's defaults; the default model is the first. `tokens` are used as
+    they are, BOS included, so a client can branch off a text at any token. The response is text/event-stream, each
+    event one line `data: JSON`:
 
     {"type": "start", "tokens": [ids of the prompt], "pieces": [what each adds to the text], "seed": n}
     {"type": "token", "id", "text", "piece", "before", "after", "top": [{"id", "piece", "before", "after"}]}
-        `text` is what became certain with this token: "" while a character or a stop string is open. `piece` is what
-        the token alone reads as; a special token's is its spelling. `before` is its probability under the model,
-        `after` that of the whole sampler chain (penalty, temperature, filters): 0 for what was filtered out, and at
-        temperature 0 it is 1 for the likeliest. `top` has the likeliest under the model, likeliest first.
+        `text` became certain with this token: "" while a character, or what may be a stop string, is unfinished.
+        `piece` is the text of the token alone; a special token's is its spelling. `before` is its probability under the
+        model, `after` its probability after the whole sampler chain (penalty, temperature, filters): 0 if it was
+        filtered out; at temperature 0 it is 1 for the likeliest. `top` has the likeliest under the model, in order.
     {"type": "end", "finish_reason", "tokens": [new ids], "text", "tokens_per_second", "first_token_seconds"}
-        `text` is all of it; finish_reason "stop" or "length". Seconds from the moment the model began.
-    {"type": "error", "message"}    instead of the end, once the stream has begun
+        `text` is the whole new text; finish_reason "stop" or "length". Seconds count from when the model started.
+    {"type": "error", "message", "param"}    instead of the end, if something fails once the stream has started
 
-    Before it has begun, an error is an HTTP status with the JSON {"type": "error", "message", "param"}: 400 a value or
-    prompt that cannot be meant, 401 no or a wrong API key, 404 no such model, 413
-    too large, 408 a body that does not end, 503 the queue is full (header Retry-After, seconds), 504 the time limit.
-    Closing the connection ends the text.
+    Before that, an error is an HTTP status with the same JSON: 400 invalid value or prompt, 401 missing or wrong API
+    key, 403 host or origin not allowed, 404 unknown model, 408 body not complete in time, 413 too large, 503 queue full
+    (header Retry-After, in seconds), 504 time limit. Closing the connection ends the text.
 """

@@ -1,4 +1,4 @@
-"""The application: two APIs, the state of the server, and perhaps pages, behind the guards."""
+"""The ASGI application: two APIs, health and metrics, optionally pages, behind access control."""
 
 import contextlib
 import os
@@ -21,11 +21,11 @@ from edgekit.web import completions, metrics, playground, responses, security
 from edgekit.web.models import ModelPool
 from edgekit.web.settings import Serving, is_loopback
 from edgekit.web.state import AppState
-from edgekit.web.validation import Refused, refusal
+from edgekit.web.validation import RequestError, as_request_error
 
 PAGES = Path(__file__).parent / "pages"
 
-# Said here: `mimetypes` asks the system, and some systems call JavaScript plain text, which no browser runs.
+# Fixed here: `mimetypes` asks the system, and some systems call JavaScript plain text, which browsers do not run.
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -40,7 +40,7 @@ TYPES = {
     ".wasm": "application/wasm",
 }
 
-# Pages run their own files' code only, and talk to this server only.
+# Pages run the code of their own files only, and talk to this server only.
 POLICY = (
     "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -54,32 +54,32 @@ def pages() -> Path:
     return PAGES
 
 
-def application(shelf: ModelPool, settings: Serving, pages: Path | None = None) -> Starlette:
-    """The ASGI application; `state.house` has its parts. Its lifespan starts and stops the desk's thread.
+def application(pool: ModelPool, settings: Serving, pages: Path | None = None) -> Starlette:
+    """The ASGI application; `app.state.edgekit` is its `AppState`. Its lifespan starts and stops the worker's thread.
 
     Args:
         pages: a folder with index.html, whose files are served at the root.
     """
-    house = AppState(shelf, settings)
+    state = AppState(pool, settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        house.desk.start()
+        state.worker.start()
         try:
             yield
         finally:
-            house.desk.stop()
+            state.worker.stop()
 
     routes: list[BaseRoute] = [
-        Route("/health", health(house)),
-        Route("/metrics", counters(house)),
-        *playground.routes(house),
-        *completions.routes(house),
+        Route("/health", health(state)),
+        Route("/metrics", metrics_page(state)),
+        *playground.routes(state),
+        *completions.routes(state),
     ]
     known = frozenset(route.path for route in routes if isinstance(route, Route) and "{" not in route.path)
     if pages is not None:
         routes.append(Mount("/", Pages(directory=pages, html=True)))
-    layers = [Middleware(metrics.Counting, metrics=house.metrics, known=known)]
+    layers = [Middleware(metrics.Counting, metrics=state.metrics, known=known)]
     if settings.allow_origin:
         layers.append(
             Middleware(
@@ -99,49 +99,53 @@ def application(shelf: ModelPool, settings: Serving, pages: Path | None = None) 
         routes=routes,
         middleware=layers,
         exception_handlers={
-            EdgekitError: refused,
-            HTTPException: unknown,
-            ClientDisconnect: gone,
-            Exception: refused,
+            EdgekitError: request_failed,
+            HTTPException: http_error,
+            ClientDisconnect: client_left,
+            Exception: request_failed,
         },  # fmt: skip
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.house = house
+    app.state.edgekit = state
     return app
 
 
-def health(house: AppState) -> Any:
-    async def state(request: Request) -> Response:
-        return JSONResponse({"status": "ok", "waiting": house.desk.waiting, "busy": house.desk.busy})
-
-    return state
-
-
-def counters(house: AppState) -> Any:
+def health(state: AppState) -> Any:
     async def page(request: Request) -> Response:
-        return PlainTextResponse(house.metrics.text(), media_type=metrics.CONTENT_TYPE)
+        return JSONResponse({"status": "ok", "waiting": state.worker.waiting, "busy": state.worker.busy})
 
     return page
 
 
-async def refused(request: Request, error: Exception) -> Response:
-    return security.answer(refusal(error), request.url.path)
+def metrics_page(state: AppState) -> Any:
+    async def page(request: Request) -> Response:
+        return PlainTextResponse(state.metrics.text(), media_type=metrics.CONTENT_TYPE)
+
+    return page
 
 
-async def unknown(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    what = {404: f"nothing at {request.url.path}", 405: f"{request.method} is not for {request.url.path}"}
-    said = what.get(error.status_code, error.detail)
-    return security.answer(Refused(said, status=error.status_code, headers=dict(error.headers or {})), request.url.path)
+async def request_failed(request: Request, error: Exception) -> Response:
+    return security.error_response(as_request_error(error), request.url.path)
 
 
-async def gone(request: Request, error: Exception) -> Response:
-    return responses.plain(None)
+async def http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own errors in the form of the path's API."""
+    if not isinstance(error, HTTPException):
+        raise error
+    path = request.url.path
+    messages = {404: f"{path} does not exist", 405: f"{path} does not accept {request.method}"}
+    message = messages.get(error.status_code, error.detail)
+    headers = dict(error.headers or {})
+    return security.error_response(RequestError(message, status=error.status_code, headers=headers), path)
+
+
+async def client_left(request: Request, error: Exception) -> Response:
+    return responses.json_response(None)
 
 
 class Pages(StaticFiles):
-    """A folder's files. Browsers keep them and ask each time whether they are still good (ETag)."""
+    """The files of a folder. Browsers cache them and revalidate each time (ETag)."""
 
     def file_response(
         self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200

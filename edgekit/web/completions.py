@@ -1,18 +1,19 @@
 """OpenAI's legacy completions: POST /v1/completions, GET /v1/models, GET /v1/models/ID.
 
-    prompt              a text, token ids, or a list of one of these
-    max_tokens          as OpenAI's 16 by default; 0 adds nothing, for scoring a prompt with `echo` and `logprobs`
+    prompt              a string, token ids, or a list of one of these
+    max_tokens          default 16, as OpenAI's; 0 generates nothing, to score a prompt with `echo` and `logprobs`
     temperature, top_p, seed, stop      absent or null: the model's own defaults, not OpenAI's 1 and 1
-    repetition_penalty, top_k, min_p, ignore_eos    as `edgekit run` has them
-    logprobs            0 to 5 likeliest tokens beside each, natural logarithms under the model, before the sampler
+    repetition_penalty, top_k, min_p, ignore_eos    as for `edgekit run`
+    logprobs            how many of the likeliest tokens to list at each position, 0 to 5; natural logarithms under the
+                        model, before the sampler
     echo, stream, stream_options.include_usage, logit_bias, user
-    n, best_of          1; suffix none; presence_penalty, frequency_penalty 0: any other value is refused, as are
-                        fields that are not named here
+    n, best_of          1; suffix none; presence_penalty, frequency_penalty 0: other values are refused, as are fields
+                        that are not listed here
 
-Of `logprobs`: `tokens` are what each token alone reads as (specials by their spelling), `text_offset` counts characters
-from the beginning of the prompt, echoed or not; where text is cut at a stop string, tokens after the cut are left out.
-In `top_logprobs` the chosen token is there too; of two tokens that read the same, the likelier has the place. The
-prompt's first token has no probability: null.
+In `logprobs`, `tokens` has the text of each token alone (specials by their spelling), and `text_offset` counts
+characters from the beginning of the prompt, echoed or not. Where text is cut at a stop string, the tokens after the cut
+are left out. `top_logprobs` includes the chosen token; of two tokens with the same text, the likelier one is listed.
+The prompt's first token has no probability: null.
 """
 
 import time
@@ -31,17 +32,17 @@ from edgekit.web import responses
 from edgekit.web.models import Entry, Opened
 from edgekit.web.state import AppState
 from edgekit.web.tokens import prompt_logprobs
-from edgekit.web.validation import Fields, Refused, is_ids, shown
+from edgekit.web.validation import Fields, RequestError, is_ids, shown
 from edgekit.web.worker import Job
 
 MAX_TOKENS = 16
-MOST_LOGPROBS = 5
+MAX_LOGPROBS = 5
 LEAST = -9999.0
-"""Stands for minus infinity, which JSON has no word for."""
+"""In place of minus infinity, which JSON does not have."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class CompletionParams:
     """The body of POST /v1/completions."""
 
     entry: Entry
@@ -52,20 +53,20 @@ class Asked:
     echo: bool
     stream: bool
     usage: bool
-    """Whether a stream ends in a chunk with the counts."""
+    """Whether a stream ends with a chunk that has the token counts."""
 
 
-def read(data: bytes, house: AppState) -> Asked:
-    """Raises `Refused`, naming the field."""
+def parse(data: bytes, state: AppState) -> CompletionParams:
+    """Raises `RequestError`, naming the field."""
     fields = Fields(data)
-    entry = house.shelf.find(fields.text("model"))
+    entry = state.pool.find(fields.text("model"))
     prompt = _prompt(fields.take("prompt"))
     settings: dict[str, Any] = {}
     for name in ("temperature", "top_p", "seed", "stop", "repetition_penalty", "top_k", "min_p", "ignore_eos"):
         settings |= fields.setting(name)
     settings |= _bias(fields.take("logit_bias"))
-    most = fields.whole("max_tokens", 0, 1 << 31)
-    logprobs = fields.whole("logprobs", 0, MOST_LOGPROBS)
+    max_tokens = fields.integer("max_tokens", 0, 1 << 31)
+    logprobs = fields.integer("logprobs", 0, MAX_LOGPROBS)
     echo, stream = fields.flag("echo"), fields.flag("stream")
     usage = _stream_options(fields.take("stream_options"), stream)
     for name in ("n", "best_of"):
@@ -75,45 +76,45 @@ def read(data: bytes, house: AppState) -> Asked:
         fields.only(name, 0)
     fields.text("user")
     fields.done()
-    if most is None:
-        most = MAX_TOKENS
-    if most:
-        settings["max_new_tokens"] = most
-    return Asked(entry, prompt, settings, most, logprobs, echo, stream, usage)
+    if max_tokens is None:
+        max_tokens = MAX_TOKENS
+    if max_tokens:
+        settings["max_new_tokens"] = max_tokens
+    return CompletionParams(entry, prompt, settings, max_tokens, logprobs, echo, stream, usage)
 
 
 def _prompt(value: Any) -> str | list[int]:
-    if isinstance(value, list) and len(value) == 1 and not is_whole(value[0]):
+    if isinstance(value, list) and len(value) == 1 and not is_integer(value[0]):
         value = value[0]
     if isinstance(value, str) or is_ids(value):
         return value
     if value is None:
-        raise Refused("prompt is missing", "prompt")
+        raise RequestError("prompt is missing", "prompt")
     if isinstance(value, list) and len(value) > 1 and all(isinstance(one, str) or is_ids(one) for one in value):
-        raise Refused(f"prompt has {len(value)} prompts: send one a request", "prompt")
-    raise Refused(f"prompt must be a text, token ids, or a list of one of these, not {shown(value)}", "prompt")
+        raise RequestError(f"prompt has {len(value)} prompts: send one per request", "prompt")
+    raise RequestError(f"prompt must be a string, token ids, or a list of one of these, not {shown(value)}", "prompt")
 
 
 def _bias(value: Any) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise Refused("logit_bias must be an object of token ids and numbers", "logit_bias")
-    found = {}
+        raise RequestError("logit_bias must be an object of token ids and numbers", "logit_bias")
+    biases = {}
     for id, bias in value.items():
         if not (id.isascii() and id.isdecimal() and len(id) < 10):
-            raise Refused(f"logit_bias: {shown(id)} is no token id", "logit_bias")
+            raise RequestError(f"logit_bias: {shown(id)} is not a token id", "logit_bias")
         if isinstance(bias, bool) or not isinstance(bias, int | float) or not -100 <= bias <= 100:
-            raise Refused(f"logit_bias of {id} must be a number from -100 to 100, not {shown(bias)}", "logit_bias")
-        found[int(id)] = float(bias)
-    return {"logit_bias": found}
+            raise RequestError(f"logit_bias of {id} must be a number from -100 to 100, not {shown(bias)}", "logit_bias")
+        biases[int(id)] = float(bias)
+    return {"logit_bias": biases}
 
 
 def _stream_options(value: Any, stream: bool) -> bool:
     if value is None:
         return False
     if not stream or not isinstance(value, dict):
-        raise Refused("stream_options must be an object, and goes with stream: true", "stream_options")
+        raise RequestError("stream_options must be an object, and needs stream: true", "stream_options")
     options = Fields.of(value)
     usage = options.flag("include_usage")
     options.done()
@@ -121,12 +122,12 @@ def _stream_options(value: Any, stream: bool) -> bool:
 
 
 # -----------------------------------------------------------------------------
-# in the desk's thread
+# in the worker's thread
 
 
 @dataclass
-class Token:
-    """One entry of `logprobs`; `offset` counts from the beginning of the new text, of the prompt in an echo."""
+class TokenEntry:
+    """One entry of `logprobs`; `offset` is in characters of the new text, or of the prompt if it is echoed."""
 
     text: str
     logprob: float | None
@@ -135,25 +136,25 @@ class Token:
 
 
 @dataclass
-class Began:
-    """The first event: the prompt was read."""
+class StartEvent:
+    """The first event: the prompt has been read."""
 
     prompt: str
-    """Its text: as it was sent, or of its ids."""
-    tokens: list[Token]
-    """Its entries of `logprobs`, if they are asked for and it is echoed."""
+    """Its text, as it was sent or decoded from its ids."""
+    tokens: list[TokenEntry]
+    """Its entries of `logprobs`, if those are requested and it is echoed."""
 
 
 @dataclass
-class Said:
+class TokenEvent:
     """A token, and the text that became certain with it."""
 
     text: str
-    token: Token | None
+    token: TokenEntry | None
 
 
 @dataclass
-class Ended:
+class EndEvent:
     """The last event."""
 
     text: str
@@ -163,73 +164,76 @@ class Ended:
     new_tokens: int
 
 
-def complete(asked: Asked, house: AppState, job: Job) -> None:
-    """The work of one request; emits `Began`, `Said`s and `Ended`."""
-    opened = house.shelf.open(asked.entry, asked.entry.runtime)
-    model, prompt = opened.model, house.prompt(opened, asked.prompt, "prompt")
+def complete(params: CompletionParams, state: AppState, job: Job) -> None:
+    """The work of one request; emits a `StartEvent`, `TokenEvent`s and an `EndEvent`."""
+    opened = state.pool.open(params.entry, params.entry.runtime)
+    model, prompt = opened.model, state.prompt(opened, params.prompt, "prompt")
 
     # Created before anything is computed, since it raises if the prompt does not fit.
-    stream = model.stream(prompt, cancelled=job.cancelled, **asked.settings, logprobs=asked.logprobs)
-    text = asked.prompt if isinstance(asked.prompt, str) else model.tokenizer.decode(prompt)
-    tokens: list[Token] = []
-    if asked.echo and asked.logprobs is not None:
-        tokens = _prompt_tokens(opened, prompt, asked.logprobs, len(text))
-    if not asked.max_tokens:
-        job.emit(Began(text, tokens))
-        job.emit(Ended("", "length", len(prompt), 0))
+    stream = model.stream(prompt, cancelled=job.cancelled, **params.settings, logprobs=params.logprobs)
+    text = params.prompt if isinstance(params.prompt, str) else model.tokenizer.decode(prompt)
+    tokens: list[TokenEntry] = []
+    if params.echo and params.logprobs is not None:
+        tokens = _prompt_entries(opened, prompt, params.logprobs, len(text))
+    if not params.max_tokens:
+        job.emit(StartEvent(text, tokens))
+        job.emit(EndEvent("", "length", len(prompt), 0))
         return
     result, decoder, offset = stream.result, model.tokenizer.decoder(stream.result.prompt), 0
-    with house.counting(stream, job):
+    with state.counting(stream, job):
         for step in stream.steps():
             if len(result.tokens) == 1:  # with the first token: until then an error is still an HTTP status
-                job.emit(Began(text, tokens))
-            token = None
+                job.emit(StartEvent(text, tokens))
+            entry = None
             if step.logprob is not None:
-                token = _token(step.logprob, offset, opened)
+                entry = _entry(step.logprob, offset, opened)
                 offset += len(decoder.feed(step.token)) if step.token not in model.tokenizer.stop else 0
-            job.emit(Said(step.text, token))
-    job.emit(Ended(result.text, result.finish_reason or "stop", len(prompt), len(result.tokens)))
+            job.emit(TokenEvent(step.text, entry))
+    job.emit(EndEvent(result.text, result.finish_reason or "stop", len(prompt), len(result.tokens)))
 
 
-def _token(found: TokenLogprob, offset: int, opened: Opened) -> Token:
+def _entry(chosen: TokenLogprob, offset: int, opened: Opened) -> TokenEntry:
     top: dict[str, float] = {}
-    for id, logprob in (*found.top, (found.token, found.logprob)):
+    for id, logprob in (*chosen.top, (chosen.token, chosen.logprob)):
         text = opened.pieces(id)
         top[text] = max(logprob, top.get(text, LEAST))
-    return Token(opened.pieces(found.token), max(found.logprob, LEAST), top, offset)
+    return TokenEntry(opened.pieces(chosen.token), max(chosen.logprob, LEAST), top, offset)
 
 
-def _prompt_tokens(opened: Opened, prompt: Sequence[int], top: int, length: int) -> list[Token]:
-    decoder, offset, tokens = opened.model.tokenizer.decoder(), 0, []
-    for id, found in zip(prompt, prompt_logprobs(opened.model.runtime, prompt, top), strict=True):
-        at = min(offset, length)  # a tokenizer that normalises may give back another length
-        tokens.append(Token(opened.pieces(id), None, None, at) if found is None else _token(found, at, opened))
+def _prompt_entries(opened: Opened, prompt: Sequence[int], top: int, length: int) -> list[TokenEntry]:
+    """`length`: characters of the prompt's text."""
+    decoder, offset, entries = opened.model.tokenizer.decoder(), 0, []
+    for id, logprob in zip(prompt, prompt_logprobs(opened.model.runtime, prompt, top), strict=True):
+        at = min(offset, length)  # a tokenizer that normalises may return text of another length
+        entries.append(
+            TokenEntry(opened.pieces(id), None, None, at) if logprob is None else _entry(logprob, at, opened)
+        )
         offset += len(decoder.feed(id))
-    return tokens
+    return entries
 
 
 # -----------------------------------------------------------------------------
-# on the loop
+# on the event loop
 
 
 @dataclass
 class Completion:
-    """The choice of one answer: the events of the job in, chunks of text and logprobs out."""
+    """One response: turns the events of its job into chunks of text and logprobs."""
 
-    asked: Asked
+    params: CompletionParams
     id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
     _before: int = 0
     _length: int = 0
-    _waiting: list[Token] = field(default_factory=list)
+    _waiting: list[TokenEntry] = field(default_factory=list)
 
-    def chunks(self, event: Began | Said | Ended) -> Iterator[dict[str, Any]]:
-        """What a stream sends for an event."""
-        if isinstance(event, Began):
+    def chunks(self, event: StartEvent | TokenEvent | EndEvent) -> Iterator[dict[str, Any]]:
+        """The chunks that a stream sends for an event."""
+        if isinstance(event, StartEvent):
             self._before = len(event.prompt)
-            if self.asked.echo:
+            if self.params.echo:
                 yield self._chunk(event.prompt, event.tokens, 0)
-        elif isinstance(event, Said):
+        elif isinstance(event, TokenEvent):
             self._length += len(event.text)
             self._waiting += [event.token] if event.token else []
             ready = [token for token in self._waiting if token.offset < self._length]
@@ -237,29 +241,29 @@ class Completion:
             if event.text or ready:
                 yield self._chunk(event.text, ready, self._before)
         else:
-            text = event.text[self._length :]  # what was held back until the end
+            text = event.text[self._length :]  # what was kept back until the end
             self._length = len(event.text)
-            # After a stop string, what is left begins in what was cut off; else it is half a character, or a marker.
+            # What is left starts in text that a stop string cut off; otherwise it is half a character, or a marker.
             left = [t for t in self._waiting if event.reason != "stop" or t.offset < self._length]
             yield self._chunk(text, left, self._before, event.reason)
-            if self.asked.usage:
+            if self.params.usage:
                 yield self._record([]) | {"usage": usage(event)}
 
-    def _chunk(self, text: str, tokens: Sequence[Token], before: int, reason: str | None = None) -> dict[str, Any]:
-        logprobs = None if self.asked.logprobs is None else _logprobs(tokens, before)
+    def _chunk(self, text: str, tokens: Sequence[TokenEntry], before: int, reason: str | None = None) -> dict[str, Any]:
+        logprobs = None if self.params.logprobs is None else _logprobs(tokens, before)
         return self._record([{"text": text, "index": 0, "logprobs": logprobs, "finish_reason": reason}])
 
     def _record(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
-            "id": self.id, "object": "text_completion", "created": self.created, "model": self.asked.entry.id,
+            "id": self.id, "object": "text_completion", "created": self.created, "model": self.params.entry.id,
             "choices": choices,
         }  # fmt: skip
 
     def whole(self, events: Sequence[Any]) -> dict[str, Any]:
-        """The one answer without `stream`: the chunks, put together."""
+        """The response without `stream`: the chunks, joined."""
         choices = [chunk["choices"][0] for event in events for chunk in self.chunks(event)]
         logprobs: dict[str, list[Any]] | None = None
-        if self.asked.logprobs is not None:
+        if self.params.logprobs is not None:
             logprobs = {key: sum((c["logprobs"][key] for c in choices), []) for key in choices[0]["logprobs"]}
         choice = {
             "text": "".join(c["text"] for c in choices), "index": 0, "logprobs": logprobs,
@@ -268,7 +272,7 @@ class Completion:
         return self._record([choice]) | {"usage": usage(events[-1])}
 
 
-def _logprobs(tokens: Sequence[Token], before: int) -> dict[str, list[Any]]:
+def _logprobs(tokens: Sequence[TokenEntry], before: int) -> dict[str, list[Any]]:
     return {
         "tokens": [token.text for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
@@ -277,7 +281,7 @@ def _logprobs(tokens: Sequence[Token], before: int) -> dict[str, list[Any]]:
     }
 
 
-def usage(event: Ended) -> dict[str, int]:
+def usage(event: EndEvent) -> dict[str, int]:
     return {
         "prompt_tokens": event.prompt_tokens,
         "completion_tokens": event.new_tokens,
@@ -285,27 +289,27 @@ def usage(event: Ended) -> dict[str, int]:
     }
 
 
-def routes(house: AppState) -> Sequence[Route]:
+def routes(state: AppState) -> Sequence[Route]:
     started = int(time.time())
 
     def model(entry: Entry) -> dict[str, Any]:
         return {"id": entry.id, "object": "model", "created": started, "owned_by": "edgekit"}
 
     async def models(request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [model(entry) for entry in house.shelf.entries.values()]})
+        return JSONResponse({"object": "list", "data": [model(entry) for entry in state.pool.entries.values()]})
 
     async def one(request: Request) -> Response:
-        return JSONResponse(model(house.shelf.find(request.path_params["id"])))
+        return JSONResponse(model(state.pool.find(request.path_params["id"])))
 
     async def completions(request: Request) -> Response:
-        asked = read(await house.body(request), house)
-        events = house.events(request, lambda job: complete(asked, house, job))
-        completion = Completion(asked)
-        if not asked.stream:
-            found = await responses.whole(events)
-            return responses.plain(None if found is None else completion.whole(found))
-        return await responses.streamed(
-            events, completion.chunks, lambda refused: refused.body("/v1/"), "[DONE]", house.settings.time_limit
+        params = parse(await state.body(request), state)
+        events = state.events(request, lambda job: complete(params, state, job))
+        completion = Completion(params)
+        if not params.stream:
+            collected = await responses.collect(events)
+            return responses.json_response(None if collected is None else completion.whole(collected))
+        return await responses.stream_response(
+            events, completion.chunks, lambda error: error.body("/v1/"), "[DONE]", state.settings.time_limit
         )
 
     return [

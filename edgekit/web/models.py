@@ -1,4 +1,4 @@
-"""The models that may be asked for. A (model, runtime) pair is opened on first use and kept; few are open at a time."""
+"""The models of a server. A (model, runtime) pair is opened on first use and kept; only a few are open at a time."""
 
 import gc
 import importlib.util
@@ -18,27 +18,27 @@ from edgekit.settings import Generating
 from edgekit.utils import registry
 from edgekit.utils.progress import Progress, silent
 from edgekit.web.tokens import Pieces
-from edgekit.web.validation import Refused, shown
+from edgekit.web.validation import RequestError, shown
 
-MOST_OPEN = 4
+MAX_OPEN = 4
 
-# What a runtime, and the converter of a suffix, cannot do without: looked for without importing a backend, which would
-# cost its memory. A runtime that is not named here counts as usable.
+# The packages that a runtime, and a conversion to a suffix, need. They are looked up without an import, which would
+# cost the backend's memory. A runtime that is not listed counts as usable.
 PACKAGES = {"onnx": ("onnxruntime",), "llamacpp": ("llama_cpp",), "torch": ("torch",)}
 CONVERTING = {".onnx": ("onnx",), ".gguf": ("gguf",)}
 
 
 @dataclass
 class Entry:
-    """One model: what is known of it without opening it. Numbers that its files do not say are None until then."""
+    """What is known of a model before it is opened. Numbers that its files do not tell are None until then."""
 
     id: str
     name: str
     path: Path
     runtime: str
-    """The runtime that is taken if none is named."""
+    """The runtime for requests that name none."""
     runtimes: list[str]
-    """Those whose packages are installed."""
+    """Those that can open it and whose packages are installed."""
     format: str
     bytes: int
     parameters: int | None
@@ -47,13 +47,13 @@ class Entry:
     defaults: Generating
 
     def record(self) -> dict[str, Any]:
-        """What /api/models says of it."""
+        """The entry of /api/models."""
         return {name: value for name, value in vars(self).items() if name not in ("path", "defaults")}
 
 
 @dataclass
 class Opened:
-    """A model on a runtime, and what its single tokens read as."""
+    """A model on a runtime, and the text of its single tokens."""
 
     model: Model
     pieces: Pieces = field(init=False)
@@ -63,11 +63,11 @@ class Opened:
 
 
 class ModelPool:
-    """The models of one server. Only `open` touches them, and only the desk's thread may call it.
+    """The models of one server. Only the worker's thread may call `open` and use what it returns.
 
     Args:
         models: as `-m` takes them; None is the bundled model.
-        runtime, quant, revision, running: as `edgekit.load`; `quant` holds for the runtime that is taken by itself.
+        runtime, quant, revision, running: as in `edgekit.load`; `quant` applies to each entry's default runtime.
 
     Raises:
         EdgekitError: a model cannot be found, or no installed runtime opens it.
@@ -90,9 +90,9 @@ class ModelPool:
             entry = describe(hub.resolve(model, revision=revision), runtime)
             if isinstance(model, str) and hub.HUB_ID.fullmatch(model) and not Path(model).exists():
                 entry.id = entry.name = model
-            count, plain = 1, entry.id
+            count, base = 1, entry.id
             while entry.id in self.entries:
-                entry.id = f"{plain}-{(count := count + 1)}"
+                entry.id = f"{base}-{(count := count + 1)}"
             self.entries[entry.id] = entry
 
     @property
@@ -100,28 +100,30 @@ class ModelPool:
         return next(iter(self.entries.values()))
 
     def find(self, id: str | None) -> Entry:
-        """By id; the first if None. Raises `Refused` (404)."""
+        """By id; the first if None. Raises `RequestError` (404)."""
         if id is None:
             return self.first
         if id not in self.entries:
             known = ", ".join(self.entries)
-            raise Refused(f"no model {shown(id)}: choose from {known}", "model", status=404, code="model_not_found")
+            raise RequestError(
+                f"unknown model {shown(id)}: choose from {known}", "model", status=404, code="model_not_found"
+            )
         return self.entries[id]
 
     def runtime(self, entry: Entry, name: str | None) -> str:
-        """The runtime that a request means. Raises `Refused` (400) for one that cannot be had."""
+        """The runtime for a request. Raises `RequestError` (400) for one that cannot open this model."""
         name = entry.runtime if name is None else registry.ALIASES.get(name, name)
         if name not in entry.runtimes:
-            raise Refused(f"runtime must be one of {', '.join(entry.runtimes)}, not {shown(name)}", "runtime")
+            raise RequestError(f"runtime must be one of {', '.join(entry.runtimes)}, not {shown(name)}", "runtime")
         return name
 
     def open(self, entry: Entry, runtime: str) -> Opened:
-        """The model, from the shelf or opened now; at most `MOST_OPEN` stay. Raises as `edgekit.load`."""
+        """The model, opened now if it is not open yet; at most `MAX_OPEN` stay open. Raises as `edgekit.load`."""
         key = (entry.id, runtime)
         if key in self._open:
             self._open.move_to_end(key)
             return self._open[key]
-        while len(self._open) >= MOST_OPEN:  # before the next one is opened, since both may not fit into memory
+        while len(self._open) >= MAX_OPEN:  # before the next is opened, since both may not fit into memory
             self._close(self._open.popitem(last=False)[1])
         quant = self._quant if runtime == entry.runtime else None
         model = load(entry.path, runtime=runtime, quant=quant, progress=self._progress, **self._running)
@@ -143,7 +145,7 @@ class ModelPool:
 
 
 def describe(path: Path, runtime: str | None) -> Entry:
-    """What a model's files say of it. Raises `CheckpointError`, `MissingExtraError`, `UnknownPluginError`."""
+    """What a model's files tell of it. Raises `CheckpointError`, `MissingExtraError`, `UnknownPluginError`."""
     case = open_case(path)
     if case.trouble and not case.files and not case.tensors:
         raise CheckpointError(f"{path}: {case.trouble[0].what}")
@@ -152,7 +154,7 @@ def describe(path: Path, runtime: str | None) -> Entry:
     if runtime is not None:
         runtime = registry.ALIASES.get(runtime, runtime)
         if runtime not in usable:
-            usable = [runtime, *usable]  # opening it says what is wrong
+            usable = [runtime, *usable]  # opening it reports what is wrong
     elif not usable:
         package = missing_for(path, names[0])
         raise MissingExtraError(
@@ -178,19 +180,19 @@ def describe(path: Path, runtime: str | None) -> Entry:
 
 
 def runtimes_for(path: Path) -> list[str]:
-    """The runtimes that could open a model, in the order in which `edgekit.load` would choose."""
+    """The runtimes that could open a model, in the order of preference of `edgekit.load`."""
     names = registry.names("runtimes")
-    own = [name for name in names if path.suffix and registry.suffix("runtimes", name) == path.suffix]
+    native = [name for name in names if path.suffix and registry.suffix("runtimes", name) == path.suffix]
     if path.suffix == ".onnx":
-        return own
+        return native
     preferred = [name for name in PREFERENCE if name in names]
-    return list(dict.fromkeys([*own, *preferred, *names]))
+    return list(dict.fromkeys([*native, *preferred, *names]))
 
 
 def missing_for(path: Path, runtime: str) -> str | None:
-    """A package that is not installed, and without which this runtime cannot open this model."""
+    """A package that this runtime needs to open this model and that is not installed; None if there is none."""
     suffix = registry.suffix("runtimes", runtime)
-    wanted = list(PACKAGES.get(runtime, ()))
+    needed = list(PACKAGES.get(runtime, ()))
     if suffix and path.suffix != suffix:  # it is converted first
-        wanted += CONVERTING.get(suffix, ())
-    return next((package for package in wanted if importlib.util.find_spec(package) is None), None)
+        needed += CONVERTING.get(suffix, ())
+    return next((package for package in needed if importlib.util.find_spec(package) is None), None)

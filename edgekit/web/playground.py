@@ -1,4 +1,4 @@
-"""The playground's API: the contract stands in `edgekit/web/__init__.py`."""
+"""The playground's API; `edgekit/web/__init__.py` documents it."""
 
 import math
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from edgekit.tokenizers.load import pieces
 from edgekit.web import responses
 from edgekit.web.models import Entry, Opened
 from edgekit.web.state import AppState
-from edgekit.web.validation import SETTINGS, Fields, Refused, checked, is_ids, ranges, shown
+from edgekit.web.validation import SETTINGS, Fields, RequestError, checked, is_ids, ranges, shown
 from edgekit.web.worker import Job
 
-MOST_TOP = 20
+MAX_TOP = 20
 
 
 @dataclass(frozen=True)
-class Asked:
+class GenerateParams:
     """The body of POST /api/generate."""
 
     entry: Entry
@@ -31,40 +31,40 @@ class Asked:
     top: int
 
 
-def read(data: bytes, house: AppState) -> Asked:
-    """Raises `Refused`, naming the field."""
+def parse(data: bytes, state: AppState) -> GenerateParams:
+    """Raises `RequestError`, naming the field."""
     fields = Fields(data)
-    entry = house.shelf.find(fields.text("model"))
-    runtime = house.shelf.runtime(entry, fields.text("runtime"))
+    entry = state.pool.find(fields.text("model"))
+    runtime = state.pool.runtime(entry, fields.text("runtime"))
     text, tokens = fields.text("prompt"), fields.take("tokens")
     if (text is None) == (tokens is None):
-        raise Refused("give prompt or tokens, one of them", "prompt")
+        raise RequestError("give either prompt or tokens", "prompt")
     if tokens is not None and not is_ids(tokens):
-        raise Refused(f"tokens must be a list of token ids, not {shown(tokens)}", "tokens")
-    wanted = fields.take("settings") or {}
-    if not isinstance(wanted, dict):
-        raise Refused("settings must be an object", "settings")
-    if unknown := [name for name in wanted if name not in SETTINGS]:
-        raise Refused(f"unknown setting {shown(unknown[0])}: choose from {', '.join(SETTINGS)}", "settings")
-    settings = {name: checked(name, value, name) for name, value in wanted.items() if value is not None}
-    top = fields.whole("top", 0, MOST_TOP) or 0
+        raise RequestError(f"tokens must be a non-empty list of token ids, not {shown(tokens)}", "tokens")
+    values = fields.take("settings") or {}
+    if not isinstance(values, dict):
+        raise RequestError("settings must be an object", "settings")
+    if unknown := [name for name in values if name not in SETTINGS]:
+        raise RequestError(f"unknown setting {shown(unknown[0])}: choose from {', '.join(SETTINGS)}", "settings")
+    settings = {name: checked(name, value, name) for name, value in values.items() if value is not None}
+    top = fields.integer("top", 0, MAX_TOP) or 0
     fields.done()
-    return Asked(entry, runtime, text if text is not None else tokens, settings, top)
+    return GenerateParams(entry, runtime, text if text is not None else tokens, settings, top)
 
 
-def generate(asked: Asked, house: AppState, job: Job) -> None:
-    """The work of one request, on the desk's thread; emits the events of the contract."""
-    opened = house.shelf.open(asked.entry, asked.runtime)
-    prompt = house.prompt(opened, asked.prompt, "tokens")
+def generate(params: GenerateParams, state: AppState, job: Job) -> None:
+    """The work of one request, in the worker's thread; emits the events that the API documents."""
+    opened = state.pool.open(params.entry, params.runtime)
+    prompt = state.prompt(opened, params.prompt, "tokens")
 
     model = opened.model
-    stream = model.stream(prompt, cancelled=job.cancelled, **asked.settings, logprobs=asked.top)
-    with house.counting(stream, job):
+    stream = model.stream(prompt, cancelled=job.cancelled, **params.settings, logprobs=params.top)
+    with state.counting(stream, job):
         for step in stream.steps(distribution=True):
             result = stream.result
             if len(result.tokens) == 1:  # with the first token: until then an error is still an HTTP status
-                read = pieces(model.tokenizer, result.prompt)
-                job.emit({"type": "start", "tokens": result.prompt, "pieces": read, "seed": result.seed})
+                texts = pieces(model.tokenizer, result.prompt)
+                job.emit({"type": "start", "tokens": result.prompt, "pieces": texts, "seed": result.seed})
             job.emit(token_event(step, opened))
     job.emit(end_event(stream.result))
 
@@ -87,34 +87,34 @@ def token_event(step: Step, opened: Opened) -> dict[str, Any]:
     }
 
 
-def end_event(text: Generation) -> dict[str, Any]:
+def end_event(result: Generation) -> dict[str, Any]:
     return {
         "type": "end",
-        "finish_reason": text.finish_reason,
-        "tokens": text.tokens,
-        "text": text.text,
-        "tokens_per_second": text.timings.decode_rate,
-        "first_token_seconds": text.timings.first_token,
+        "finish_reason": result.finish_reason,
+        "tokens": result.tokens,
+        "text": result.text,
+        "tokens_per_second": result.timings.decode_rate,
+        "first_token_seconds": result.timings.first_token,
     }
 
 
-def routes(house: AppState) -> Sequence[Route]:
+def routes(state: AppState) -> Sequence[Route]:
     async def models(request: Request) -> Response:
-        return JSONResponse({"models": [entry.record() for entry in house.shelf.entries.values()]})
+        return JSONResponse({"models": [entry.record() for entry in state.pool.entries.values()]})
 
     async def defaults(request: Request) -> Response:
-        entry = house.shelf.find(request.query_params.get("model"))
-        found = {name: getattr(entry.defaults, name) for name in SETTINGS}
-        return JSONResponse({"model": entry.id, "defaults": found, "settings": ranges()})
+        entry = state.pool.find(request.query_params.get("model"))
+        values = {name: getattr(entry.defaults, name) for name in SETTINGS}
+        return JSONResponse({"model": entry.id, "defaults": values, "settings": ranges()})
 
     async def text(request: Request) -> Response:
-        asked = read(await house.body(request), house)
-        return await responses.streamed(
-            house.events(request, lambda job: generate(asked, house, job)),
+        params = parse(await state.body(request), state)
+        return await responses.stream_response(
+            state.events(request, lambda job: generate(params, state, job)),
             lambda event: [event],
-            lambda refused: refused.body("/api/"),
+            lambda error: error.body("/api/"),
             "",
-            house.settings.time_limit,
+            state.settings.time_limit,
         )
 
     return [

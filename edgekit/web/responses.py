@@ -1,4 +1,4 @@
-"""From a job on the desk to an HTTP answer. Three things may end it early: the client leaves, time is up, an error."""
+"""From a job to an HTTP response, which ends early if the client leaves, the time is up, or there is an error."""
 
 import asyncio
 import contextlib
@@ -10,40 +10,42 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from edgekit.web.validation import Refused
-from edgekit.web.worker import Done, Gone, Job, ModelWorker
+from edgekit.web.validation import RequestError
+from edgekit.web.worker import ClientLeft, Done, Job, ModelWorker
 
-LEFT = 499
-"""The status of an answer that nobody waits for, in nginx's words; it is only counted."""
+CLIENT_LEFT = 499
+"""nginx's "client closed request". It is never sent, only counted."""
 
-LAST_WORD = 5.0
-"""Seconds for telling a client that its time is up."""
+FINAL_SECONDS = 5.0
+"""Seconds to send the last chunk, after the time limit."""
 
 
 async def events(
-    request: Request, desk: ModelWorker, work: Callable[[Job], None], seconds: float
+    request: Request, worker: ModelWorker, work: Callable[[Job], None], seconds: float
 ) -> AsyncGenerator[Any]:
-    """What a job says, until it is done. Closing this drops the job.
+    """Submit a job and yield its events. Closing the generator cancels the job.
 
     Args:
-        request: its body was read; from now on its connection is watched.
-        seconds: from now on, for all of it.
+        request: its body has been read; its connection is watched from now on.
+        seconds: limit for all of it, waiting in the queue included.
 
     Raises:
-        Refused: no place in the queue (503), too slow (504), or what the job failed of.
-        Gone: the client has left.
+        RequestError: the queue is full (503), the time is up (504), or the job's own error.
+        ClientLeft: the client has left.
     """
     deadline = asyncio.get_running_loop().time() + seconds
-    job = desk.hand_in(work)
-    watcher = asyncio.create_task(_leave_with(request.receive, job))
+    job = worker.submit(work)
+    watcher = asyncio.create_task(_watch(request.receive, job))
     try:
         while True:
             try:
                 async with asyncio.timeout_at(deadline):
                     event = await job.events.get()
             except TimeoutError:
-                raise Refused(f"the request took longer than {seconds:g} s", status=504, code="time_limit") from None
-            if isinstance(event, Gone):
+                raise RequestError(
+                    f"the request took longer than {seconds:g} s", status=504, code="time_limit"
+                ) from None
+            if isinstance(event, ClientLeft):
                 raise event
             if isinstance(event, Done):
                 if event.error is not None:
@@ -51,52 +53,52 @@ async def events(
                 return
             yield event
     finally:
-        desk.drop(job)
+        worker.cancel(job)
         watcher.cancel()
 
 
-async def _leave_with(receive: Receive, job: Job) -> None:
+async def _watch(receive: Receive, job: Job) -> None:
+    """Put `ClientLeft` among the events once the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    job.events.put_nowait(Gone())
+    job.events.put_nowait(ClientLeft())
 
 
-async def whole(source: AsyncGenerator[Any]) -> list[Any] | None:
-    """All the events of a job; None if the client left before the last."""
-    async with contextlib.aclosing(source) as found:
+async def collect(source: AsyncGenerator[Any]) -> list[Any] | None:
+    """All events of a job; None if the client left before the last."""
+    async with contextlib.aclosing(source):
         try:
-            return [event async for event in found]
-        except Gone:
+            return [event async for event in source]
+        except ClientLeft:
             return None
 
 
-def plain(value: Any) -> Response:
-    """A JSON answer; none at all for a client that has left."""
-    return Response(status_code=LEFT) if value is None else JSONResponse(value)
+def json_response(value: Any) -> Response:
+    """A JSON response; an empty one with `CLIENT_LEFT` for None."""
+    return Response(status_code=CLIENT_LEFT) if value is None else JSONResponse(value)
 
 
 Render = Callable[[Any], Iterable[Any]]
-"""An event of the job -> what is sent of it, each a value for JSON."""
+"""An event of the job to the JSON values that are sent for it."""
 
 
-async def streamed(
-    source: AsyncGenerator[Any], render: Render, error: Callable[[Refused], Any], end: str, seconds: float
+async def stream_response(
+    source: AsyncGenerator[Any], render: Render, error: Callable[[RequestError], Any], end: str, seconds: float
 ) -> Response:
-    """A stream of server-sent events, begun when the job says its first word: what goes wrong before is a status.
+    """A stream of server-sent events. It starts with the job's first event: an error before that is an HTTP status.
 
     Args:
         source: `events`.
-        render: see `Render`.
-        error: what is sent if something goes wrong once the stream has begun.
-        end: a last line, or "".
-        seconds: for one line to be taken by the client; then it counts as gone.
+        error: the JSON value to send for an error once the stream has started.
+        end: data of a last event, or "".
+        seconds: limit for a client to take one event; after that it counts as gone.
     """
     try:
         first = await anext(source)
-    except Gone:
-        return Response(status_code=LEFT)
+    except ClientLeft:
+        return Response(status_code=CLIENT_LEFT)
     except StopAsyncIteration:
-        raise RuntimeError("a job said nothing") from None
+        raise RuntimeError("a job ended without an event") from None
     except BaseException:
         await source.aclose()
         raise
@@ -104,14 +106,14 @@ async def streamed(
 
 
 class EventStream(Response):
-    """See `streamed`."""
+    """See `stream_response`."""
 
     def __init__(
         self,
         first: Any,
         source: AsyncGenerator[Any],
         render: Render,
-        error: Callable[[Refused], Any],
+        error: Callable[[RequestError], Any],
         end: str,
         seconds: float,
     ):
@@ -124,7 +126,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with contextlib.aclosing(self._source):
-            with contextlib.suppress(Gone, TimeoutError):
+            with contextlib.suppress(ClientLeft, TimeoutError):
                 async with asyncio.timeout(self._seconds):
                     await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 async for line in self._lines():
@@ -134,7 +136,7 @@ class EventStream(Response):
 
     @staticmethod
     async def _finish(sending: Awaitable[None]) -> None:
-        async with asyncio.timeout(LAST_WORD):
+        async with asyncio.timeout(FINAL_SECONDS):
             await sending
 
     async def _lines(self) -> AsyncIterator[bytes]:
@@ -144,12 +146,12 @@ class EventStream(Response):
             async for event in self._source:
                 for value in self._render(event):
                     yield line(value)
-        except Refused as refused:
-            yield line(self._error(refused))
+        except RequestError as error:
+            yield line(self._error(error))
         if self._end:
             yield f"data: {self._end}\n\n".encode()
 
 
 def line(value: Any) -> bytes:
-    """One server-sent event. JSON in ASCII: no line break, and lone surrogates do no harm."""
+    """One server-sent event. Its JSON is ASCII, so it has no line breaks and may hold lone surrogates."""
     return f"data: {json.dumps(value, separators=(',', ':'))}\n\n".encode()

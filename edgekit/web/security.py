@@ -1,11 +1,11 @@
-"""Who may ask. Each guard is a plain ASGI layer, and refuses before a body is read.
+"""Access control: an ASGI middleware checks Host, Origin and API key before a body is read; bodies have a size limit.
 
-- A page in a browser can be made to call this machine by a name of its own that resolves to 127.0.0.1 (DNS rebinding);
-  its requests carry that name. So on the loopback interface only loopback's own names are answered.
-- A page can post to any address; the browser says whose page it is. Only the server's own, and those of
-  `--allow-origin`, are answered.
-- An API key is compared in constant time. Programs send it as a bearer token; a browser that is shown pages asks its
-  user for a password, sends the key as that, and goes on sending it with all that the pages fetch.
+- DNS rebinding: a web page can reach this machine under a host name of its own that resolves to 127.0.0.1. Its requests
+  carry that name in `Host`, so on the loopback interface only loopback's own names are answered.
+- Cross-site requests: a page can post to any address, and the browser sends its origin along. Only the server's own
+  origin and those of `--allow-origin` are answered.
+- The API key is compared in constant time. Programs send it as a bearer token; where there are pages, the browser asks
+  its user for a password and sends the key as that (HTTP Basic) with everything the pages fetch.
 """
 
 import asyncio
@@ -20,21 +20,22 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgekit.web.settings import is_loopback
-from edgekit.web.validation import Refused
+from edgekit.web.validation import RequestError
 
 OPEN = "/health"
+"""Answered without a key."""
 
 HOST = re.compile(r"(?:\[([^\]]*)\]|([^:\[\]]*))(?::[0-9]*)?")
 
 
 class Guard:
-    """Host, origin and key, in this order.
+    """Checks host, origin and key, in this order.
 
     Args:
-        loopback: whether only loopback's names are answered.
-        origins: pages that may call besides the server's own; "*" is any.
-        key: what to ask for, or None.
-        pages: whether there are pages, and so browsers to be asked for a password.
+        loopback: answer only to loopback's names.
+        origins: allowed besides the server's own; "*" is any.
+        key: the API key, or None.
+        pages: there are pages, so browsers are asked for a password.
     """
 
     def __init__(self, app: ASGIApp, *, loopback: bool, origins: Collection[str], key: str | None, pages: bool):
@@ -44,26 +45,30 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        refused = self._refused(scope["path"], Headers(scope=scope))
-        if refused is None:
+        error = self._check(scope["path"], Headers(scope=scope))
+        if error is None:
             return await self._app(scope, receive, send)
-        await answer(refused, scope["path"])(scope, receive, send)
+        await error_response(error, scope["path"])(scope, receive, send)
 
-    def _refused(self, path: str, headers: Headers) -> Refused | None:
+    def _check(self, path: str, headers: Headers) -> RequestError | None:
         hosts = headers.getlist("host")
-        if self._loopback and not (hosts and all(is_loopback(name_of(host)) for host in hosts)):
-            return Refused(f"this server answers to localhost, not to {', '.join(hosts) or 'no name'}", status=403)
+        if self._loopback and not (hosts and all(is_loopback(host_name(host)) for host in hosts)):
+            return RequestError(
+                f"this server answers to localhost only, not to {', '.join(hosts) or 'an empty host'}", status=403
+            )
         origin = headers.get("origin")
         if origin is not None and not self._origins & {"*", origin}:
             scheme, _, netloc = origin.lower().partition("://")
             if scheme not in ("http", "https") or [netloc] != [host.lower() for host in hosts]:
-                return Refused(f"pages of {origin} may not call this server: start it with --allow-origin", status=403)
+                return RequestError(
+                    f"origin {origin} is not allowed: start the server with --allow-origin {origin}", status=403
+                )
         if self._key is not None and path != OPEN:
             given = password(headers.get("authorization", ""))
             if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._key):
                 scheme = 'Basic realm="edgekit: the API key is the password", charset="UTF-8"'
-                return Refused(
-                    "no API key, or a wrong one: send `Authorization: Bearer KEY`",
+                return RequestError(
+                    "missing or wrong API key: send `Authorization: Bearer KEY`",
                     status=401, code="invalid_api_key",
                     headers={"WWW-Authenticate": scheme if self._pages else "Bearer"},
                 )  # fmt: skip
@@ -71,7 +76,7 @@ class Guard:
 
 
 def password(authorization: str) -> str:
-    """The key in an Authorization header: a bearer token, or what follows the user's name in RFC 7617's Basic."""
+    """The key in an Authorization header: a bearer token, or the password of HTTP Basic (RFC 7617)."""
     scheme, _, value = authorization.partition(" ")
     if scheme.lower() == "bearer":
         return value.strip()
@@ -83,35 +88,36 @@ def password(authorization: str) -> str:
     return ""
 
 
-def name_of(host: str) -> str:
-    """The name in a Host header: without the port, and without the brackets of IPv6."""
-    found = HOST.fullmatch(host)
-    return (found[1] or found[2] or "").lower() if found else ""
+def host_name(host: str) -> str:
+    """The name in a Host header, without the port and the brackets of IPv6; "" if it is malformed."""
+    match = HOST.fullmatch(host)
+    return (match[1] or match[2] or "").lower() if match else ""
 
 
-def answer(refused: Refused, path: str) -> Response:
-    return JSONResponse(refused.body(path), refused.status, refused.headers)
+def error_response(error: RequestError, path: str) -> Response:
+    return JSONResponse(error.body(path), error.status, error.headers)
 
 
-async def body(request: Request, most: int, seconds: float) -> bytes:
+async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     """The body of a request.
 
     Raises:
-        Refused: 413 as soon as it is certain to be larger than `most`, 408 if it is not there after `seconds`.
+        RequestError: 413 as soon as it is certain to be larger than `limit` bytes, 408 if it is not complete after
+            `seconds`.
         ClientDisconnect: the client has left.
     """
-    too_large = Refused(f"the body may have {most} bytes at most", status=413, headers={"Connection": "close"})
+    too_large = RequestError(f"the body may have {limit} bytes at most", status=413, headers={"Connection": "close"})
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > most:
+    if length.isdecimal() and int(length) > limit:
         raise too_large
     parts, size = [], 0
     try:
         async with asyncio.timeout(seconds):
             async for part in request.stream():
                 size += len(part)
-                if size > most:
+                if size > limit:
                     raise too_large
                 parts.append(part)
     except TimeoutError:
-        raise Refused(f"the body took longer than {seconds:g} s", status=408) from None
+        raise RequestError(f"the body took longer than {seconds:g} s", status=408) from None
     return b"".join(parts)

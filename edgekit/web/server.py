@@ -1,7 +1,7 @@
-"""uvicorn around the application: the address, the signals, and an end that leaves nobody without an answer.
+"""uvicorn around the application: the address, signals, and a shutdown that answers every request.
 
-Ctrl-C or SIGTERM: no new connections; requests that wait are told to try elsewhere; the running text has
-`Serving.grace` seconds to end by itself, then it is ended after its current token. A second signal ends it at once.
+Ctrl-C or SIGTERM: no new connections; waiting requests get 503; the running text has `Serving.grace` seconds to finish,
+then it is ended after its current token. A second signal ends it at once.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ from edgekit.web.models import ModelPool
 from edgekit.web.settings import Serving
 from edgekit.web.worker import ModelWorker
 
-MOST_CONNECTIONS = 256
-"""Beside those in the queue; more are answered 503."""
+MAX_CONNECTIONS = 256
+"""Besides those in the queue; further ones get 503."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with the house's way to end; `status` is that of the process."""
+    """uvicorn's server with the shutdown described above; `status` is the exit status of the process."""
 
-    def __init__(self, config: uvicorn.Config, desk: ModelWorker, grace: float, ready: Callable[[], None]):
+    def __init__(self, config: uvicorn.Config, worker: ModelWorker, grace: float, ready: Callable[[], None]):
         super().__init__(config)
-        self._desk, self._grace, self._ready, self.status = desk, grace, ready, 0
+        self._worker, self._grace, self._ready, self.status = worker, grace, ready, 0
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -53,50 +53,51 @@ class Server(uvicorn.Server):
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._desk.close()
-        watcher = asyncio.create_task(self._hurry())
+        self._worker.close()
+        watcher = asyncio.create_task(self._interrupt_after_grace())
         await super().shutdown(sockets)
         watcher.cancel()
 
-    async def _hurry(self) -> None:
+    async def _interrupt_after_grace(self) -> None:
         begin = asyncio.get_running_loop().time()
         while asyncio.get_running_loop().time() < begin + self._grace:
             await asyncio.sleep(0.05)
-        self._desk.interrupt()
+        self._worker.interrupt()
 
 
 def listen(settings: Serving) -> socket.socket:
-    """The address, taken. Raises `EdgekitError` if it cannot be."""
+    """A socket on the address. Raises `EdgekitError` if it is taken or does not exist."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=MOST_CONNECTIONS)
+        return socket.create_server((settings.host, settings.port), family=family, backlog=MAX_CONNECTIONS)
     except (OSError, OverflowError, UnicodeError) as error:
-        why = os_reason(error) if isinstance(error, OSError) else "no such host"
+        reason = os_reason(error) if isinstance(error, OSError) else "no such host"
         raise EdgekitError(
-            f"cannot listen on {settings.host}, port {settings.port}: {why}; choose another with --port"
+            f"cannot listen on {settings.host}, port {settings.port}: {reason}; choose another with --port"
         ) from error
 
 
 def address(settings: Serving, listening: socket.socket) -> str:
-    """Where a browser finds it."""
+    """The URL for a browser."""
     host, port = settings.host, listening.getsockname()[1]
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-def serve(shelf: ModelPool, settings: Serving, *, pages: Path | None, ready: Callable[[str], None]) -> int:
-    """Open the first model, then answer until a signal; returns the exit status.
+def serve(pool: ModelPool, settings: Serving, *, pages: Path | None, ready: Callable[[str], None]) -> int:
+    """Open the first model, then serve until a signal; returns the exit status.
 
     Args:
-        ready: called with the address once requests are answered.
+        ready: called with the URL once the server accepts requests.
 
     Raises:
-        EdgekitError: the address cannot be had, others could reach it without a key, or the model cannot be opened.
+        EdgekitError: the address is not available, it is reachable from other machines without a key, or the model
+            cannot be opened.
     """
     settings.check_reach()
     with listen(settings) as listening:
-        shelf.open(shelf.first, shelf.first.runtime)
-        app = application(shelf, settings, pages)
+        pool.open(pool.first, pool.first.runtime)
+        app = application(pool, settings, pages)
         config = uvicorn.Config(
             app,
             loop="asyncio",
@@ -108,11 +109,11 @@ def serve(shelf: ModelPool, settings: Serving, *, pages: Path | None, ready: Cal
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=MOST_CONNECTIONS + settings.queue_size,
+            limit_concurrency=MAX_CONNECTIONS + settings.queue_size,
             timeout_graceful_shutdown=int(settings.grace) + 10,
         )
-        where = address(settings, listening)
-        server = Server(config, app.state.house.desk, settings.grace, lambda: ready(where))
+        url = address(settings, listening)
+        server = Server(config, app.state.edgekit.worker, settings.grace, lambda: ready(url))
         server.run(sockets=[listening])
-    shelf.close()
+    pool.close()
     return server.status

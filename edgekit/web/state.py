@@ -1,4 +1,4 @@
-"""What the parts of one application share: its settings, models, desk and counters."""
+"""What the parts of one application share: its settings, models, worker and metrics."""
 
 import contextlib
 import time
@@ -12,34 +12,37 @@ from edgekit.web import responses, security
 from edgekit.web.metrics import Metrics
 from edgekit.web.models import ModelPool, Opened
 from edgekit.web.settings import Serving
-from edgekit.web.validation import Refused, token_ids
+from edgekit.web.validation import RequestError, check_ids
 from edgekit.web.worker import Job, ModelWorker
 
 
 class AppState:
-    """See the module."""
+    """One per application, as `app.state.edgekit`."""
 
-    def __init__(self, shelf: ModelPool, settings: Serving):
-        self.shelf, self.settings = shelf, settings
-        self.desk = ModelWorker(settings.queue_size)
-        self.metrics = Metrics(self.desk)
+    def __init__(self, pool: ModelPool, settings: Serving):
+        self.pool, self.settings = pool, settings
+        self.worker = ModelWorker(settings.queue_size)
+        self.metrics = Metrics(self.worker)
 
     async def body(self, request: Request) -> bytes:
-        """See `edgekit.web.security.body`."""
-        return await security.body(request, self.settings.max_body_bytes, self.settings.time_limit)
+        """See `edgekit.web.security.read_body`."""
+        return await security.read_body(request, self.settings.max_body_bytes, self.settings.time_limit)
 
     def events(self, request: Request, work: Callable[[Job], None]) -> AsyncGenerator[Any]:
         """See `edgekit.web.responses.events`."""
-        return responses.events(request, self.desk, work, self.settings.time_limit)
+        return responses.events(request, self.worker, work, self.settings.time_limit)
 
     def prompt(self, opened: Opened, prompt: str | list[int], param: str) -> list[int]:
-        """The ids of a prompt, held to the limit. Raises `Refused` (400, 413) and `PromptError`."""
-        model, most = opened.model, self.settings.max_prompt_tokens
+        """The ids of a prompt, checked against the limit. Raises `RequestError` (400, 413) and `PromptError`.
+
+        `param`: the name of the field, for errors.
+        """
+        model, limit = opened.model, self.settings.max_prompt_tokens
         ids = model.encode(prompt)
         if not isinstance(prompt, str):
-            token_ids(ids, model.runtime.vocab_size, param)
-        if most is not None and len(ids) > most:
-            raise Refused(f"the prompt has {len(ids)} tokens; {most} are allowed", param, status=413)
+            check_ids(ids, model.runtime.vocab_size, param)
+        if limit is not None and len(ids) > limit:
+            raise RequestError(f"the prompt has {len(ids)} tokens; {limit} are allowed", param, status=413)
         return ids
 
     @contextlib.contextmanager

@@ -1,8 +1,8 @@
-"""The desk: one thread that runs one job after the other, and a bounded queue before it.
+"""One thread that runs jobs one after another, and the bounded queue in front of it.
 
-A model has one sequence in its cache, so texts are made one at a time; and nothing that takes time (opening a model, a
-prefill, a step) runs on the event loop, which only waits. Jobs speak to the loop in events; a job whose client has left
-stops after its current token, or leaves the queue at once.
+A model has one sequence in its cache, so texts are generated one at a time; and nothing that takes time (opening a
+model, a prefill, a step) runs on the event loop, which only waits. A job sends events to the loop. If its client has
+left, it stops after its current token, or leaves the queue at once.
 """
 
 import asyncio
@@ -14,27 +14,28 @@ from collections.abc import Callable
 from typing import Any
 
 from edgekit.errors import EdgekitError
-from edgekit.web.validation import Refused, refusal
+from edgekit.web.validation import RequestError, as_request_error
 
 log = logging.getLogger(__name__)
 
 
 class Done:
-    """The last event of a job; `error` says why there is no more to come, None if all was said."""
+    """The last event of a job; `error` is None if it ran to its end."""
 
-    def __init__(self, error: Refused | None = None):
+    def __init__(self, error: RequestError | None = None):
         self.error = error
 
 
-class Gone(Exception):
+class ClientLeft(Exception):
     """The client has left."""
 
 
 class Job:
-    """One piece of work for the desk's thread, and the events that it sends to the loop.
+    """One piece of work for the worker's thread, and the events it sends to the loop.
 
     Args:
-        work: called in the thread with the job itself; sends with `emit`, and ends soon once `cancelled()`.
+        work: called in the thread with the job itself. It sends events with `emit`, and should return soon once
+            `cancelled()` is true.
     """
 
     def __init__(self, work: Callable[["Job"], None]):
@@ -43,28 +44,28 @@ class Job:
         self._cancelled = False
         self.events: asyncio.Queue[Any] = asyncio.Queue()
         self.since = time.perf_counter()
-        """When it was handed in."""
+        """When it was submitted, by `time.perf_counter`."""
 
     def emit(self, event: Any) -> None:
-        """Send an event to whoever reads `events`. From the desk's thread."""
+        """Put an event into `events`. Called in the worker's thread."""
         try:
             self._loop.call_soon_threadsafe(self.events.put_nowait, event)
-        except RuntimeError:  # the loop is closed: nobody is left to hear it
+        except RuntimeError:  # the loop is closed, and no one is left to read
             self._cancelled = True
 
     def cancelled(self) -> bool:
         return self._cancelled
 
     def run(self) -> Done:
-        """All of it, in the thread; gives the last event, which is not yet sent."""
+        """Do the work, in the thread. Returns the last event, which is not sent yet."""
         try:
             if not self._cancelled:
                 self._work(self)
-        except EdgekitError as reason:
-            return Done(refusal(reason))
-        except Exception as reason:
+        except EdgekitError as error:
+            return Done(as_request_error(error))
+        except Exception as error:
             log.exception("a request failed")
-            return Done(refusal(reason))
+            return Done(as_request_error(error))
         return Done()
 
 
@@ -82,11 +83,11 @@ class ModelWorker:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._open = False
-        self._seconds = 1.0  # that a job took of late, a moving average
+        self._seconds = 1.0  # moving average of what recent jobs took
 
     def start(self) -> None:
         self._open = True
-        self._thread = threading.Thread(target=self._serve, name="edgekit-desk", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="edgekit-worker", daemon=True)
         self._thread.start()
 
     @property
@@ -97,16 +98,16 @@ class ModelWorker:
     def busy(self) -> bool:
         return self._running is not None
 
-    def hand_in(self, work: Callable[[Job], None]) -> Job:
-        """Queue a job. Raises `Refused` (503) if the queue is full or the desk is closed."""
+    def submit(self, work: Callable[[Job], None]) -> Job:
+        """Queue a job. Raises `RequestError` (503) if the queue is full or the worker is closed."""
         with self._changed:
             if not self._open:
                 raise _closed()
             ahead = len(self._waiting) + (self._running is not None)
             if ahead > self.size:
                 wait = str(min(60, max(1, round(self._seconds * ahead))))
-                raise Refused(
-                    f"{ahead} requests are being answered, and no more may wait: try again in {wait} s",
+                raise RequestError(
+                    f"the queue is full ({ahead} requests): try again in {wait} s",
                     status=503, code="queue_full", headers={"Retry-After": wait},
                 )  # fmt: skip
             job = Job(work)
@@ -114,15 +115,15 @@ class ModelWorker:
             self._changed.notify()
         return job
 
-    def drop(self, job: Job) -> None:
-        """Nobody waits for this job any more: it leaves the queue, or stops after its current token."""
+    def cancel(self, job: Job) -> None:
+        """Take a job out of the queue, or stop it after its current token."""
         job._cancelled = True
         with self._changed:
             if job in self._waiting:
                 self._waiting.remove(job)
 
     def close(self) -> None:
-        """Take no more jobs and send those home that wait; the running one goes on."""
+        """Take no more jobs and refuse those that wait; the running one continues."""
         with self._changed:
             self._open = False
             waiting, self._waiting = list(self._waiting), deque()
@@ -132,7 +133,7 @@ class ModelWorker:
             job.events.put_nowait(Done(_closed()))
 
     def interrupt(self) -> None:
-        """End the running job after its current token; its client is told."""
+        """End the running job after its current token; its client gets an error."""
         if (job := self._running) is not None and not job.cancelled():
             job._cancelled = True
             job.events.put_nowait(Done(_closed()))
@@ -155,10 +156,10 @@ class ModelWorker:
             begin = time.perf_counter()
             done = job.run()
             self._seconds += 0.2 * (time.perf_counter() - begin - self._seconds)
-            self._running = None  # before the client knows: its next request must find the place free
+            self._running = None  # before the client hears of it: its next request must find the worker free
             job.emit(done)
-            del job, done  # what they hold goes with them, not when the next job comes
+            del job, done  # free what they refer to now, not when the next job comes
 
 
-def _closed() -> Refused:
-    return Refused("the server is stopping", status=503, code="stopping", headers={"Retry-After": "5"})
+def _closed() -> RequestError:
+    return RequestError("the server is stopping", status=503, code="stopping", headers={"Retry-After": "5"})
