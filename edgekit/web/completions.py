@@ -84,7 +84,7 @@ def parse(data: bytes, state: AppState) -> CompletionParams:
 
 
 def _prompt(value: Any) -> str | list[int]:
-    if isinstance(value, list) and len(value) == 1 and not is_integer(value[0]):
+    if isinstance(value, list) and len(value) == 1 and not is_whole(value[0]):
         value = value[0]
     if isinstance(value, str) or is_ids(value):
         return value
