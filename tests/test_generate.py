@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 import pytest
-from test_sampling import plain
+from test_sampling import candidates
 
 from edgekit.errors import ContextError, PromptError, SettingError
 from edgekit.inference.generate import StopText, fit, token_logprob
@@ -244,7 +244,7 @@ def test_steps_distribution_is_what_the_token_was_drawn_from(settings):
     again = Seeded()
     logits = again.forward(history)
     for step in steps:
-        ids, weights = plain(logits, Generating(**settings), history)
+        ids, weights = candidates(logits, Generating(**settings), history)
         found = step.distribution
         assert found.ids.tolist() == ids.tolist() and found.probabilities.tolist() == (weights / weights.sum()).tolist()
         assert found.probabilities.sum() == pytest.approx(1) and found.probability(step.token) > 0

@@ -1,4 +1,4 @@
-"""The sampler against Hugging Face's own logits processors, the plain version of itself, and its own laws."""
+"""The sampler compared with Hugging Face's logits processors and with its own specification; its statistics."""
 
 import numpy as np
 import pytest
@@ -6,15 +6,16 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from edgekit.errors import SettingError
+from edgekit.inference import sampling
 from edgekit.inference.sampling import (
-    FEW,
     GAMMA,
     MASK,
+    SORTED_AT_ONCE,
     Sampler,
+    bound_of_largest,
     keep_top_k,
     log_softmax,
     mix,
-    reached_by,
     softmax,
     uniform,
 )
@@ -22,7 +23,7 @@ from edgekit.settings import Generating, Sampling
 
 
 def hugging_face(logits: np.ndarray, s: Sampling, history: list[int]) -> np.ndarray:
-    """Probabilities (vocab_size,) by transformers' processors, put in the order that `generate` puts them."""
+    """Probabilities (vocab_size,) by transformers' processors, in the order of `generate`."""
     torch = pytest.importorskip("torch")
     from transformers import generation as g
 
@@ -52,7 +53,7 @@ def ours(logits: np.ndarray, s: Sampling, history: list[int]) -> np.ndarray:
 @pytest.mark.parametrize("top_k", [0, 1, 40, 5000])
 @pytest.mark.parametrize("top_p", [0.1, 0.7, 0.95, 1.0])
 @pytest.mark.parametrize("min_p", [0.0, 0.05, 0.5])
-def test_filtered_probabilities_equal_hugging_faces(temperature, top_k, top_p, min_p):
+def test_distribution_all_filters_equals_hugging_face(temperature, top_k, top_p, min_p):
     s = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=1.2)
     rng = np.random.default_rng(int(temperature * 10) + top_k)
     for spread in (0.5, 3.0):
@@ -62,7 +63,7 @@ def test_filtered_probabilities_equal_hugging_faces(temperature, top_k, top_p, m
 
 
 @pytest.mark.parametrize("penalty", [0.7, 1.0, 1.2, 2.0])
-def test_penalty_counts_the_prompt_and_each_id_once(penalty):
+def test_penalty_repeated_prompt_ids_count_once(penalty):
     rng = np.random.default_rng(3)
     logits = rng.standard_normal(100).astype(np.float32)
     s = Sampling(temperature=1.0, repetition_penalty=penalty)
@@ -70,56 +71,32 @@ def test_penalty_counts_the_prompt_and_each_id_once(penalty):
     assert np.abs(ours(logits, s, history) - hugging_face(logits, s, history)).max() < 1e-6
 
 
-def test_penalty_counts_what_was_chosen():
+def test_penalty_chosen_tokens_are_counted():
     logits = np.array([3.0, 2.9, 0.0], np.float32)
     sampler = Sampler(Sampling(repetition_penalty=2.0), 3)
     assert [sampler.choose(logits) for _ in range(3)] == [0, 1, 0]  # 3 -> 1.5 < 2.9 -> 1.45 < 1.5
 
 
-# ---- the plain version: the table in sampling.py's docstring, word for word ----------------------------------------
+# ---- the specification: the lines in sampling.py's docstring, executed ----------------------------------------------
+
+SPECIFICATION = {"np": np, "uniform": uniform}
+exec("\n".join(line[4:] for line in (sampling.__doc__ or "").splitlines() if line[:4].isspace()), SPECIFICATION)
+candidates, draw = SPECIFICATION["candidates"], SPECIFICATION["draw"]
 
 
-def plain(logits, s: Sampling, said, allowed=None):
-    """Ids (n,) and weights (n,) that the next token is drawn by; `logits` float32 (vocab_size,)."""
-    logits = logits.copy()
-    for token in sorted(set(said)) if s.repetition_penalty != 1 else ():
-        penalty = np.float32(s.repetition_penalty)
-        logits[token] = logits[token] * penalty if logits[token] < 0 else logits[token] / penalty
-    for token, bias in s.logit_bias.items():
-        logits[token] += np.float32(bias)
-    logits[list(s.banned)] = -np.inf
-    if allowed is not None:
-        logits[~allowed] = -np.inf
-    if s.temperature == 0:
-        return np.array([logits.argmax()]), np.ones(1)
-    logits = logits / np.float32(s.temperature)
-    ids = np.arange(logits.size)
-    if 0 < s.top_k < logits.size:
-        ids = ids[logits >= np.sort(logits)[-s.top_k]]
-    weights = np.exp(logits[ids].astype(np.float64) - logits.max())
-    ids, weights = ids[weights > 0], weights[weights > 0]
-    if s.top_p < 1:
-        order = np.argsort(-weights, kind="stable")
-        sums = np.cumsum(weights[order])
-        left = np.sort(order[: int((sums >= s.top_p * sums[-1]).argmax()) + 1])
-        ids, weights = ids[left], weights[left]
-    return ids[weights >= s.min_p], weights[weights >= s.min_p]
-
-
-def held_to_plain(s: Sampling, seen, steps) -> None:
+def assert_equals_specification(s: Sampling, prompt, steps) -> None:
     """Both choose a text from the same logits and masks; ids, probabilities and tokens are equal to the last bit."""
-    sampler, said = Sampler(s, len(steps[0][0]), seen), list(seen)
+    sampler, history = Sampler(s, len(steps[0][0]), prompt), list(prompt)
     for step, (logits, allowed) in enumerate(steps):
-        kept = logits.copy()
-        ids, weights = plain(logits, s, said, allowed)
+        before = logits.copy()
+        ids, weights = candidates(logits, s, history, allowed)
         probabilities = weights / weights.sum()
-        found = sampler.distribution(logits, allowed)
-        assert found[0].tolist() == ids.tolist() and found[1].tolist() == probabilities.tolist()
-        times = -np.log(uniform(sampler.seed, step, ids)) / weights
-        said.append(int(ids[times.argmin()]))
-        assert sampler.choose(logits, allowed) == said[-1]
-        assert np.array_equal(logits, kept), "the caller's array is left alone"
-        assert np.array_equal(found[1], probabilities), "and what was returned is the caller's"
+        actual_ids, actual = sampler.distribution(logits, allowed)
+        assert actual_ids.tolist() == ids.tolist() and actual.tolist() == probabilities.tolist()
+        history.append(int(draw(ids, weights, sampler.seed, step)))
+        assert sampler.choose(logits, allowed) == history[-1]
+        assert np.array_equal(logits, before), "the caller's array is not changed"
+        assert np.array_equal(actual, probabilities), "and what was returned belongs to the caller"
 
 
 # Few different values make ties everywhere; minus infinity is what a damaged or masked model gives.
@@ -143,7 +120,7 @@ CHAINS = st.builds(
 
 @given(LOGITS, CHAINS, st.data())
 @settings(max_examples=400, deadline=None)
-def test_equals_the_plain_version(rows, s, data):
+def test_sampler_small_vocabulary_equals_specification(rows, s, data):
     size = len(rows[0])
     ids = st.lists(st.integers(0, size - 1), max_size=size)
     s = Sampling(**vars(s) | {"banned": tuple(data.draw(ids)) if size > 1 else (), "logit_bias": {0: 0.25}})
@@ -152,51 +129,53 @@ def test_equals_the_plain_version(rows, s, data):
     possible[list(s.banned)] = False
     steps = [(np.array(row, np.float32), allowed) for row in rows]
     assume(all((logits[possible] > -np.inf).any() for logits, _ in steps))
-    held_to_plain(s, data.draw(ids), steps)
+    assert_equals_specification(s, data.draw(ids), steps)
 
 
 @given(
     CHAINS,
     st.integers(0, 2**32),
     st.sampled_from([0.0, 0.001, 0.1, 1.0, 3.0, 10.0]),
-    st.sampled_from([FEW - 3, 1024, 2 * FEW + 5, 8064]),
+    st.sampled_from([SORTED_AT_ONCE - 3, 1024, 2 * SORTED_AT_ONCE + 5, 8064]),
     st.booleans(),
 )
 @example(Sampling(temperature=0.8, top_p=0.7, repetition_penalty=1.2, seed=0), 0, 0.0, 8064, False)
 @example(Sampling(temperature=1.0, seed=0), 1, 1.0, 8064, True)
 @settings(max_examples=150, deadline=None)
-def test_equals_the_plain_version_over_a_vocabulary(s, seed, spread, size, tied):
-    """Peaked, flat and equal logits of a real size, where only a part is looked at; `tied` ones have few values."""
+def test_sampler_real_vocabulary_equals_specification(s, seed, spread, size, tied):
+    """Peaked, flat and equal logits of a real size, where only a part is sorted; `tied` ones have few values."""
     rng = np.random.default_rng(seed)
     rows = (spread * rng.standard_normal((3, size))).astype(np.float32)
     rows = np.round(rows * 4) / 4 if tied else rows
-    held_to_plain(s, rng.integers(0, size, 300).tolist(), [(row, None) for row in rows])
+    assert_equals_specification(s, rng.integers(0, size, 300).tolist(), [(row, None) for row in rows])
 
 
-def test_top_p_where_a_sum_falls_on_p():
-    """There the last bit decides, and sums must have been made in the definition's order."""
+def test_top_p_sum_equal_to_p_equals_specification():
+    """Here the last bit decides, so the sums must be added in the order of the specification."""
     rng = np.random.default_rng(5)
     for spread in (1.0, 3.0):
         logits = (spread * rng.standard_normal(2000)).astype(np.float32)
         sums = np.cumsum(-np.sort(-np.exp(logits.astype(np.float64) - logits.max())))
         for place in (0, 1, 7, 100, 531, 800, 1500, 1900):
             for top_k in (0, 1950):
-                held_to_plain(Sampling(1.0, top_k, float(sums[place] / sums[-1]), seed=1), [], [(logits, None)])
+                assert_equals_specification(
+                    Sampling(1.0, top_k, float(sums[place] / sums[-1]), seed=1), [], [(logits, None)]
+                )
     for _ in range(20):
         logits = (10 * rng.standard_normal(2000)).astype(np.float32)
-        held_to_plain(Sampling(temperature=1.0, top_p=ALMOST, seed=1), [], [(logits, None)])
+        assert_equals_specification(Sampling(temperature=1.0, top_p=ALMOST, seed=1), [], [(logits, None)])
 
 
 @given(st.lists(VALUES, min_size=1, max_size=300), st.data())
-def test_a_bound_is_reached_by_as_many_as_it_says(values, data):
+def test_bound_of_largest_is_reached_by_at_least_count(values, data):
     values = np.array(values, np.float32)
     count = data.draw(st.integers(1, values.size))
-    bound = reached_by(values, count)
+    bound = bound_of_largest(values, count)
     assert np.count_nonzero(values >= bound) >= count
     assert keep_top_k(values, count).tolist() == np.flatnonzero(values >= np.sort(values)[-count]).tolist()
 
 
-def test_draws_follow_the_distribution():
+def test_choose_many_draws_follow_the_distribution():
     logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
     sampler = Sampler(Sampling(temperature=1.0, seed=1), 4)
     counts = np.bincount([sampler.choose(logits) for _ in range(20_000)], minlength=4)
@@ -204,12 +183,12 @@ def test_draws_follow_the_distribution():
     assert ((counts - expected) ** 2 / expected).sum() < 16.3  # chi-square, 3 degrees of freedom, p = 0.001
 
 
-def test_same_seed_same_tokens_and_the_stated_law():
+def test_choose_same_seed_gives_same_tokens_by_the_documented_race():
     logits = np.random.default_rng(0).standard_normal(50).astype(np.float32)
     a, b = (Sampler(Sampling(temperature=1.0, seed=7), 50) for _ in range(2))
     tokens = [a.choose(logits) for _ in range(20)]
     assert tokens == [b.choose(logits) for _ in range(20)] and len(set(tokens)) > 5
-    # The law in the module's docstring, in plain integers.
+    # The race of the module's docstring, in plain integers.
     probabilities = softmax(logits)
     for step, token in enumerate(tokens):
         start = mix(mix(7) + GAMMA * (step + 1) & MASK)
@@ -217,13 +196,13 @@ def test_same_seed_same_tokens_and_the_stated_law():
         assert token == min(range(50), key=lambda id: -np.log(u[id]) / probabilities[id])
 
 
-def test_mix_is_splitmix64():
+def test_mix_equals_published_splitmix64():
     # The first outputs of the published generator (Vigna's splitmix64.c) for the seed 1234567.
     published = [6457827717110365317, 3203168211198807973, 9817491932198370423]
     assert [mix(1234567 + GAMMA * n & MASK) for n in (1, 2, 3)] == published
 
 
-def test_uniform_is_uniform_over_ids_steps_and_seeds():
+def test_uniform_over_ids_steps_and_seeds_is_uniform():
     ids = np.arange(8064)
     by_id = uniform(1, 0, ids)
     by_step = np.array([uniform(1, step, ids[:1])[0] for step in range(4000)])
@@ -234,8 +213,8 @@ def test_uniform_is_uniform_over_ids_steps_and_seeds():
         assert abs(np.corrcoef(u[:-1], u[1:])[0, 1]) < 0.06
 
 
-def test_a_rounding_error_hardly_ever_changes_the_draw():
-    """Why it is a race: with cumulated probabilities, 4,000 draws at this error differ some ten times."""
+def test_choose_rounding_error_hardly_ever_changes_the_token():
+    """The reason for a race: with cumulated probabilities, some ten of 4,000 draws differ at this error."""
     rng = np.random.default_rng(2)
     settings = Sampling(temperature=0.8, top_p=0.9, top_k=200, seed=3)
     a, b = Sampler(settings, 8064), Sampler(settings, 8064)
@@ -247,17 +226,17 @@ def test_a_rounding_error_hardly_ever_changes_the_draw():
     assert differ <= 1
 
 
-def test_a_seed_is_always_reported():
+def test_seed_none_is_drawn_and_reported():
     first, second = Sampler(Sampling(), 4).seed, Sampler(Sampling(), 4).seed
     assert isinstance(first, int) and first != second
 
 
-def test_bias_bans_and_masks():
+def test_choose_bias_bans_and_masks_are_applied():
     logits = np.array([1.0, 2.0, 3.0], np.float32)
     assert Sampler(Sampling(logit_bias={0: 5.0}), 3).choose(logits) == 0
     assert Sampler(Sampling(banned=(2,)), 3).choose(logits) == 1
     assert Sampler(Sampling(), 3).choose(logits, np.array([True, False, False])) == 0
-    assert logits.tolist() == [1.0, 2.0, 3.0], "the caller's array is left alone"
+    assert logits.tolist() == [1.0, 2.0, 3.0], "the caller's array is not changed"
     with pytest.raises(SettingError, match="nothing can follow"):
         Sampler(Sampling(banned=(0, 1, 2)), 3).choose(logits)
     with pytest.raises(SettingError, match="banned: token id 3 is outside the vocabulary of 3"):
@@ -286,13 +265,13 @@ def test_bias_bans_and_masks():
         {"truncate": "right"},
     ],
 )
-def test_bad_values_are_refused_by_name(values):
+def test_settings_value_out_of_range_is_refused_by_name(values):
     (name,) = values
     with pytest.raises(SettingError, match=name):
         Generating(**values)
 
 
 @given(st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=40))
-def test_log_softmax_is_the_logarithm_of_softmax(values):
+def test_log_softmax_equals_logarithm_of_softmax(values):
     logits = np.array(values, np.float32)
     assert np.allclose(np.exp(log_softmax(logits)), softmax(logits), atol=1e-12)

@@ -128,10 +128,10 @@ def test_the_sampler_goes_back(temperature):
         mark = other.mark()
         for row in rows[: at % 4]:  # guesses that come to nothing
             other.guess(row)
-        other.back(mark)
+        other.rewind(mark)
         token, sure = Sampler.guess(other, rows[at])
         assert token == wanted[at] and 0 < sure <= 1
-        other.back(mark)
+        other.rewind(mark)
         if temperature:
             ids, chances = other.distribution(rows[at])
             assert sure == pytest.approx(chances[ids.searchsorted(token)])

@@ -1,28 +1,51 @@
-"""One chain from logits to a token, in numpy, for every runtime.
+"""From logits to a token: one sampler, in numpy, for every runtime.
 
-Order and meaning are those of Hugging Face `generate` (transformers `generation/logits_process.py`):
+This is the specification. Order and meaning of the steps are those of Hugging Face `generate` (transformers
+`generation/logits_process.py`); tests/test_sampling.py runs these lines and expects the same ids, probabilities and
+tokens from `Sampler`, to the last bit.
 
-    repetition penalty   each id of prompt and text, once: a negative logit times the penalty, others divided by it
-    bias, bans           logit_bias added; banned ids and those not `allowed` become minus infinity
-    temperature          logits / temperature, still float32; at 0 the likeliest id is taken, the lowest among equals
-    top-k                ids whose logit is at least the k-th largest
-    weights              exp(logit - largest logit) of the ids left, in float64; ids of weight 0 are out
-    top-p                weights summed up, largest first and lower ids first among equals, until p times their sum
-                         is reached: the ids so far stay
-    min-p                ids of weight min_p or more (the largest is 1)
-    draw                 by the weights that are left; divided by their sum they are probabilities
+    def candidates(logits, s, history, allowed=None):
+        '''Ids that may follow, ascending, and their weights; `logits` is float32 (vocab_size,).'''
+        logits = logits.copy()
+        penalty = np.float32(s.repetition_penalty)
+        for id in set(history) if penalty != 1 else ():  # each id of prompt and text once
+            logits[id] = logits[id] * penalty if logits[id] < 0 else logits[id] / penalty
+        for id, bias in s.logit_bias.items():
+            logits[id] += np.float32(bias)
+        logits[list(s.banned)] = -np.inf
+        if allowed is not None:
+            logits[~allowed] = -np.inf
+        if s.temperature == 0:  # the most likely, the lowest id among equals
+            return np.array([logits.argmax()]), np.ones(1)
+        logits = logits / np.float32(s.temperature)
+        ids = np.arange(logits.size)
+        if 0 < s.top_k < logits.size:  # and all that tie with the k-th
+            ids = ids[logits >= np.sort(logits)[-s.top_k]]
+        weights = np.exp(logits[ids].astype(np.float64) - logits.max())
+        ids, weights = ids[weights > 0], weights[weights > 0]
+        if s.top_p < 1:  # the fewest that reach p of the sum; among equals the lower ids
+            order = np.argsort(-weights, kind="stable")
+            sums = np.cumsum(weights[order])
+            kept = np.sort(order[: (sums >= s.top_p * sums[-1]).argmax() + 1])
+            ids, weights = ids[kept], weights[kept]
+        return ids[weights >= s.min_p], weights[weights >= s.min_p]  # the largest weight is 1
 
-The same seed therefore gives the same tokens wherever the logits agree. `plain` in tests/test_sampling.py is this table
-word for word; what is here gives the same ids, probabilities and tokens to the last bit, without sorting a vocabulary.
+    def draw(ids, weights, seed, step):
+        return ids[(-np.log(uniform(seed, step, ids)) / weights).argmin()]
 
-The draw is a race: each token left has a uniform number u(seed, step, id), and the least -ln(u) / weight wins
-(the Gumbel-max trick: the winner is distributed as the weights say). Runtimes round differently, so their
-weights differ by 1e-6 or so. A race is then decided otherwise only if two tokens run that close; drawing
-from cumulated probabilities would shift every border between two tokens, and a token more or less at top-p's edge
-would shift them all.
+So the same seed gives the same tokens wherever the logits agree.
 
-`uniform` has no state and no table, so that any language can draw the same: it is splitmix64 (Steele, Lea, Flood 2014)
-over seed, then step, then id.
+**The draw is a race.** Each id has a uniform number u(seed, step, id), and the least -ln(u) / weight wins (the
+Gumbel-max trick: an id wins as often as its weight says). Runtimes round differently, so their weights differ by 1e-6
+or so. A race then ends otherwise only if two ids run that close; drawing from cumulated probabilities would shift every
+border between two ids, and one id more or less at the edge of top-p would shift them all. `uniform` has no state and no
+table, so that any language can draw the same: it is splitmix64 (Steele, Lea, Flood 2014) over seed, step and id.
+
+**Where the last bit comes from.** Penalty, bias and temperature are applied in float32, as in transformers: in float64
+logits that tie would differ, and with them the edge of top-k. Weights are float64 and drawn from as they are; dividing
+them by their sum would round each once more. The edge of top-p depends on the order of addition: descending, lower ids
+first. `Sampler` adds in a faster order and looks how close the sum comes to p; where only the specified order could
+tell (`MARGIN`), it adds again in that order. `uniform` is exact integer arithmetic.
 """
 
 import functools
@@ -36,30 +59,32 @@ from numpy.typing import NDArray
 from edgekit.errors import SettingError
 from edgekit.settings import Sampling
 
-FEW = 512  # weights that are sorted at once to find top-p's edge; more are counted by size first
+SORTED_AT_ONCE = 512
+"""Up to so many weights are sorted to find the edge of top-p; more are first counted by size."""
+SMALLEST = float(np.nextafter(0, 1))
+"""The least weight above 0."""
+MARGIN = 1e-9
+"""Relative difference of two sums; the order of adding changes far less."""
 
-# What `.sum()` and `.max()` call in the end, without the Python on the way to it.
+# What `.sum()` and `.max()` end in, without the Python in between.
 _sum, _max = np.add.reduce, np.maximum.reduce
-
-SMALLEST = float(np.nextafter(0, 1))  # above 0: what weighs at least this is not impossible
-SURE = 1e-9  # of a sum: far more than the order of adding can change
 
 
 def apply_repetition_penalty(logits: NDArray[np.float32], ids: NDArray[np.intp], penalty: float) -> None:
     """In place: each id once, negative logits multiplied and others divided (`RepetitionPenaltyLogitsProcessor`)."""
-    found = logits[ids]
+    old = logits[ids]
     factor = np.float32(penalty)
-    # The smaller of product and quotient is the product exactly where the logit is negative; below 1 the larger one.
-    logits[ids] = (np.minimum if factor > 1 else np.maximum)(found * factor, found / factor)
+    # For a penalty above 1 the product is the smaller of the two where the logit is negative, the quotient elsewhere.
+    logits[ids] = (np.minimum if factor > 1 else np.maximum)(old * factor, old / factor)
 
 
-def reached_by(values: NDArray, count: int) -> float:
+def bound_of_largest(values: NDArray, count: int) -> float:
     """A bound that at least `count` of the values reach, and seldom many more.
 
-    Cheaper than the count-th largest: of the largest value in each of some groups, at least `count` reach the
-    count-th largest, and eight times as many groups as wanted values rarely hold two of them in one.
+    Cheaper than the count-th largest value: it is the count-th largest of the maxima of some groups. At least `count`
+    values reach that, and with eight times as many groups as `count` two of the largest are rarely in one group.
     """
-    width = min(max(8 * count, values.size // 16), values.size // 4)  # long rows: numpy goes through them one by one
+    width = min(max(8 * count, values.size // 16), values.size // 4)  # long rows: numpy reduces them one by one
     if 2 * count <= width:
         values = _max(values[: values.size // width * width].reshape(-1, width))
     place = values.size - count
@@ -70,31 +95,31 @@ def keep_top_k(logits: NDArray[np.float32], k: int) -> NDArray[np.intp]:
     """Ascending ids of the k largest logits, and of all that tie with the smallest of them (`TopKLogitsWarper`)."""
     if k >= logits.size:
         return np.arange(logits.size)
-    ids = (logits >= reached_by(logits, k)).nonzero()[0]
+    ids = (logits >= bound_of_largest(logits, k)).nonzero()[0]
     if ids.size > k:
-        found = logits[ids]
-        ids = ids[found >= np.partition(found, ids.size - k)[ids.size - k]]
+        largest = logits[ids]
+        ids = ids[largest >= np.partition(largest, ids.size - k)[ids.size - k]]
     return ids
 
 
 def keep_top_p(weights: NDArray[np.float64], p: float, least: float) -> NDArray[np.intp]:
-    """Ascending places that top-p leaves (`TopPLogitsWarper`), of those weights that are at least `least`."""
+    """Ascending indices of the weights that top-p keeps (`TopPLogitsWarper`), without those below `least`."""
     descending = np.sort(weights)[::-1]
     sums = np.add.accumulate(descending)
     last = int(sums.searchsorted(p * sums[-1]))
     return _down_to(weights, last + 1, descending[last], least)
 
 
-def keep_top_p_of(weights: NDArray[np.float64], target: float, least: float) -> NDArray[np.intp] | None:
-    """`keep_top_p` where the largest weights must reach `target`, a sum that was added up in another order.
+def keep_top_p_unless_close(weights: NDArray[np.float64], target: float, least: float) -> NDArray[np.intp] | None:
+    """`keep_top_p` in a faster order of adding: the largest weights that together reach `target`.
 
-    None if it comes so close that only the right order could tell. `weights` must hold all that could count: those of
-    `least` and more, or enough to reach the target.
+    None if a sum comes so close to the target that only the specified order could tell. `weights` must include all that
+    could be kept: those of at least `least`, or enough to reach the target.
     """
     before, above, group = 0.0, 0, weights
-    if weights.size > FEW:
-        # A float64's bits, read as a whole number, grow with the value: the first of them are a class of values, 1/64
-        # octave wide. Adding up each class finds the one with the edge, and that class alone is sorted.
+    if weights.size > SORTED_AT_ONCE:
+        # The bits of a positive float64, read as an integer, grow with the value; the leading ones form classes 1/64
+        # octave wide. Adding up each class finds the class of the edge, and only that class is sorted.
         bits = weights.view(np.int64)
         classes = (_max(bits) - bits) >> 46
         masses = np.add.accumulate(np.bincount(classes, weights))
@@ -105,20 +130,19 @@ def keep_top_p_of(weights: NDArray[np.float64], target: float, least: float) -> 
     sums = np.add.accumulate(descending)
     sums += before
     last = int(sums.searchsorted(target))
-    near = (sums[last] if last < sums.size else np.inf) - target, target - (sums[last - 1] if last else before)
-    if min(near) < SURE * target:
+    distances = (sums[last] if last < sums.size else np.inf) - target, target - (sums[last - 1] if last else before)
+    if min(distances) < MARGIN * target:
         return None
     return _down_to(weights, above + last + 1, descending[last] if last < sums.size else 0.0, least)
 
 
 def _down_to(weights: NDArray[np.float64], count: int, edge: float, least: float) -> NDArray[np.intp]:
-    """Ascending places of the `count` largest weights, of which `edge` is the smallest, without any below `least`."""
-    places = (weights >= max(edge, least)).nonzero()[0]
-    if places.size > count:
-        # Of equals at the edge the lower ids stay.
-        surplus = (weights[places] == edge).nonzero()[0][count - places.size :]
-        places = np.delete(places, surplus)
-    return places
+    """Ascending indices of the `count` largest weights, of which `edge` is the smallest, without any below `least`."""
+    indices = (weights >= max(edge, least)).nonzero()[0]
+    if indices.size > count:  # of those equal to the edge, the lower ids stay
+        surplus = (weights[indices] == edge).nonzero()[0][count - indices.size :]
+        indices = np.delete(indices, surplus)
+    return indices
 
 
 def softmax(logits: NDArray) -> NDArray[np.float64]:
@@ -154,8 +178,9 @@ def uniform(seed: int, step: int, ids: NDArray[np.intp]) -> NDArray[np.float64]:
 
 
 def _uniform(mixed_seed: int, step: int, strides: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """`uniform` after what does not change from step to step: `mix(seed)`, and GAMMA (id + 1) for each id."""
+    """`uniform` without what is the same at every step: `mix(seed)`, and GAMMA (id + 1) for each id."""
     x = strides + np.uint64(mix((mixed_seed + GAMMA * (step + 1)) & MASK))
+    # `mix`, in place: uint64 arithmetic of numpy is modulo 2^64 as it is.
     x ^= x >> _30
     x *= _FIRST
     x ^= x >> _27
@@ -168,12 +193,13 @@ def _uniform(mixed_seed: int, step: int, strides: NDArray[np.uint64]) -> NDArray
     return u
 
 
-# As arrays: a scalar would be made into one at each use.
+# The numbers in `_uniform` as arrays of no dimensions. numpy turns an int or a scalar into such an array at each use,
+# and for the few ids that filters leave this takes as long as the operation itself.
 _30, _27, _31, _11, _FIRST, _SECOND = (np.array(x, np.uint64) for x in (30, 27, 31, 11, FIRST, SECOND))
 
 
 @functools.lru_cache(maxsize=2)
-def _every(vocab_size: int) -> tuple[NDArray[np.intp], NDArray[np.uint64]]:
+def _all_ids(vocab_size: int) -> tuple[NDArray[np.intp], NDArray[np.uint64]]:
     """All ids, and GAMMA (id + 1) for each; shared, so read-only."""
     ids = np.arange(vocab_size)
     strides = (ids.astype(np.uint64) + np.uint64(1)) * np.uint64(GAMMA)
@@ -182,20 +208,20 @@ def _every(vocab_size: int) -> tuple[NDArray[np.intp], NDArray[np.uint64]]:
 
 
 class Sampler:
-    """The chain for one text: it remembers what was said, and how many tokens it drew.
+    """The sampler of one text: it remembers the ids so far and the number of draws.
 
-    Its buffers are used again at each step; what it returns belongs to the caller.
+    Its buffers are reused at each step; what it returns belongs to the caller.
 
     Args:
-        settings: see `Sampling`.
+        settings: the filters, the seed and the bans.
         vocab_size: length of the logits.
-        seen: ids of the prompt, which the repetition penalty counts too.
+        history: ids of the prompt; the repetition penalty counts them too.
 
     Raises:
-        SettingError: an id of `logit_bias` or `banned` lies outside the vocabulary.
+        SettingError: an id of `logit_bias` or `banned` is outside the vocabulary.
     """
 
-    def __init__(self, settings: Sampling, vocab_size: int, seen: Iterable[int] = ()):
+    def __init__(self, settings: Sampling, vocab_size: int, history: Iterable[int] = ()):
         self.settings = settings
         self.seed = int.from_bytes(os.urandom(4)) if settings.seed is None else settings.seed
         for name, ids in (("logit_bias", settings.logit_bias), ("banned", settings.banned)):
@@ -207,11 +233,11 @@ class Sampler:
         self._banned = np.array(settings.banned, dtype=np.intp)
         self._only_lowers = settings.repetition_penalty > 1 and not settings.logit_bias and not settings.banned
         self._mixed_seed, self._step = mix(self.seed & MASK), 0
-        self._ids, self._strides = _every(vocab_size)
-        # Ids that were said, each once, in the order they came: said[:count]. `new` has those that were not.
-        self._said, self._count = np.empty(vocab_size, np.intp), 0
-        self._new = np.ones(vocab_size, bool)
-        for token in seen:
+        self._ids, self._strides = _all_ids(vocab_size)
+        # Ids of prompt and text, each once, in the order of their first use: `_seen[:_count]`.
+        self._seen, self._count = np.empty(vocab_size, np.intp), 0
+        self._unseen = np.ones(vocab_size, bool)
+        for token in history:
             self._remember(token)
         self._logits = np.empty(vocab_size, np.float32)
         self._weights = np.empty(vocab_size if settings.temperature > 0 else 0, np.float64)
@@ -221,94 +247,94 @@ class Sampler:
     ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         """What the next token is drawn from: ascending ids (n,) and their probabilities (n,), which sum to 1.
 
-        At temperature 0 it is the likeliest token alone, the lowest id among equals. `allowed` (vocab_size,)
-        masks ids for this step. Raises `SettingError` if nothing may follow.
+        At temperature 0 it is the most likely id alone, the lowest among equals. `allowed` (vocab_size,) masks ids for
+        this step. Raises `SettingError` if no id is left.
         """
         if self.settings.temperature == 0:
             return np.array([self._processed(logits, allowed)[1]]), np.ones(1)
-        ids, weights = self._weighed(logits, allowed)
+        ids, weights = self._candidates(logits, allowed)
         return ids, weights / _sum(weights)
 
     def choose(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None = None) -> int:
         """The next token, remembered for the repetition penalty. Raises as `distribution`."""
         if self.settings.temperature == 0:
-            token = self._likeliest(logits, allowed)
+            token = self._most_likely(logits, allowed)
         else:
-            ids, weights = self._weighed(logits, allowed)
+            ids, weights = self._candidates(logits, allowed)
             token = int(ids[self._winner(ids, weights)]) if ids.size > 1 else int(ids[0])
             self._step += 1
         self._remember(token)
         return token
 
     def guess(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None = None) -> tuple[int, float]:
-        """What `choose` takes, and its probability in (0, 1]: of the filtered distribution, or at temperature 0 of the
-        model's own (after penalty, bias and bans). For drafts, which want to know how sure they are."""
+        """As `choose`, with the token's probability in (0, 1]: that of the filtered distribution, or at temperature 0
+        that of the model after penalty, bias and bans. Drafts use it as their confidence."""
         if self.settings.temperature == 0:
             scores, token = self._processed(logits, allowed)
-            chance = 1 / _sum(np.exp(scores - scores[token])).item()
+            probability = 1 / _sum(np.exp(scores - scores[token])).item()
         else:
-            ids, weights = self._weighed(logits, allowed)
-            place = self._winner(ids, weights)
-            token, chance = int(ids[place]), (weights[place] / _sum(weights)).item()
+            ids, weights = self._candidates(logits, allowed)
+            index = self._winner(ids, weights)
+            token, probability = int(ids[index]), (weights[index] / _sum(weights)).item()
             self._step += 1
         self._remember(token)
-        return token, chance
+        return token, probability
 
     def accept(self, token: int) -> None:
-        """Go on as if `choose` had taken this token."""
+        """Continue as if `choose` had returned this token."""
         if self.settings.temperature != 0:
             self._step += 1
         self._remember(token)
 
     @property
     def step(self) -> int:
-        """Tokens drawn so far: what `uniform` is asked with. Stays 0 at temperature 0."""
+        """Number of draws so far, an argument of `uniform`. Stays 0 at temperature 0."""
         return self._step
 
     def mark(self) -> tuple[int, int]:
-        """Where the sampler is, for `back`."""
+        """The present state, for `rewind`."""
         return self._step, self._count
 
-    def back(self, mark: tuple[int, int]) -> None:
+    def rewind(self, mark: tuple[int, int]) -> None:
         """Forget the tokens chosen since `mark` was taken."""
         self._step, count = mark
-        self._new[self._said[count : self._count]] = True
+        self._unseen[self._seen[count : self._count]] = True
         self._count = count
 
     def _winner(self, ids: NDArray[np.intp], weights: NDArray[np.float64]) -> np.intp:
-        """The place of the id that wins this step's race."""
+        """Index of the id that wins the race of this step."""
         strides = self._strides if ids.size == self._strides.size else self._strides[ids]
         times = _uniform(self._mixed_seed, self._step, strides)
         np.log(times, out=times)
-        times /= weights  # negative, so the largest is the least -ln(u) / weight
+        times /= weights  # negative: the largest is the least -ln(u) / weight
         return times.argmax()
 
     def _remember(self, token: int) -> None:
-        if self._new[token]:
-            self._new[token] = False
-            self._said[self._count] = token
+        if self._unseen[token]:
+            self._unseen[token] = False
+            self._seen[self._count] = token
             self._count += 1
 
-    def _likeliest(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None) -> int:
-        """The id that `_processed` finds, without touching any logit where the penalty alone could change one: a
-        penalty above 1 lowers what was said and raises nothing, so a likeliest token that is new stays the likeliest.
+    def _most_likely(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None) -> int:
+        """The id that `_processed` returns, without copying the logits where only a penalty above 1 applies: it lowers
+        ids already used and raises none, so a most likely id that is new remains the most likely.
         """
         if self._only_lowers and allowed is None:
             best = int(logits.argmax())
-            if self._new[best] and math.isfinite(logits[best]):
+            if self._unseen[best] and math.isfinite(logits[best]):
                 return best
         return self._processed(logits, allowed)[1]
 
     def _processed(
         self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None
     ) -> tuple[NDArray[np.float32], int]:
-        """The logits after penalty, bias and bans, and the likeliest id; the caller's array is left alone."""
-        penalised = self.settings.repetition_penalty != 1 and self._count
-        if penalised or self._bias_ids.size or self._banned.size or allowed is not None:
+        """The logits after penalty, bias and bans, and the most likely id; the caller's array is not changed."""
+        penalized = self.settings.repetition_penalty != 1 and self._count
+        if penalized or self._bias_ids.size or self._banned.size or allowed is not None:
             np.copyto(self._logits, logits)
             logits = self._logits
-            if penalised:
-                apply_repetition_penalty(logits, self._said[: self._count], self.settings.repetition_penalty)
+            if penalized:
+                apply_repetition_penalty(logits, self._seen[: self._count], self.settings.repetition_penalty)
             if self._bias_ids.size:
                 logits[self._bias_ids] += self._bias
             if self._banned.size:
@@ -316,24 +342,24 @@ class Sampler:
             if allowed is not None:
                 np.copyto(logits, -np.inf, where=~allowed)
         best = int(logits.argmax())
-        # NaN comes out first and so does plus infinity; minus infinity is the largest where everything is banned.
+        # argmax returns NaN or plus infinity first, and minus infinity only if everything is banned.
         if not math.isfinite(logits[best]):
             if logits[best] == -np.inf:
                 raise SettingError("every token is banned: nothing can follow")
             raise SettingError("the logits are not finite: a logit_bias is too large, or the model is damaged")
         return logits, best
 
-    def _weighed(
+    def _candidates(
         self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None
     ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        """The ids that are left at a temperature above 0, ascending, and their weights; good until the next step."""
+        """`candidates` of the specification at a temperature above 0; the arrays are valid until the next step."""
         s = self.settings
         logits, best = self._processed(logits, allowed)
         if s.temperature != 1:
             logits = np.divide(logits, np.float32(s.temperature), out=self._logits)
         top = logits[best].item()
         if not math.isfinite(top):
-            raise SettingError(f"temperature {s.temperature} is too small to divide by: 0 takes the likeliest token")
+            raise SettingError(f"temperature {s.temperature} is too small to divide by: 0 takes the most likely token")
         least = max(s.min_p, SMALLEST)
         if 0 < s.top_k < logits.size:
             ids = keep_top_k(logits, s.top_k)
@@ -347,13 +373,13 @@ class Sampler:
             if least == SMALLEST and weights.all():
                 return ids, weights
             kept = (weights >= least).nonzero()[0]
-        elif ids.size <= FEW:
+        elif ids.size <= SORTED_AT_ONCE:
             kept = keep_top_p(weights, s.top_p, least)
         else:
-            # What is below this stays out: all such tokens together have less than the 1 - p that top-p may leave out.
-            # (The margin is for rounding.)
+            # Weights below this bound cannot be kept: all of them together are less than the 1 - p that top-p drops.
+            # (The margin allows for rounding.)
             target = s.top_p * (total := _sum(weights).item())
-            some = (weights >= max(least, (1 - SURE) * (total - target) / weights.size)).nonzero()[0]
-            found = keep_top_p_of(weights[some], target, least)
-            kept = keep_top_p(weights, s.top_p, least) if found is None else some[found]
+            some = (weights >= max(least, (1 - MARGIN) * (total - target) / weights.size)).nonzero()[0]
+            indices = keep_top_p_unless_close(weights[some], target, least)
+            kept = keep_top_p(weights, s.top_p, least) if indices is None else some[indices]
         return ids[kept], weights[kept]

@@ -127,7 +127,7 @@ class ModelDraft:
     def propose(self, history: Sequence[int], count: int, pace: Pace) -> Proposal:
         """See `edgekit.speculative.Draft.propose`."""
         sampler, found = self._sampler, Proposal(drawn_from=[] if self._rejecting else None)
-        sampler.back(self._mark)
+        sampler.rewind(self._mark)
         before = len(self._ids)
         for token in history[self._taken :]:
             if token < self._size:
@@ -135,7 +135,7 @@ class ModelDraft:
                 self._ids.append(token)
             else:
                 step, said = sampler.mark()
-                sampler.back((step + 1, said))
+                sampler.rewind((step + 1, said))
         self._taken, self._mark = len(history), sampler.mark()
         ids, same = list(self._ids), before
         self._follower.shorten(ids, count - 1)
