@@ -156,10 +156,10 @@ def refusals(spoilt) -> list[str]:
     """What edgekit says of each when it reads it back and runs it, in a process of their own: llama.cpp may abort."""
     pytest.importorskip("llama_cpp")
     script = (
-        "import sys; from pathlib import Path; from edgekit import convert, model\n"
+        "import sys; from pathlib import Path; from edgekit import model\nfrom edgekit.formats.open import open_model\n"
         "from edgekit.errors import EdgekitError\n"
         "for path in map(Path, sys.argv[1:]):\n"
-        "    try: convert.open_model(path); model.load(path).generate('1', max_new_tokens=1); print(flush=True)\n"
+        "    try: open_model(path); model.load(path).generate('1', max_new_tokens=1); print(flush=True)\n"
         "    except EdgekitError as error: print(error, flush=True)\n"
     )
     done = subprocess.run([sys.executable, "-c", script, *spoilt], capture_output=True, text=True, timeout=120)
@@ -417,8 +417,8 @@ def test_every_check_has_a_model_that_has_it():
 def test_neither_torch_nor_onnx_nor_a_runtime(folder, tmp_path):
     path = onnx_file(tmp_path / "m.onnx")
     script = (
-        "import sys; from pathlib import Path; from edgekit import doctor\n"
-        f"for path in {[str(folder.path), str(path)]!r}: doctor.examine(Path(path))\n"
+        "import sys; from pathlib import Path; from edgekit.doctor import examine\n"
+        f"for path in {[str(folder.path), str(path)]!r}: examine.examine(Path(path))\n"
         "heavy = {'torch', 'transformers', 'onnx', 'onnxruntime', 'optimum', 'gguf', 'llama_cpp', 'google', 'numba'}\n"
         "bad = {m.split('.')[0] for m in sys.modules} & heavy\n"
         "assert not bad, bad"

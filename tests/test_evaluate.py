@@ -23,8 +23,8 @@ from edgekit.errors import (
     RuntimeFailure,
     UsageError,
 )
-from edgekit.evaluation import perplexity as evaluate
 from edgekit.evaluation.perplexity import perplexity
+from edgekit.inference import scoring
 from edgekit.inference.runtime import check_forward, check_rewind
 from edgekit.inference.scoring import (
     blockwise,
@@ -128,7 +128,7 @@ def test_logits_that_are_no_numbers_are_refused(bad):
 def test_large_vocabularies_are_scored_in_parts(model, monkeypatch):
     window = list(range(1, 14))
     whole = window_logprobs(model.runtime, window)
-    monkeypatch.setattr(evaluate, "MOST_LOGITS", 3 * VOCABULARY)
+    monkeypatch.setattr(scoring, "MOST_LOGITS", 3 * VOCABULARY)
     model.runtime.calls.clear()
     assert np.array_equal(window_logprobs(model.runtime, window), whole)
     assert [len(c) for c in model.runtime.calls] == [3, 3, 3, 3]

@@ -75,7 +75,7 @@ def test_killed_in_the_middle_leaves_the_old(tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
     script = (
-        "import sys, time\nfrom pathlib import Path\nfrom edgekit.files import replacing\n"
+        "import sys, time\nfrom pathlib import Path\nfrom edgekit.utils.files import replacing\n"
         f"with replacing(Path({str(path)!r})) as t:\n    t.write_bytes(b'half'); "
         "print('ready', flush=True); time.sleep(60)"
     )

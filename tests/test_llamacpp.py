@@ -331,8 +331,8 @@ def test_neither_torch_nor_transformers(shared, tmp_path):
     config = dataclasses.replace(SMALL, vocab_size=1152)
     path = artefact(write_model(tmp_path / "m", config, files=tokenmonster_files(vocab, 1152)), tmp_path)
     code = (
-        "import sys, json\nfrom edgekit import rooms\nfrom edgekit.settings import Running\n"
-        "runtime = rooms.load('runtimes', 'llamacpp').load(sys.argv[1], Running(threads=1))\n"
+        "import sys, json\nfrom edgekit.utils import registry\nfrom edgekit.settings import Running\n"
+        "runtime = registry.load('runtimes', 'llamacpp').load(sys.argv[1], Running(threads=1))\n"
         "runtime.forward([1, 2])\n"
         "heavy = ('torch', 'transformers', 'gguf', 'onnxruntime', 'jinja2', 'sqlite3', 'multiprocessing')\n"
         "json.dump([m for m in heavy if m in sys.modules], sys.stdout)\n"
@@ -344,9 +344,9 @@ def test_neither_torch_nor_transformers(shared, tmp_path):
 def test_the_whole_package_is_there_for_whoever_asks_for_it():
     """edgekit imports its bindings alone; another library in the same process must not notice."""
     code = (
-        "import sys\nfrom edgekit import submodules\n"
-        "bindings = submodules.load('llama_cpp', 'llama_cpp')\n"
-        "assert submodules.load('llama_cpp', 'llama_cpp') is bindings\n"
+        "import sys\nfrom edgekit.utils import lazy\n"
+        "bindings = lazy.load('llama_cpp', 'llama_cpp')\n"
+        "assert lazy.load('llama_cpp', 'llama_cpp') is bindings\n"
         "import llama_cpp\n"
         "assert llama_cpp.llama_decode is bindings.llama_decode and llama_cpp.llama_cpp is bindings\n"
         "from llama_cpp import Llama\n"

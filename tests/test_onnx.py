@@ -326,9 +326,10 @@ def test_the_context_has_an_end(exported):
 
 def test_running_needs_onnxruntime_alone(exported):
     script = (
-        "import sys; from pathlib import Path; from edgekit import rooms; from edgekit.settings import Running\n"
+        "import sys; from pathlib import Path; from edgekit.settings import Running\n"
+        "from edgekit.utils import registry\n"
         f"path = Path({str(exported('stories', 'int8'))!r})\n"
-        "runtime = rooms.load('runtimes', 'onnx').load(path, Running(threads=1))\n"
+        "runtime = registry.load('runtimes', 'onnx').load(path, Running(threads=1))\n"
         "runtime.forward([1, 2, 3]); runtime.rewind(2); runtime.forward([3])\n"
         "bad = {m.split('.')[0] for m in sys.modules} & {'torch', 'transformers', 'onnx', 'optimum', 'google'}\n"
         "assert not bad, bad"

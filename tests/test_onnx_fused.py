@@ -262,9 +262,9 @@ def test_a_cache_that_cannot_grow_says_so_and_keeps_what_it_holds(exported, monk
 HUGE = """
 import sys
 import numpy as np
-from edgekit import rooms
+from edgekit.utils import registry
 if sys.argv[1] == "ask":
-    rooms.load("runtimes", "_huge_pages").expect(24 << 20)
+    registry.load("runtimes", "_huge_pages").expect(24 << 20)
 blocks = [np.ones(1 << 20, np.uint8) for _ in range(20)]
 print(next(int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.startswith("AnonHugePages")))
 """
@@ -514,7 +514,7 @@ def test_it_needs_no_torch_and_no_onnxruntime_to_be_written(models, tmp_path):
     script = (
         "import sys; from pathlib import Path\n"
         "for name in ('torch', 'transformers', 'optimum', 'onnxruntime'): sys.modules[name] = None\n"
-        "from edgekit.convert import convert; from edgekit.settings import Converting\n"
+        "from edgekit.conversion.convert import convert; from edgekit.settings import Converting\n"
         f"convert(Path({str(models('tied'))!r}), 'onnx', Path({str(tmp_path / 'm.onnx')!r}), "
         "settings=Converting('int4'), verify=False)\n"
     )
@@ -525,9 +525,10 @@ def test_it_needs_no_torch_and_no_onnxruntime_to_be_written(models, tmp_path):
 
 def test_running_needs_onnxruntime_alone(exported):
     script = (
-        "import sys; from pathlib import Path; from edgekit import rooms; from edgekit.settings import Running\n"
+        "import sys; from pathlib import Path; from edgekit.settings import Running\n"
+        "from edgekit.utils import registry\n"
         f"path = Path({str(exported('tied', 'int8'))!r})\n"
-        "runtime = rooms.load('runtimes', 'onnx').load(path, Running(threads=1))\n"
+        "runtime = registry.load('runtimes', 'onnx').load(path, Running(threads=1))\n"
         "runtime.forward([1, 2, 3]); runtime.rewind(2); runtime.forward([3])\n"
         "bad = {m.split('.')[0] for m in sys.modules} & {'torch', 'transformers', 'onnx', 'optimum', 'google'}\n"
         "assert not bad, bad"

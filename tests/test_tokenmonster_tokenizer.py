@@ -210,7 +210,7 @@ def test_a_tokenmonster_tokenizer_needs_no_numpy_and_no_hub(tmp_path):
     for name, data in files_for(small(1).to_bytes()).items():
         (tmp_path / name).write_bytes(data)
     script = (
-        "import sys\nfrom pathlib import Path\nfrom edgekit.tokenizer import from_files\n"
+        "import sys\nfrom pathlib import Path\nfrom edgekit.tokenizers.load import from_files\n"
         "tok = from_files({p.name: p.read_bytes() for p in Path(sys.argv[1]).iterdir()}, 512)\n"
         "assert tok.decode(tok.encode('the cat')) == 'the cat'\nprint(*sys.modules)"
     )

@@ -130,8 +130,9 @@ def test_the_reference_is_float32(runtime, odd):
 def test_the_fast_way_needs_no_transformers(odd):
     """Importing it takes longer than importing PyTorch, and a model this small is done in a fraction of that."""
     script = (
-        "import sys; from pathlib import Path; from edgekit import rooms; from edgekit.settings import Running\n"
-        f"loaded = rooms.load('runtimes', 'torch').load(Path({str(odd)!r}), Running(threads=1))\n"
+        "import sys; from pathlib import Path; from edgekit.settings import Running\n"
+        "from edgekit.utils import registry\n"
+        f"loaded = registry.load('runtimes', 'torch').load(Path({str(odd)!r}), Running(threads=1))\n"
         "loaded.forward([1, 2, 3, 4, 5]); loaded.forward([1])\n"
         "print({m.split('.')[0] for m in sys.modules} & {'transformers', 'accelerate', 'huggingface_hub'})"
     )

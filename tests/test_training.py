@@ -176,7 +176,7 @@ def test_kill_in_the_middle_of_saving(mini, whole, tmp_path, moment):
     program = f"""
 import os, signal, sys
 from pathlib import Path
-from edgekit import files
+from edgekit.utils import files
 from edgekit.training import checkpoints
 saves = 0
 def die(*_):
@@ -198,7 +198,7 @@ def third(*args, **kwargs):
             files._rename = die
     return save(*args, **kwargs)
 checkpoints.save = third
-from edgekit.commands.train import main
+from edgekit.cli.train import main
 main()
 """
     killed = start(mini, tmp_path, program=("-c", program))

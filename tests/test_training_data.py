@@ -124,7 +124,7 @@ def test_encoding_processes_need_no_main_module(tmp_path):
     folder, _ = texts(tmp_path, 200)
     script = f"""
 from edgekit.training import data, encoding, shards
-from edgekit.training.recipe import Data, Source
+from edgekit.training.sections import Data, Source
 encoding.SMALL = encoding.BATCH = 500
 texts = Data(sources=(Source(path={str(folder)!r}),), cache={str(tmp_path)!r}, workers=2)
 found = shards.prepare(texts, data.vocabulary("bytes"), 257, 256)
