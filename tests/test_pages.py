@@ -136,7 +136,7 @@ def test_the_playground(browser, demo):
     assert it.text(".prose .text") == said("fp16", prompt, seed=7, max_new_tokens=24).text
     assert "tokens/s" in it.text(".figures") and "ms" in it.text(".figures") and page.title() == "edgekit playground"
     # Going on takes the ids that were said.
-    page.get_by_role("button", name="Go on from here").click()
+    page.get_by_role("button", name="Continue").click()
     it.has(".figures dd >> nth=2", "24")
     expect(page.locator("#stop")).to_be_hidden(timeout=PATIENCE)
     first = said("fp16", prompt, seed=7, max_new_tokens=24)
@@ -162,7 +162,7 @@ def test_the_playground(browser, demo):
     page.focus("#tab-generate")
     page.keyboard.press("ArrowRight")
     assert page.locator("#tab-explore").get_attribute("aria-selected") == "true"
-    it.run("Choose one")
+    it.run("Choose a token")
     wanted = said("fp16", seed=7, max_new_tokens=12, logprobs=10)
     chips = page.locator(".chips button")
     assert chips.count() == len(wanted.tokens)
@@ -218,7 +218,7 @@ def test_the_playground(browser, demo):
 def test_a_phone_without_a_network(browser):
     with served(site()) as address:
         it = Page(browser, address, **PHONE)
-        it.has("#status", "works without a network")
+        it.has("#status", "works offline")
         it.page.evaluate("() => navigator.serviceWorker.ready.then(() => true)")
         it.set(seed=7, max_new_tokens=24)
         it.page.tap("#run")
@@ -236,10 +236,10 @@ def test_a_phone_without_a_network(browser):
         assert len(names) == 2 and any(name.startswith("edgekit-shell-") for name in names)
     # The server is gone.
     it.page.reload()
-    it.has("#status", "works without a network")
+    it.has("#status", "works offline")
     it.set(seed=7, max_new_tokens=24)
     it.page.tap("#tab-explore")
     it.page.tap("#run")
-    it.has("#status", "Choose one")
+    it.has("#status", "Choose a token")
     assert it.page.locator(".chips button").count() == 24
     it.close(address)

@@ -1,4 +1,4 @@
-// The shell: which model, which mode, the prompt and the settings; running and stopping. The modes draw what comes.
+// The page: choice of model and mode, the prompt and the settings, starting and stopping. The modes draw the results.
 
 import { Controls } from "./controls.js";
 import { byId, fill, h, megabytes } from "./dom.js";
@@ -11,7 +11,7 @@ import { VersusMode } from "./mode_versus.js";
 const OPENINGS = ["Once upon a time", "The old fisherman", "Science is", "In the middle of the forest"];
 const RUNTIMES = { wasm: "WebAssembly", webgpu: "WebGPU", onnx: "ONNX Runtime", llamacpp: "llama.cpp", torch: "PyTorch" };
 
-/** What the modes see of the shell. */
+/** The page, as the modes see it. */
 class App {
   engine = engine;
   models = [];
@@ -35,24 +35,24 @@ class App {
 
   runtimeName = (name) => RUNTIMES[name] ?? name;
 
-  /** A request with what is set now; `changes` go over it, those under `settings` one by one. */
+  /** A request with the current settings; `changes` override it, and `settings` in it override single settings. */
   request({ settings, ...changes } = {}) {
     const values = { ...this.controls.values(), ...settings };
     const prompt = byId("prompt").value;
-    if (!prompt && !changes.tokens) throw new Error("The prompt is empty: give the model something to go on from");
-    const made = { model: this.model.id, runtime: this.runtime, prompt, settings: values, top: 0, ...changes };
-    if (made.tokens) delete made.prompt;
-    return made;
+    if (!prompt && !changes.tokens) throw new Error("The prompt is empty. Type something for the model to continue");
+    const request = { model: this.model.id, runtime: this.runtime, prompt, settings: values, top: 0, ...changes };
+    if (request.tokens) delete request.prompt;
+    return request;
   }
 
-  /** Events of a request; fetches the model first where it is not there yet. */
+  /** Events of a request; downloads the model first if necessary. */
   async *generate(request, signal) {
     await this.prepare(request.model, request.runtime);
     signal.throwIfAborted();
     yield* engine.generate(request, signal);
   }
 
-  /** A seed for texts that are to be compared: the one that is set, or one for all of them. */
+  /** A seed for texts to compare: the one that is set, else a random one for all of them. */
   commonSeed() {
     return this.controls.values().seed ?? crypto.getRandomValues(new Uint32Array(1))[0];
   }
@@ -60,9 +60,9 @@ class App {
   async prepare(id, runtime) {
     const key = `${id} ${runtime}`;
     if (!this.#ready.has(key)) {
-      const done = engine.prepare(id, runtime, (progress) => this.#progress(progress));
-      this.#ready.set(key, done);
-      done.catch(() => this.#ready.delete(key));
+      const loading = engine.prepare(id, runtime, (progress) => this.#progress(progress));
+      this.#ready.set(key, loading);
+      loading.catch(() => this.#ready.delete(key));
     }
     try {
       await this.#ready.get(key);
@@ -73,26 +73,26 @@ class App {
 
   #progress({ what, loaded, total }) {
     byId("load").hidden = false;
-    byId("what").textContent = loaded < total ? `Fetching ${what}: ${megabytes(loaded)} of ${megabytes(total)}` : `Loading ${what}`;
+    byId("what").textContent = loaded < total ? `Downloading ${what}: ${megabytes(loaded)} of ${megabytes(total)}` : `Loading ${what}`;
     byId("bar").value = total ? loaded / total : 0;
   }
 
-  say(text) {
+  status(text) {
     byId("status").textContent = text;
   }
 
   fail(error) {
-    const said = error?.name === "AbortError" ? "" : (error?.message ?? "");
-    byId("error").textContent = said;
-    byId("error").hidden = !said;
+    const message = error?.name === "AbortError" ? "" : (error?.message ?? "");
+    byId("error").textContent = message;
+    byId("error").hidden = !message;
   }
 
-  /** Run `work(signal)` with the stop button shown; one at a time, a new one ends the old. */
+  /** Run `work(signal)` with the stop button shown. Starting another one aborts it. */
   async busy(work) {
     this.#abort?.abort();
     const abort = (this.#abort = new AbortController());
     this.fail(null);
-    this.say("");
+    this.status("");
     byId("run").hidden = true;
     byId("stop").hidden = false;
     document.body.dataset.busy = "yes";
@@ -136,7 +136,7 @@ class App {
     fill(byId("extra"), this.mode.extra);
     fill(byId("panel"), this.mode.element);
     this.fail(null);
-    this.say("");
+    this.status("");
     if (location.hash !== `#${name}`) history.replaceState(null, "", `#${name}`);
   }
 
@@ -147,7 +147,7 @@ class App {
     this.controls.reset(await engine.defaults(model.id), model.context_length ?? Infinity);
   }
 
-  async begin() {
+  async start() {
     byId("tagline").textContent = engine.tagline;
     document.body.dataset.engine = engine.where;
     const wide = matchMedia("(min-width: 900px)");
@@ -161,11 +161,11 @@ class App {
     document.body.dataset.ready = "yes";
     if (engine.where === "browser") {
       await this.prepare(this.model.id, this.runtime);
-      if (!document.body.dataset.busy) this.say("The model is here.");
-      // By plain http from another machine there is no service worker, and so no promise.
+      if (!document.body.dataset.busy) this.status("The model is ready.");
+      // Over plain http from another machine there is no service worker, so the page does not work offline.
       await navigator.serviceWorker?.ready;
       if (navigator.serviceWorker && !document.body.dataset.busy) {
-        this.say("The model is here. From now on this page works without a network.");
+        this.status("The model is ready. This page now works offline.");
       }
     }
   }
@@ -187,7 +187,7 @@ document.addEventListener("keydown", (event) => {
 byId("model").addEventListener("change", () => app.choose().catch((error) => app.fail(error)));
 byId("reset").addEventListener("click", () => app.choose().catch((error) => app.fail(error)));
 
-// Tabs as their ARIA pattern has them: arrows, Home and End move, and what is moved to is shown.
+// The ARIA tabs pattern: arrow keys, Home and End move, and the focused tab is shown.
 const tabs = [...document.querySelectorAll("[role=tab]")];
 for (const [i, tab] of tabs.entries()) {
   tab.addEventListener("click", () => app.show(tab.id.slice(4)));
@@ -202,35 +202,35 @@ for (const [i, tab] of tabs.entries()) {
 }
 
 for (const opening of OPENINGS) {
-  const take = () => {
+  const use = () => {
     byId("prompt").value = opening;
     byId("prompt").focus();
   };
-  byId("openings").append(h("button", { type: "button", class: "opening", onclick: take }, opening));
+  byId("openings").append(h("button", { type: "button", class: "opening", onclick: use }, opening));
 }
 byId("prompt").value = OPENINGS[0];
 
 const THEME = "edgekit-theme";
 const root = document.documentElement;
-const kept = (() => {
+const storedTheme = (() => {
   try {
     return localStorage.getItem(THEME);
   } catch {
     return null;
   }
 })();
-if (kept) root.dataset.theme = kept;
+if (storedTheme) root.dataset.theme = storedTheme;
 byId("theme").addEventListener("click", () => {
   const dark = (root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
   root.dataset.theme = dark ? "light" : "dark";
   try {
     localStorage.setItem(THEME, root.dataset.theme);
   } catch {
-    // private windows may refuse: the choice then holds until the page is left
+    // private windows may refuse: the choice then lasts until the page is closed
   }
 });
 
-const wanted = location.hash.slice(1);
-app.show(Object.hasOwn(app.modes, wanted) ? wanted : "generate");
-app.begin().catch((error) => app.fail(error));
+const mode = location.hash.slice(1);
+app.show(Object.hasOwn(app.modes, mode) ? mode : "generate");
+app.start().catch((error) => app.fail(error));
 if (engine.where === "browser") navigator.serviceWorker?.register("sw.js").catch(() => {});

@@ -1,30 +1,30 @@
-// The settings of the sampler as sliders with a number beside each.
+// The sampler's settings, each as a slider and a number.
 
 import { h } from "./dom.js";
 
-// name, label, least, most, step, what it does. The ranges are those of a slider; the number beside it takes any value.
+// name, label, minimum, maximum, step, help. The range applies to the slider; the number takes any value.
 const SLIDERS = [
-  ["temperature", "Temperature", 0, 2, 0.05, "0 takes the likeliest token; higher is bolder"],
-  ["top_p", "Top-p", 0.05, 1, 0.01, "Keep the fewest tokens whose probabilities reach this"],
-  ["top_k", "Top-k", 0, 200, 1, "Keep this many tokens; 0 keeps all"],
-  ["min_p", "Min-p", 0, 0.5, 0.01, "Drop tokens less likely than this times the likeliest"],
-  ["repetition_penalty", "Repetition penalty", 1, 2, 0.05, "Weaken tokens that were said; 1 is off"],
-  ["max_new_tokens", "Length", 8, 400, 1, "Tokens to write at most"],
+  ["temperature", "Temperature", 0, 2, 0.05, "0 always takes the likeliest token; higher values vary more"],
+  ["top_p", "Top-p", 0.05, 1, 0.01, "Keep the fewest tokens whose probabilities add up to this"],
+  ["top_k", "Top-k", 0, 200, 1, "Keep this many of the likeliest tokens; 0 keeps all"],
+  ["min_p", "Min-p", 0, 0.5, 0.01, "Drop tokens less likely than this fraction of the likeliest"],
+  ["repetition_penalty", "Repetition penalty", 1, 2, 0.05, "Make tokens that already occurred less likely; 1 is off"],
+  ["max_new_tokens", "Length", 8, 400, 1, "Maximum number of tokens to write"],
 ];
-const LENGTH = 120; // of a text, where the model does not say: enough for a paragraph
+const LENGTH = 120; // default length if the model has none: enough for a paragraph
 
 export class Controls {
   #inputs = new Map();
   #seed;
   #changed;
 
-  /** Builds itself into `element`; `changed()` is called after every change. */
+  /** Adds the controls to `element`; calls `changed()` after every change. */
   constructor(element, changed) {
     this.#changed = changed;
-    for (const [name, label, least, most, step, help] of SLIDERS) {
+    for (const [name, label, min, max, step, help] of SLIDERS) {
       const id = `set-${name}`;
       const number = h("input", { id, type: "number", inputmode: "decimal", step: "any", "aria-describedby": `${id}-help` });
-      const slider = h("input", { type: "range", min: least, max: most, step, "aria-label": label, tabindex: "-1" });
+      const slider = h("input", { type: "range", min, max, step, "aria-label": label, tabindex: "-1" });
       number.addEventListener("input", () => this.#show(name, number.value, number));
       slider.addEventListener("input", () => this.#show(name, slider.value, slider));
       this.#inputs.set(name, { number, slider });
@@ -32,7 +32,7 @@ export class Controls {
         h("div", { class: "setting" }, h("label", { for: id }, label), number, slider, h("small", { id: `${id}-help` }, help)),
       );
     }
-    this.#seed = h("input", { id: "set-seed", type: "text", inputmode: "numeric", placeholder: "a new one", "aria-describedby": "set-seed-help" });
+    this.#seed = h("input", { id: "set-seed", type: "text", inputmode: "numeric", placeholder: "random", "aria-describedby": "set-seed-help" });
     this.#seed.addEventListener("input", changed);
     element.append(
       h("div", { class: "setting seed" }, h("label", { for: "set-seed" }, "Seed"), this.#seed,
@@ -47,9 +47,9 @@ export class Controls {
     this.#changed();
   }
 
-  /** Take over a model's own settings. */
+  /** Show a model's default settings. */
   reset(defaults, context) {
-    for (const [name, , least] of SLIDERS) this.#show(name, defaults[name] ?? least, null);
+    for (const [name, , min] of SLIDERS) this.#show(name, defaults[name] ?? min, null);
     const length = defaults.max_new_tokens ?? 256;
     this.#show("max_new_tokens", length === 256 ? Math.min(LENGTH, context) : length, null);
     this.seed = null;
@@ -60,21 +60,21 @@ export class Controls {
     this.#changed();
   }
 
-  /** By name, as a request wants them. Throws an Error of one line. */
+  /** The settings by name, for a request. Throws an Error with a one-line message. */
   values() {
-    const found = {};
+    const values = {};
     for (const [name, label] of SLIDERS) {
       const { number } = this.#inputs.get(name);
-      if (number.value === "" || Number.isNaN(number.valueAsNumber)) throw new Error(`${label} wants a number`);
-      found[name] = number.valueAsNumber;
+      if (number.value === "" || Number.isNaN(number.valueAsNumber)) throw new Error(`${label} must be a number`);
+      values[name] = number.valueAsNumber;
     }
     const seed = this.#seed.value.trim();
-    if (seed && !(/^\d+$/.test(seed) && Number.isSafeInteger(+seed))) throw new Error("Seed wants a whole number of at least 0");
-    found.seed = seed ? +seed : null;
-    return found;
+    if (seed && !(/^\d+$/.test(seed) && Number.isSafeInteger(+seed))) throw new Error("Seed must be a whole number of at least 0");
+    values.seed = seed ? +seed : null;
+    return values;
   }
 
-  /** What is set, in a few words. */
+  /** A short summary of the settings. */
   digest() {
     try {
       const { temperature, top_p, max_new_tokens, seed } = this.values();

@@ -1,8 +1,8 @@
-// Elements without markup: text enters the page as text nodes alone, so nothing that a model says can become HTML.
+// Creates elements without markup: text enters the page only as text nodes, so a model's output cannot become HTML.
 
 /**
- * An element: `h("button", { class: "quiet", onclick: run, "aria-label": "Run" }, "Run")`. Properties that begin with
- * `on` are listeners, `style` is an object of CSS custom properties, true and false set or leave an attribute.
+ * Create an element: `h("button", { class: "quiet", onclick: run, "aria-label": "Run" }, "Run")`. Properties that start
+ * with `on` are listeners, `style` is an object of CSS custom properties, true sets an attribute and false omits it.
  */
 export function h(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
@@ -16,7 +16,7 @@ export function h(tag, properties = {}, ...children) {
   return element;
 }
 
-/** Put these in place of what is there. */
+/** Replace an element's children. */
 export function fill(element, ...children) {
   element.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined));
   return element;
@@ -24,13 +24,13 @@ export function fill(element, ...children) {
 
 export const byId = (id) => document.getElementById(id);
 
-/** A token's piece so that a person sees it: spaces and line ends keep a sign, an empty one its id. */
+/** A token's text with visible spaces and line ends; its id if the text is empty. */
 export function visible(piece, id) {
   if (!piece) return `#${id}`;
   return piece.replaceAll("\n", "⏎").replace(/^ | $/g, "\u00b7").replaceAll("\t", "⇥");
 }
 
-/** 0.1234 -> "12.3 %"; what rounds to nothing says so. */
+/** 0.1234 -> "12.3 %"; "< 0.1 %" instead of a rounded zero. */
 export function percent(probability) {
   if (probability === 0) return "0 %";
   if (probability < 0.0005) return "< 0.1 %";

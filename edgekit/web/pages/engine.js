@@ -1,2 +1,2 @@
-// Which engine is behind the page. `edgekit export-web` writes the other one in this file's place.
+// Selects the engine of the page. `edgekit export-web` replaces this file with one for the browser's engine.
 export { engine } from "./engine_server.js";

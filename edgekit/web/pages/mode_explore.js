@@ -1,4 +1,4 @@
-// Explore: each token a chip, coloured by how likely the model found it; its alternatives, and branching off to one.
+// Explore: each token is a chip, coloured by its probability; shows its alternatives and continues with another one.
 
 import { fill, h, percent, visible } from "./dom.js";
 
@@ -6,10 +6,10 @@ const TOP = 10;
 
 export class ExploreMode {
   verb = "Explore";
-  about = "Every token with its probability. Choose one to see what else the model thought of, and take another way.";
+  about = "Every token with its probability. Choose a token to see its alternatives and continue with another one.";
   extra = null;
   #prompt = []; // {id, piece}
-  #steps = []; // events of the tokens, the chosen branch's own among them
+  #steps = []; // token events, including the chosen alternatives
   #seed = null;
   #chosen = -1;
 
@@ -22,7 +22,7 @@ export class ExploreMode {
     );
     this.element = h("article", { class: "card explore" }, this.chips, this.legend, this.detail);
     this.chips.addEventListener("keydown", (event) => this.#move(event));
-    fill(this.chips, h("em", { class: "hint" }, "Tokens will stand here."));
+    fill(this.chips, h("em", { class: "hint" }, "The tokens will appear here."));
   }
 
   async run(signal) {
@@ -30,26 +30,26 @@ export class ExploreMode {
     this.#steps = [];
     this.#chosen = -1;
     fill(this.detail);
-    await this.#tell(this.app.request({ top: TOP }), signal);
+    await this.#stream(this.app.request({ top: TOP }), signal);
   }
 
-  /** The text up to a token, then this alternative in its place, then whatever the model makes of it. */
+  /** Keep the text before a token, replace the token with an alternative, and let the model continue. */
   async #branch(at, alternative, signal) {
-    const kept = this.#steps.slice(0, at);
+    const before = this.#steps.slice(0, at);
     const step = { ...this.#steps[at], id: alternative.id, piece: alternative.piece, before: alternative.before, after: alternative.after, branch: true };
-    const tokens = [...this.#prompt, ...kept, step].map(({ id }) => id);
-    const left = Math.max(1, this.app.controls.values().max_new_tokens - kept.length - 1);
+    const tokens = [...this.#prompt, ...before, step].map(({ id }) => id);
+    const left = Math.max(1, this.app.controls.values().max_new_tokens - before.length - 1);
     const request = this.app.request({ tokens, top: TOP, settings: { seed: this.#seed, max_new_tokens: left } });
-    this.#steps = [...kept, step];
+    this.#steps = [...before, step];
     this.#draw();
     this.#choose(at);
-    await this.#tell(request, signal, false);
-    this.app.say(`Branched at token ${at + 1}: “${visible(step.piece, step.id)}”.`);
+    await this.#stream(request, signal, false);
+    this.app.status(`Branched at token ${at + 1}: “${visible(step.piece, step.id)}”.`);
   }
 
-  async #tell(request, signal, anew = true) {
+  async #stream(request, signal, fresh = true) {
     for await (const event of this.app.generate(request, signal)) {
-      if (event.type === "start" && anew) {
+      if (event.type === "start" && fresh) {
         this.#prompt = event.tokens.map((id, i) => ({ id, piece: event.pieces[i] }));
         this.#seed = event.seed;
         this.#draw();
@@ -58,7 +58,7 @@ export class ExploreMode {
         this.#steps.push(event);
         this.chips.append(...this.#chip(event, this.#steps.length - 1));
       }
-      if (event.type === "end") this.app.say(`${this.#steps.length} tokens, seed ${this.#seed}. Choose one.`);
+      if (event.type === "end") this.app.status(`${this.#steps.length} tokens, seed ${this.#seed}. Choose a token.`);
     }
   }
 
@@ -71,11 +71,11 @@ export class ExploreMode {
     const chip = h("button", {
       type: "button", class: step.branch ? "chip branch" : "chip", style: tint(step.before), tabindex: i ? "-1" : "0",
       title: `${percent(step.before)} by the model, ${percent(step.after)} after the sampler`, "aria-pressed": "false",
-      "aria-label": `${visible(step.piece, step.id)}, ${percent(step.before)}`, 
+      "aria-label": `${visible(step.piece, step.id)}, ${percent(step.before)}`,
       onclick: () => {
         this.#choose(i);
         this.detail.scrollIntoView({ block: "nearest" });
-        this.app.say(`${visible(step.piece, step.id)}: ${percent(step.before)}. Its alternatives are below.`);
+        this.app.status(`${visible(step.piece, step.id)}: ${percent(step.before)}. Its alternatives are below.`);
       },
     }, visible(step.piece, step.id));
     return wrapped(chip, step.piece);
@@ -104,24 +104,24 @@ export class ExploreMode {
       h("th", { scope: "row" }, h("button", {
         type: "button", class: "take", disabled: one.id === step.id,
         onclick: () => this.app.busy((signal) => this.#branch(i, one, signal)),
-        title: one.id === step.id ? "what was taken" : "go on from here instead",
+        title: one.id === step.id ? "the chosen token" : "continue with this token instead",
       }, visible(one.piece, one.id))),
       h("td", {}, bar(one.before, "before"), percent(one.before)),
-      h("td", {}, bar(one.after, "after"), one.after ? percent(one.after) : "cut"),
+      h("td", {}, bar(one.after, "after"), one.after ? percent(one.after) : "removed"),
     );
     fill(this.detail,
       h("h2", {}, `Token ${i + 1} `, h("span", {}, `“${visible(step.piece, step.id)}”`)),
-      h("p", {}, "Before: what the model thinks. After: what the sampler left to draw from. Choose another to branch off."),
+      h("p", {}, "Before: the model's probability. After: the probability after the sampler. Choose another token to branch."),
       h("table", {}, h("thead", {}, h("tr", {}, ...["Token", "Before", "After"].map((name) => h("th", { scope: "col" }, name)))),
         h("tbody", {}, listed.map(row))),
     );
   }
 }
 
-// Square roots: most of what there is to see lies between 0 and 30 %.
+// Square roots, since most probabilities of interest are between 0 and 30 %.
 const tint = (p) => ({ "--p": p ?? 0, "--s": Math.sqrt(p ?? 0).toFixed(3) });
 
 const bar = (p, kind) => h("span", { class: `meter ${kind}`, style: { "--p": p }, "aria-hidden": "true" });
 
-/** A chip, and the line break that its text has. */
+/** A chip, followed by a line break if its text has one. */
 const wrapped = (chip, piece) => (piece.includes("\n") ? [chip, h("span", { class: "break" })] : [chip]);

@@ -1,10 +1,10 @@
-// Generate: one text, as it comes.
+// Generate: a text, streamed.
 
 import { byId, fill, h, rate, seconds } from "./dom.js";
 
 export class GenerateMode {
   verb = "Generate";
-  about = "The model goes on from your words, a token at a time.";
+  about = "The model continues your text, token by token.";
   extra = null;
   #last = null;
 
@@ -14,36 +14,36 @@ export class GenerateMode {
     this.text = h("span", { class: "text" });
     this.figures = h("dl", { class: "figures" });
     this.actions = h("div", { class: "actions", hidden: true },
-      h("button", { type: "button", onclick: () => app.busy((signal) => this.#more(signal)) }, "Go on from here"),
+      h("button", { type: "button", onclick: () => app.busy((signal) => this.#more(signal)) }, "Continue"),
       h("button", { type: "button", class: "quiet", onclick: () => this.#copy() }, "Copy"),
-      h("button", { type: "button", class: "quiet", onclick: () => this.#keep() }, "Keep this seed"),
+      h("button", { type: "button", class: "quiet", onclick: () => this.#reuseSeed() }, "Use this seed again"),
     );
     this.element = h("article", { class: "card story" },
       h("p", { class: "prose", role: "log", "aria-live": "polite", "aria-label": "The text" }, this.given, this.text, h("span", { class: "caret", "aria-hidden": "true" })),
       this.figures, this.actions,
     );
-    this.given.append(h("em", { class: "hint" }, "The text will stand here."));
+    this.given.append(h("em", { class: "hint" }, "The text will appear here."));
   }
 
   async run(signal) {
     const request = this.app.request();
-    await this.#tell(request, request.prompt, signal);
+    await this.#stream(request, request.prompt, signal);
   }
 
-  /** Another stretch behind what is there; the ids that the model saw and said, so nothing is encoded anew. */
+  /** Continue the text from the ids of prompt and text, so nothing is encoded again. */
   async #more(signal) {
     const { tokens } = this.#last;
     const shown = this.given.textContent + this.text.textContent;
-    await this.#tell(this.app.request({ tokens }), shown, signal);
+    await this.#stream(this.app.request({ tokens }), shown, signal);
   }
 
-  async #tell(request, given, signal) {
+  async #stream(request, given, signal) {
     fill(this.given, given);
     fill(this.text);
     this.actions.hidden = true;
     this.#figures({});
     const begin = performance.now();
-    const said = [];
+    const ids = [];
     let first = null;
     let prompt = [];
     let seed = null;
@@ -54,21 +54,21 @@ export class GenerateMode {
         if (event.type === "end") end = event;
         if (event.type !== "token") continue;
         first ??= performance.now();
-        said.push(event.id);
+        ids.push(event.id);
         this.text.append(event.text);
         const ran = (performance.now() - first) / 1000;
-        this.#figures({ count: said.length, speed: ran && (said.length - 1) / ran, wait: (first - begin) / 1000, seed });
+        this.#figures({ count: ids.length, speed: ran && (ids.length - 1) / ran, wait: (first - begin) / 1000, seed });
       }
     } finally {
-      if (prompt.length) this.#last = { tokens: [...prompt, ...(end?.tokens ?? said)], seed };
-      this.actions.hidden = !said.length;
-      if (signal.aborted && end?.finish_reason !== "stop") this.app.say(`Stopped after ${said.length} tokens.`);
+      if (prompt.length) this.#last = { tokens: [...prompt, ...(end?.tokens ?? ids)], seed };
+      this.actions.hidden = !ids.length;
+      if (signal.aborted && end?.finish_reason !== "stop") this.app.status(`Stopped after ${ids.length} tokens.`);
     }
     if (!end) return;
     this.text.textContent = end.text;
     this.#figures({ count: end.tokens.length, speed: end.tokens_per_second, wait: end.first_token_seconds, seed });
-    const why = { stop: "the model ended the text", length: "the length was reached" }[end.finish_reason];
-    if (why) this.app.say(`${end.tokens.length} tokens; ${why}.`);
+    const why = { stop: "the model ended the text", length: "the length limit was reached" }[end.finish_reason];
+    if (why) this.app.status(`${end.tokens.length} tokens; ${why}.`);
   }
 
   #figures({ count, speed, wait, seed }) {
@@ -84,15 +84,15 @@ export class GenerateMode {
   async #copy() {
     try {
       await navigator.clipboard.writeText(this.given.textContent + this.text.textContent);
-      this.app.say("Copied.");
+      this.app.status("Copied.");
     } catch {
-      this.app.say("This browser did not let the page copy: select the text instead.");
+      this.app.status("The browser did not allow copying. Select the text instead.");
     }
   }
 
-  #keep() {
+  #reuseSeed() {
     this.app.controls.seed = this.#last.seed;
     byId("settings").open = true;
-    this.app.say(`Seed ${this.#last.seed} is set.`);
+    this.app.status(`Seed ${this.#last.seed} is set.`);
   }
 }

@@ -2,8 +2,8 @@
 
 import { fill, h, rate, seconds } from "./dom.js";
 
-const BEGIN = "0, 0.5, 0.8, 1.2";
-const MOST = 6;
+const DEFAULT = "0, 0.5, 0.8, 1.2";
+const MAX_TEXTS = 6;
 
 export class SweepMode {
   verb = "Sweep";
@@ -11,16 +11,16 @@ export class SweepMode {
 
   constructor(app) {
     this.app = app;
-    this.input = h("input", { id: "temperatures", type: "text", value: BEGIN, inputmode: "text", spellcheck: "false" });
-    this.extra = h("div", { class: "field" }, h("label", { for: "temperatures" }, `Temperatures, up to ${MOST}`), this.input);
-    this.element = h("div", { class: "columns" }, h("em", { class: "hint card" }, "The texts will stand here."));
+    this.input = h("input", { id: "temperatures", type: "text", value: DEFAULT, inputmode: "text", spellcheck: "false" });
+    this.extra = h("div", { class: "field" }, h("label", { for: "temperatures" }, `Temperatures, up to ${MAX_TEXTS}`), this.input);
+    this.element = h("div", { class: "columns" }, h("em", { class: "hint card" }, "The texts will appear here."));
   }
 
   temperatures() {
-    const found = this.input.value.split(/[\s,;]+/).filter(Boolean).map(Number);
-    const good = found.length && found.length <= MOST && found.every((value) => Number.isFinite(value) && value >= 0);
-    if (!good) throw new Error(`Temperatures wants 1 to ${MOST} numbers of at least 0, with commas between`);
-    return found;
+    const values = this.input.value.split(/[\s,;]+/).filter(Boolean).map(Number);
+    const valid = values.length && values.length <= MAX_TEXTS && values.every((value) => Number.isFinite(value) && value >= 0);
+    if (!valid) throw new Error(`Temperatures must be 1 to ${MAX_TEXTS} numbers of at least 0, separated by commas`);
+    return values;
   }
 
   async run(signal) {
@@ -51,6 +51,6 @@ export class SweepMode {
         if (signal.aborted) figures.textContent = "stopped";
       }
     }
-    this.app.say(`${temperatures.length} texts, seed ${seed}.`);
+    this.app.status(`${temperatures.length} texts, seed ${seed}.`);
   }
 }

@@ -1,10 +1,10 @@
-// Compare, head to head: two models, or two formats or runtimes of one, on one prompt and one seed.
+// Compare two models, formats or runtimes on the same prompt and seed.
 
 import { fill, h, megabytes, rate, seconds } from "./dom.js";
 
 export class VersusMode {
   verb = "Compare";
-  about = "Head to head on one prompt and one seed: two models, two formats or two runtimes. One after the other, so that neither slows the other.";
+  about = "Compares two models, formats or runtimes on the same prompt and seed. They run one after the other, so neither slows the other.";
 
   constructor(app) {
     this.app = app;
@@ -12,11 +12,11 @@ export class VersusMode {
     this.extra = h("div", { class: "field pair" },
       this.sides.map(({ letter, choose }) => h("label", { for: choose.id }, `${letter} `, choose)));
     this.verdict = h("p", { class: "verdict", role: "status" });
-    this.columns = h("div", { class: "columns two" }, h("em", { class: "hint card" }, "The two texts will stand here."));
+    this.columns = h("div", { class: "columns two" }, h("em", { class: "hint card" }, "The two texts will appear here."));
     this.element = h("div", {}, this.verdict, this.columns);
   }
 
-  /** Every model with each of its runtimes. */
+  /** Offer every model with each of its runtimes. */
   offer(models) {
     this.offers = models.flatMap((model) => model.runtimes.map((runtime) => ({ model, runtime })));
     for (const [k, { choose }] of this.sides.entries()) {
@@ -58,32 +58,32 @@ export class VersusMode {
       }
     }
     this.#judge(sides);
-    this.app.say("Both are done.");
+    this.app.status("Both are done.");
   }
 
-  /** Where the two part, and which was quicker. Tokens are compared by their text: two vocabularies number them differently. */
+  /** Where the texts differ first, and which was faster. Compares tokens by their text, since ids depend on the vocabulary. */
   #judge([a, b]) {
     const longest = Math.max(a.steps.length, b.steps.length);
     let at = 0;
     while (at < longest && a.steps[at]?.piece === b.steps[at]?.piece) at++;
-    const parted = at < longest;
-    if (parted) for (const side of [a, b]) mark(side, at);
+    const differs = at < longest;
+    if (differs) for (const side of [a, b]) mark(side, at);
     const quoted = (side) => (side.steps[at] ? `“${side.steps[at].piece}” in ${side.letter}` : `the end in ${side.letter}`);
     const speeds = [a, b].map((side) => side.end.tokens_per_second);
     const [slow, fast] = speeds[0] < speeds[1] ? [speeds[0], speeds[1]] : [speeds[1], speeds[0]];
     const winner = speeds[0] < speeds[1] ? "B" : "A";
     const pace = slow > 0 && fast / slow >= 1.05 ? ` ${winner} was ${(fast / slow).toFixed(1)} times as fast.` : " Both were equally fast.";
-    this.verdict.textContent = (parted
+    this.verdict.textContent = (differs
       ? `They first differ at token ${at + 1}: ${quoted(a)}, ${quoted(b)}.`
       : `The same ${longest} tokens.`) + pace;
   }
 }
 
-/** The text again, with the token where the two part marked and what follows it set off. */
+/** Show the text with the first differing token marked and the rest set apart. */
 function mark({ steps, end, text }, at) {
   const joined = (part) => part.map((step) => step.text).join("");
   const before = joined(steps.slice(0, at));
-  const own = steps[at] ? steps[at].text || steps[at].piece : "";
+  const marked = steps[at] ? steps[at].text || steps[at].piece : "";
   const after = end.text.slice(before.length + (steps[at]?.text.length ?? 0));
-  fill(text, before, h("mark", { title: "here they part" }, own || "∎"), h("span", { class: "apart" }, after));
+  fill(text, before, h("mark", { title: "first difference" }, marked || "∎"), h("span", { class: "apart" }, after));
 }

@@ -1,14 +1,15 @@
-// What an `.onnx` file of edgekit's carries beside its graph: texts, and whole files as base64 (edgekit/formats/embedded.py).
+// Reads the metadata of edgekit's `.onnx` files: texts, and whole files as base64 (edgekit/formats/embedded.py).
 //
-// Only the outermost fields are walked, and the graph is one of them: it takes no time, however large the weights are.
+// Only the outermost fields are read, and the graph with its weights is one of them, so the size of the weights does not
+// matter.
 
 import { fields } from "./protobuf.js";
 
 const METADATA = 14; // ModelProto.metadata_props, each a StringStringEntryProto: 1 key, 2 value
 const FILE = "edgekit.file.";
 
-/** {texts: Map, files: {name: bytes}} of a Uint8Array. Throws an Error if it is no ONNX file. */
-export function carried(data) {
+/** {texts: Map, files: {name: bytes}} of a Uint8Array. Throws an Error if it is not an ONNX file. */
+export function readMetadata(data) {
   const texts = new Map();
   const text = new TextDecoder();
   for (const { number, value } of fields(data)) {

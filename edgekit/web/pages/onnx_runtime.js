@@ -1,12 +1,11 @@
-// The runtime of the loop (core/generate.js) on onnxruntime-web: the fused graph of `edgekit convert --to onnx`.
+// The runtime for the loop (core/generate.js) on onnxruntime-web: the fused graph of `edgekit convert --to onnx`.
 //
-// WebAssembly has no way to let a graph write into its own past, so every step hands keys and values back and forth.
-// What travels is as long as the text, not as the context: the cache grows by what is appended. On WebGPU it stays
-// in the GPU's memory.
+// In WebAssembly a graph cannot update its cache in place, so every step passes keys and values in and out. Their size
+// follows the length of the text, not the context. With WebGPU they stay in the GPU's memory.
 
-import { widened } from "./onnx_widen.js";
+import { toFloat32 } from "./onnx_widen.js";
 
-/** One loaded model and the one sequence in its cache. */
+/** A loaded model with the one sequence in its cache. */
 export class OnnxRuntime {
   #ort;
   #session;
@@ -24,20 +23,20 @@ export class OnnxRuntime {
     const names = Array.from({ length: config.num_hidden_layers }, (_, i) => [`${i}.key`, `${i}.value`]).flat();
     runtime.#ort = ort;
     runtime.#gpu = gpu;
-    runtime.#session = await ort.InferenceSession.create(widened(data), {
+    runtime.#session = await ort.InferenceSession.create(toFloat32(data), {
       executionProviders: [provider],
       enableMemPattern: false, // no two steps have the same shapes
-      logSeverityLevel: 4, // every error is thrown as well
+      logSeverityLevel: 4, // errors are thrown anyway
       preferredOutputLocation: gpu
         ? { logits: "cpu", ...Object.fromEntries(names.map((name) => [`present.${name}`, "gpu-buffer"])) }
         : undefined,
     });
     if (!runtime.#session.inputNames.includes("seqlens_k")) {
-      throw new Error("this .onnx has another graph than the fused one of edgekit convert --to onnx");
+      throw new Error("this .onnx does not have the fused graph of edgekit convert --to onnx");
     }
     const headDim = config.head_dim ?? config.hidden_size / config.num_attention_heads;
     const heads = config.num_key_value_heads ?? config.num_attention_heads;
-    runtime.#shape = [1, heads, 0, Math.ceil(headDim / 16) * 16]; // the graph fills a head up, as its attention wants it
+    runtime.#shape = [1, heads, 0, Math.ceil(headDim / 16) * 16]; // the graph pads heads to a multiple of 16
     runtime.names = names;
     runtime.vocabSize = config.vocab_size;
     runtime.contextLength = config.max_position_embeddings;
@@ -46,7 +45,7 @@ export class OnnxRuntime {
     return runtime;
   }
 
-  /** Append ids; logits for what follows the last one, Float32Array (vocabSize). */
+  /** Append ids and return the logits after the last one, Float32Array (vocabSize). */
   async forward(ids) {
     const total = this.length + ids.length;
     const tensor = (type, Values, values, shape) => new this.#ort.Tensor(type, Values.from(values), shape);
@@ -65,7 +64,7 @@ export class OnnxRuntime {
     return out.logits.data;
   }
 
-  /** Keep the first `length` tokens: what is behind them is never read again. */
+  /** Keep the first `length` tokens; the rest of the cache is never read again. */
   rewind(length) {
     this.length = length;
     if (length === 0) this.#empty();

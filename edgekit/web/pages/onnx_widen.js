@@ -1,9 +1,9 @@
-// Weights stored as float16, or as int8 with scales, made float32 before ONNX Runtime sees them.
+// Converts weights stored as float16, or as int8 with scales, to float32 before ONNX Runtime loads them.
 //
-// The graph says so itself, with Cast and Mul nodes that ONNX Runtime computes once, when it loads the file. But in
-// WebAssembly what it computed so is slower to use than what the file held: with the same graph and the same numbers a
-// step took 1.3 to 1.7 times the processor time (7M and 12M parameters, Node). So the file is rewritten as the one that
-// `--quant fp32` would have been: those nodes leave, and their results are in their place.
+// The graph does the same with Cast and Mul nodes, which ONNX Runtime evaluates once when it loads the file. But in
+// WebAssembly such weights are slower to use than weights from the file: with the same graph and numbers a step took 1.3
+// to 1.7 times the processor time (7M and 12M parameters, Node). So the file is rewritten as `--quant fp32` would have
+// written it: those nodes are removed and replaced by their results.
 
 import { fields, head, numeral, sizeOf } from "./protobuf.js";
 
@@ -17,25 +17,25 @@ const [FLOAT, INT8, FLOAT16] = [1, 3, 10];
 
 const text = new TextDecoder();
 
-/** The file with its weights in float32, a Uint8Array; the one that was given if it has no others. */
-export function widened(data) {
+/** The file with float32 weights, a Uint8Array; `data` itself if there is nothing to convert. */
+export function toFloat32(data) {
   const outer = [...fields(data)];
   const place = outer.findIndex(({ number }) => number === GRAPH);
   const graph = place < 0 ? null : rewritten([...fields(outer[place].value)]);
   if (!graph) return data;
   const parts = outer.map(({ raw }) => raw);
   parts.splice(place, 1, head(GRAPH, sizeOf(graph)), ...graph);
-  const made = new Uint8Array(sizeOf(parts));
+  const out = new Uint8Array(sizeOf(parts));
   let at = 0;
   for (const part of parts) {
-    // Weights are made one by one, when their turn comes: what is here twice is the smallest part of them.
-    made.set(part instanceof Wide ? part.bytes() : part, at);
+    // Weights are converted one by one, so that only one tensor is in memory twice.
+    out.set(part instanceof Float32Tensor ? part.bytes() : part, at);
     at += part.length;
   }
-  return made;
+  return out;
 }
 
-/** The fields of a graph, one after the other; null if they may stay as they are. */
+/** The parts of the new graph; null if nothing has to change. */
 function rewritten(all) {
   const tensors = new Map();
   for (const field of all) {
@@ -43,37 +43,38 @@ function rewritten(all) {
     const tensor = tensorOf(field.value);
     tensors.set(tensor.name, tensor);
   }
-  const wide = new Map();
-  const gone = new Set(); // names of initializers, and nodes, that nobody needs any more
+  const converted = new Map();
+  const removed = new Set(); // names of initializers, and nodes, that are no longer needed
   for (const field of all) {
     if (field.number !== NODE) continue;
     const { inputs, output, operator } = nodeOf(field.value);
     const stored = tensors.get(inputs[0]);
     if (operator === "Cast" && (stored?.type === FLOAT16 || stored?.type === INT8)) {
-      wide.set(output, new Wide(output, stored, null));
-      gone.add(stored.name).add(field);
-    } else if (operator === "Mul" && wide.has(inputs[0]) && tensors.has(inputs[1])) {
-      wide.set(output, new Wide(output, wide.get(inputs[0]).stored, tensors.get(inputs[1])));
-      wide.delete(inputs[0]);
-      gone.add(inputs[1]).add(field);
+      converted.set(output, new Float32Tensor(output, stored, null));
+      removed.add(stored.name).add(field);
+    } else if (operator === "Mul" && converted.has(inputs[0]) && tensors.has(inputs[1])) {
+      converted.set(output, new Float32Tensor(output, converted.get(inputs[0]).stored, tensors.get(inputs[1])));
+      converted.delete(inputs[0]);
+      removed.add(inputs[1]).add(field);
     }
   }
-  if (!wide.size) return null;
-  const leaves = (field) => gone.has(field) || (field.number === INITIALIZER && gone.has(tensorOf(field.value).name));
-  const kept = all.filter((field) => !leaves(field)).map(({ raw }) => raw);
-  return [...kept, ...[...wide.values()].flatMap((one) => [one.head, one])];
+  if (!converted.size) return null;
+  const isRemoved = (field) =>
+    removed.has(field) || (field.number === INITIALIZER && removed.has(tensorOf(field.value).name));
+  const unchanged = all.filter((field) => !isRemoved(field)).map(({ raw }) => raw);
+  return [...unchanged, ...[...converted.values()].flatMap((one) => [one.head, one])];
 }
 
-/** A tensor that becomes float32; as a part of a file it has a `length` before it has its bytes. */
-class Wide {
+/** A tensor to convert to float32; its `length` in the file is known before its bytes are computed. */
+class Float32Tensor {
   constructor(name, stored, scale) {
     this.stored = stored;
     this.scale = scale;
     this.length = 4 * stored.dims.reduce((product, size) => product * size, 1);
-    const named = new TextEncoder().encode(name);
-    const facts = [...stored.dims.map((size) => numeral(DIMS, size)), numeral(TYPE, FLOAT), head(NAME, named.length), named];
-    facts.push(head(RAW, this.length));
-    const parts = [head(INITIALIZER, sizeOf(facts) + this.length), ...facts];
+    const encoded = new TextEncoder().encode(name);
+    const entries = [...stored.dims.map((size) => numeral(DIMS, size)), numeral(TYPE, FLOAT), head(NAME, encoded.length)];
+    entries.push(encoded, head(RAW, this.length));
+    const parts = [head(INITIALIZER, sizeOf(entries) + this.length), ...entries];
     this.head = Uint8Array.from(parts.flatMap((part) => [...part]));
   }
 
@@ -83,14 +84,14 @@ class Wide {
     if (scale) {
       const scales = new Float32Array(scale.raw);
       const width = stored.dims.at(-1);
-      const across = scale.dims.at(-1) === width; // a scale for each column; else one for each row
+      const across = scale.dims.at(-1) === width; // one scale for each column; else one for each row
       for (let i = 0; i < values.length; i++) values[i] *= scales[across ? i % width : Math.floor(i / width)];
     }
     return new Uint8Array(values.buffer);
   }
 }
 
-let table = null; // of all 65,536 float16
+let table = null; // the values of all 65,536 float16
 
 function halves(words) {
   table ??= Float32Array.from({ length: 65536 }, (_, word) => {
@@ -114,7 +115,7 @@ function tensorOf(data) {
     else if (number === NAME) tensor.name = text.decode(value);
     else if (number === RAW) tensor.bytes = value;
   }
-  // A copy, when it is wanted: typed arrays of more than a byte want their bytes at a multiple of it.
+  // A copy, made when it is needed, because typed arrays require alignment.
   Object.defineProperty(tensor, "raw", { get: () => tensor.bytes.slice().buffer });
   return tensor;
 }

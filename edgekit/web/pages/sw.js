@@ -1,8 +1,8 @@
-// Works offline after the first visit. `edgekit export-web` fills in SITE: its version changes with any file.
+// Makes the page work offline after the first visit. `edgekit export-web` fills in SITE; its version changes with any file.
 //
-// The page's own files are fetched when this is installed, and kept together under one version, so that no page is ever
-// made of two. Large files are fetched by the worker, which shows how far it is (assets.js); their names hold their
-// hash, so a new version of the page fetches again only what changed.
+// The page's own files are downloaded at installation and cached together under one version, so versions never mix. The
+// worker downloads large files and reports progress (assets.js). Their names contain a hash, so a new version of the page
+// downloads only what changed.
 
 const SITE = { version: "none", shell: [], assets: [] };
 
@@ -16,23 +16,23 @@ self.addEventListener("install", (event) => {
 });
 
 self.addEventListener("activate", (event) => {
-  event.waitUntil(tidy().then(() => self.clients.claim()));
+  event.waitUntil(removeOld().then(() => self.clients.claim()));
 });
 
-async function tidy() {
+async function removeOld() {
   const old = (await caches.keys()).filter((name) => name.startsWith("edgekit-shell-") && name !== SHELL);
   await Promise.all(old.map((name) => caches.delete(name)));
-  const wanted = new Set(SITE.assets.map((path) => new URL(path, self.registration.scope).href));
+  const current = new Set(SITE.assets.map((path) => new URL(path, self.registration.scope).href));
   const cache = await caches.open(ASSETS);
-  const gone = (await cache.keys()).filter(({ url }) => !wanted.has(url));
-  await Promise.all(gone.map((request) => cache.delete(request)));
+  const unused = (await cache.keys()).filter(({ url }) => !current.has(url));
+  await Promise.all(unused.map((request) => cache.delete(request)));
 }
 
 self.addEventListener("fetch", (event) => {
   const { request } = event;
   if (request.method !== "GET" || new URL(request.url).origin !== self.location.origin) return;
-  const asked = request.mode === "navigate" ? new URL("./", self.registration.scope).href : request.url;
+  const url = request.mode === "navigate" ? new URL("./", self.registration.scope).href : request.url;
   event.respondWith(
-    caches.open(SHELL).then((cache) => cache.match(asked, { ignoreSearch: true })).then((kept) => kept ?? fetch(request)),
+    caches.open(SHELL).then((cache) => cache.match(url, { ignoreSearch: true })).then((cached) => cached ?? fetch(request)),
   );
 });

@@ -1,17 +1,17 @@
-// Holds ONNX Runtime and the models away from the page, so that it stays responsive while a token is computed.
+// Runs ONNX Runtime and the models in a worker, so that the page stays responsive.
 //
-// A message is {type: "prepare" | "generate", model, runtime, site, request} and a port: progress and events go out
-// there, then {done: true} or {error}; "cancel" comes in.
+// A message is {type: "prepare" | "generate", model, runtime, site, request} with a port. Progress and events are sent
+// to the port, then {done: true} or {error}; "cancel" is received from it.
 
 import { bytesOf } from "./assets.js";
 import { Storyteller } from "./storyteller.js";
 
-const KEPT = 2; // models at once: enough to compare two
+const MAX_MODELS = 2; // models in memory: enough to compare two
 const tellers = new Map();
 let runtime = null;
-let turn = Promise.resolve(); // one request at a time: there is one sequence in a model's cache
+let turn = Promise.resolve(); // one request at a time: a model's cache has one sequence
 
-/** onnxruntime-web, set up for one thread: threads want headers that a static server does not send, and are no faster. */
+/** onnxruntime-web with one thread: threads need headers that a static server does not send, and are not faster. */
 async function ortOf({ runtimes }, name, progress) {
   const { script, wasm, bytes } = runtimes[name];
   const ort = await import(new URL(script, import.meta.url).href);
@@ -24,20 +24,20 @@ async function tellerOf(id, name, site, progress) {
   if (tellers.has(id)) return tellers.get(id);
   runtime ??= ortOf(site, name, progress);
   const ort = await runtime.catch((error) => {
-    runtime = null; // the next request may have a network
+    runtime = null; // allow the next request to try again
     throw error;
   });
   const { file, bytes } = site.models.find((model) => model.id === id);
   const data = await bytesOf(file, bytes, (loaded, total) => progress("the model", loaded, total));
-  progress("the model, setting up", bytes, bytes);
-  while (tellers.size >= KEPT) tellers.delete(tellers.keys().next().value);
+  progress("the model", bytes, bytes);
+  while (tellers.size >= MAX_MODELS) tellers.delete(tellers.keys().next().value);
   tellers.set(id, await Storyteller.open(ort, data, name));
   return tellers.get(id);
 }
 
-// A promise alone would let no message in: computing in WebAssembly never leaves the thread.
+// Messages arrive only between tasks, and a promise alone does not end the task: WebAssembly runs on this thread.
 const { port1, port2 } = new MessageChannel();
-const breathe = () => new Promise((resolve) => {
+const nextTask = () => new Promise((resolve) => {
   port1.onmessage = resolve;
   port2.postMessage(null);
 });
@@ -48,7 +48,7 @@ async function serve({ type, model, runtime: name, site, request }, port, signal
   if (type !== "generate") return;
   for await (const event of teller.answer(request, signal)) {
     port.postMessage(event);
-    await breathe();
+    await nextTask();
   }
 }
 

@@ -1,12 +1,13 @@
-// From text to the byte stream that TokenMonster's tokens are written in, and back: edgekit/tokenizers/tokenmonster/capcode.py in JavaScript.
+// Converts text to the byte stream that TokenMonster's tokens are matched in, and back. The rules of
+// edgekit/tokenizers/tokenmonster/capcode.py.
 //
 // Forward, `normalize`: a vocabulary's normalisation flags (nearly always NFD alone), then capcode. Capcode level 1
-// puts a delete marker and a space (7F 20) before a word that has no space before it, so that `(Hello` is made of the
-// same ` Hello` as running text. Level 2 does that with `D `, and also writes capitals as markers over lowercase
-// letters: `C` (one capital), `W` (a word of capitals). Back, `Undo`: markers out, capitals in; NFD stays.
+// puts a delete marker and a space (7F 20) before a word without a space before it, so that `(Hello` uses the same
+// token ` Hello` as running text. Level 2 does that with `D `, and also writes capitals as markers and lowercase
+// letters: `C` (one capital), `W` (a word of capitals). Back, `Undo`: removes markers and restores capitals; NFD stays.
 //
 // The rules are those of the reference library (github.com/alasdairforsythe/tokenmonster) with Unicode 13.0.
-// Ill-formed UTF-8 passes through byte by byte: inside, text holds such bytes as lone surrogates (utf8.js).
+// Ill-formed UTF-8 passes through byte by byte: strings represent such bytes as lone surrogates (utf8.js).
 
 import { classOf, nfd, simpleLower, simpleUpper } from "./unicode13.js";
 import { decode, encode, ESCAPE, loneSurrogate, Utf8Stream } from "./utf8.js";
@@ -17,9 +18,9 @@ export const [NFD, LOWERCASE, ACCENTS, QUOTEMARKS, COLLAPSE, TRIM, LEADING_SPACE
 ];
 
 /**
- * The stream that tokens are matched in, as bytes: normalisation `flags` applied, then capcode `level`.
+ * The stream that tokens are matched in, as bytes: `source` with normalisation `flags`, then capcode `level`, applied.
  *
- * `source` is a well-formed string, or a Uint8Array of any bytes; ill-formed ones are kept.
+ * `source` is a well-formed string, or a Uint8Array of any bytes; ill-formed ones are preserved.
  */
 export function normalize(source, flags, level) {
   let text = plainFlags(typeof source === "string" ? source : decode(source, ESCAPE), flags);
@@ -33,7 +34,7 @@ export function normalize(source, flags, level) {
   }
   if (tail || flags & (ACCENTS | LOWERCASE)) {
     text = fold(text, flags) + tail;
-    // What was dropped may have stood between the bytes of a character.
+    // Something may have been removed from between the bytes of a character.
     if (loneSurrogate(text) >= 0) text = decode(encode(text), ESCAPE);
     wantsNfd = false;
   }
@@ -42,7 +43,7 @@ export function normalize(source, flags, level) {
   return encode(text);
 }
 
-/** How many last bytes (0 to 3) NFD leaves alone: a lead byte wants more bytes than there are, whatever they are. */
+/** How many bytes at the end (0 to 3) NFD does not change, because a lead byte needs more bytes than there are. */
 export function incompleteTail(bytes) {
   for (const [left, low] of [
     [3, 0xf0],
@@ -81,10 +82,10 @@ function fold(text, flags) {
 }
 
 // ---- forward --------------------------------------------------------------------------------------------------------
-// Plain stretches (spaces and letters; at level 2 lowercase letters) pass unchanged; what is rewritten are the units
-// between them: a run of anything else with the letter that follows. What becomes of a unit depends on nothing but
-// itself and what comes before it: a space (S), a letter, or the start of the text (^). English has few different
-// units (", ", "'s", "\nTh"), so each is worked out once.
+// Plain stretches (spaces and letters; at level 2 lowercase letters) pass unchanged. The units between them are
+// rewritten: a run of anything else with the letter that follows. The result for a unit depends only on the unit and
+// on what comes before it: a space (S), a letter, or the start of the text (^). English has few different units
+// (", ", "'s", "\nTh"), so results are cached.
 
 const UNITS = { 1: /[^ A-Za-z]+[A-Za-z]?/g, 2: /[^ a-z]+[a-z]?/g };
 const MARKERS = { 1: "\x7f ", 2: "D " };
@@ -95,7 +96,7 @@ function capcode(text, level, wantsNfd) {
   const marked = text.replace(UNITS[level], (unit, at) =>
     (at === 0 ? start : text.charCodeAt(at - 1) === 32 ? space : letter)(unit),
   );
-  // A text that begins with a plain letter: no unit covers its beginning.
+  // If the text begins with a plain letter, no unit covers its beginning.
   const first = text.charCodeAt(0);
   const plain = (first >= 97 && first <= 122) || (level === 1 && first >= 65 && first <= 90);
   const whole = plain ? MARKERS[level] + marked : marked;
@@ -103,18 +104,20 @@ function capcode(text, level, wantsNfd) {
   return level === 2 ? whole.replace(/ D([WC]) /g, "$1 ") : whole;
 }
 
-const made = new Map();
+const rewritersByKind = new Map();
 
-/** Functions from a unit to what becomes of it: at the start of a text, after a space, after a letter. */
+/** Functions that rewrite a unit: at the start of a text, after a space, after a letter. */
 function rewriters(level, wantsNfd) {
   const key = 2 * level + wantsNfd;
-  if (!made.has(key)) made.set(key, ["^", "S", "l"].map((before) => rewriter(level, before, wantsNfd)));
-  return made.get(key);
+  if (!rewritersByKind.has(key)) {
+    rewritersByKind.set(key, ["^", "S", "l"].map((before) => rewriter(level, before, wantsNfd)));
+  }
+  return rewritersByKind.get(key);
 }
 
 function rewriter(level, before, wantsNfd) {
   const rewrite = level === 1 ? markWords : markCapitals;
-  const cache = new Map(); // of short units, and bounded, since a hostile text has no end of units
+  const cache = new Map(); // for short units, and bounded, since a hostile text may have any number of units
   return (unit) => {
     let result = cache.get(unit);
     if (result === undefined) {
@@ -128,7 +131,7 @@ function rewriter(level, before, wantsNfd) {
   };
 }
 
-/** A character's class as capcode sees it: S space, A apostrophe, u l t letters, n number, m mark, o other. */
+/** A character's class for capcode: S space, A apostrophe, u l t letters, n number, m mark, o other. */
 function kindOf(char) {
   if (char === " ") return "S";
   if (char === "'" || char === "\u2019") return "A";
@@ -139,7 +142,7 @@ function kindOf(char) {
 const isLetter = (kind) => kind === "u" || kind === "l" || kind === "t";
 const isGlued = (kind) => isLetter(kind) || kind === "A" || kind === "m";
 
-/** Level 1 over a few characters. `before` is the class of the one before them, ^ at the start of the text. */
+/** Level 1 for a unit. `before` is the class of the character before it, ^ at the start of the text. */
 function markWords(unit, before) {
   let out = "";
   let earlier = "^";
@@ -157,7 +160,7 @@ function markWords(unit, before) {
   return out;
 }
 
-/** Level 2 over a few characters, except that a capital after a space is still ` DW ` or ` DC `. */
+/** Level 2 for a unit, except that a capital after a space is still ` DW ` or ` DC `. */
 function markCapitals(unit, before) {
   const chars = [];
   const prefixes = [];
@@ -180,7 +183,7 @@ function markCapitals(unit, before) {
       char = simpleLower(char);
     } else if (kind === "l") {
       if (run >= 0) {
-        // The run was not a word of capitals after all: each of its letters is a capital by itself.
+        // The run was not a word of capitals after all: mark each of its letters as a single capital.
         prefixes[run] = "DC ";
         for (let place = run + 1; more && place < chars.length; place++) {
           if (classOf(chars[place]) === "l") prefixes[place] = "DC ";
@@ -203,9 +206,9 @@ function markCapitals(unit, before) {
 // ---- back -----------------------------------------------------------------------------------------------------------
 
 /**
- * Takes capcode out of a byte stream that comes in pieces; pieces and `flush` joined equal the whole undone.
+ * Removes capcode from a byte stream in pieces: the pieces and `flush` joined equal the result for the whole stream.
  *
- * Level 1: 7F drops the next byte, whatever that is. Level 2 works on characters, so an unfinished one is held back.
+ * Level 1: 7F deletes the next byte, whatever it is. Level 2 works on characters, so it withholds an unfinished one.
  * Level 0 changes nothing.
  */
 export class Undo {
@@ -224,7 +227,7 @@ export class Undo {
     return this.level === 2 ? encode(this.capitalise(this.utf8.feed(bytes))) : bytes;
   }
 
-  /** What was held back; pending markers are forgotten, and the next `feed` starts a new stream. */
+  /** The withheld bytes; drops pending markers, and the next `feed` starts a new stream. */
   flush() {
     const left = encode(this.capitalise(this.utf8.flush()));
     this.clear();

@@ -1,4 +1,4 @@
-// Every error raised on purpose, with the names of edgekit/errors.py; `message` is one line meant for a person.
+// All errors of the core, named as in edgekit/errors.py. `message` is one line for people.
 
 export class EdgekitError extends Error {
   get name() {
@@ -12,8 +12,8 @@ export class VocabularyError extends EdgekitError {}
 /** A setting outside its range; the message names the setting and the range. */
 export class SettingError extends EdgekitError {}
 
-/** A prompt that no model can continue: empty, or not UTF-8. */
+/** A prompt that cannot be continued: empty, or not UTF-8. */
 export class PromptError extends EdgekitError {}
 
-/** More tokens than the model's context holds. */
+/** More tokens than fit in the model's context. */
 export class ContextError extends EdgekitError {}

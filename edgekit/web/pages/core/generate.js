@@ -1,22 +1,23 @@
-// The one loop: prompt ids in, text out. edgekit/inference/generate.py in JavaScript: the same pieces, tokens and finish reasons.
+// The generation loop: prompt ids in, text out, with the same pieces, tokens and finish reasons as in
+// edgekit/inference/generate.py.
 //
-//     prefill -> choose -> show -> (stop?) -> decode step -> choose -> ...
+//     prefill -> choose -> yield -> (stop?) -> decode step -> choose -> ...
 //
-// No forward call is made after the last token. Text leaves through the tokenizer's stream decoder, and a piece that
-// may be the beginning of a stop string waits until it is certain.
+// No forward call is made after the last token. The tokenizer's stream decoder produces the text, and a piece that may
+// be the beginning of a stop string is withheld until that is certain.
 //
 // A runtime is any object with
 //     vocabSize, contextLength        numbers
-//     forward(ids)                    appends an array of ids; a Promise of the logits for what follows the last one,
+//     forward(ids)                    appends an array of ids; returns a Promise of the logits after the last one,
 //                                     Float32Array (vocabSize)
-//     rewind(length)                  keeps the first `length` tokens (0: forget all); may return a Promise
+//     rewind(length)                  keeps the first `length` tokens (0: none); may return a Promise
 
 import { ContextError, PromptError } from "./errors.js";
 import { logSoftmax, Sampler } from "./sampler.js";
 import { makeSettings } from "./settings.js";
 import { requireUtf8 } from "./tokenmonster.js";
 
-/** The ids to feed for a prompt: BOS first if the model wants it. Throws `PromptError`: empty, or not UTF-8. */
+/** The ids of a prompt, with BOS first if the model uses it. Throws `PromptError`: empty, or not UTF-8. */
 export function encodePrompt(tokenizer, prompt) {
   requireUtf8(prompt, "the prompt");
   const ids = tokenizer.encode(prompt);
@@ -28,16 +29,16 @@ export function encodePrompt(tokenizer, prompt) {
 }
 
 /**
- * The pieces of a text as they come: `for await (const piece of stream)`. `result` holds what there is so far, and all
- * of it at the end:
+ * Generates a text piece by piece: `for await (const piece of stream)`. `result` has everything so far, and is complete
+ * at the end:
  *
- *     prompt          ids that the model saw, BOS included
- *     tokens          ids it added; the last may be the one that ends a text
+ *     prompt          ids of the prompt, with BOS
+ *     tokens          generated ids; the last may be the one that ends a text
  *     text            the text of `tokens`, up to a stop string
  *     finish_reason   "stop" (end of text or a stop string), "length" (max_new_tokens or the context), "cancelled";
  *                     null at first
  *     logprobs        null, or {token, logprob, top: [[id, logprob], ...]} for each token, before the sampler
- *     seed            the one that was drawn with
+ *     seed            the seed that was used
  *     timings         seconds: prefill; first_token, from the call to the first token chosen; decode, the tokens after
  *                     it. prompt_tokens, new_tokens
  *
@@ -52,20 +53,20 @@ export class Stream {
   #pieces;
 
   /**
-   * `prompt`: text, or an array of ids as they are. `settings`: see settings.js. `signal`: an AbortSignal;
-   * `cancelled`: a function asked after each token. `inspect(token, logits, {ids, probabilities})`: called with each
-   * token as it is chosen, with the model's logits and what the sampler drew from. Throws `SettingError`,
-   * `PromptError`, `ContextError`.
+   * `prompt`: text, or an array of ids. `settings`: see settings.js. `signal`: an AbortSignal; `cancelled`: a function
+   * called after each token, true cancels. `inspect(token, logits, {ids, probabilities})`: called for each chosen token
+   * with the model's logits and the distribution that the sampler drew from. Throws `SettingError`, `PromptError`,
+   * `ContextError`.
    */
   constructor(runtime, tokenizer, prompt, settings = {}, { signal, cancelled, inspect } = {}) {
     this.#runtime = runtime;
     this.#tokenizer = tokenizer;
     this.#settings = makeSettings(settings);
-    let asked = false;
+    let cancelRequested = false;
     this.cancel = () => {
-      asked = true;
+      cancelRequested = true;
     };
-    this.#stopped = () => asked || signal?.aborted || cancelled?.();
+    this.#stopped = () => cancelRequested || signal?.aborted || cancelled?.();
     this.#inspect = inspect;
     const ids = typeof prompt === "string" ? encodePrompt(tokenizer, prompt) : Array.from(prompt);
     this.result = {
@@ -100,7 +101,7 @@ export class Stream {
     const text = new StopText(settings.stop);
     result.seed = sampler.seed;
     result.logprobs = settings.logprobs === null ? null : [];
-    result.finish_reason = "cancelled"; // what it stays if nobody asks for the rest
+    result.finish_reason = "cancelled"; // the reason if the iteration is not finished
     const begin = performance.now();
     const since = (start) => (performance.now() - start) / 1000;
     await this.#runtime.rewind(0);
@@ -142,60 +143,60 @@ export class Stream {
     return full || tokens.length >= this.#settings.max_new_tokens ? "length" : null;
   }
 
-  /** What may come next under `ban_replacement`; no character is begun that cannot be finished in time. */
+  /** The mask of `ban_replacement`; it does not allow beginning a character that cannot be finished in time. */
   #allowed(decoder) {
     if (!this.#settings.ban_replacement) return null;
-    const room = this.#runtime.contextLength - this.result.prompt.length;
-    const remaining = Math.min(this.#settings.max_new_tokens - 1, room) - this.result.tokens.length;
+    const free = this.#runtime.contextLength - this.result.prompt.length;
+    const remaining = Math.min(this.#settings.max_new_tokens - 1, free) - this.result.tokens.length;
     return this.#tokenizer.utf8Mask(decoder, remaining);
   }
 
-  /** What the decoder still holds; half a character is dropped if no U+FFFD may be printed. */
+  /** The text that the decoder withheld, without U+FFFD under `ban_replacement`. */
   #rest(decoder) {
     const rest = decoder.flush();
     return this.#settings.ban_replacement ? rest.replaceAll("\ufffd", "") : rest;
   }
 }
 
-/** Text on its way out, held back while its end may be the beginning of a stop string. */
+/** Withholds text while its end may be the beginning of a stop string. */
 export class StopText {
   #stops;
-  #held = "";
+  #pending = "";
 
   constructor(stops) {
     this.#stops = stops;
     this.found = false;
   }
 
-  /** The text that is certain now. After a stop string was found, nothing more comes. */
+  /** The text that is certain now; empty once a stop string was found. */
   add(piece) {
     if (this.found || !this.#stops.length) return this.found ? "" : piece;
-    this.#held += piece;
-    const held = this.#held;
-    const places = this.#stops.map((stop) => held.indexOf(stop)).filter((at) => at >= 0);
+    this.#pending += piece;
+    const pending = this.#pending;
+    const places = this.#stops.map((stop) => pending.indexOf(stop)).filter((at) => at >= 0);
     this.found = places.length > 0;
     const certain = this.found
       ? Math.min(...places)
-      : held.length - Math.max(...this.#stops.map((stop) => overlap(held, stop)));
-    this.#held = this.found ? "" : held.slice(certain);
-    return held.slice(0, certain);
+      : pending.length - Math.max(...this.#stops.map((stop) => overlap(pending, stop)));
+    this.#pending = this.found ? "" : pending.slice(certain);
+    return pending.slice(0, certain);
   }
 
   flush() {
-    const held = this.#held;
-    this.#held = "";
-    return held;
+    const pending = this.#pending;
+    this.#pending = "";
+    return pending;
   }
 }
 
-/** Length of the longest end of `text` that is a beginning of `stop`, not all of it. */
+/** Length of the longest suffix of `text` that is a proper prefix of `stop`. */
 function overlap(text, stop) {
   let length = Math.min(text.length, stop.length - 1);
   while (length > 0 && !text.endsWith(stop.slice(0, length))) length--;
   return length;
 }
 
-/** Natural logarithms, from logits; the `top` likeliest in descending order, lower ids first. */
+/** Log-probabilities (natural logarithm) from logits; the `top` likeliest in descending order, lower ids first. */
 export function tokenLogprob(logits, token, top) {
   const logprobs = logSoftmax(logits);
   const ids = top ? Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b) : [];
@@ -203,10 +204,10 @@ export function tokenLogprob(logits, token, top) {
 }
 
 /**
- * The prompt, held to the context. With `truncate: "left"` a prompt that is too long loses its beginning (not its
- * BOS), so far that `max_new_tokens` fit behind it, or half the context if they are more than that.
+ * The prompt, checked against the context. With `truncate: "left"` a prompt that is too long loses its beginning (but
+ * not BOS), so that `max_new_tokens` fit after it; at least half of the context is kept.
  *
- * Throws `PromptError`: no ids at all; `ContextError`: more ids than the context holds, and no leave to truncate.
+ * Throws `PromptError`: no ids at all; `ContextError`: more ids than fit in the context, and `truncate` is not set.
  */
 export function fit(prompt, contextLength, settings, bos) {
   if (!prompt.length) {

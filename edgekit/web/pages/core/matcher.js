@@ -1,10 +1,11 @@
-// TokenMonster's choice of tokens: a normalised byte stream in, ids out. The rules of edgekit/tokenizers/tokenmonster/matcher.py, on a trie.
+// TokenMonster's choice of tokens: a normalised byte stream in, ids out. The rules of
+// edgekit/tokenizers/tokenmonster/matcher.py, on a trie.
 //
-// At each step the longest match, and two shorter ones that the vocabulary names, are each scored together with the
-// longest match that would come next, with and without an inserted "delete marker, space" before that one. A score is a
-// part that depends on the first token alone, and a part that depends on the second, on two flags of the first and on
-// the follow class of the byte after both; sixteen numbers, so they are summed beforehand, once for each shape of
-// record (length, flags, words). The rules and constants are the reference library's.
+// At each step the candidates are the longest match and up to two shorter alternatives from the vocabulary. Each is
+// scored together with the longest match after it, with and without an inserted "delete marker, space" before that one.
+// A score has a part that depends on the first token alone, and a part that depends on the second, on two flags of the
+// first and on the follow class of the byte after both. The second part has sixteen values, computed once for each shape
+// of record (length, flags, words). The rules and constants come from the reference library.
 
 import {
   BEGINS_LETTER, BEGINS_MARKER, BEGINS_SPACE, ENDS_LETTER, ENDS_MARKER, NONE, UNIFORM, WHOLE_WORD,
@@ -15,12 +16,12 @@ const LETTER = 1;
 const SPACE = 3;
 const WORST = -(2 ** 30);
 
-/** All that depends on a record's shape alone. `kind` is 4 * (ends in a letter + 2 * ends on a marker). */
+/** Everything that depends only on a record's shape. `kind` is 4 * (ends in a letter + 2 * ends on a marker). */
 function shapeOf(length, flags, words) {
   const has = (flag) => Number((flags & flag) > 0);
   const first = length + has(UNIFORM) + Math.max(0, words - 1) + 100 * words;
   const second = new Int32Array(16); // score as the second of two, by kind of the first + class of the byte after
-  const virtual = new Int32Array(16); // the same if its leading space is virtual, that is, not in the text
+  const virtual = new Int32Array(16); // the same if its leading space is virtual: not in the text
   for (let kind = 0; kind < 4; kind++) {
     for (let after = 0; after < 4; after++) {
       const splitsWord = kind & 1;
@@ -37,21 +38,21 @@ function shapeOf(length, flags, words) {
     first,
     carried: length - 1 + has(UNIFORM) + Math.max(0, words - 2) + 100 * (words - 1),
     kind: 4 * has(ENDS_LETTER) + 8 * has(ENDS_MARKER),
-    whole: has(WHOLE_WORD) > 0, // a space after it settles the matter
+    whole: has(WHOLE_WORD) > 0, // a space after it decides at once
     joinable: has(BEGINS_LETTER) > 0 && words === 0, // a virtual space before it may be better
   };
 }
 
-/** Every record's bytes as one tree; a node's child for a byte is found in one hash table. */
+/** All records as one tree; the children of all nodes are in one hash table. */
 class Trie {
   constructor(records) {
     this.nodes = 1; // node 0 is the root
     this.record = new Int32Array(0);
-    this.allot(2 ** Math.ceil(Math.log2(4 * records + 64))); // most vocabularies have some 2.3 nodes a record
+    this.allocate(2 ** Math.ceil(Math.log2(4 * records + 64))); // most vocabularies have some 2.3 nodes a record
   }
 
-  /** Room for half as many nodes as slots. */
-  allot(slots) {
+  /** Allocate `slots` slots, for half as many nodes. */
+  allocate(slots) {
     this.keys = new Int32Array(slots); // (node << 8 | byte) + 1; 0 is an empty slot
     this.children = new Int32Array(slots);
     this.shift = 32 - Math.log2(slots);
@@ -84,7 +85,7 @@ class Trie {
 
   grow() {
     const { keys, children } = this;
-    this.allot(2 * keys.length);
+    this.allocate(2 * keys.length);
     keys.forEach((key, i) => {
       if (key) {
         const at = this.slot(key);
@@ -100,7 +101,7 @@ class Trie {
     return this.keys[at] === 0 ? 0 : this.children[at];
   }
 
-  /** The longest record that begins at `at`, below `node`; -1 if there is none. */
+  /** The longest record that begins at `at`, searched from `node`; -1 if there is none. */
   longest(data, at, node) {
     const { keys, children, record, shift } = this;
     const mask = keys.length - 1;
@@ -120,7 +121,7 @@ class Trie {
 }
 
 export class Matcher {
-  /** `file` as readVocabulary gives it; records whose id is in `without` do not exist for this matcher. */
+  /** `file`: from readVocabulary. Records with an id in `without` are ignored. */
   constructor(file, without = new Set()) {
     this.unk = file.unk;
     this.deleteToken = file.deleteToken;
@@ -140,7 +141,7 @@ export class Matcher {
       const key = (length << 16) | (flags << 8) | words;
       if (!known.has(key)) known.set(key, this.shapes.push(shapeOf(length, flags, words)) - 1);
       this.shape[index] = known.get(key);
-      // An alternative that is gone leaves its place to the second.
+      // If the first alternative is ignored, the second takes its place.
       let place = 2 * index;
       const alt1 = file.alt1[index];
       const alt2 = file.alt2[index];
@@ -148,12 +149,12 @@ export class Matcher {
       if (alt2 !== NONE && !without.has(file.id[alt2])) this.alternatives[place] = alt2;
       this.trie.add(file.bytes, file.start[index], length, index);
     }
-    this.spaced = this.trie.child(0, 32);
+    this.afterSpace = this.trie.child(0, 32); // the node after a space
   }
 
   /** The ids of a normalised stream (Uint8Array), as an array of numbers. */
   encode(data) {
-    const { ids, lengths, classes, shape, shapes, alternatives, trie, spaced, unk, deleteToken } = this;
+    const { ids, lengths, classes, shape, shapes, alternatives, trie, afterSpace, unk, deleteToken } = this;
     const out = [];
     const size = data.length;
     let place = 0;
@@ -201,9 +202,9 @@ export class Matcher {
             bestAt = at;
             bestNext = next;
           }
-          if (after !== LETTER || !nextShape.joinable || deleteToken === NONE || spaced === 0) continue;
+          if (after !== LETTER || !nextShape.joinable || deleteToken === NONE || afterSpace === 0) continue;
           // The next token would stop inside a word: look for a better one that begins with a space.
-          const joined = trie.longest(data, at, spaced);
+          const joined = trie.longest(data, at, afterSpace);
           if (joined < 0 || lengths[joined] <= length + 1) continue;
           stop = at + lengths[joined] - 1;
           score = firstScore + shapes[shape[joined]].virtual[kind + classes[stop < size ? data[stop] : 0]];

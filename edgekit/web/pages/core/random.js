@@ -1,17 +1,17 @@
-// The uniform numbers that tokens are drawn with: a function of seed, step and token id, the same in every language.
+// Uniform numbers for drawing tokens: a function of seed, step and token id, the same in every language.
 //
-// splitmix64 (Steele, Lea, Flood 2014) over seed, then step, then id, as edgekit/inference/sampling.py states it:
+// splitmix64 (Steele, Lea, Flood 2014) over seed, then step, then id, as specified in edgekit/inference/sampling.py:
 // (mix(s + GAMMA (id + 1)) >> 11 + 1/2) / 2^53, with s = mix(mix(seed) + GAMMA (step + 1)), all modulo 2^64. A 64-bit
-// number is worked on as two halves of 32 bits: with BigInt a draw over a whole vocabulary takes many times as long.
+// number is computed as two halves of 32 bits: with BigInt a draw over a whole vocabulary takes many times as long.
 
-// The number in hand, lower half first. Typed, so that no step allocates anything.
+// The current number, lower half first. A typed array, so that no step allocates.
 const word = new Uint32Array(2);
 
-/** Uniform numbers in (0, 1), one for each id; Float64Array. `seed` is a number or a BigInt, of which 64 bits count. */
+/** Uniform numbers in (0, 1), one for each id; Float64Array. `seed`: a number or a BigInt, taken modulo 2^64. */
 export function uniform(seed, step, ids) {
-  const wide = BigInt.asUintN(64, BigInt(seed));
-  word[0] = Number(wide & 0xffffffffn);
-  word[1] = Number(wide >> 32n);
+  const seed64 = BigInt.asUintN(64, BigInt(seed));
+  word[0] = Number(seed64 & 0xffffffffn);
+  word[1] = Number(seed64 >> 32n);
   mix();
   gammaTimes(step + 1, word[0], word[1]);
   mix();
@@ -34,7 +34,7 @@ function mix() {
   xorShift(31);
 }
 
-/** GAMMA n plus a start, for an n below 2^32. */
+/** GAMMA n + start, for n below 2^32. */
 function gammaTimes(n, startLow, startHigh) {
   word[0] = n;
   word[1] = 0;
@@ -52,12 +52,12 @@ function xorShift(bits) {
 }
 
 function multiply(high, low) {
-  const own = word[0];
-  word[1] = upperHalf(own, low) + Math.imul(word[1], low) + Math.imul(own, high);
-  word[0] = Math.imul(own, low);
+  const first = word[0];
+  word[1] = upperHalf(first, low) + Math.imul(word[1], low) + Math.imul(first, high);
+  word[0] = Math.imul(first, low);
 }
 
-/** The upper 32 bits of the product of two 32-bit numbers, by halves of 16: no sum here passes 2^32. */
+/** The upper 32 bits of the product of two 32-bit numbers, in halves of 16 bits: no sum here exceeds 2^32. */
 function upperHalf(a, b) {
   const aLow = a & 0xffff;
   const aHigh = a >>> 16;

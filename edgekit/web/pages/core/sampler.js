@@ -1,15 +1,15 @@
-// One chain from logits to a token: edgekit/inference/sampling.py in JavaScript. The same seed gives the same tokens.
+// The sampler: from logits to a token, as in edgekit/inference/sampling.py. The same seed gives the same tokens.
 //
 // Repetition penalty over prompt and text so far, bias and bans, temperature (these in float32), top-k, softmax
-// (float64), top-p, min-p, one draw. The draw is a race: each token left has a uniform number u(seed, step, id), and
-// the least -ln(u) / probability wins. Arithmetic and order are numpy's; Math.exp and Math.log may differ from numpy's
-// in the last bit, which decides a race otherwise only if two tokens run that close.
+// (float64), top-p, min-p, one draw. The draw is a race: each remaining token has a uniform number u(seed, step, id),
+// and the smallest -ln(u) / probability wins. Arithmetic and its order are numpy's; Math.exp and Math.log may differ from
+// numpy's in the last bit, which changes the winner only if two tokens are that close.
 
 import { SettingError } from "./errors.js";
 import { uniform } from "./random.js";
 import { makeSettings } from "./settings.js";
 
-/** The chain for one text: it remembers what was said, and how many tokens it drew. */
+/** The sampler of one text: it remembers the tokens so far and the number of draws. */
 export class Sampler {
   last = null;
   #step = 0;
@@ -18,7 +18,7 @@ export class Sampler {
 
   /**
    * `settings`: see settings.js. `vocabSize`: length of the logits. `seen`: ids of the prompt, which the repetition
-   * penalty counts too. Throws `SettingError`: an id of `logit_bias` or `banned` lies outside the vocabulary.
+   * penalty covers too. Throws `SettingError`: an id of `logit_bias` or `banned` is outside the vocabulary.
    */
   constructor(settings, vocabSize, seen = []) {
     this.settings = makeSettings(settings);
@@ -37,11 +37,11 @@ export class Sampler {
   }
 
   /**
-   * What the next token is drawn from: ascending `ids` (Int32Array) and their `probabilities` (Float64Array), which
-   * sum to 1. At temperature 0 it is the likeliest token alone, the lowest id among equals.
+   * The distribution of the next token: ascending `ids` (Int32Array) and their `probabilities` (Float64Array), which
+   * sum to 1. At temperature 0 only the likeliest token, the lowest id among equals.
    *
-   * `logits`: Float32Array (vocabSize), left as it is. `allowed`: 0 or 1 for each id, masks ids for this step. Throws
-   * `SettingError` if nothing may follow.
+   * `logits`: Float32Array (vocabSize), not changed. `allowed`: 0 or 1 for each id, masks ids for this step. Throws
+   * `SettingError` if no token is possible.
    */
   distribution(logits, allowed = null) {
     const { temperature, top_k, top_p, min_p } = this.settings;
@@ -54,7 +54,7 @@ export class Sampler {
     }
     let ids = keepTopK(scores, top_k);
     let probabilities = softmax(pick(scores, ids));
-    const least = Math.max(min_p * maximum(probabilities), Number.MIN_VALUE); // what is impossible is out
+    const least = Math.max(min_p * maximum(probabilities), Number.MIN_VALUE); // removes impossible tokens
     const kept = top_p < 1 ? keepTopP(probabilities, top_p, least) : atLeast(probabilities, least);
     ids = pick(ids, kept);
     probabilities = pick(probabilities, kept);
@@ -62,7 +62,7 @@ export class Sampler {
     return { ids, probabilities: probabilities.map((probability) => probability / total) };
   }
 
-  /** The next token, remembered for the repetition penalty; `last` is what it was drawn from. Throws as `distribution`. */
+  /** Draw the next token and remember it for the penalty. `last` is its distribution. Throws like `distribution`. */
   choose(logits, allowed = null) {
     this.last = this.distribution(logits, allowed);
     const { ids, probabilities } = this.last;
@@ -83,7 +83,7 @@ export class Sampler {
     return ids[winner];
   }
 
-  /** A copy of the logits after penalty, bias and bans. A Float32Array rounds what is written to it to float32. */
+  /** A copy of the logits after penalty, bias and bans. Writing to a Float32Array rounds to float32. */
   #processed(logits, allowed) {
     const scores = new Float32Array(logits);
     const penalty = Math.fround(this.settings.repetition_penalty);
@@ -119,48 +119,48 @@ function maximum(values) {
   return most;
 }
 
-/** Ascending places of the values that reach a bound. */
+/** Ascending indices of the values that are at least `bound`. */
 function atLeast(values, bound) {
-  const places = new Int32Array(values.length);
+  const indices = new Int32Array(values.length);
   let count = 0;
-  for (let i = 0; i < values.length; i++) if (values[i] >= bound) places[count++] = i;
-  return places.subarray(0, count);
+  for (let i = 0; i < values.length; i++) if (values[i] >= bound) indices[count++] = i;
+  return indices.subarray(0, count);
 }
 
-/** `values` at these places, in an array of the same type. */
-function pick(values, places) {
-  const picked = new values.constructor(places.length);
-  for (let i = 0; i < places.length; i++) picked[i] = values[places[i]];
+/** `values` at these indices, in an array of the same type. */
+function pick(values, indices) {
+  const picked = new values.constructor(indices.length);
+  for (let i = 0; i < indices.length; i++) picked[i] = values[indices[i]];
   return picked;
 }
 
-/** Ascending ids of the k largest scores, and of all that tie with the smallest of them; all if k is 0. */
+/** Ascending ids of the k largest scores, with all ties of the smallest of them; all ids if k is 0. */
 function keepTopK(scores, k) {
   return atLeast(scores, k > 0 && k < scores.length ? scores.slice().sort()[scores.length - k] : -Infinity);
 }
 
 /**
- * Ascending places of the fewest probabilities that reach p, likeliest first and lower places first among equals; of
+ * Ascending indices of the fewest probabilities that reach p, likeliest first and lower indices first among equals; of
  * those, the ones that are at least `least`.
  */
 function keepTopP(probabilities, p, least) {
   const largest = maximum(probabilities);
   let sorted;
-  // Sorting only what reaches a bound is cheaper, and enough if it sums to more than p.
+  // Sorting only the values above a bound is cheaper, and enough if they sum to more than p.
   for (const bound of [largest * 2 ** -6, largest * 2 ** -14, Number.MIN_VALUE]) {
     sorted = pick(probabilities, atLeast(probabilities, bound));
     if (sum(sorted) > p + 1e-9) break;
   }
   sorted.sort();
   let edge = 0;
-  let equal = 0; // how many of those that equal the edge belong to the fewest
+  let equal = 0; // how many values equal to the edge are included
   for (let i = sorted.length - 1, reached = 0; i >= 0 && reached < p; i--) {
     equal = sorted[i] === edge ? equal + 1 : 1;
     edge = sorted[i];
     reached += edge;
   }
   const above = (probability) => probability > edge || (probability === edge && equal-- > 0);
-  return atLeast(probabilities, Math.max(edge, least)).filter((place) => above(probabilities[place]));
+  return atLeast(probabilities, Math.max(edge, least)).filter((index) => above(probabilities[index]));
 }
 
 /** In float64; minus infinity becomes 0. */
@@ -181,7 +181,7 @@ export function logSoftmax(logits) {
   return shifted.map((value) => value - total);
 }
 
-/** As numpy adds: eight sums side by side in blocks of at most 128, and blocks in pairs. The rounding is the same. */
+/** Adds in numpy's order, for the same rounding: eight parallel sums in blocks of at most 128, and blocks in pairs. */
 export function sum(values, start = 0, count = values.length) {
   if (count > 128) {
     const half = Math.floor(count / 2);
@@ -200,7 +200,7 @@ export function sum(values, start = 0, count = values.length) {
   return total;
 }
 
-/** A seed for a text that was given none. It need not be a secret: it is told in the result. */
+/** A random seed for a text without one. It is not a secret: the result contains it. */
 function randomSeed() {
   return globalThis.crypto?.getRandomValues(new Uint32Array(1))[0] ?? Math.floor(Math.random() * 2 ** 32);
 }

@@ -1,4 +1,4 @@
-// What a person may set: names, defaults and ranges of edgekit/settings.py (`Sampling` and `Generating`).
+// The settings: names, defaults and ranges of `Sampling` and `Generating` in edgekit/settings.py.
 
 import { SettingError } from "./errors.js";
 
@@ -18,18 +18,18 @@ const FIELDS = {
   seed: [null, isSeed, "a whole number from 0 to 2^63 (a BigInt above 2^53)"],
   logit_bias: [new Map(), anything, ""], // Map or object, token id -> number
   banned: [[], anything, ""], // token ids
-  ban_replacement: [false, anything, ""], // never print U+FFFD
+  ban_replacement: [false, anything, ""], // never produce U+FFFD
   max_new_tokens: [256, whole(1), "a whole number of at least 1"],
   stop: [[], (v) => Array.isArray(v) && v.every((s) => typeof s === "string" && s), "non-empty texts"],
   ignore_eos: [false, anything, ""],
-  truncate: [null, (v) => v === "left", "`left`"],
+  truncate: [null, (v) => v === "left", "left"],
   logprobs: [null, whole(0), "a whole number of at least 0"],
 };
 
 /**
  * All settings, checked: `values` over `defaults` (a result of this function) over the built-in ones.
  *
- * `stop` may be one string. A value of undefined is as good as none. Throws `SettingError`, which names the setting and
+ * `stop` may be one string. undefined counts as not given. Throws `SettingError`, which names the setting and
  * its range.
  */
 export function makeSettings(values = {}, defaults = {}) {
@@ -39,16 +39,16 @@ export function makeSettings(values = {}, defaults = {}) {
       throw new SettingError(`unknown setting '${name}': choose from ${known.sort().join(", ")}`);
     }
   }
-  const made = {};
+  const settings = {};
   for (const [name, [standard, test, range]] of Object.entries(FIELDS)) {
     let value = values[name] ?? (values[name] === null ? null : (defaults[name] ?? standard));
     if (name === "stop" && typeof value === "string") value = [value];
     if (!(value === null && standard === null) && !test(value)) {
       throw new SettingError(`${name} must be ${range}, not ${spelled(value)}`);
     }
-    made[name] = value;
+    settings[name] = value;
   }
-  return Object.freeze(made);
+  return Object.freeze(settings);
 }
 
 function spelled(value) {

@@ -1,7 +1,7 @@
-// The tokenizer of a TokenMonster checkpoint: a `.vocab`, EOS and BOS above it, padding up to the embedding's rows.
+// The tokenizer of a TokenMonster checkpoint: a `.vocab`, EOS and BOS above its ids, padding up to the embedding's rows.
 //
-// As edgekit/tokenizers/tokenmonster/tokenizer.py: for Stentor2, 8,000 base tokens, EOS 8000, BOS 8001, pad = EOS, padded to a
-// multiple of 128: 8,064. Text never produces EOS or BOS, nor a special token of the vocabulary itself, unless asked.
+// As in edgekit/tokenizers/tokenmonster/tokenizer.py: for Stentor2, 8,000 base tokens, EOS 8000, BOS 8001, pad = EOS,
+// padded to a multiple of 128: 8,064. Text never produces EOS, BOS or another special token, except with `specials`.
 
 import { VocabularyError } from "./errors.js";
 import { requireUtf8, Vocabulary } from "./tokenmonster.js";
@@ -17,11 +17,11 @@ export class TokenMonsterTokenizer {
 
   /**
    * `vocabSize`: rows of the model's embedding. `eos`: ids that end a text, `bos`: ids that begin one, of which the
-   * first counts; by default the first and the second above the vocabulary, if there are rows for them. Ids that are
-   * ordinary text, or outside `vocabSize`, are passed over. `addBos`: whether a prompt begins with `bos`. `eosToken`
-   * and `bosToken`: their spellings, for `encode(text, { specials: true })`.
+   * first is used; by default the first and the second above the vocabulary, if there are rows for them. Ids that are
+   * ordinary text, or outside `vocabSize`, are ignored. `addBos`: whether a prompt begins with `bos`. `eosToken` and
+   * `bosToken`: their spellings, for `encode(text, { specials: true })`.
    *
-   * Then `stop` is the set of ids that end a text, `bos` the id to put before a prompt or null, `eos`, `bosId` and
+   * Properties: `stop` is the set of ids that end a text, `bos` the id to put before a prompt or null, `eos`, `bosId` and
    * `pad` ids or null, `specials` a map from spellings to ids.
    *
    * Throws `VocabularyError`: more ids than `vocabSize`.
@@ -36,12 +36,12 @@ export class TokenMonsterTokenizer {
     }
     this.vocabulary = vocabulary;
     this.vocabSize = vocabSize;
-    const maySpecial = (id) => (id >= base && id < vocabSize) || vocabulary.specialIds.has(id);
-    const ownEnds = eos.filter(maySpecial);
-    const ownBegins = bos.filter(maySpecial);
+    const canBeSpecial = (id) => (id >= base && id < vocabSize) || vocabulary.specialIds.has(id);
+    const givenEos = eos.filter(canBeSpecial);
+    const givenBos = bos.filter(canBeSpecial);
     const above = [base, base + 1].filter((id) => id < vocabSize);
-    const ends = ownEnds.length ? ownEnds : above.filter((id) => !ownBegins.includes(id)).slice(0, 1);
-    const begins = ownBegins.length ? ownBegins : above.filter((id) => !ends.includes(id)).reverse();
+    const ends = givenEos.length ? givenEos : above.filter((id) => !givenBos.includes(id)).slice(0, 1);
+    const begins = givenBos.length ? givenBos : above.filter((id) => !ends.includes(id)).reverse();
     this.eos = this.pad = ends[0] ?? null;
     this.stop = new Set(ends);
     this.bosId = begins[0] ?? null;
@@ -55,13 +55,13 @@ export class TokenMonsterTokenizer {
   }
 
   /**
-   * The tokenizer of a checkpoint. `files`: what lies beside the weights, as an object from names to bytes:
-   * tokenizer_config.json and the vocabulary that it names; generation_config.json, config.json and
-   * special_tokens_map.json are asked as well, where they are, for EOS and BOS.
+   * The tokenizer of a checkpoint. `files`: the files of the checkpoint without the weights, as an object from names to
+   * bytes: tokenizer_config.json and the vocabulary that it names. generation_config.json, config.json and
+   * special_tokens_map.json are read too, if present, for EOS and BOS.
    *
-   * Ids that the configuration names count if they lie above the vocabulary or are special tokens of it. Others are
-   * passed over: transformers writes its Llama defaults, BOS 1 and EOS 2, into every config.json, and those are
-   * ordinary text here. Throws `VocabularyError`: no such file, a damaged one, or more ids than `vocabSize`.
+   * Configured ids are used if they are above the vocabulary or special tokens of it. Others are ignored: transformers
+   * writes its Llama defaults, BOS 1 and EOS 2, into every config.json, and those are ordinary text here. Throws
+   * `VocabularyError`: no such file, a damaged one, or more ids than `vocabSize`.
    */
   static fromFiles(files, vocabSize) {
     const config = readJson(files, "tokenizer_config.json");
@@ -84,17 +84,17 @@ export class TokenMonsterTokenizer {
 
   /**
    * Ids of a text, without BOS or EOS. With `specials` the spelling of a special token becomes its id: only for text
-   * that you wrote yourself. Throws `PromptError` if `text` holds lone surrogates.
+   * that you trust. Throws `PromptError` if `text` contains lone surrogates.
    */
   encode(text, { specials = false } = {}) {
     requireUtf8(text, "the text");
-    const own = (part) => this.vocabulary.encode(part, { specials: false });
-    if (!specials || !this.specials.size) return own(text);
+    const plain = (part) => this.vocabulary.encode(part, { specials: false });
+    if (!specials || !this.specials.size) return plain(text);
     const spelled = [...this.specials.keys()].sort((a, b) => b.length - a.length);
     const pattern = spelled.map((token) => token.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&")).join("|");
     return text
       .split(new RegExp(`(${pattern})`))
-      .flatMap((part, i) => (i % 2 ? [this.specials.get(part)] : part ? own(part) : []));
+      .flatMap((part, i) => (i % 2 ? [this.specials.get(part)] : part ? plain(part) : []));
   }
 
   /** The text of a sequence; specials and padding decode to nothing, ill-formed UTF-8 to U+FFFD. */
@@ -102,7 +102,7 @@ export class TokenMonsterTokenizer {
     return this.vocabulary.decode(Array.from(ids).filter((id) => !this.#silent.has(id)));
   }
 
-  /** A decoder whose pieces continue the text of `context`, an array of ids. */
+  /** A streaming decoder that continues the text of `context`, an array of ids. */
   decoder(context = []) {
     const decoder = new TokenMonsterDecoder(this.vocabulary, this.#silent);
     for (const id of context) decoder.feed(id);
@@ -110,10 +110,10 @@ export class TokenMonsterTokenizer {
   }
 
   /**
-   * The ids that may follow so that no U+FFFD is printed: Uint8Array (vocabSize) of 0 and 1, kept, so read-only.
+   * The ids that may follow without producing U+FFFD: Uint8Array (vocabSize) of 0 and 1, cached, so do not change it.
    *
-   * `decoder` is one that this tokenizer made, as it stands; `remaining`, how many ids may follow the next one: given,
-   * no character is begun that they cannot finish. Ids that end a text are allowed between characters only.
+   * `decoder`: a decoder from this tokenizer in its current state. `remaining`: how many ids may follow the next one; if
+   * given, a character that they cannot finish is not begun. Ids that end a text are allowed between characters only.
    */
   utf8Mask(decoder, remaining) {
     if (!this.#masks) {
@@ -126,7 +126,7 @@ export class TokenMonsterTokenizer {
   }
 }
 
-/** Turns ids into text as they come. Pending between ids: half a character, a delete marker, capitals. */
+/** Streaming decoder from ids to text. Pending between ids: an unfinished character, a delete marker, capitals. */
 class TokenMonsterDecoder {
   #inner;
   #silent;
@@ -145,14 +145,14 @@ class TokenMonsterDecoder {
     return this.#inner.feed(id);
   }
 
-  /** The text still held back (an unfinished character shows as U+FFFD); the decoder starts anew. */
+  /** The withheld text (an unfinished character becomes U+FFFD); resets the decoder. */
   flush() {
     this.#fed = [];
     this.#maskState = null;
     return this.#inner.flush();
   }
 
-  /** Where the mask's machine is; it reads what was fed since it was last asked, so no one else pays. */
+  /** The state of the mask's automaton. It advances only here, so other uses cost nothing. */
   maskState(masks) {
     let state = this.#maskState ?? masks.start;
     for (const id of this.#fed) state = masks.advance(state, id);
@@ -162,7 +162,7 @@ class TokenMonsterDecoder {
   }
 }
 
-// ---- what the files beside a model say (edgekit/tokenizers/load.py) -------------------------------------------------------
+// ---- configuration files (edgekit/tokenizers/load.py) ---------------------------------------------------------------
 
 function readJson(files, name) {
   if (!Object.hasOwn(files, name)) return {};
@@ -178,7 +178,7 @@ function readJson(files, name) {
 
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
-// The generation config counts first, as in transformers: it is what `generate` goes by.
+// The generation config comes first, as in transformers' `generate`.
 function configuredIds(files, key) {
   const ids = ["generation_config.json", "config.json", "tokenizer_config.json"]
     .flatMap((name) => readJson(files, name)[key] ?? [])
@@ -186,7 +186,7 @@ function configuredIds(files, key) {
   return [...new Set(ids)];
 }
 
-// How a special token is written: a text, or transformers' AddedToken as an object with `content`.
+// The spelling of a special token: a string, or transformers' AddedToken as an object with `content`.
 function spelling(files, key) {
   for (const name of ["tokenizer_config.json", "special_tokens_map.json"]) {
     const value = readJson(files, name)[key];
@@ -196,7 +196,7 @@ function spelling(files, key) {
   return "";
 }
 
-// Ids that transformers' `added_tokens_decoder` table gives to this spelling.
+// Ids of this spelling in transformers' `added_tokens_decoder` table.
 function addedIds(config, token) {
   const table = config.added_tokens_decoder;
   if (!token || !isObject(table)) return [];

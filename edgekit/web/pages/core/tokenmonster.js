@@ -1,8 +1,8 @@
 // TokenMonster vocabularies: text to ids and back, at once or streamed, from the bytes of a `.vocab` file.
 //
 // Ids and text are exactly those of edgekit/tokenizers/tokenmonster/vocabulary.py and of the reference library
-// (github.com/alasdairforsythe/tokenmonster). How files are read is in vocab_file.js, how text is normalised in
-// capcode.js, which tokens it becomes in matcher.js.
+// (github.com/alasdairforsythe/tokenmonster). vocab_file.js reads files, capcode.js normalises text, and matcher.js
+// chooses the tokens.
 
 import { normalize, Undo } from "./capcode.js";
 import { PromptError, VocabularyError } from "./errors.js";
@@ -14,15 +14,15 @@ export { NONE };
 
 const NOTHING = new Uint8Array(0);
 
-/** One vocabulary. The tables for encoding are made at the first `encode`. */
+/** A vocabulary. The tables for encoding are built at the first `encode`. */
 export class Vocabulary {
   #file;
   #matchers = new Map();
 
   /**
-   * A vocabulary from the content of its file, an ArrayBuffer or Uint8Array (kept, not copied).
+   * A vocabulary from the content of its file, an ArrayBuffer or Uint8Array (not copied).
    *
-   * Throws `VocabularyError`, its one line led by `name`, if the file is damaged or foreign.
+   * Throws `VocabularyError` if the file is damaged or foreign; the message begins with `name`.
    */
   static fromBytes(data, name = "vocabulary") {
     return new Vocabulary(readVocabulary(data, name), name);
@@ -34,14 +34,14 @@ export class Vocabulary {
     this.capcode = file.capcode; // 0 none, 1 delete marker only, 2 also capitals
     this.charset = file.charset;
     this.normalization = file.normalization; // flags of capcode.js
-    this.unk = file.unk; // the id each byte without a token gets, or NONE (such bytes vanish)
+    this.unk = file.unk; // the id of each byte without a token, or NONE (such bytes are dropped)
     this.deleteToken = file.deleteToken;
     this.size = file.size; // ids in use
-    this.tableSize = file.tableSize; // ids run below it
+    this.tableSize = file.tableSize; // all ids are below it
     this.specialIds = new Set(file.id.filter((id, index) => file.flags[index] & SPECIAL));
   }
 
-  /** The byte stream that tokens are matched in. Throws `PromptError` if a string holds lone surrogates. */
+  /** The byte stream that tokens are matched in. Throws `PromptError` if a string contains lone surrogates. */
   normalize(text) {
     if (this.charset === 2) {
       throw new VocabularyError(`${this.name}: charset UTF-16 cannot be encoded or decoded (the reference cannot)`);
@@ -51,8 +51,8 @@ export class Vocabulary {
   }
 
   /**
-   * Ids of a text: a string, or a Uint8Array of any bytes. Bytes that no token covers give `unk` each, or nothing.
-   * A special token's spelling gives its id, unless `specials` is false: then such tokens do not exist.
+   * Ids of a text: a string, or a Uint8Array of any bytes. Bytes that no token covers become `unk` each, or nothing.
+   * A special token's spelling becomes its id, unless `specials` is false: then special tokens are ignored.
    */
   encode(text, { specials = true } = {}) {
     const stream = this.normalize(text);
@@ -62,8 +62,8 @@ export class Vocabulary {
   }
 
   /**
-   * The bytes an id adds to the stream before capcode is undone, for word-like tokens led by the delete marker and a
-   * space. None for UNK and for ids that no token has.
+   * The bytes of an id before capcode is undone; those of word-like tokens start with the delete marker and a space.
+   * Empty for UNK and for unused ids.
    */
   piece(id) {
     const record = this.#file.pieces.get(id);
@@ -72,13 +72,13 @@ export class Vocabulary {
     return this.#file.bytes.subarray(start, start + this.#file.length[record]);
   }
 
-  /** The bytes of a sequence of ids, possibly ill-formed UTF-8. Ids without a token add nothing. */
+  /** The bytes of a sequence of ids, possibly ill-formed UTF-8. Unused ids add nothing. */
   decodeBytes(ids) {
     const undo = new Undo(this.capcode);
     return concat([undo.feed(concat(Array.from(ids, (id) => this.piece(id)))), undo.flush()]);
   }
 
-  /** The text of a sequence of ids; ill-formed UTF-8 shows as U+FFFD. NFD is not undone. */
+  /** The text of a sequence of ids; ill-formed UTF-8 becomes U+FFFD. NFD is not undone. */
   decode(ids) {
     return decode(this.decodeBytes(ids), REPLACE);
   }
@@ -89,9 +89,9 @@ export class Vocabulary {
 }
 
 /**
- * Turns ids into text as they come: pieces and `flush` joined equal `Vocabulary.decode` of the whole.
+ * Streaming decoder from ids to text: the pieces and `flush` joined equal `Vocabulary.decode` of all ids.
  *
- * Held back: a delete marker or capital marker waiting for its character, and an unfinished UTF-8 character.
+ * Withholds delete and capital markers until their character comes, and unfinished UTF-8 characters.
  */
 export class Decoder {
   #vocabulary;
@@ -108,14 +108,14 @@ export class Decoder {
     return this.#utf8.feed(this.#undo.feed(this.#vocabulary.piece(id)));
   }
 
-  /** The text still held back, an unfinished character as U+FFFD; the decoder starts anew. */
+  /** The withheld text, an unfinished character as U+FFFD; resets the decoder. */
   flush() {
     const text = this.#utf8.feed(this.#undo.flush());
     return text + this.#utf8.flush();
   }
 }
 
-/** Throws `PromptError` if a string holds a lone surrogate, which is no character and has no UTF-8. */
+/** Throws `PromptError` if a string contains a lone surrogate, which cannot be encoded as UTF-8. */
 export function requireUtf8(text, what) {
   const at = loneSurrogate(text);
   if (at >= 0) throw new PromptError(`${what} is not UTF-8 (at character ${Array.from(text.slice(0, at)).length + 1})`);

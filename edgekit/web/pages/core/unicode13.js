@@ -1,11 +1,11 @@
-// Unicode 13.0, whatever Unicode the browser has: categories, simple case, stream-safe NFD.
+// Unicode 13.0, independent of the browser's version: categories, simple case mappings, stream-safe NFD.
 //
-// The vocabularies were made with Unicode 13.0, and a browser's `\p{L}` is of a newer one. So the general categories
-// are carried here, and everything else is asked of the browser only about code points assigned in 13.0, for which
+// The vocabularies were built with Unicode 13.0, and a browser's `\p{L}` has a newer version. So the general categories
+// are stored here. Everything else comes from the browser, but only for code points assigned in 13.0, whose
 // decompositions, combining classes and case pairs never change (the Unicode stability policy).
 //
-// The table is that of edgekit/tokenizers/tokenmonster/unicode13.py, from the Unicode Character Database 13.0.0 (Copyright Unicode, Inc., under
-// the Unicode License, https://www.unicode.org/license.txt).
+// The table is the one in edgekit/tokenizers/tokenmonster/unicode13.py, from the Unicode Character Database 13.0.0
+// (Copyright Unicode, Inc., under the Unicode License, https://www.unicode.org/license.txt).
 
 // Class letters: u Lu, l Ll, t other letters (Lt Lm Lo), n numbers (Nd Nl No), m Mn, s other marks (Mc Me),
 // o assigned otherwise, - not assigned. `u26` is 26 code points, `z5` is `ul` five times.
@@ -106,7 +106,7 @@ export function classOf(char) {
 
 const isOne = (text) => text.length === String.fromCodePoint(text.codePointAt(0)).length;
 
-/** The one-to-one uppercase mapping: sharp s and ligatures have none, U+1F80 has its titlecase form. */
+/** The one-to-one uppercase mapping: sharp s and ligatures have none, U+1F80 gets its titlecase form. */
 export function simpleUpper(char) {
   const upper = char.toUpperCase();
   if (!isOne(upper)) return titleOf(char);
@@ -129,8 +129,8 @@ export function simpleLower(char) {
   return lower;
 }
 
-// JavaScript does not tell combining classes, but its NFD sorts marks by them. U+0334 has the lowest class there is, 1,
-// and U+0345 the highest, 240; so a character of any class but 0 changes places with one of the two.
+// JavaScript does not expose combining classes, but its NFD sorts marks by them. U+0334 has the lowest class, 1, and
+// U+0345 the highest, 240, so a character of any class but 0 changes places with one of the two.
 function hasCombiningClass(char) {
   const swaps = (a, b) => (a + b).normalize("NFD") === b + a;
   return swaps(char, "\u0334") || swaps("\u0345", char);
@@ -157,21 +157,21 @@ export function nonstarters(char) {
   return counts;
 }
 
-const MOST_NONSTARTERS = 30;
+const MAX_NONSTARTERS = 30;
 const CGJ = "\u034f";
 
 /**
  * Canonical decomposition by Unicode 13.0, with the stream-safe rule (UAX 15) of Go's x/text/unicode/norm: no more than
- * 30 non-starters follow one another, a combining grapheme joiner is put before the 31st. Code points not assigned in
+ * 30 non-starters in a row; a combining grapheme joiner is inserted before the 31st. Code points not assigned in
  * 13.0 and lone surrogates pass unchanged and separate the text around them.
  */
 export function nfd(text) {
-  // ASCII never decomposes, combines or reorders, so each run of other characters stands on its own.
+  // ASCII never decomposes, combines or reorders, so each run of other characters is independent.
   return text.replace(/[^\0-\x7f]+/g, nfdIsland);
 }
 
 function nfdIsland(text) {
-  if (text.length > MOST_NONSTARTERS / 3) text = streamSafe(text);
+  if (text.length > MAX_NONSTARTERS / 3) text = streamSafe(text);
   let out = "";
   let start = 0;
   let at = 0;
@@ -190,7 +190,7 @@ function streamSafe(text) {
   let counter = 0;
   for (const char of text) {
     const [lead, trail] = nonstarters(char);
-    if (counter + lead > MOST_NONSTARTERS) {
+    if (counter + lead > MAX_NONSTARTERS) {
       out += CGJ;
       counter = trail;
     } else counter = lead ? counter + lead : trail;

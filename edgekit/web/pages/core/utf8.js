@@ -1,8 +1,8 @@
-// UTF-8 that may be ill-formed or cut in half, which TextDecoder alone cannot carry: a tokenizer must give back the
-// very bytes it was given.
+// UTF-8 that may be ill-formed or incomplete. TextDecoder alone cannot preserve it, and a tokenizer must return exactly
+// the bytes that it was given.
 //
-// ESCAPE keeps each ill-formed byte as one lone surrogate, U+DC80 to U+DCFF, which `encode` turns back into that byte
-// (Python's `surrogateescape`). REPLACE shows each maximal ill-formed part as one U+FFFD, as Python and browsers do.
+// ESCAPE represents each ill-formed byte as a lone surrogate, U+DC80 to U+DCFF, which `encode` converts back (Python's
+// `surrogateescape`). REPLACE replaces each maximal ill-formed part by one U+FFFD, as Python and browsers do.
 
 export const ESCAPE = "escape";
 export const REPLACE = "replace";
@@ -12,7 +12,7 @@ const NOTHING = new Uint8Array(0);
 
 /**
  * What begins at `at`: n > 0, a well-formed character of n bytes; n < 0, an ill-formed part of -n bytes; 0, the
- * beginning of a character whose rest lies past `end`. (The Unicode Standard, table 3-7.)
+ * beginning of a character that continues past `end`. (The Unicode Standard, table 3-7.)
  */
 function measure(bytes, at, end) {
   const lead = bytes[at];
@@ -24,8 +24,8 @@ function measure(bytes, at, end) {
   for (let k = 1; k < length; k++) {
     if (at + k >= end) return 0;
     const byte = bytes[at + k];
-    // ED A0 to ED BF, a surrogate, is ill-formed whatever follows, but Python's stream decoder waits for a third byte:
-    // so does this one, for the same pieces.
+    // ED A0 to ED BF, a surrogate, is ill-formed in any case, but Python's stream decoder waits for a third byte. So
+    // does this one, for the same pieces.
     if (lead === 0xed && k === 1 && byte >= 0xa0 && byte <= 0xbf && at + 2 === end) return 0;
     if (byte < low || byte > high) return -k;
     low = 0x80;
@@ -34,7 +34,7 @@ function measure(bytes, at, end) {
   return length;
 }
 
-/** The text of `bytes` up to an unfinished character, and how many bytes that took. */
+/** The text of `bytes` up to an unfinished character, and how many bytes it took. */
 function read(bytes, illFormed) {
   const end = bytes.length;
   const units = new Uint16Array(end); // no byte gives more than one UTF-16 unit
@@ -71,25 +71,25 @@ function read(bytes, illFormed) {
   return { text, used: at };
 }
 
-/** Decodes bytes that come in pieces; an unfinished character (at most 3 bytes) waits for the next one. */
+/** Decodes bytes in pieces; an unfinished character (at most 3 bytes) waits for the next piece. */
 export class Utf8Stream {
   constructor(illFormed) {
     this.illFormed = illFormed;
-    this.held = NOTHING;
+    this.pending = NOTHING;
   }
 
   /** The text that is certain after these bytes. */
   feed(bytes) {
-    const data = this.held.length ? concat([this.held, bytes]) : bytes;
+    const data = this.pending.length ? concat([this.pending, bytes]) : bytes;
     const { text, used } = read(data, this.illFormed);
-    this.held = used < data.length ? data.slice(used) : NOTHING;
+    this.pending = used < data.length ? data.slice(used) : NOTHING;
     return text;
   }
 
-  /** What was held back, as ill-formed; the stream starts anew. */
+  /** The withheld bytes, as ill-formed text; resets the stream. */
   flush() {
-    const bytes = Array.from(this.held);
-    this.held = NOTHING;
+    const bytes = Array.from(this.pending);
+    this.pending = NOTHING;
     if (this.illFormed === ESCAPE) return String.fromCharCode(...bytes.map((byte) => 0xdc00 | byte));
     const surrogate = bytes[0] === 0xed && bytes[1] >= 0xa0; // two ill-formed parts, not one
     return "\ufffd".repeat(surrogate ? 2 : Math.min(bytes.length, 1));
@@ -103,7 +103,7 @@ export function decode(bytes, illFormed) {
   return text + stream.flush();
 }
 
-/** The bytes of a text; escaped bytes become themselves again. */
+/** The bytes of a text; escaped bytes are restored. */
 export function encode(text) {
   if (loneSurrogate(text) < 0) return encoder.encode(text);
   const bytes = [];
@@ -115,9 +115,9 @@ export function encode(text) {
   return Uint8Array.from(bytes);
 }
 
-/** Where the first lone surrogate of a text stands, in UTF-16 units, or -1: a text with none is well-formed. */
+/** Index of the first lone surrogate in UTF-16 units, or -1 if the text is well-formed. */
 export function loneSurrogate(text) {
-  // The plain test comes first: it is many times quicker, and most texts have no surrogates at all.
+  // The simple test is many times faster, and most texts have no surrogates at all.
   return /[\ud800-\udfff]/.test(text) ? text.search(/\p{Surrogate}/u) : -1;
 }
 

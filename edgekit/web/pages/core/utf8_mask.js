@@ -1,10 +1,10 @@
-// Which ids may come next so that U+FFFD is never printed: what `ban_replacement` masks with (edgekit/tokenizers/utf8_mask.py).
+// The masks of `ban_replacement`: which ids may come next without producing U+FFFD (edgekit/tokenizers/utf8_mask.py).
 //
-// A token is bytes, and one token may end inside a character that the next one finishes. An id is allowed if the text
-// stays well-formed UTF-8 after it and any unfinished character can still be finished by tokens that exist. That is a
-// walk through a small state machine over classes of bytes: the UTF-8 automaton of the Unicode Standard's table 3-7,
-// extended by TokenMonster's delete markers, which can take bytes out of a character or join what stood on both sides
-// of them. A mask is computed once per state and kept. A token that spells U+FFFD itself (EF BF BD) is banned as well.
+// A token is bytes, and a token may end inside a character that the next one finishes. An id is allowed if the text
+// stays well-formed UTF-8 after it and existing tokens can finish any unfinished character. This is decided by a small
+// state machine over classes of bytes: the UTF-8 automaton of the Unicode Standard's table 3-7, extended by
+// TokenMonster's delete markers, which can remove bytes from a character or join the bytes on both sides of them. A mask
+// is computed once per state and cached. A token that spells U+FFFD itself (EF BF BD) is banned as well.
 
 // Classes of byte values. ASCII is 0; 1 and 2 are the markers, for levels that have them; then continuation bytes from
 // this value on, lead bytes, and bytes that are never legal.
@@ -13,7 +13,7 @@ const [ASCII, DELETE, SILENT, C80, C90, CA0, CBD, CBE, CBF, TWO, E0, THREE, ED, 
 
 const to = (state, ...kinds) => kinds.map((kind) => [kind, state]);
 
-// What may follow: state -> class -> state. "" is between characters; a digit, that many continuation bytes to come.
+// Transitions: state -> class -> state. "" is between characters; a digit is the number of continuation bytes to come.
 const NEXT = Object.fromEntries(
   Object.entries({
     "": [
@@ -32,20 +32,21 @@ const NEXT = Object.fromEntries(
   }).map(([state, moves]) => [state, new Map(moves)]),
 );
 
-// A state is a list. [out]: `out` is what the printed bytes end in. [out, "D"]: a delete marker waits. [whole, broken,
-// raw]: the marker deletes a character of which `raw` has come; the output is in `whole` if it proves well-formed, else
-// in `broken` (then only its first byte was deleted, and the others are printed; null if that makes U+FFFD).
-const DEAD = 0; // index of "U+FFFD was printed" in the tables
+// A state is a list. [out]: `out` is the state of the output. [out, "D"]: a delete marker is pending. [whole, broken,
+// raw]: the marker deletes a character of which `raw` has been read; the output is in state `whole` if the character is
+// well-formed, else in `broken` (then only its first byte was deleted and the others are output; null if that makes
+// U+FFFD).
+const DEAD = 0; // index of "U+FFFD was produced" in the tables
 
-/** What the output ends in after one more byte is printed; null once it is ill-formed. */
+/** The state of the output after one more byte; null once it is ill-formed. */
 function printed(out, kind, forgiving) {
   const after = out === null ? undefined : NEXT[out].get(kind);
   if (after !== undefined || !forgiving) return after ?? null;
-  // U+FFFD took the place of what came before; this byte begins a new character, or is replaced as well.
+  // U+FFFD replaced what came before; this byte begins a new character, or is replaced as well.
   return NEXT[""].get(kind) ?? "";
 }
 
-/** The state after one byte; null if U+FFFD was printed, which a forgiving machine survives. */
+/** The state after one byte; null if U+FFFD was produced and `forgiving` is off. */
 function step(level, state, kind, forgiving) {
   if (state.length === 1) {
     if (kind === DELETE) return [state[0], "D"];
@@ -56,16 +57,16 @@ function step(level, state, kind, forgiving) {
   if (state.length === 2) {
     const [out] = state;
     if (level === 1) return [out]; // level 1 deletes one byte, whatever it is
-    if (kind === DELETE || kind === SILENT) return state; // capitals' markers leave the deletion waiting
+    if (kind === DELETE || kind === SILENT) return state; // capital markers leave the deletion pending
     const raw = NEXT[""].get(kind);
     return raw ? [out, out, raw] : [out];
   }
   const [whole, broken, raw] = state;
   const after = raw === "EFBF" && kind === CBD ? "" : NEXT[raw].get(kind);
   if (after === "") return [whole];
-  if (after !== undefined) return [whole, printed(broken, kind, false), after]; // not printed yet: only remembered
+  if (after !== undefined) return [whole, printed(broken, kind, false), after]; // not output yet
   if (broken === null && !forgiving) return null;
-  return step(level, [broken ?? ""], kind, forgiving); // continuation bytes were printed: nothing is pending
+  return step(level, [broken ?? ""], kind, forgiving); // continuation bytes were output: nothing is pending
 }
 
 function byteClass(value, level) {
@@ -80,8 +81,8 @@ function byteClass(value, level) {
 
 /**
  * The automaton for one capcode level: `classes`, of each byte value; `strict[state][class]`, the next state, DEAD once
- * the output is ill-formed; `real`, the same for following what a decoder has really read: it prints U+FFFD and goes
- * on; `clean[state]`, whether a text may end here. State 1 is the beginning of a text.
+ * the output is ill-formed; `real`, the same for following a real decoder, which produces U+FFFD and
+ * continues; `clean[state]`, whether a text may end here. State 1 is the beginning of a text.
  */
 function makeMachine(level) {
   const classes = Uint8Array.from({ length: 256 }, (_, value) => byteClass(value, level));
@@ -116,8 +117,8 @@ export class Masks {
   #masks = new Map();
 
   /**
-   * `pieces`: for each id, the bytes it adds before capcode is undone; none for ids that print nothing. `specials`:
-   * ids that print nothing but may be chosen between characters, the end of a text. `capcode`: TokenMonster's level.
+   * `pieces`: for each id, its bytes before capcode is undone; empty for ids without text. `specials`: ids without text
+   * that may be chosen between characters, such as the end of a text. `capcode`: TokenMonster's level.
    */
   constructor(pieces, specials, capcode) {
     this.#machine = makeMachine(capcode);
@@ -127,18 +128,18 @@ export class Masks {
     this.start = 1;
   }
 
-  /** The state after a decoder in `state` read this id. */
+  /** The state after a decoder in `state` has read this id. */
   advance(state, id) {
     for (const kind of this.#pieces[id] ?? []) state = this.#machine.real[state][kind];
     return state;
   }
 
   /**
-   * The ids that may come next: Uint8Array of 0 and 1, the same object at the next call. Given `remaining`, how many
-   * ids may follow the next one, no character is begun that they cannot finish.
+   * The ids that may come next: Uint8Array of 0 and 1, cached and returned again, so do not change it. `remaining`: how
+   * many ids may follow the next one; a character that they cannot finish is not begun.
    *
-   * If half a character is pending that no token can finish (a prompt may end so), U+FFFD cannot be avoided; the mask
-   * is then that of the beginning of a text.
+   * If no token can finish the pending half of a character (a prompt may end so), U+FFFD cannot be avoided; the mask is
+   * then that of the beginning of a text.
    */
   mask(state, remaining = Infinity) {
     const limit = remaining > 3 ? Infinity : Math.max(remaining, 0);
@@ -163,7 +164,7 @@ export class Masks {
     return mask;
   }
 
-  /** The state after each id from `state`; DEAD for ids that print nothing. */
+  /** The state after each id from `state`; DEAD for ids without text. */
   #after(state) {
     const { strict } = this.#machine;
     return Int16Array.from(this.#pieces, (piece) => {
@@ -173,7 +174,7 @@ export class Masks {
     });
   }
 
-  /** Learn, for each unclean state that can be reached, the fewest ids that finish the character. */
+  /** Compute, for each reachable state inside a character, the fewest ids that finish the character. */
   #explore(after) {
     const reached = new Map();
     const waiting = [after];

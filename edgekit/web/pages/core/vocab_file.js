@@ -1,12 +1,12 @@
-// The `.vocab` file: read and checked, as edgekit/tokenizers/tokenmonster/vocabulary.py does it, down to the wording of what is wrong.
+// Reads and checks `.vocab` files as edgekit/tokenizers/tokenmonster/vocab_file.py does, with the same error messages.
 //
-// A token is stored as a *record*. A word-like token may have a second record, a duplicate: the same id (score -1), its
-// bytes led by the delete marker and a space, so that the encoder can swallow both in one step. Records stay in typed
-// arrays over the file's own bytes: one object a record would take ten times the memory and the time.
+// A token is stored as a *record*. A word-like token may have a second record, a duplicate: it has the same id
+// (score -1), and its bytes start with the delete marker and a space, so that the encoder can match both in one step.
+// Records are typed arrays over the file's bytes: an object for each record would take ten times the memory and time.
 
 import { VocabularyError } from "./errors.js";
 
-/** No such id or record. */
+/** Stands for "no id" and "no record". */
 export const NONE = 0xffffff;
 
 // Flags of a record.
@@ -18,11 +18,11 @@ const HEADER = 24;
 const AFTER_TOKEN = 15; // flags, words, alt1, alt2, id (3 bytes each), score
 
 /**
- * The content of a file, checked. Throws `VocabularyError`, its one line led by `name`.
+ * The content of a file, checked. Throws `VocabularyError`; the message begins with `name`.
  *
- * Gives capcode, charset, normalization, mode, reserve, unk, size, tableSize, deleteToken, maxlen, follow (256 bytes),
+ * Returns capcode, charset, normalization, mode, reserve, unk, size, tableSize, deleteToken, maxlen, follow (256 bytes),
  * count and bytes (the file); for each record, in arrays of `count`, start, length, flags, words, alt1, alt2, id and
- * score; `base` and `pieces`, which map an id to the record of its own bytes and to the one that it decodes to.
+ * score; `base` and `pieces` map an id to the record of its own bytes and to the record that it decodes to.
  */
 export function readVocabulary(data, name) {
   const bytes = data instanceof Uint8Array ? data : new Uint8Array(data);
@@ -54,19 +54,19 @@ function parse(bytes) {
   }
   const u24 = (at) => bytes[at] | (bytes[at + 1] << 8) | (bytes[at + 2] << 16); // past the end: 0
   const [unk, size, tableSize, count, deleteToken] = [8, 11, 14, 17, 20].map(u24);
-  // A damaged header may claim millions; the file has room for so many at most.
-  const room = Math.min(count, Math.ceil((bytes.length - HEADER) / (2 + AFTER_TOKEN)));
+  // A damaged header may claim millions of records; this many fit in the file at most.
+  const capacity = Math.min(count, Math.ceil((bytes.length - HEADER) / (2 + AFTER_TOKEN)));
   const file = {
     capcode, charset, normalization, mode, reserve, unk, size, tableSize, deleteToken, count, bytes,
     maxlen: bytes[23],
-    start: new Uint32Array(room),
-    length: new Uint8Array(room),
-    flags: new Uint8Array(room),
-    words: new Uint8Array(room),
-    alt1: new Uint32Array(room),
-    alt2: new Uint32Array(room),
-    id: new Uint32Array(room),
-    score: new Float32Array(room),
+    start: new Uint32Array(capacity),
+    length: new Uint8Array(capacity),
+    flags: new Uint8Array(capacity),
+    words: new Uint8Array(capacity),
+    alt1: new Uint32Array(capacity),
+    alt2: new Uint32Array(capacity),
+    id: new Uint32Array(capacity),
+    score: new Float32Array(capacity),
   };
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   let place = HEADER;
@@ -108,10 +108,10 @@ function check(file) {
   const { bytes, start, length, words, alt1, alt2, id, score, count, tableSize } = file;
   file.base = new Map();
   file.pieces = new Map();
-  file.highest = -1; // id of a token with bytes
+  file.highest = -1; // highest id of a token with bytes
   for (let index = 0; index < count; index++) {
     if (index && !comesBefore(file, index - 1, index)) wrong(`record ${index} is out of order or comes twice`);
-    // Scores outweigh these counts only while they are true; untrue ones could keep the encoder in place.
+    // The encoder's scores rely on these counts; wrong ones could make it loop forever.
     if (words[index]) {
       let spaces = 0;
       for (let k = 0; k < length[index]; k++) spaces += bytes[start[index] + k] === 32;
@@ -138,11 +138,11 @@ function checkIds(file) {
   const marker = [-1, 0x7f, 0x44][file.capcode];
   for (let index = 0; index < count; index++) {
     if (score[index] !== -1) continue;
-    const own = base.get(id[index]); // without one its bytes would have to be the marker and a space alone
+    const record = base.get(id[index]); // without one its bytes must be the marker and a space alone
     const at = start[index];
     let same = file.capcode > 0 && bytes[at] === marker && bytes[at + 1] === 32 && length[index] >= 2;
-    same &&= length[index] === 2 + (own === undefined ? 0 : length[own]);
-    for (let k = 2; same && k < length[index]; k++) same = bytes[at + k] === bytes[start[own] + k - 2];
+    same &&= length[index] === 2 + (record === undefined ? 0 : length[record]);
+    for (let k = 2; same && k < length[index]; k++) same = bytes[at + k] === bytes[start[record] + k - 2];
     if (!same) wrong(`record ${index} is marked as a duplicate of id ${id[index]}, but is none`);
   }
   for (const [name, special] of [["unknown", unk], ["delete", deleteToken]]) {
@@ -152,8 +152,8 @@ function checkIds(file) {
   }
   if (base.has(unk)) wrong(`the unknown token's id ${unk} belongs to a token with bytes`);
   if (deleteToken !== NONE) {
-    const own = base.get(deleteToken);
-    if (own === undefined || file.capcode === 0 || length[own] !== 1 || bytes[start[own]] !== marker) {
+    const record = base.get(deleteToken);
+    if (record === undefined || file.capcode === 0 || length[record] !== 1 || bytes[start[record]] !== marker) {
       wrong(`the delete token ${deleteToken} is not the marker of capcode level ${file.capcode}`);
     }
   }
@@ -169,7 +169,7 @@ function checkIds(file) {
   if (tableSize !== highest + 1) wrong(`the table size is ${tableSize}, the highest id ${highest}`);
 }
 
-/** Whether record `a` stands before `b` in the order of records: by length, then by bytes. */
+/** Whether record `a` comes before `b` in the order of records: by length, then by bytes. */
 function comesBefore({ bytes, start, length }, a, b) {
   if (length[a] !== length[b]) return length[a] < length[b];
   for (let k = 0; k < length[a]; k++) {
