@@ -1,22 +1,22 @@
 """Every error that edgekit raises on purpose. Catch `EdgekitError` to catch them all.
 
-EdgekitError                    one line for a person: what was wrong, and what to do
+EdgekitError                    one line for the user: what is wrong, and what to do
 ├── UsageError                  an invalid or contradictory call (exit status 2)
 │   ├── UnknownPluginError      no such runtime, converter or quantization
 │   ├── SettingError            a sampling or conversion value outside its range
 │   └── RecipeError             a training recipe with unknown, missing or contradictory keys
 ├── MissingExtraError           a package is not installed; the message ends in the command that installs it
 ├── FileError                   a file cannot be read or written
-│   ├── CheckpointError         a model folder or artefact that is not what it claims to be
-│   ├── VocabularyError         a tokenizer file that is not what it claims to be
+│   ├── CheckpointError         a model folder or artefact that is damaged, foreign or unsupported
+│   ├── VocabularyError         a tokenizer file that is damaged or foreign
 │   └── DataError               training text that is empty, binary, damaged or too little
 ├── PromptError                 an empty prompt, or text that is not UTF-8
 ├── ContextError                more tokens than the model's context holds
 ├── RuntimeFailure              a backend refused the model or a call
-└── TrainingError               a training run that cannot go on: a loss that is not finite, no checkpoint to resume
+└── TrainingError               a training run that cannot continue: a loss that is not finite, no checkpoint to resume
 
 The command line turns each into one line on stderr, exit status 2 for `UsageError` and 1 for the rest.
-Anything else that escapes is a bug and keeps its traceback.
+Any other exception is a bug and keeps its traceback.
 """
 
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
 
 
 class EdgekitError(Exception):
-    """Base of every deliberate error; `str()` of it is one line meant for a person."""
+    """Base of every error that edgekit raises on purpose; `str()` of it is one line for the user."""
 
     exit_code = 1
 
@@ -86,7 +86,7 @@ class DataError(FileError):
 
 
 class PromptError(EdgekitError):
-    """A prompt that no model can continue: empty, or not UTF-8."""
+    """A prompt that is empty or not UTF-8."""
 
 
 class ContextError(EdgekitError):
@@ -94,8 +94,8 @@ class ContextError(EdgekitError):
 
 
 class RuntimeFailure(EdgekitError):
-    """A backend refused a model or a call; carries the message of the backend."""
+    """A backend refused a model or a call; the message includes the backend's."""
 
 
 class TrainingError(EdgekitError):
-    """A training run that cannot go on; the message gives the step and what is kept."""
+    """A training run that cannot continue; the message gives the step and what was saved."""

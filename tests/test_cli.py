@@ -1,4 +1,4 @@
-"""The command line as a person meets it: what it prints where, how it ends, and one line for every mistake."""
+"""The command line: what it prints where, its exit status, and one line for every mistake."""
 
 import dataclasses
 import json
@@ -36,13 +36,13 @@ def gguf(stories, tmp_path_factory):
     return path
 
 
-def test_help_has_examples():
+def test_help_of_commands_has_examples():
     for arguments in ([], ["run"], ["convert"], ["inspect"], ["tokenize"]):
         shown = CliRunner().invoke(main, [*arguments, "--help"])
         assert shown.exit_code == 0 and "edgekit " + " ".join(arguments) in shown.output
 
 
-def test_run_streams_the_story(gguf):
+def test_run_prompt_streams_text_to_stdout_and_statistics_to_stderr(gguf):
     pytest.importorskip("llama_cpp")
     done = call("run", "-m", gguf, "Once upon a time", "--max-new-tokens", 40, "--stats")
     assert done.returncode == 0 and done.stdout.decode().startswith(STORY[:60])
@@ -50,13 +50,13 @@ def test_run_streams_the_story(gguf):
     assert b"first token" in done.stderr and b"decode 40 tokens" in done.stderr and b"seed" in done.stderr
 
 
-def test_a_piped_prompt_and_no_echo(gguf):
+def test_run_piped_prompt_no_echo_prints_only_the_continuation(gguf):
     pytest.importorskip("llama_cpp")
     piped = call("run", "-m", gguf, "--max-new-tokens", 20, "--no-echo", input=b"Once upon a time\n")
     assert piped.returncode == 0 and piped.stdout.decode().startswith(", there was")
 
 
-def test_run_json(gguf):
+def test_run_json_has_tokens_logprobs_and_timings(gguf):
     pytest.importorskip("llama_cpp")
     done = call("run", "-m", gguf, "Once", "--max-new-tokens", 3, "--json", "--logprobs", 2, "--seed", 5)
     record = json.loads(done.stdout)
@@ -65,7 +65,7 @@ def test_run_json(gguf):
     assert record["timings"]["decode_rate"] > 0
 
 
-def test_inspect(stories, gguf):
+def test_inspect_folder_and_gguf_report_the_same_model(stories, gguf):
     for path, kind in ((stories, "F32"), (gguf, "Q8_0")):
         found = json.loads(call("inspect", "-m", path, "--json").stdout)
         assert found["parameters"]["total"] == 260_032 and found["architecture"] == "llama"
@@ -75,7 +75,7 @@ def test_inspect(stories, gguf):
         assert "260,032" in shown and "8 heads of 8 (4 key/value)" in shown
 
 
-def test_inspect_stentor2s_numbers(stentor):
+def test_inspect_stentor2_equals_its_model_card(stentor):
     counts = json.loads(call("inspect", "-m", stentor, "--json").stdout)["parameters"]
     # The model card's parameter breakdown.
     assert counts == {
@@ -87,7 +87,7 @@ def test_inspect_stentor2s_numbers(stentor):
     assert "16.8 %" in call("inspect", "-m", stentor).stdout.decode()
 
 
-def test_tokenize(stentor):
+def test_tokenize_and_decode_print_ids_pieces_and_text(stentor):
     ids = [98, 1637, 593, 15, 3346, 4]
     record = json.loads(call("tokenize", "-m", stentor, "Hello, World!", "--json").stdout)
     assert record["ids"] == ids and "".join(record["pieces"]) == "Hello, World!" and record["count"] == 6
@@ -97,7 +97,7 @@ def test_tokenize(stentor):
     assert shown.splitlines()[1].split() == ["1637", '"Hel"']
 
 
-def test_tokenize_with_a_vocabulary_alone(shared):
+def test_tokenize_vocabulary_by_path_or_name_needs_no_model(shared):
     vocabs = shared / "tokenmonster" / "vocabs"
     name = "english-8000-strict-nocapcode-v1"
     for vocab in (vocabs / f"{name}.vocab", name):
@@ -110,7 +110,7 @@ def test_tokenize_with_a_vocabulary_alone(shared):
 
 @pytest.fixture(scope="session")
 def broken(tmp_path_factory):
-    """A folder of things that are no models."""
+    """A folder of files that are not models, and models that are damaged."""
     folder = tmp_path_factory.mktemp("broken")
     sizes = {
         "vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16,
@@ -156,8 +156,8 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize("arguments, status, said", MISTAKES, ids=[f"{m[0][0]}-{m[2][:20]}" for m in MISTAKES])
-def test_a_mistake_is_one_clear_line(broken, tmp_path, arguments, status, said):
+@pytest.mark.parametrize("arguments, status, message", MISTAKES, ids=[f"{m[0][0]}-{m[2][:20]}" for m in MISTAKES])
+def test_command_invalid_input_prints_one_line_and_leaves_nothing(broken, tmp_path, arguments, status, message):
     before = sorted(broken.rglob("*"))
     done = subprocess.run(
         [*EDGEKIT, *[a.format(b=broken) for a in arguments]],
@@ -169,7 +169,7 @@ def test_a_mistake_is_one_clear_line(broken, tmp_path, arguments, status, said):
         env=os.environ | {"HF_HUB_OFFLINE": "1", "EDGEKIT_CACHE": str(tmp_path / "cache")},
     )
     assert done.returncode == status, done.stderr
-    assert said in done.stderr and "Traceback" not in done.stderr and done.stdout == ""
+    assert message in done.stderr and "Traceback" not in done.stderr and done.stdout == ""
     lines = done.stderr.strip().splitlines()
     assert lines[-1].startswith("Error: ") and (len(lines) == 1 or lines[0].startswith("Usage: ")), done.stderr
     assert sorted(broken.rglob("*")) == before
@@ -193,15 +193,15 @@ PROMPT_MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize("arguments, input, status, said", PROMPT_MISTAKES, ids=[m[3][:24] for m in PROMPT_MISTAKES])
-def test_bad_prompts_and_settings(gguf, arguments, input, status, said):
+@pytest.mark.parametrize("arguments, input, status, message", PROMPT_MISTAKES, ids=[m[3][:24] for m in PROMPT_MISTAKES])
+def test_run_invalid_prompt_or_setting_prints_one_line(gguf, arguments, input, status, message):
     pytest.importorskip("llama_cpp")
     done = subprocess.run([*EDGEKIT, "run", "-m", str(gguf), *arguments], capture_output=True, input=input, timeout=60)
-    assert done.returncode == status and said in done.stderr.decode(), done.stderr
+    assert done.returncode == status and message in done.stderr.decode(), done.stderr
     assert b"Traceback" not in done.stderr and done.stderr.strip().splitlines()[-1].startswith(b"Error: ")
 
 
-def test_truncate_left_makes_a_long_prompt_fit(gguf):
+def test_run_truncate_left_fits_a_long_prompt(gguf):
     pytest.importorskip("llama_cpp")
     done = call("run", "-m", gguf, "word " * 600, "--truncate", "left", "--max-new-tokens", 5)
     assert done.returncode == 0, done.stderr
@@ -211,12 +211,14 @@ def test_truncate_left_makes_a_long_prompt_fit(gguf):
 
 
 class Terminal:
-    """edgekit on a pseudo-terminal, as a person sits at it."""
+    """edgekit on a pseudo-terminal."""
 
     def __init__(self, *arguments):
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it, and so would this
+            signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            )  # background jobs of a shell ignore it, and children inherit that
             os.execv(sys.executable, [*EDGEKIT, *map(str, arguments)])
         self.seen = ""
 
@@ -232,7 +234,7 @@ class Terminal:
         assert text in self.seen, self.seen
 
     def settle(self):
-        """A key or signal that comes while readline sets itself up behind its prompt may be lost: wait for it."""
+        """Wait: a key or signal may be lost while readline sets itself up after the prompt."""
         self.seen = ""
         time.sleep(1)
 
@@ -253,7 +255,7 @@ class Terminal:
         raise AssertionError("it did not end")
 
 
-def test_a_prompt_line(gguf):
+def test_run_terminal_asks_for_prompts_until_ctrl_d(gguf):
     pytest.importorskip("llama_cpp")
     terminal = Terminal("run", "-m", gguf, "--max-new-tokens", 12)
     terminal.until("> ")
@@ -270,16 +272,16 @@ def test_a_prompt_line(gguf):
     assert terminal.ended() == 0 and "Traceback" not in terminal.seen
 
 
-def test_ctrl_c_leaves_the_text_and_ends(gguf):
+def test_run_ctrl_c_keeps_the_text_and_ends(gguf):
     pytest.importorskip("llama_cpp")
     terminal = Terminal("run", "-m", gguf, "Once upon a time", "--max-new-tokens", "400", "--ignore-eos")
     terminal.until("there was")
     terminal.type("\x03")
-    assert terminal.ended() in (130, 0)  # 0 if it was quicker than the finger
+    assert terminal.ended() in (130, 0)  # 0 if the text ended before the signal came
     assert "Traceback" not in terminal.seen and "Once upon a time, there was" in terminal.seen
 
 
-def test_ctrl_c_at_the_prompt_line_ends(gguf):
+def test_run_ctrl_c_at_the_prompt_ends(gguf):
     pytest.importorskip("llama_cpp")
     terminal = Terminal("run", "-m", gguf)
     terminal.until("> ")

@@ -1,4 +1,4 @@
-"""`edgekit vocab`: files, figures and one-line errors, as a person meets them."""
+"""`edgekit vocab`: files, figures and one-line errors."""
 
 import json
 
@@ -52,14 +52,14 @@ def bears(tmp_path_factory):
 # ---- train ---------------------------------------------------------------------------------------------------------
 
 
-def test_train_prints_the_path_and_says_what_it_did(here):
+def test_train_writes_a_vocabulary_and_prints_its_path(here):
     result = call("train", "--data", "bears.txt", "--size", 280)
     assert result.stdout == "bears-280.vocab\n"
     assert "280 tokens out of" in result.stderr and "bytes/token" in result.stderr
     assert Vocabulary.load("bears-280.vocab").size == 280
 
 
-def test_train_in_json(here):
+def test_train_json_has_path_and_figures(here):
     facts = json.loads(
         call(
             "train", "--data", here, "--size", 270, "--capcode", 2, "--mode", "balanced", "--json", "-o", "x.vocab"
@@ -69,7 +69,7 @@ def test_train_in_json(here):
     assert Vocabulary.load("x.vocab").capcode == 2
 
 
-def test_train_normalizes_as_told(here):
+def test_train_normalize_sets_the_vocabulary_s_bits(here):
     call("train", "--data", "bears.txt", "--size", 270, "--normalize", "none", "-o", "none.vocab")
     call(
         "train",
@@ -105,7 +105,7 @@ def test_train_normalizes_as_told(here):
     (["--data", "bears.txt", "--size", "270", "-o", "bears.txt/x.vocab"], "cannot write", 1),
     ([], "--data", 2),
 ])  # fmt: skip
-def test_train_with_bad_input(here, arguments, words, code):
+def test_train_invalid_input_prints_one_line_and_leaves_nothing(here, arguments, words, code):
     (here / "empty.txt").write_text("")
     (here / "binary.txt").write_bytes(bytes(range(256)))
     before = sorted(here.iterdir())
@@ -116,7 +116,7 @@ def test_train_with_bad_input(here, arguments, words, code):
 # ---- inspect -------------------------------------------------------------------------------------------------------
 
 
-def test_inspect_says_the_facts(bears):
+def test_inspect_prints_the_facts(bears):
     shown = call("inspect", bears).stdout
     for words in ("300 tokens", "256 of 256", "1, delete marker", "strict", "nfd", "sha256"):
         assert words in shown
@@ -125,7 +125,7 @@ def test_inspect_says_the_facts(bears):
     assert len(facts["sha256"]) == 64 and facts["longest"] and 0 < facts["space_led"] < 1
 
 
-def test_inspect_of_a_published_vocabulary(shared):
+def test_inspect_published_vocabulary_has_known_figures(shared):
     path = shared / "tokenmonster" / "vocabs" / "english-8000-strict-nocapcode-v1.vocab"
     facts = json.loads(call("inspect", path, "--json").stdout)
     assert (facts["size"], facts["duplicates"], facts["delete_token"]) == (8000, 1244, 98)
@@ -134,21 +134,21 @@ def test_inspect_of_a_published_vocabulary(shared):
     assert round(facts["space_led"] * 8000) == 6448
 
 
-def test_inspect_compares_on_a_text(here, bears):
+def test_inspect_several_files_compares_them_on_a_text(here, bears):
     call("train", "--data", "bears.txt", "--size", 260, "-o", "small.vocab")
     shown = call("inspect", bears, "small.vocab", "--text", "bears.txt").stdout
     row = shown.splitlines()[-1].split()
     assert row[0] == "bears.txt" and float(row[1]) > float(row[2]) > 1
 
 
-def test_inspect_of_what_is_no_vocabulary(here):
+def test_inspect_other_file_is_refused_by_name(here):
     assert "bears.txt" in call("inspect", "bears.txt", code=1).stderr
 
 
 # ---- change --------------------------------------------------------------------------------------------------------
 
 
-def test_add_special(here, bears):
+def test_add_special_keeps_ids_and_refuses_duplicates(here, bears):
     result = call("add-special", bears, "<eos>", "<pad>", "-o", "special.vocab")
     assert result.stdout == "special.vocab\n" and "300" in result.stderr
     changed = Vocabulary.load("special.vocab")
@@ -159,7 +159,7 @@ def test_add_special(here, bears):
     assert Vocabulary.load("special.vocab").size == 301
 
 
-def test_resize(here, bears):
+def test_resize_shrinks_and_restores_within_limits(here, bears):
     assert call("resize", bears, 280).stdout == "b-280.vocab\n"
     assert Vocabulary.load("b-280.vocab").size == 280
     facts = json.loads(call("resize", "b-280.vocab", 300, "-o", "grown.vocab", "--json").stdout)
@@ -171,7 +171,7 @@ def test_resize(here, bears):
 # ---- plan ----------------------------------------------------------------------------------------------------------
 
 
-def test_plan_gives_the_card_s_figures():
+def test_plan_json_equals_the_model_card():
     plans = json.loads(call("plan", "--vocab", "8064,32768", "--hidden", "192,256", "--json").stdout)
     shapes = {(p["vocab_size"], p["hidden_size"]): p for p in plans}
     assert shapes[8064, 256]["parameters"] == 12_294_400 and shapes[8064, 256]["embedding"] == 2_064_384
@@ -180,7 +180,7 @@ def test_plan_gives_the_card_s_figures():
     assert round(shapes[32768, 192]["embedding_share"], 3) == 0.522
 
 
-def test_plan_as_a_table_and_within_a_budget():
+def test_plan_table_and_budget_limit_parameters():
     assert "12,294,400  16.8%" in call("plan").stdout
     plans = json.loads(call("plan", "--hidden", "256", "--budget", 12_300_000, "--json").stdout)
     layers = [p["layers"] for p in plans]
@@ -189,5 +189,5 @@ def test_plan_as_a_table_and_within_a_budget():
 
 
 @pytest.mark.parametrize("numbers", ["many", "0", "1,,2", "-4"])
-def test_plan_with_bad_numbers(numbers):
+def test_plan_invalid_numbers_exit_with_2(numbers):
     call("plan", "--vocab", numbers, code=2)

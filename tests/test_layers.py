@@ -1,6 +1,6 @@
 """The order of the layers: no import runs upwards, and no files import each other in a circle.
 
-Every import statement counts, wherever it stands: at the top, inside a function, under `TYPE_CHECKING`. Runtimes,
+Every import statement counts: at the top, inside a function, under `TYPE_CHECKING`. Runtimes,
 converters and training are reached by name, through `edgekit.utils.registry`, which imports by string.
 """
 
@@ -19,7 +19,7 @@ LAYERS = (
     ("settings", "utils"),
     ("formats",),
     ("tokenizers",),
-    ("tokenmonster",),  # the old name of a part of it
+    ("tokenmonster",),  # the old name of edgekit.tokenizers.tokenmonster
     ("inference",),
     ("runtimes",),
     ("conversion",),
@@ -29,7 +29,7 @@ LAYERS = (
     ("cli",),
     ("training",),
 )
-"""From the ground up. A file imports its own folder and what stands in a lower layer."""
+"""From the bottom up. A file may import from its own folder and from lower layers."""
 
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
@@ -65,17 +65,17 @@ def folder_of(module: str) -> str:
 
 
 @pytest.mark.parametrize("module", sorted(FILES))
-def test_import_from_lower_layer_only(module):
-    own = folder_of(module)
-    if own in ("", "__main__"):
+def test_imports_come_from_lower_layers_only(module):
+    folder = folder_of(module)
+    if folder in ("", "__main__"):
         return
     for other in imported(FILES[module]):
-        folder = folder_of(other)
-        if folder not in ("", own):
-            assert LEVEL[folder] < LEVEL[own], f"{module} imports {other}: {folder} is not below {own}"
+        source = folder_of(other)
+        if source not in ("", folder):
+            assert LEVEL[source] < LEVEL[folder], f"{module} imports {other}: {source} is not below {folder}"
 
 
-def test_every_folder_has_a_layer_and_says_what_it_is():
+def test_folders_all_have_a_layer_and_a_docstring():
     folders = {folder_of(module) for module in FILES} - {"", "__main__"}
     assert folders == set(LEVEL)
     for path in FILES.values():
@@ -83,7 +83,7 @@ def test_every_folder_has_a_layer_and_says_what_it_is():
             assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
 
 
-def test_no_files_import_each_other_in_a_circle():
+def test_imports_have_no_circle():
     edges = {module: set(imported(path)) - {module} for module, path in FILES.items()}
     done: set[str] = set()
 
@@ -98,8 +98,8 @@ def test_no_files_import_each_other_in_a_circle():
         visit(module, ())
 
 
-def test_a_bad_import_is_seen_wherever_it_stands(tmp_path):
-    """The reader itself: top level, in a function, under TYPE_CHECKING, relative."""
+def test_imported_finds_imports_everywhere_in_a_file(tmp_path):
+    """At top level, in a function, under TYPE_CHECKING, relative."""
     path = ROOT / "edgekit" / "utils" / "files.py"
     lines = [
         "from edgekit import model",
@@ -112,5 +112,9 @@ def test_a_bad_import_is_seen_wherever_it_stands(tmp_path):
         def read_text(self, *arguments, **more):
             return "\n".join(lines)
 
-    found = set(imported(Pretended(path)))
-    assert found == {"edgekit.model", "edgekit.web.app", "edgekit.cli.main", "edgekit.formats.gguf"}
+    assert set(imported(Pretended(path))) == {
+        "edgekit.model",
+        "edgekit.web.app",
+        "edgekit.cli.main",
+        "edgekit.formats.gguf",
+    }

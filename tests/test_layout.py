@@ -1,5 +1,6 @@
-"""The house's rules, held by tests: who may import whom, what start-up may cost, what every room must offer."""
+"""Rules of the package: what start-up may import, what plugins must offer, one version, one tree of errors."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -47,7 +48,7 @@ def loaded_by(code: str) -> set[str]:
         ["--version"],
     ],
 )
-def test_help_imports_nothing_heavy(arguments):
+def test_help_of_each_command_imports_nothing_heavy(arguments):
     found = loaded_by(
         "import contextlib, io\nfrom edgekit.cli.main import main\n"
         f"with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit): main({arguments!r})"
@@ -56,7 +57,7 @@ def test_help_imports_nothing_heavy(arguments):
 
 
 @pytest.mark.parametrize("name", cli.names())
-def test_command_in_help_list_has_its_own_summary(name):
+def test_command_summary_read_from_source_equals_its_help(name):
     command = cli.load(name)
     assert command.name == name and command.get_short_help_str(200) == cli.summary(name)
 
@@ -65,7 +66,7 @@ def test_import_edgekit_imports_nothing_heavy():
     assert not loaded_by("import edgekit") & HEAVY
 
 
-def test_public_names():
+def test_public_names_are_exactly_these():
     assert sorted(edgekit.__all__) == ["EdgekitError", "Generation", "Model", "Vocabulary", "__version__", "load"]
     for name in edgekit.__all__:
         assert getattr(edgekit, name) is not None
@@ -73,76 +74,87 @@ def test_public_names():
         edgekit.nonsense  # noqa: B018
 
 
-def test_old_tokenmonster_import_warns_and_works(monkeypatch):
+def test_import_edgekit_tokenmonster_warns_and_works(monkeypatch):
     monkeypatch.delitem(sys.modules, "edgekit.tokenmonster", raising=False)
     with pytest.warns(DeprecationWarning, match=r"edgekit\.Vocabulary"):
         from edgekit.tokenmonster import Vocabulary
     assert Vocabulary is edgekit.Vocabulary
 
 
-def test_version_is_said_once():
+def test_version_is_defined_only_in_init():
+    """The distribution's version is `edgekit.__version__`, and no other line of code or configuration names one."""
     with open(ROOT / "pyproject.toml", "rb") as file:
-        project = tomllib.load(file)["project"]
-    assert "version" in project["dynamic"], "pyproject.toml takes it from edgekit.__version__"
+        config = tomllib.load(file)
+    assert config["project"]["dynamic"] == ["version"] and "version" not in config["project"]
+    assert config["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "edgekit.__version__"}
+    assert config["project"]["name"] == registry.DISTRIBUTION
+    assert re.fullmatch(r"\d+\.\d+\.\d+", edgekit.__version__)
+    code = {path for top in ("edgekit", *registry.PLUGIN_FOLDERS) for path in (ROOT / top).rglob("*.py")}
+    code |= {ROOT / "pyproject.toml", ROOT / "Makefile", *(ROOT / "edgekit/web/pages").rglob("*.js")}
+    assigned = re.compile(r"""^\s*(?:export )?(?:const )?(?:__)?version(?:__)?["']?\s*[:=]\s*["']v?\d""", re.I | re.M)
+    assert [path for path in sorted(code) if assigned.search(path.read_text("utf-8"))] == [ROOT / "edgekit/__init__.py"]
+    quoted = re.compile(rf"""["']v?{re.escape(edgekit.__version__)}["']""")
+    assert [path for path in sorted(code) if quoted.search(path.read_text("utf-8"))] == [ROOT / "edgekit/__init__.py"]
 
 
-@pytest.mark.parametrize("room", registry.PLUGIN_FOLDERS)
-def test_every_file_of_a_room_has_its_extra(room):
+@pytest.mark.parametrize("folder", registry.PLUGIN_FOLDERS)
+def test_plugin_of_each_folder_has_an_extra(folder):
     with open(ROOT / "pyproject.toml", "rb") as file:
         extras = tomllib.load(file)["project"]["optional-dependencies"]
-    for name in registry.names(room):
-        if (room, name) != ("converters", "hf"):  # writes with what edgekit needs anyway
-            assert registry.extra(room, name) in extras
+    for name in registry.names(folder):
+        if (folder, name) != ("converters", "hf"):  # needs only edgekit's own dependencies
+            assert registry.extra(folder, name) in extras
 
 
-def test_runtimes_and_converters_keep_their_contracts():
-    for room, wanted in (("runtimes", ["SUFFIX", "load"]), ("converters", ["SUFFIX", "QUANTS", "DEFAULT", "convert"])):
-        assert registry.names(room)
-        for name in registry.names(room):
+def test_plugins_have_the_members_of_their_contract():
+    members = {"runtimes": ["SUFFIX", "load"], "converters": ["SUFFIX", "QUANTS", "DEFAULT", "convert"]}
+    for folder, expected in members.items():
+        assert registry.names(folder)
+        for name in registry.names(folder):
             try:
-                module = registry.load(room, name)
+                module = registry.load(folder, name)
             except MissingExtraError:
                 continue
-            assert all(hasattr(module, attribute) for attribute in wanted), name
-            assert registry.suffix(room, name) == module.SUFFIX
-            if room == "converters":
+            assert all(hasattr(module, attribute) for attribute in expected), name
+            assert registry.suffix(folder, name) == module.SUFFIX
+            if folder == "converters":
                 assert module.DEFAULT in module.QUANTS
 
 
-def test_unknown_rooms_are_listed():
+def test_load_unknown_plugin_lists_those_there_are():
     with pytest.raises(UnknownPluginError, match="choose from llamacpp, onnx, torch"):
         registry.load("runtimes", "nonsense")
 
 
-@pytest.mark.parametrize("room, name, package, extra", [
+@pytest.mark.parametrize("folder, name, package, extra", [
     ("runtimes", "onnx", "onnxruntime", "onnx"),
     ("runtimes", "llama.cpp", "llama_cpp", "llamacpp"),
     ("converters", "gguf", "gguf", "gguf"),
     ("converters", "onnx", "onnx", "onnx"),
     ("converters", "_onnx_rows", "onnx", "onnx"),
 ])  # fmt: skip
-def test_a_missing_package_ends_in_the_command_that_cures_it(monkeypatch, room, name, package, extra):
-    module = f"edgekit.{room}.{registry.ALIASES.get(name, name)}"
-    ours = f"edgekit.{room}._"  # a room's private helpers import the package too
+def test_load_missing_package_ends_in_the_command_that_installs_it(monkeypatch, folder, name, package, extra):
+    module = f"edgekit.{folder}.{registry.ALIASES.get(name, name)}"
+    ours = f"edgekit.{folder}._"  # private files of the folder import the package too
     for loaded in [m for m in sys.modules if m == package or m.startswith((package + ".", ours))]:
         monkeypatch.delitem(sys.modules, loaded)
     monkeypatch.delitem(sys.modules, module, raising=False)
 
     class Hidden:
-        def find_spec(self, wanted, path=None, target=None):
-            if wanted.split(".")[0] == package:
-                raise ModuleNotFoundError(f"No module named {wanted!r}", name=wanted)
+        def find_spec(self, fullname, path=None, target=None):
+            if fullname.split(".")[0] == package:
+                raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
 
     monkeypatch.setattr(sys, "meta_path", [Hidden(), *sys.meta_path])
     with pytest.raises(MissingExtraError, match=rf"needs {package}.*pip install 'edgekit-lm\[{extra}\]'$"):
-        registry.load(room, name)
+        registry.load(folder, name)
 
 
-def test_every_error_is_in_the_tree():
-    drawn = errors.__doc__ or ""
+def test_error_classes_are_all_in_the_documented_tree():
+    tree = errors.__doc__ or ""
     for name in errors.__all__:
         error = getattr(errors, name)
-        assert issubclass(error, errors.EdgekitError) and error.__name__ in drawn
+        assert issubclass(error, errors.EdgekitError) and error.__name__ in tree
 
 
 def test_every_package_is_installed():

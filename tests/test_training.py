@@ -522,7 +522,7 @@ def test_the_command(mini, tmp_path):
         [sys.executable, "-m", "edgekit.training", str(mini), "-o", str(tmp_path / "none"), "--resume"],
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    assert wrong.returncode == 2 and "has no checkpoint to go on from" in wrong.stderr
+    assert wrong.returncode == 2 and "has no checkpoint to continue from" in wrong.stderr
 
 
 @pytest.mark.slow

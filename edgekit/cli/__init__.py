@@ -1,1 +1,1 @@
-"""The command line: a command, a file; `main.py` finds them. Files that begin with `_` are what they share."""
+"""The command line: one file a command, found by main.py. Files that begin with `_` are shared by several commands."""

@@ -1,4 +1,4 @@
-"""What several commands share: flags that mean the same everywhere, and the progress bar."""
+"""Flags that mean the same in several commands, and the progress bar."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -13,17 +13,23 @@ model = click.option(
     "-m", "--model", metavar="MODEL", help="Model folder, .gguf, .onnx or Hub id; default: the bundled model."
 )
 runtime = click.option(
-    "--runtime", metavar="NAME", help=f"One of {', '.join(registry.names('runtimes'))}; default: the format's own."
+    "--runtime", metavar="NAME", help=f"One of {', '.join(registry.names('runtimes'))}; default: by the format."
 )
-quant = click.option("--quant", metavar="TYPE", help="For a folder on onnx or llamacpp: type of its cached conversion.")
+quant = click.option(
+    "--quant",
+    metavar="TYPE",
+    help="Weight type of the conversion that onnx and llamacpp make of a model folder, and cache.",
+)
 revision = click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub id.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
-output = click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to; default: in this folder.")
-force = click.option("--force", is_flag=True, help="Replace a file that is there.")
+output = click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="File or folder to write; default: in the current folder."
+)
+force = click.option("--force", is_flag=True, help="Replace an existing file.")
 
 
 def progress(items: Iterable[Any], what: str, total: int) -> Iterator[Any]:
-    """A bar on stderr; silent where stderr is no terminal. See `edgekit.conversion.convert.Progress`."""
+    """Pass the items through, with a bar on stderr if that is a terminal."""
     if not sys.stderr.isatty():
         yield from items
         return

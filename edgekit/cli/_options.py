@@ -1,6 +1,6 @@
-"""Settings as flags: `@options(Sampling)` gives a command one flag a field, with its type, help and range.
+"""Settings as flags: `@options(Sampling)` gives a command one flag for each field, with its type, help and bounds.
 
-A flag that was not given is absent from what the command receives, so that the model's own default applies.
+A flag that was not given is None, and `given` leaves it out, so that the model's own default applies.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
-"""The entry point. A command is a file of this folder, and its help is that file's docstring.
+"""The entry point of `edgekit`. A command is a file in this folder that has `COMMAND`; its docstring is the help.
 
-Nothing heavy is imported here, not even numpy: a command's file is imported when it is called, and what that needs
-when it runs. Text and paths go to stdout, everything else (progress, statistics, errors) to stderr. Exit status 0 for
-success, 2 for an invalid call, 1 for every other failure, 130 after Ctrl-C.
+Start-up is fast because nothing heavy is imported, not even numpy: a command's file is imported when the command is
+called, and what it needs when it runs. Results (text, paths, JSON) go to stdout, everything else (progress, statistics,
+errors) to stderr. Exit status: 0 for success, 2 for an invalid call, 130 after Ctrl-C, 1 for every other failure.
 """
 
 import importlib
@@ -20,21 +20,21 @@ FOLDER = Path(__file__).parent
 
 
 class OneLine(click.ClickException):
-    """An error as a person sees it."""
+    """An `EdgekitError` as one line, with its exit status."""
 
     def __init__(self, error: EdgekitError):
         super().__init__(" ".join(str(error).split()))
-        self.exit_code = error.exit_code  # type: ignore[misc]
+        self.exit_code = error.exit_code  # type: ignore[misc]  # click has it as a class variable
 
 
 def names() -> list[str]:
-    """The commands there are: `export-web` is in export_web.py."""
-    files = (module.name for module in pkgutil.iter_modules([str(FOLDER)]))
-    return sorted(name.replace("_", "-") for name in files if not name.startswith("_") and name != "main")
+    """All commands, sorted; `export-web` is in export_web.py."""
+    modules = (module.name for module in pkgutil.iter_modules([str(FOLDER)]))
+    return sorted(name.replace("_", "-") for name in modules if not name.startswith("_") and name != "main")
 
 
 def load(name: str) -> click.Command:
-    """Import a command."""
+    """Import the file of a command."""
     command: click.Command = importlib.import_module(f"edgekit.cli.{name.replace('-', '_')}").COMMAND
     return command
 
@@ -42,12 +42,12 @@ def load(name: str) -> click.Command:
 def summary(name: str) -> str:
     """The first paragraph of a command's help, read from its file without importing it."""
     source = (FOLDER / f"{name.replace('-', '_')}.py").read_text(encoding="utf-8")
-    found = re.match(r'"""(.+?)(?:"""|\n\n)', source, re.DOTALL)
-    return " ".join(found[1].split()) if found else ""
+    paragraph = re.match(r'"""(.+?)(?:"""|\n\n)', source, re.DOTALL)
+    return " ".join(paragraph[1].split()) if paragraph else ""
 
 
 class Commands(click.Group):
-    """Commands by file; every deliberate error becomes one line and an exit status, here and nowhere else."""
+    """The group of all commands. Here, and only here, an `EdgekitError` becomes one line and an exit status."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return names()
@@ -70,13 +70,13 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="edgekit")
 def main() -> None:
-    """A tiny Llama the whole way: convert it, prove it, run it anywhere with the same tokens.
+    """Tiny Llama models from training to text: convert, verify and run them, with the same tokens on every runtime.
 
     \b
     edgekit run "Once upon a time"
     edgekit convert -m MODEL --to gguf --quant q4_0
     edgekit inspect -m MODEL
 
-    MODEL is a Hugging Face folder, a .gguf, a .onnx, or a Hub id such as StentorLabs/Stentor2-12M; without -m it
-    is the small story teller that comes with edgekit.
+    MODEL is a Hugging Face folder, a .gguf, a .onnx, or a Hub id such as StentorLabs/Stentor2-12M. The default is the
+    small story model that comes with edgekit.
     """

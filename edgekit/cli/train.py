@@ -6,9 +6,9 @@ edgekit train recipe.toml --set learning_rate=1e-3 --set block_size=512 -o runs/
 edgekit train recipe.toml --extend --set token_budget=30_000_000
 accelerate launch -m edgekit.training stentor2-12m
 
-RECIPE is a TOML file, or one of edgekit's own: base, base-extended, base-one-word, base-one-word-beside,
-base-one-word-extended, smoke, stentor2-12m. Run again after a stop, Ctrl-C or a power cut, the same command goes
-on from the last checkpoint, as if nothing had happened.
+RECIPE is a TOML file, or one that comes with edgekit: base, base-extended, base-one-word, base-one-word-beside,
+base-one-word-extended, smoke, stentor2-12m. After an interruption the same command continues from the last checkpoint,
+with the result of an uninterrupted run.
 """
 
 import logging
@@ -25,11 +25,19 @@ from edgekit.utils import registry
 
 @click.command("train", help=__doc__)
 @click.argument("recipe", metavar="RECIPE")
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe; repeatable.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the run; default: runs/NAME.")
-@click.option("--resume/--fresh", default=None, help="Insist on going on, or begin anew; default: go on if possible.")
 @click.option(
-    "--extend", is_flag=True, help="Go on although the recipe has another length, rate, schedule or text by now."
+    "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated."
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the run; default: runs/NAME.")
+@click.option(
+    "--resume/--fresh",
+    default=None,
+    help="Require a checkpoint to continue from, or start over; default: continue if there is one.",
+)
+@click.option(
+    "--extend",
+    is_flag=True,
+    help="Continue although the recipe's length, learning rate, schedule or text have changed.",
 )
 @click.option("--stop-at", type=click.IntRange(1), metavar="STEP", help="Save and stop after this step.")
 def train(
@@ -40,17 +48,18 @@ def train(
     extend: bool,
     stop_at: int | None,
 ) -> None:
-    recipes = registry.load("training", "recipe")
-    loaded = recipes.load(recipe, [*changes, *([f"saving.output={output}"] if output else [])])
+    settings = registry.load("training", "recipe").load(
+        recipe, [*changes, *([f"saving.output={output}"] if output else [])]
+    )
     if extend and resume is False:
-        raise UsageError("--extend goes on from a run, --fresh deletes it: give one of them")
-    if (resume or extend) and not (loaded.output / "checkpoints").is_dir():
-        raise UsageError(f"{loaded.output} has no checkpoint to go on from")
+        raise UsageError("--extend continues a run, --fresh deletes it: give one of them")
+    if (resume or extend) and not (settings.output / "checkpoints").is_dir():
+        raise UsageError(f"{settings.output} has no checkpoint to continue from")
     loop, progress = registry.load("training", "loop"), registry.load("training", "progress")
     line = progress.Line(sys.stderr)
     main_process = int(os.environ.get("RANK", "0")) == 0
     with _Messages(line, main_process):
-        result = loop.train(loaded, fresh=resume is False, extend=extend, stop_at=stop_at, meter=line)
+        result = loop.train(settings, fresh=resume is False, extend=extend, stop_at=stop_at, meter=line)
         line.clear()
     if not main_process:
         return
@@ -61,7 +70,7 @@ def train(
 
 
 class _Messages(logging.Handler):
-    """What edgekit.training logs, as lines on stderr, while the command runs."""
+    """While the command runs, the log of edgekit.training as lines on stderr, between updates of the progress line."""
 
     def __init__(self, line: Any, main_process: bool):
         super().__init__(logging.INFO if main_process else logging.ERROR)
@@ -83,7 +92,7 @@ class _Messages(logging.Handler):
 
 
 def main() -> None:
-    """`train` alone, for `python -m edgekit.training`: a deliberate error is one line, as in `edgekit`."""
+    """`train` alone, for `python -m edgekit.training`: an `EdgekitError` is one line, as in `edgekit`."""
     try:
         train()
     except EdgekitError as error:

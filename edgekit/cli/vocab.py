@@ -5,7 +5,7 @@ edgekit vocab train --data ./stories --size 8000 -o stories.vocab
 edgekit vocab inspect stories.vocab --text ./held-out
 edgekit vocab plan --vocab 4096,8064,32768 --hidden 192,256
 
-FILE is a .vocab file or the name of a published one, such as english-8000-strict-nocapcode-v1.
+FILE is a .vocab file or the name of a published vocabulary, such as english-8000-strict-nocapcode-v1.
 """
 
 import functools
@@ -26,7 +26,7 @@ _file = click.argument("file")
 
 @click.group("vocab", help=__doc__)
 def vocab() -> None:
-    """`edgekit vocab`; its help is the head of this file."""
+    """The group; its help is the docstring of this file."""
 
 
 def _open(name: str) -> Any:
@@ -61,14 +61,14 @@ def _save(vocabulary: Any, output: Path, force: bool, as_json: bool, **facts: An
     "weights",
     multiple=True,
     metavar="CORPUS=W",
-    help="Count a corpus W times: a line's \"corpus\", or its file's name without number; may be repeated.",
+    help='Count a corpus W times: the "corpus" of a line, else its file\'s name without number; may be repeated.',
 )
 @options(VocabTraining)
 @click.option(
     "--normalize",
     multiple=True,
     type=click.Choice(["none", *NORMALIZATIONS]),
-    help="What is done to every text first; may be repeated.  [default: nfd]",
+    help="How every text is normalized first; may be repeated.  [default: nfd]",
 )
 @flags.output
 @flags.force
@@ -90,30 +90,30 @@ def train(
     edgekit vocab train --data ./stories --size 4096 -o stories-4096.vocab
     edgekit vocab train --data ./corpus --weight tinystories=3 --weight fairytales=2 --size 8000
     """
-    typed = given(VocabTraining, values)
+    changes = given(VocabTraining, values)
     if normalize:
-        typed["normalize"] = tuple(name for name in normalize if name != "none")
-    settings = VocabTraining(**typed)
-    counted = dict(map(_weight, weights))
-    room = registry.load("training", "vocab_train")
+        changes["normalize"] = tuple(name for name in normalize if name != "none")
+    settings = VocabTraining(**changes)
+    factors = dict(map(_weight, weights))
+    trainer = registry.load("training", "vocab_train")
     from edgekit.utils import files
 
     first = paths[0].name.split(".")[0] or "vocabulary"
     output = output or Path(f"{first}-{settings.size}.vocab")
     with files.replacing(output, force=force) as temporary:
-        temporary.touch()  # a folder that cannot be written to is better found now than in ten minutes
-        made = room.train(paths, settings, weights=counted, name=output.stem, progress=flags.progress)
-        temporary.write_bytes(made.vocabulary.to_bytes())
+        temporary.touch()  # fail now, not in ten minutes, if the folder cannot be written to
+        result = trainer.train(paths, settings, weights=factors, name=output.stem, progress=flags.progress)
+        temporary.write_bytes(result.vocabulary.to_bytes())
     facts = {
-        "size": made.vocabulary.size, "text_bytes": made.text_bytes, "works": made.works,
-        "candidates": made.candidates, "bytes_per_token": made.bytes_per_token,
+        "size": result.vocabulary.size, "text_bytes": result.text_bytes, "works": result.works,
+        "candidates": result.candidates, "bytes_per_token": result.bytes_per_token,
     }  # fmt: skip
     if as_json:
         click.echo(json.dumps({"path": str(output), **facts}))
         return
     click.echo(
-        f"{made.vocabulary.size:,} tokens out of {made.candidates:,} candidates · {made.works:,} works, "
-        f"{made.text_bytes / 1e6:,.1f} MB · {made.bytes_per_token:.3f} bytes/token",
+        f"{result.vocabulary.size:,} tokens out of {result.candidates:,} candidates · {result.works:,} works, "
+        f"{result.text_bytes / 1e6:,.1f} MB · {result.bytes_per_token:.3f} bytes/token",
         err=True,
     )
     click.echo(str(output))
@@ -140,7 +140,7 @@ def _weight(text: str) -> tuple[str, float]:
 @options(VocabTraining, only={"cleaning"})
 @flags.as_json
 def inspect(files: tuple[str, ...], texts: tuple[Path, ...], cleaning: str | None, as_json: bool) -> None:
-    """Say what FILES are: size, capcode, mode, bytes without a token, specials, and how they fare on a text.
+    """Describe FILES: size, capcode, mode, bytes without a token, special tokens, and bytes per token of a text.
 
     \b
     edgekit vocab inspect stories.vocab
@@ -149,25 +149,26 @@ def inspect(files: tuple[str, ...], texts: tuple[Path, ...], cleaning: str | Non
     from edgekit.tokenizers.tokenmonster import facts as vocab_facts
     from edgekit.tokenizers.tokenmonster.tokenizer import resolve
 
-    found = []
+    described = []
     for name in files:
         facts = vocab_facts.describe(resolve(name))
         if texts:
-            room = registry.load("training", "vocab_train")
-            opened = _open(name)
+            trainer, vocabulary = registry.load("training", "vocab_train"), _open(name)
             facts["text"] = {
-                str(path): room.bytes_per_token(opened, [path], cleaning=cleaning or "none", progress=flags.progress)
+                str(path): trainer.bytes_per_token(
+                    vocabulary, [path], cleaning=cleaning or "none", progress=flags.progress
+                )
                 for path in texts
             }
-        found.append(facts)
+        described.append(facts)
     if as_json:
-        click.echo(json.dumps(found if len(found) > 1 else found[0]))
+        click.echo(json.dumps(described if len(described) > 1 else described[0]))
         return
-    click.echo("\n\n".join(map(vocab_facts.report, found)))
-    if len(found) > 1 and texts:
-        click.echo("\nbytes/token" + "".join(f"{Path(facts['path']).stem:>36.34}" for facts in found))
+    click.echo("\n\n".join(map(vocab_facts.report, described)))
+    if len(described) > 1 and texts:
+        click.echo("\nbytes/token" + "".join(f"{Path(facts['path']).stem:>36.34}" for facts in described))
         for path in map(str, texts):
-            click.echo(f"{Path(path).name:<11.11}" + "".join(f"{facts['text'][path]:>36.3f}" for facts in found))
+            click.echo(f"{Path(path).name:<11.11}" + "".join(f"{facts['text'][path]:>36.3f}" for facts in described))
 
 
 @vocab.command("add-special")
@@ -177,13 +178,13 @@ def inspect(files: tuple[str, ...], texts: tuple[Path, ...], cleaning: str | Non
 @flags.force
 @flags.as_json
 def add_special(file: str, texts: tuple[str, ...], output: Path | None, force: bool, as_json: bool) -> None:
-    """Add special tokens TEXTS to FILE; all other ids stay.
+    """Add special tokens TEXTS to FILE; all other ids stay the same.
 
     \b
     edgekit vocab add-special english-8000-strict-nocapcode-v1 "<eos>" -o english-8001.vocab
 
-    Their spelling in a text is encoded to them, unless a regular token overlaps its beginning: no protection from
-    what a text may say. Models of edgekit's do without: they keep EOS and BOS out of the vocabulary.
+    Their spelling in any text is encoded to them, unless a regular token overlaps its beginning, so untrusted text can
+    contain them. Models that edgekit trains do not need them: they keep EOS and BOS out of the vocabulary.
     """
     vocabulary = _open(file)
     changed = registry.load("training", "vocab_modify").add_special(vocabulary, texts)
@@ -200,7 +201,7 @@ def add_special(file: str, texts: tuple[str, ...], output: Path | None, force: b
 @flags.force
 @flags.as_json
 def resize(file: str, size: int, output: Path | None, force: bool, as_json: bool) -> None:
-    """Cut FILE to its SIZE best tokens, or bring cut ones back; ids stay, with gaps.
+    """Reduce FILE to its SIZE best tokens, or restore removed ones; ids stay the same, with gaps.
 
     \b
     edgekit vocab resize english-8000-strict-nocapcode-v1 4000
@@ -227,7 +228,7 @@ _numbers = functools.partial(click.option, type=Numbers(), callback=_above_zero,
 @_numbers("--hidden", default="192,256", help="Hidden sizes.")
 @_numbers("--layers", default="12", help="Layers.")
 @_numbers("--ffn", help="Feed-forward widths; default: three times the hidden size.")
-@click.option("--budget", type=click.IntRange(1), help="Take the layers that fit into so many parameters.")
+@click.option("--budget", type=click.IntRange(1), help="Take as many layers as fit into this many parameters.")
 @flags.as_json
 def plan(
     sizes: tuple[int, ...],
@@ -237,10 +238,10 @@ def plan(
     budget: int | None,
     as_json: bool,
 ) -> None:
-    """What a vocabulary costs: parameters and the embedding's share, by vocabulary and hidden size.
+    """Show what a vocabulary costs: parameters and the embedding's share, by vocabulary and hidden size.
 
-    In a small model the embedding table crowds out the layers: at hidden size 192, 32,768 tokens take half of
-    12 million parameters; at 256, 8,064 take a sixth. Counted for a Llama with tied embeddings and no grouped heads.
+    In a small model the embedding leaves few parameters for the layers: 32,768 tokens at hidden size 192 take half of
+    12 million, 8,064 tokens at 256 take a sixth. Counted for a Llama with tied embeddings and no grouped heads.
 
     \b
     edgekit vocab plan --vocab 4096,8064,32768 --hidden 192,256
