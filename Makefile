@@ -1,37 +1,61 @@
-# make demo [MODEL=...]   install, convert a model into every format, run it on every runtime; the bundled one by default
-# make test               install, run all the tests (make test-fast leaves out those of minutes)
+# make demo [MODEL=...]   install, tell a story, convert a model into GGUF and ONNX, run it on every runtime
+# make test               install, run all tests (make test-fast leaves out those of minutes)
 # make lint               ruff and mypy
+# make docs               the documentation as a site in build/docs; a broken link is an error
+# make cli                docs/cli.md, after a change of a command, a flag or its help
+# make install            everything, with the versions of constraints.txt
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+FIRST := $(VENV)/.first
 
 # The model of the demo: a folder, an artefact or a Hub id; the bundled one if none is named.
 MODEL ?=
 M := $(if $(MODEL),-m "$(MODEL)")
 PROMPT ?= Once upon a time
 DEMO := build/demo
+LOG := build/install.log
 
-.PHONY: install demo test test-fast lint clean
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off -c constraints.txt
+say = @printf '\n\033[1m%s\033[0m\n' "$(1)"
+# $(call quietly,COMMAND): its output goes to the log, whose end is shown if the command fails.
+quietly = @mkdir -p build && { $(1); } >>$(LOG) 2>&1 || { echo "failed; the end of $(LOG):"; tail -n 30 $(LOG); exit 1; }
+
+.PHONY: install demo test test-fast lint docs cli clean
 
 install: $(INSTALLED)
 
-# llama-cpp-python compiles llama.cpp here: 4 to 7 minutes on two cores, once.
-$(INSTALLED): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[all]" --group dev
-	touch $@
+# What a first text needs: no compiler, no PyTorch.
+$(FIRST): pyproject.toml constraints.txt
+	$(call say,Installing edgekit with ONNX Runtime into $(VENV) ...)
+	$(call quietly,test -x $(BIN)/python || $(PYTHON) -m venv $(VENV))
+	$(call quietly,$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1" && $(PIP) -e ".[onnx]")
+	@touch $@
 
-demo: install
-	mkdir -p $(DEMO)
+$(INSTALLED): pyproject.toml constraints.txt $(FIRST)
+	$(call say,Installing PyTorch and llama.cpp. llama.cpp is compiled once: 4 to 7 minutes on two cores. Log: $(LOG))
+	$(call quietly,$(PIP) -e ".[all]" --group dev)
+	@touch $@
+
+demo: $(FIRST)
+	$(call say,A first text from the bundled model (7.2 million parameters) on ONNX Runtime:)
+	$(BIN)/edgekit run "$(PROMPT)" --max-new-tokens 80 --temperature 0.8 --seed 7
+	@$(MAKE) --no-print-directory install
+	@mkdir -p $(DEMO)
+	$(call say,1/3 The model:)
 	$(BIN)/edgekit inspect $(M) --no-tensors
+	$(call say,2/3 Converting it to GGUF and to ONNX. Each file is compared with its source:)
 	$(BIN)/edgekit convert $(M) --to gguf --quant q8_0 --force -o $(DEMO)/model-q8_0.gguf
 	$(BIN)/edgekit convert $(M) --to onnx --quant int8 --force -o $(DEMO)/model-int8.onnx
+	$(call say,3/3 Running it on PyTorch$(,) llama.cpp and ONNX Runtime$(,) with the same seed:)
 	$(BIN)/edgekit run $(M) --runtime torch "$(PROMPT)" --max-new-tokens 80 --seed 7 --stats
 	$(BIN)/edgekit run -m $(DEMO)/model-q8_0.gguf "$(PROMPT)" --max-new-tokens 80 --seed 7 --stats
 	$(BIN)/edgekit run -m $(DEMO)/model-int8.onnx "$(PROMPT)" --max-new-tokens 80 --seed 7 --stats
+	$(call say,The files are in $(DEMO). Next: $(BIN)/edgekit --help and README.md)
+
+, := ,
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -44,5 +68,11 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+cli: install
+	$(BIN)/python docs/generate_cli.py
+
 clean:
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
