@@ -301,7 +301,7 @@ def test_a_folder_is_converted_before_anything_is_timed(stories, tmp_path):
     (["--new-tokens", "1"], 2, "new_tokens must be a whole number of at least 2"),
     (["--top-p", "7"], 2, "top_p must be a number above 0"),
     (["--json", "--markdown"], 2, "not both"),
-    (["--csv", "."], 2, "--csv wants a file"),
+    (["--csv", "."], 2, "--csv needs a file"),
     (["--runtime", "nonsense"], 2, "unknown runtime 'nonsense': choose from"),
     (["--quant", "q4_0"], 2, "--quant does not apply: llamacpp opens tiny.gguf as it is"),
 ])  # fmt: skip
@@ -324,9 +324,9 @@ def test_a_model_that_is_not_there(tmp_path):
 
 def test_a_child_that_dies_is_one_line(monkeypatch, tmp_path):
     for script, words in (
-        ("import os, signal; os.kill(os.getpid(), signal.SIGABRT)", "ended with SIGABRT: it said nothing"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGABRT)", "ended with SIGABRT: no output"),
         ("import sys; sys.stderr.write('first\\nGGML_ASSERT(x) failed\\n'); sys.exit(3)", "status 3: GGML_ASSERT"),
-        ("print('no json')", "status 0: it said nothing"),
+        ("print('no json')", "status 0: no output"),
     ):
         fake = tmp_path / "python"
         fake.write_text(f"#!{sys.executable}\n{script}\n")

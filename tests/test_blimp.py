@@ -159,7 +159,7 @@ def test_bad_files_are_named(tmp_path):
     (tmp_path / "bad.jsonl").write_text(line() + json.dumps({"sentence_good": "g"}))
     for name, said in (
         ("empty.zip", "no .jsonl files with sentence pairs"),
-        ("broken.zip", "not a whole zip"),
+        ("broken.zip", "not a complete zip"),
         ("bad.jsonl", 'line 2 has no "sentence_bad"'),
     ):
         with pytest.raises(DataError, match=said):

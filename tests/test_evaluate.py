@@ -245,8 +245,8 @@ def test_limits_count_by_corpus(model):
 def test_what_cannot_be_meant_is_refused(model):
     for error, said, settings in (
         (ContextError, "windows of 17 tokens do not fit into the context of 16", {"context": 17}),
-        (UsageError, "stride goes with", {"stride": 4}),
-        (UsageError, "stride of 9 would pass over", {"protocol": "strided", "context": 8, "stride": 9}),
+        (UsageError, "stride needs", {"stride": 4}),
+        (UsageError, "stride of 9 would skip", {"protocol": "strided", "context": 8, "stride": 9}),
         (UsageError, "no BOS", {"prefix": "bos"}),
         (UsageError, "outside the vocabulary of 40", {"prefix": "40"}),
         (UsageError, "prefix must be", {"prefix": "nonsense"}),
@@ -355,7 +355,7 @@ def test_command_prints_tables_json_and_csv(tmp_path, loaded):
     expected = perplexity(loaded, TEXTS)
     done = run("ppl", texts, "--csv", tmp_path / "out.csv")
     assert done.exit_code == 0, done.output
-    assert f"{expected.total.loss:.4f}" in done.stdout and "each document by itself" in done.stdout
+    assert f"{expected.total.loss:.4f}" in done.stdout and "each document separately" in done.stdout
     rows = list(csv.DictReader((tmp_path / "out.csv").open()))
     assert [r["corpus"] for r in rows] == ["a", "b", "all"] and float(rows[2]["loss"]) == expected.total.loss
     said = json.loads(run("ppl", texts, "--json").stdout)

@@ -185,33 +185,37 @@ def test_what_cannot_be_meant(folder, small, tmp_path, monkeypatch):
 
     with pytest.raises(SettingError, match="unknown quantization 'q4_0' for a page: choose from fp32, fp16, int8"):
         export(quants=["q4_0"])
-    with pytest.raises(UsageError, match="--quant does not apply: .* goes into the page as it is"):
+    with pytest.raises(UsageError, match="--quant does not apply: .* is copied into the page"):
         export(artefact("fp16"), quants=["int8"])
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(FileError, match="exists already"):
         export(out="mine")
-    with pytest.raises(UsageError, match="is not a folder that export-web made: it is not replaced"):
+    with pytest.raises(UsageError, match="was not written by export-web, so --force does not replace it"):
         export(out="mine", force=True)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
     describe = registry.load("converters", "onnx").describe
     monkeypatch.setattr(registry.load("converters", "onnx"), "describe", lambda path: (
         {**describe(path)[0], "edgekit.graph": "portable"}, *describe(path)[1:]))  # fmt: skip
-    with pytest.raises(CheckpointError, match="has no fused graph: a page runs what edgekit convert --to onnx writes"):
+    with pytest.raises(CheckpointError, match="does not have a fused graph: convert it with edgekit convert --to onnx"):
         export(artefact("fp16"))
     assert [path.name for path in tmp_path.iterdir()] == ["mine"], "nothing is left behind"
 
 
 def test_an_ordinary_tokenizer_is_refused(small, stories, tmp_path):
-    with pytest.raises(VocabularyError, match="has an ordinary tokenizer: a page's tokenizer is TokenMonster's alone"):
+    with pytest.raises(
+        VocabularyError, match="does not have a TokenMonster tokenizer, the only kind that a page supports"
+    ):
         export_web.export_web([stories], tmp_path / "out", onnxruntime_web=small)
 
 
 def test_the_package_is_asked_for_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(export_web_npm.shutil, "which", lambda name: None)
-    with pytest.raises(FileError, match=r"npm is not there .*: install npm, or give --onnxruntime-web DIR"):
+    with pytest.raises(
+        FileError, match=r"npm, which fetches it, is not installed: install npm, or give --onnxruntime-web DIR"
+    ):
         export_web_npm.assets(None, webgpu=False)
     npm = tmp_path / "npm"
     npm.write_text("#!/bin/sh\necho 'npm error no network' >&2\nexit 1\n")
@@ -221,14 +225,17 @@ def test_the_package_is_asked_for_in_one_line(tmp_path, monkeypatch):
         export_web_npm.assets(None, webgpu=False)
     assert not list((tmp_path / "cache").glob("*"))
     for content, said in (
-        (None, "is no npm package: it has no package.json"),
+        (None, "is not an npm package: it has no package.json"),
         ("{", "is damaged"),
         (
             '{"name": "left-pad", "version": "1.0.0"}',
-            "is the npm package left-pad 1.0.0, and onnxruntime-web is needed",
+            "is the npm package left-pad 1.0.0, not onnxruntime-web",
         ),
-        ('{"name": "onnxruntime-web", "version": "../.."}', "and onnxruntime-web is needed"),
-        ('{"name": "onnxruntime-web", "version": "1.30.0"}', "is no onnxruntime-web: it has no dist/"),
+        (
+            '{"name": "onnxruntime-web", "version": "../.."}',
+            r"is the npm package onnxruntime-web \.\./\.\., not onnxruntime-web",
+        ),
+        ('{"name": "onnxruntime-web", "version": "1.30.0"}', "is not onnxruntime-web: it has no dist/"),
     ):
         if content is not None:
             (tmp_path / "package.json").write_text(content)

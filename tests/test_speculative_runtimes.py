@@ -110,6 +110,6 @@ def test_the_command_line_says_what_came_of_it(bundled, stories, tmp_path):
     record = json.loads(run("--draft", "ngram", "--json")[1])
     assert record["draft"]["kind"] == "ngram" and record["text"] == alone[len("Once upon a time") : -1]
     code, out, err = run("--draft-tokens", "3")
-    assert code == 2 and err.strip().splitlines()[-1] == "Error: --draft-tokens is for --draft, which is not given"
+    assert code == 2 and err.strip().splitlines()[-1] == "Error: --draft-tokens needs --draft"
     code, out, err = run("--draft", "nowhere")
     assert code == 1 and "nowhere does not exist" in err and out == ""

@@ -1,4 +1,4 @@
-"""Prompts as a person gives them: arguments and piped input, which must be UTF-8."""
+"""Prompts from arguments and piped input, which must be UTF-8."""
 
 import sys
 
@@ -6,6 +6,7 @@ from edgekit.errors import PromptError
 
 
 def piped() -> str:
+    """The prompt on stdin, without its last newline. Raises `PromptError` if it is not UTF-8."""
     try:
         return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
@@ -13,7 +14,7 @@ def piped() -> str:
 
 
 def check_utf8(prompt: str) -> None:
-    """Arguments that are not UTF-8 reach Python as lone surrogates."""
+    """Raises `PromptError` if an argument was not UTF-8: such bytes reach Python as lone surrogates."""
     try:
         prompt.encode("utf-8")
     except UnicodeEncodeError as error:

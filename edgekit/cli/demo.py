@@ -1,10 +1,10 @@
-"""Open a playground in the browser: write with a model, and see what it might have written.
+"""Open a playground in the browser: write with a model and see the alternatives to each token.
 
 \b
 edgekit demo
 edgekit demo -m model.gguf -m model.onnx --port 8080
 
-The page talks to this machine only. What `edgekit serve` answers is answered here too.
+The page talks to this machine only. The API of `edgekit serve` is available too.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ from edgekit.web.settings import Serving
 @flags.quant
 @flags.revision
 @options(Serving, Running)
-@click.option("--open/--no-open", "browser", default=True, help="Open the page in the browser, if there is a screen.")
+@click.option("--open/--no-open", "browser", default=True, help="Open the page in the browser, if there is a display.")
 def demo(models: tuple[str, ...], browser: bool, **values: Any) -> None:
     run(models, values, pages=True, browser=browser)
 

@@ -1,4 +1,4 @@
-"""Measure a model: perplexity of texts, or grammar with BLiMP.
+"""Evaluate a model: perplexity of texts, or grammar with BLiMP.
 
 \b
 edgekit eval ppl -m model.gguf validation.jsonl.gz
@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,9 @@ from edgekit.evaluation.settings import Judging, Measuring
 from edgekit.settings import Running
 from edgekit.utils import registry
 
+if TYPE_CHECKING:
+    from edgekit.model import Model
+
 OPTIONS = (
     flags.model,
     flags.runtime,
@@ -28,14 +31,14 @@ OPTIONS = (
     options(Running),
     flags.as_json,
     click.option(
-        "--csv", "csv_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the table there too."
+        "--csv", "csv_file", type=click.Path(path_type=Path), metavar="FILE", help="Also write the table to this file."
     ),
     click.option("--markdown", is_flag=True, help="Print the tables in Markdown, for a model card."),
 )
 
 
 def _model_and_output(function: Callable[..., None]) -> Callable[..., None]:
-    """The flags that both commands share."""
+    """Adds the flags that both commands share."""
     for option in reversed(OPTIONS):
         function = option(function)
     return function
@@ -43,7 +46,7 @@ def _model_and_output(function: Callable[..., None]) -> Callable[..., None]:
 
 @click.group("eval", help=__doc__)
 def evaluate() -> None:
-    """`edgekit eval`; its help is the head of this file."""
+    """`edgekit eval`; its help is this file's docstring."""
 
 
 @evaluate.command()
@@ -51,9 +54,9 @@ def evaluate() -> None:
 @_model_and_output
 @options(Measuring)
 def ppl(paths: tuple[Path, ...], **values: Any) -> None:
-    """Loss a token, perplexity, bits a byte and a word, by corpus and in all.
+    """Loss per token, perplexity, bits per byte and per word, by corpus and in total.
 
-    TEXT is a .txt or a .jsonl with a "text" (and a "corpus") in each line, gzipped or not, or a folder of them.
+    TEXT is a .txt, a .jsonl with a "text" (and perhaps a "corpus") in each line, gzipped or not, or a folder of them.
 
     \b
     edgekit eval ppl -m ./checkpoint validation/
@@ -62,17 +65,21 @@ def ppl(paths: tuple[Path, ...], **values: Any) -> None:
     """
     output = _output(values)
     settings = Measuring(**given(Measuring, values))
-    from edgekit.evaluation import perplexity as verb
+    from edgekit.evaluation import perplexity as command
     from edgekit.evaluation import report
     from edgekit.utils import texts
 
     documents = texts.read(paths)
     model, facts = _load(values)
     begin = time.perf_counter()
-    found = verb.perplexity(model, documents, settings, progress=flags.progress)
+    result = command.perplexity(model, documents, settings, progress=flags.progress)
     facts["seconds"] = time.perf_counter() - begin
     _show(
-        found.record(), facts, output, report.perplexity_csv(found), report.perplexity_report(found, markdown=output[2])
+        result.record(),
+        facts,
+        output,
+        report.perplexity_csv(result),
+        report.perplexity_report(result, markdown=output[2]),
     )
 
 
@@ -84,12 +91,12 @@ def ppl(paths: tuple[Path, ...], **values: Any) -> None:
 @click.option(
     "--reuse/--no-reuse",
     default=None,
-    help="Share the work on common beginnings of sentences; default: where that does not change the numbers.",
+    help="Compute common beginnings of sentences once; default: if that does not change the scores.",
 )
 def blimp(pairs: Path, **values: Any) -> None:
     """Accuracy on minimal pairs: by paradigm, field and phenomenon, and their unweighted mean.
 
-    PAIRS is a zip with .jsonl files inside, a folder of them, or one; each line has "sentence_good", "sentence_bad".
+    PAIRS is a .jsonl file, a folder or a zip of them; each line has "sentence_good" and "sentence_bad".
 
     \b
     edgekit eval blimp -m model.gguf blimp.zip
@@ -98,19 +105,19 @@ def blimp(pairs: Path, **values: Any) -> None:
     """
     output = _output(values)
     settings = Judging(**given(Judging, values))
-    from edgekit.evaluation import blimp as verb
+    from edgekit.evaluation import blimp as command
     from edgekit.evaluation import report
 
-    read = verb.read(pairs)
+    sentences = command.read(pairs)
     model, facts = _load(values)
     begin = time.perf_counter()
-    found = verb.blimp(model, read, settings, progress=flags.progress)
+    result = command.blimp(model, sentences, settings, progress=flags.progress)
     facts["seconds"] = time.perf_counter() - begin
-    _show(found.record(), facts, output, report.blimp_csv(found), report.blimp_report(found, markdown=output[2]))
+    _show(result.record(), facts, output, report.blimp_csv(result), report.blimp_report(result, markdown=output[2]))
 
 
 Output = tuple[bool, Path | None, bool]
-"""As JSON, a file for CSV, as Markdown."""
+"""Whether to print JSON, a file for CSV, whether to print Markdown."""
 
 
 def _output(values: dict[str, Any]) -> Output:
@@ -118,12 +125,12 @@ def _output(values: dict[str, Any]) -> Output:
     if output[0] and output[2]:
         raise UsageError("give --json or --markdown, not both")
     if output[1] is not None and output[1].is_dir():
-        raise UsageError(f"--csv wants a file, and {output[1]} is a folder")
+        raise UsageError(f"--csv needs a file, but {output[1]} is a folder")
     return output
 
 
-def _load(values: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The model, and what to say of it beside the figures."""
+def _load(values: dict[str, Any]) -> tuple["Model", dict[str, Any]]:
+    """The model, and facts to report with its figures."""
     from edgekit.model import load
 
     running, path = given(Running, values), values.pop("model")

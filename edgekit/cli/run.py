@@ -1,4 +1,4 @@
-"""Go on from PROMPT, streaming the text.
+"""Continue PROMPT, streaming the text.
 
 Without PROMPT it reads a piped stdin, or asks for prompts one by one.
 
@@ -8,12 +8,13 @@ edgekit run -m model.onnx "The science of" --temperature 0.8 --top-p 0.7 --repet
 echo "Once upon a time" | edgekit run -m ./checkpoint --runtime torch --stats
 edgekit run -m ./checkpoint "Once upon a time" --draft small.gguf --stats
 
-What no flag says, the model's own generation config does; a [default] holds where that is silent too.
+For flags that are not given, the model's own generation config applies; the [default] applies if it has no value.
 """
 
+import dataclasses
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +25,11 @@ from edgekit.errors import EdgekitError, UsageError
 from edgekit.settings import Drafting, Generating, Running
 from edgekit.utils import registry
 
+if TYPE_CHECKING:
+    from edgekit.inference.generate import Generation
+    from edgekit.inference.speculative.speculation import DraftStats
+    from edgekit.model import Model
+
 
 @click.command("run", help=__doc__)
 @click.argument("prompt", required=False)
@@ -32,7 +38,7 @@ from edgekit.utils import registry
 @flags.quant
 @flags.revision
 @options(Generating, Running, Drafting)
-@click.option("--echo/--no-echo", default=True, help="Print the prompt before the text that goes on from it.")
+@click.option("--echo/--no-echo", default=True, help="Print the prompt before its continuation.")
 @click.option("--stats", is_flag=True, help="Print timings on stderr.")
 @flags.as_json
 def run(
@@ -52,7 +58,7 @@ def run(
         check_utf8(prompt)
     running, settings, drafting = given(Running, values), given(Generating, values), given(Drafting, values)
     if drafting and "draft" not in drafting:
-        raise UsageError(f"--{next(iter(drafting)).replace('_', '-')} is for --draft, which is not given")
+        raise UsageError(f"--{next(iter(drafting)).replace('_', '-')} needs --draft")
     from edgekit.model import load
 
     loaded = load(model, runtime=runtime, quant=quant, revision=revision, progress=flags.progress, **running)
@@ -65,20 +71,20 @@ def run(
         _converse(loaded, settings, stats, as_json)
 
 
-def _answer(loaded: Any, prompt: str, settings: dict[str, Any], echo: bool, stats: bool, as_json: bool) -> None:
-    stream = loaded.stream(prompt, **settings)
+def _answer(model: "Model", prompt: str, settings: dict[str, Any], echo: bool, stats: bool, as_json: bool) -> None:
+    stream = model.stream(prompt, **settings)
     interrupted = False
     try:
         if echo and not as_json:
-            _say(prompt)
+            _write(prompt)
         for piece in stream:
             if not as_json:
-                _say(piece)
+                _write(piece)
     except KeyboardInterrupt:
         interrupted = True
         stream.close()
     if as_json:
-        click.echo(json.dumps(_record(stream.result, loaded)))
+        click.echo(json.dumps(_record(stream.result, model)))
     else:
         click.echo()
     if stats:
@@ -87,13 +93,13 @@ def _answer(loaded: Any, prompt: str, settings: dict[str, Any], echo: bool, stat
         sys.exit(130)
 
 
-def _converse(loaded: Any, settings: dict[str, Any], stats: bool, as_json: bool) -> None:
-    """A prompt line. Ctrl-C ends a text, or the session when there is none; so does Ctrl-D."""
+def _converse(model: "Model", settings: dict[str, Any], stats: bool, as_json: bool) -> None:
+    """Asks for prompts. Ctrl-C ends a text, or the session between texts; Ctrl-D ends the session."""
     import contextlib
 
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (gives `input` a history and arrow keys)
-    click.echo("Type the beginning of a text; Ctrl-C stops a text, Ctrl-D ends.", err=True)
+    click.echo("Type the beginning of a text. Ctrl-C stops a text, Ctrl-D quits.", err=True)
     while True:
         try:
             prompt = input("> ")
@@ -103,19 +109,19 @@ def _converse(loaded: Any, settings: dict[str, Any], stats: bool, as_json: bool)
         if not prompt:
             continue
         try:
-            _answer(loaded, prompt, settings, True, stats, as_json)
+            _answer(model, prompt, settings, True, stats, as_json)
         except EdgekitError as error:
             click.echo(f"Error: {error}", err=True)
         except SystemExit:
             continue
 
 
-def _say(piece: str) -> None:
+def _write(piece: str) -> None:
     click.echo(piece, nl=False)
     sys.stdout.flush()
 
 
-def _statistics(result: Any) -> str:
+def _statistics(result: "Generation") -> str:
     t = result.timings
     drafted = "" if result.draft is None else "\n" + _draft_statistics(result.draft)
     return (
@@ -126,22 +132,20 @@ def _statistics(result: Any) -> str:
     )
 
 
-def _draft_statistics(d: Any) -> str:
-    shown = f"draft ({d.kind}) · {d.accepted} of {d.drafted} drafted tokens accepted"
-    shown += f" ({100 * d.acceptance:.0f} %)" if d.drafted else ""
-    shown += f" · {d.tokens_per_call:.2f} tokens per call of the model"
+def _draft_statistics(d: "DraftStats") -> str:
+    line = f"draft ({d.kind}) · {d.accepted} of {d.drafted} drafted tokens accepted"
+    line += f" ({100 * d.acceptance:.0f} %)" if d.drafted else ""
+    line += f" · {d.tokens_per_call:.2f} tokens per call of the model"
     if d.speedup is not None:
         step = f"{1000 * d.plain_step:.2f} ms"
-        shown += f" · estimated speed-up {d.speedup:.2f} (against one-token calls of {step}, measured in this text)"
+        line += f" · estimated speed-up {d.speedup:.2f} (against one-token calls of {step}, measured in this text)"
     if d.rests:
-        shown += f" · did not pay: stopped {d.rests} time{'s' if d.rests > 1 else ''}"
-        shown += ", at the end as well" if d.resting else ""
-    return shown
+        line += f" · did not pay: stopped {d.rests} time{'s' if d.rests > 1 else ''}"
+        line += ", at the end as well" if d.resting else ""
+    return line
 
 
-def _record(result: Any, loaded: Any) -> dict[str, Any]:
-    import dataclasses
-
+def _record(result: "Generation", model: "Model") -> dict[str, Any]:
     record = dataclasses.asdict(result)
     record["timings"] |= {"prefill_rate": result.timings.prefill_rate, "decode_rate": result.timings.decode_rate}
     if (d := result.draft) is not None:
@@ -150,7 +154,7 @@ def _record(result: Any, loaded: Any) -> dict[str, Any]:
         }  # fmt: skip
     else:
         del record["draft"]
-    return record | {"runtime": registry.name_of(loaded.runtime)}
+    return record | {"runtime": registry.name_of(model.runtime)}
 
 
 COMMAND = run

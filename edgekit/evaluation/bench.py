@@ -1,9 +1,9 @@
-"""The verb `bench`: how fast is a model here, and what does it take?
+"""`edgekit bench`: how fast is a model on this machine, and how much memory does it need?
 
 Each line of the table is a model on a runtime with a number of threads and a prompt. In every round the models take
-turns (A B A B ...), each in a fresh process, so that neither heat nor other programs nor a neighbour's memory favours
-one of them; what the figures mean stands in bench_worker.py, where they are measured. A figure is the median of the
-rounds, its spread half the distance between the slowest and the fastest.
+turns (A B A B ...), each in a fresh process, so that neither heat nor other programs nor another model's memory favours
+one of them. bench_worker.py measures and documents the figures. A figure is the median of the rounds, its spread half
+the distance between the slowest and the fastest.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,15 @@ from edgekit.utils.machine import cpu_name, physical_cores
 from edgekit.utils.progress import Progress, silent
 
 Ask = Callable[[dict[str, Any]], dict[str, Any]]
-"""A job to its answer; `child` unless a test says otherwise."""
+"""A job to its result; `child`, except in tests."""
 
 SEED = 0
-"""The seed where none is given: sampled texts are the same in each round."""
+"""The default seed, so that sampled texts are the same in each round."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What was measured in each round, in order."""
+    """One value per round, in order."""
 
     rounds: tuple[float, ...]
 
@@ -45,7 +45,7 @@ class Figure:
 
     @property
     def spread(self) -> float:
-        """Half the distance between the least and the greatest, as a part of the median."""
+        """Half the distance between the smallest and the largest, as a fraction of the median."""
         return (max(self.rounds) - min(self.rounds)) / 2 / self.median if self.median else 0.0
 
     def record(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class Line:
     runtime: str
     threads: int
     auto: bool
-    """Whether the number of threads was measured, not given."""
+    """Whether the number of threads was chosen by measurement."""
     prompt_tokens: int
     new_tokens: int
     load: Figure
@@ -68,22 +68,22 @@ class Line:
     first_token: Figure
     """Seconds."""
     prefill: Figure
-    """Tokens a second."""
+    """Tokens per second."""
     decode: Figure
-    """Tokens a second, the first not counted."""
+    """Tokens per second, the first not counted."""
     overhead: Figure
-    """Seconds a token outside the runtime's `forward`: sampler, text, loop."""
+    """Seconds per token outside the runtime's `forward`: sampler, text, loop."""
     peak: Figure
     """Bytes."""
     bytes: int
-    """Of the file, or of a folder's weights."""
+    """Size of the file, or of a folder's weights."""
     growth: dict[int, Figure] = field(default_factory=dict)
-    """Tokens a second, by tokens of context."""
+    """Tokens per second, by tokens of context."""
     tried: dict[str, float] = field(default_factory=dict)
-    """Seconds of a decode step by number of threads, if they were measured to choose one."""
+    """Seconds of a decode step by number of threads, if `auto` measured them."""
 
     def record(self) -> dict[str, Any]:
-        """As JSON has it: milliseconds, microseconds and MB (10^6 bytes) where names say so."""
+        """The line in JSON; the keys name the units. MB are 10^6 bytes."""
         return {
             "model": self.model,
             "runtime": self.runtime,
@@ -109,7 +109,7 @@ def _scaled(figure: Figure, factor: float) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Bench:
-    """The table, where it was measured, and what was done otherwise than asked."""
+    """The table, the machine, and notes on what differs from the request."""
 
     lines: list[Line]
     machine: dict[str, Any]
@@ -121,7 +121,7 @@ class Bench:
 
 @dataclass
 class _Entry:
-    """One process a round."""
+    """One process per round."""
 
     label: str
     job: dict[str, Any]
@@ -145,11 +145,11 @@ def bench(
     """Measure models side by side.
 
     Args:
-        models: as `-m` means them; None is the bundled one.
-        runtimes: each model on each of them that can open it; none named: on its own.
-        quant, revision: as `edgekit.load`.
+        models: as `-m` takes them; None is the bundled model.
+        runtimes: each model is measured on each of them that can open it; if empty, on its default runtime.
+        quant, revision: as in `edgekit.load`.
         running: further fields of `edgekit.settings.Running`, without `threads`.
-        sampling: fields of `edgekit.settings.Sampling`; the model's own defaults hold for those not given.
+        sampling: fields of `edgekit.settings.Sampling`; the model's own defaults apply to the others.
 
     Raises:
         ContextError: a prompt and its new tokens do not fit into a model's context.
@@ -181,7 +181,7 @@ def bench(
 
 
 def labels(models: Sequence[str | None]) -> list[str]:
-    """File names; whole paths where two are the same."""
+    """File names; whole paths where two names are equal."""
     names = ["bundled" if path is None else Path(path).name or str(path) for path in models]
     return [
         name if path is None or names.count(name) == 1 else str(path) for path, name in zip(models, names, strict=True)
@@ -189,7 +189,7 @@ def labels(models: Sequence[str | None]) -> list[str]:
 
 
 def openable(path: str | None, runtimes: Sequence[str], notes: list[str]) -> list[str | None]:
-    """The named runtimes that can open a model. An `.onnx` runs on onnx only; all others can be converted."""
+    """Those of `runtimes` that can open a model. An `.onnx` runs on onnx only; all others can be converted."""
     names: list[str | None] = [*dict.fromkeys(registry.ALIASES.get(name, name) for name in runtimes)]
     if path is None or Path(path).suffix != ".onnx" or "onnx" not in names:
         return names or [None]
@@ -215,7 +215,7 @@ def _line(entry: _Entry, i: int) -> Line:
     answers, texts = entry.answers, [answer["texts"][i] for answer in entry.answers]
     length = texts[0]["prompt_tokens"]
 
-    def figure(values: Any) -> Figure:
+    def figure(values: Iterable[float]) -> Figure:
         return Figure(tuple(values))
 
     return Line(
@@ -233,7 +233,7 @@ def _line(entry: _Entry, i: int) -> Line:
 
 
 def machine(packages: Mapping[str, str]) -> dict[str, Any]:
-    """What figures depend on besides the model."""
+    """What the figures depend on besides the model."""
     return {
         "cpu": cpu_name(),
         "cores": physical_cores(),
@@ -245,10 +245,10 @@ def machine(packages: Mapping[str, str]) -> dict[str, Any]:
 
 
 def child(job: dict[str, Any]) -> dict[str, Any]:
-    """Have a fresh process do one job.
+    """Do one job in a fresh process.
 
     Raises:
-        EdgekitError: the kind and words of the child's own, or `RuntimeFailure` if it died.
+        EdgekitError: the child's own error, of its class; `RuntimeFailure` if it died.
     """
     done = subprocess.run(
         [sys.executable, "-m", "edgekit.evaluation.bench_worker"],
@@ -263,6 +263,6 @@ def child(job: dict[str, Any]) -> dict[str, Any]:
     if not answer:
         code = done.returncode
         how = signal.Signals(-code).name if code < 0 else f"status {code}"
-        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise RuntimeFailure(f"{job['model']}: the process that measured it ended with {how}: {said}")
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise RuntimeFailure(f"{job['model']}: the process that measured it ended with {how}: {reason}")
     return answer

@@ -1,4 +1,4 @@
-"""Speeds as a person reads them: a table in text or Markdown, CSV, and a plot in SVG."""
+"""Output of `bench`: a table in text or Markdown, CSV, and a plot in SVG."""
 
 import csv
 import io
@@ -13,10 +13,10 @@ HEAD = ["model", "runtime", "threads", "prompt", "load ms", "first token ms", "p
         "overhead µs", "peak MB", "file MB"]  # fmt: skip
 
 
-def report(found: Bench, *, markdown: bool = False) -> str:
-    """The table, decode speeds by context below it, and what they were measured on."""
+def report(bench: Bench, *, markdown: bool = False) -> str:
+    """The table, decode speeds by context, and the machine."""
     rows = []
-    for line in found.lines:
+    for line in bench.lines:
         rows.append([
             *_name(line), f"{line.prompt_tokens:,}", _number(1e3 * line.load.median),
             _number(1e3 * line.first_token.median), _number(line.prefill.median), _number(line.decode.median),
@@ -24,7 +24,7 @@ def report(found: Bench, *, markdown: bool = False) -> str:
             f"{line.bytes / 1e6:.2f}",
         ])  # fmt: skip
     parts = [table(HEAD, rows, markdown=markdown, text_columns=2)]
-    firsts = _firsts(found.lines)
+    firsts = _firsts(bench.lines)
     if contexts := sorted({at for line in firsts for at in line.growth}):
         head = ["decode tok/s", "runtime", "threads", *(f"at {at:,}" for at in contexts)]
         rows = [
@@ -32,19 +32,19 @@ def report(found: Bench, *, markdown: bool = False) -> str:
             for line in firsts
         ]
         parts.append(table(head, rows, markdown=markdown, text_columns=2))
-    parts.append(foot(found))
+    parts.append(foot(bench))
     return "\n\n".join(parts)
 
 
-def foot(found: Bench) -> str:
-    """How often, how and on what it was measured."""
-    line, machine = found.lines[0], found.machine
+def foot(bench: Bench) -> str:
+    """How often, how and on which machine it was measured."""
+    line, machine = bench.lines[0], bench.machine
     rounds = len(line.decode.rounds)
     versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     return "\n".join([
         f"{line.new_tokens} new tokens · median of {rounds} {'round' if rounds == 1 else 'rounds'}, ± half the range · "
         "overhead: a token's time outside the runtime's forward"
-        + (" · * threads chosen by measurement" if any(each.auto for each in found.lines) else ""),
+        + (" · * threads chosen by measurement" if any(each.auto for each in bench.lines) else ""),
         f"{machine['cpu']}, {machine['cores']} {'core' if machine['cores'] == 1 else 'cores'}, {machine['system']} · "
         f"Python {machine['python']}, edgekit {machine['edgekit']}, {versions}",
     ])  # fmt: skip
@@ -55,14 +55,14 @@ def _name(line: Line) -> list[str]:
 
 
 def _number(value: float) -> str:
-    """Three digits that count, or the whole number."""
+    """Three significant digits, or the whole number."""
     if not math.isfinite(value):
         return "-"
     return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
 
 
 def _firsts(lines: Sequence[Line]) -> list[Line]:
-    """Of each model, runtime and number of threads its first line: what does not depend on the prompt."""
+    """The first line of each model, runtime and number of threads, for what does not depend on the prompt."""
     return list({_key(line): line for line in reversed(lines)}.values())[::-1]
 
 
@@ -70,11 +70,11 @@ def _key(line: Line) -> tuple[str, str, int, bool]:
     return line.model, line.runtime, line.threads, line.auto
 
 
-def to_csv(found: Bench) -> str:
-    """A line a line of the table; medians, and the decode speed's least and greatest; units stand in the names."""
-    contexts = sorted({at for line in found.lines for at in line.growth})
+def to_csv(bench: Bench) -> str:
+    """A row per line of the table: medians, and the range of the decode speed. Column names have the units."""
+    contexts = sorted({at for line in bench.lines for at in line.growth})
     rows = []
-    for line in found.lines:
+    for line in bench.lines:
         rows.append({
             "model": line.model, "runtime": line.runtime, "threads": line.threads,
             "threads_measured": int(line.auto), "prompt_tokens": line.prompt_tokens, "new_tokens": line.new_tokens,
@@ -99,20 +99,20 @@ WIDTH, BAR, GROWTH, LEGEND_ROW = 650, 19, 210, 14
 """Points."""
 
 
-def svg(found: Bench) -> str:
+def svg(bench: Bench) -> str:
     """Decode speed as bars with the range of the rounds; below them decode speed by tokens of context.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    growing = [line for line in _firsts(found.lines) if line.growth]
-    heights = [60 + BAR * len(found.lines), GROWTH + LEGEND_ROW * len(growing)][: 2 if growing else 1]
+    growing = [line for line in _firsts(bench.lines) if line.growth]
+    heights = [60 + BAR * len(bench.lines), GROWTH + LEGEND_ROW * len(growing)][: 2 if growing else 1]
 
     def draw(figure: "plot.Figure") -> None:
         figure.suptitle("Decode speed, tokens per second")
-        figure.supxlabel(foot(found).splitlines()[1], fontsize=8, color=plot.GREY)
+        figure.supxlabel(foot(bench).splitlines()[1], fontsize=8, color=plot.GREY)
         panels = figure.subplots(len(heights), height_ratios=heights, squeeze=False)[:, 0]
-        _draw_bars(panels[0], found.lines)
+        _draw_bars(panels[0], bench.lines)
         if growing:
             _draw_growth(panels[1], growing)
 
@@ -156,7 +156,7 @@ def _title(line: Line) -> str:
 
 
 def _loss(growth: dict[int, Figure]) -> str:
-    """What the longest context keeps of the shortest one's speed."""
+    """How much of the speed at the shortest context is left at the longest."""
     short, long = min(growth), max(growth)
     if short == long:
         return ""

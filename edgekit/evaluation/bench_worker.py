@@ -1,20 +1,20 @@
-"""The child process of `edgekit bench`: one model, measured once, figures as JSON. `python -m edgekit.bench_worker`.
+"""The child process of `edgekit bench`: measures one model once. `python -m edgekit.evaluation.bench_worker`.
 
-A job comes on stdin, the answer goes to stdout. A process of its own keeps models out of each other's memory, thread
-pools and caches, and its peak memory is the model's alone.
+It reads a job from stdin and writes the result to stdout, both JSON. A separate process keeps models out of each
+other's memory, thread pools and caches, and its peak memory is the model's alone.
 
-What the figures are, each in seconds or bytes, in one process:
+The figures, in seconds or bytes:
 
     load         `edgekit.load`: the backend's import, the weights, the tokenizer; not the interpreter's start
     first_token  from the call to the first token chosen: prefill and sampler
     prefill      the forward call with the whole prompt
     decode       from the first token chosen to the last: forward calls, sampler, text; n - 1 steps for n tokens
-    outside      what of `decode` was not spent in the backend: the sampler, the text, the loop. The loop times each
-                 call of the runtime's `forward`, whose own checks and copies count as backend
-    peak         the most memory the process ever held (resident), after the texts and before the long contexts
+    outside      the part of `decode` not spent in the runtime's `forward`: sampler, text and loop. `forward`'s own
+                 checks and copies count as backend
+    peak         peak resident memory of the process, after the texts and before the long contexts
     growth       seconds of a decode step, sampler and text included, by tokens of context at its end
 
-Each text is begun once before it is timed, so that buffers are there and pages are mapped.
+Each text is started once before it is timed, so that buffers are allocated and pages are mapped.
 """
 
 import contextlib
@@ -40,9 +40,9 @@ from edgekit.settings import Running
 from edgekit.utils import registry
 
 WARM = 4
-"""Tokens of the text that is not timed."""
+"""Tokens of the untimed text."""
 GROWTH_STEPS = 32
-"""Decode steps that end at a length of context."""
+"""How many decode steps are timed before each length of context."""
 
 PACKAGES = ("numpy", "onnxruntime", "llama_cpp", "torch", "transformers")
 
@@ -50,9 +50,9 @@ Job = Mapping[str, Any]
 
 
 def main() -> None:
-    """Answer one job. A deliberate error is an answer too."""
-    # Whatever a backend prints must not get between the figures.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    """Do one job. An `EdgekitError` is a result too."""
+    # Keep what backends print to stdout out of the result.
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     job = json.load(sys.stdin)
     try:
@@ -61,14 +61,14 @@ def main() -> None:
         answer = {"error": " ".join(str(error).split()), "kind": type(error).__name__}
     except KeyboardInterrupt:
         sys.exit(130)
-    with answers:
-        json.dump(answer, answers)
+    with output:
+        json.dump(answer, output)
 
 
 def prepare(job: Job) -> dict[str, Any]:
     """Everything that must not be timed: a download, a conversion, the choice of threads.
 
-    Returns what the measuring job needs (the artefact that is opened, its runtime, a number of threads), and facts.
+    Returns what the measuring job needs (the artefact to open, its runtime, a number of threads), and facts about it.
     """
     name, artefact = find(job["model"], job["runtime"], job["quant"], job["revision"])
     running = Running(**job["running"])
@@ -91,12 +91,12 @@ def prepare(job: Job) -> dict[str, Any]:
 
 
 def measure(job: Job) -> dict[str, Any]:
-    """Open the artefact and measure it once; see the head of this file."""
+    """Open the artefact and measure it once; see the module's docstring."""
     opened = open_model(Path(job["artefact"]), job["runtime"], {**job["running"], "threads": job["threads"]})
     settings = {**job["sampling"], "ignore_eos": True, "stop": ()}
     longest = max([*job["prompt_tokens"], *job["context"]])
-    unwanted = frozenset(i for i in (*opened.tokenizer.stop, opened.tokenizer.bos) if i is not None)
-    ids = prompt(opened.runtime.files, opened.runtime.vocab_size, unwanted, longest)
+    excluded = frozenset(i for i in (*opened.tokenizer.stop, opened.tokenizer.bos) if i is not None)
+    ids = prompt(opened.runtime.files, opened.runtime.vocab_size, excluded, longest)
     texts = []
     for length in job["prompt_tokens"]:
         opened.generate(ids[:length], **settings, max_new_tokens=WARM)
@@ -128,34 +128,34 @@ def measure(job: Job) -> dict[str, Any]:
 
 
 # -----------------------------------------------------------------------------
-# which model, and what is fed to it
+# which model, and which tokens
 
 
-def find(wanted: str | None, runtime: str | None, quant: str | None, revision: str | None) -> tuple[str, Path]:
-    """The runtime's name and the file or folder that it opens, as `edgekit.load` would take them.
+def find(model_path: str | None, runtime: str | None, quant: str | None, revision: str | None) -> tuple[str, Path]:
+    """The runtime and the file or folder that `edgekit.load` would open on it.
 
-    A model that the runtime cannot open as it is, is converted into the cache. Raises as `edgekit.load`.
+    A model that the runtime cannot open directly is converted into the cache. Raises as `edgekit.load`.
     """
-    where = hub.resolve(wanted, revision=revision)
+    where = hub.resolve(model_path, revision=revision)
     name = registry.ALIASES.get(runtime, runtime) if runtime else _default(where)
-    room = registry.load("runtimes", name)
-    direct = where.suffix == room.SUFFIX if room.SUFFIX else where.is_dir() or where.suffix == ".gguf"
+    backend = registry.load("runtimes", name)
+    direct = where.suffix == backend.SUFFIX if backend.SUFFIX else where.is_dir() or where.suffix == ".gguf"
     if direct and quant is None:
         return name, where
     if direct or where.suffix == ".onnx":
-        model.load(where, runtime=name, quant=quant)  # raises: it says best what of the two cannot be meant
-    to = next(c for c in registry.names("converters") if registry.suffix("converters", c) == room.SUFFIX)
+        model.load(where, runtime=name, quant=quant)  # raises the error that explains it
+    to = next(c for c in registry.names("converters") if registry.suffix("converters", c) == backend.SUFFIX)
     return name, cache.converted(where, to, quant or registry.load("converters", to).QUANTS[0])
 
 
 def _default(where: Path) -> str:
-    """The runtime that opens a model where none is named; see `edgekit.model.load`."""
+    """The runtime for a model if none is named; see `edgekit.model.load`."""
     if not where.is_dir():
         fitting = [
             r for r in registry.names("runtimes") if where.suffix and registry.suffix("runtimes", r) == where.suffix
         ]
         if not fitting:
-            model.load(where)  # says which files edgekit knows
+            model.load(where)  # raises the error that lists the formats
         return fitting[0]
     for name in model.PREFERENCE:
         with contextlib.suppress(MissingExtraError):
@@ -165,7 +165,7 @@ def _default(where: Path) -> str:
 
 
 def open_model(artefact: Path, runtime: str, running: dict[str, Any]) -> Model:
-    """`edgekit.load`; a model without any tokenizer is opened all the same, and its tokens are no text."""
+    """`edgekit.load`, but a model without a tokenizer is opened too, with `Wordless`."""
     try:
         return model.load(artefact, runtime=runtime, **running)
     except VocabularyError:
@@ -179,7 +179,7 @@ def open_model(artefact: Path, runtime: str, running: dict[str, Any]) -> Model:
 
 
 class Wordless:
-    """A tokenizer whose every token is the empty text. See `edgekit.tokenizers.base.Tokenizer`."""
+    """A `Tokenizer` whose tokens are all empty texts."""
 
     bos: int | None = None
     stop: frozenset[int] = frozenset()
@@ -209,33 +209,33 @@ class Wordless:
         return {"kind": "none"}
 
 
-def prompt(files: Mapping[str, bytes], vocab_size: int, unwanted: frozenset[int], count: int) -> list[int]:
-    """So many ids from a seeded generator, the same on every machine; a shorter prompt begins a longer one.
+def prompt(files: Mapping[str, bytes], vocab_size: int, excluded: frozenset[int], count: int) -> list[int]:
+    """`count` ids from a seeded generator, the same on every machine; a shorter prompt is a prefix of a longer one.
 
-    Ids in `unwanted`, and those that the model's files name as special, are left out.
+    Ids in `excluded`, and those that the model's files name as special, are left out.
     """
-    left_out = unwanted | special_ids(files)
+    left_out = excluded | special_ids(files)
     ids = np.array([i for i in range(vocab_size) if i not in left_out] or range(vocab_size))
     return [int(i) for i in ids[np.random.default_rng(12).integers(len(ids), size=count)]]
 
 
 def special_ids(files: Mapping[str, bytes]) -> frozenset[int]:
-    """Ids of specials by config.json, generation_config.json and tokenizer.json; damaged files name none here."""
-    found: list[Any] = []
+    """Ids of specials in config.json, generation_config.json and tokenizer.json; damaged files are skipped."""
+    specials: list[Any] = []
     for name in ("config.json", "generation_config.json", "tokenizer.json"):
         with contextlib.suppress(ValueError, RecursionError, AttributeError, TypeError):
             values = json.loads(files.get(name, b"{}"))
             for kind in ("bos", "eos", "pad", "unk"):
                 ids = values.get(f"{kind}_token_id")
-                found += ids if isinstance(ids, list) else [ids]
-            found += [token.get("id") for token in values.get("added_tokens", []) if token.get("special")]
-    return frozenset(i for i in found if isinstance(i, int))
+                specials += ids if isinstance(ids, list) else [ids]
+            specials += [token.get("id") for token in values.get("added_tokens", []) if token.get("special")]
+    return frozenset(i for i in specials if isinstance(i, int))
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held, resident.
+    """Peak resident memory of this process.
 
-    Linux counts `VmHWM` anew for each program; `ru_maxrss` would begin with what the parent held when it started us.
+    Linux resets `VmHWM` at exec; `ru_maxrss` would start with the memory of the parent that forked us.
     """
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()

@@ -1,14 +1,14 @@
 """BLiMP, the Benchmark of Linguistic Minimal Pairs: does a model prefer the grammatical sentence of two?
 
 67 paradigms of 1,000 pairs (Warstadt et al. 2020, github.com/alexwarstadt/blimp). A pair is right if the summed
-log-probability of the good sentence is at least that of the bad one; a paradigm's accuracy is the share of right
-pairs, and what stands above it (fields, terms, overall) is the unweighted mean of paradigms. Two protocols:
+log-probability of the good sentence is at least that of the bad one. A paradigm's accuracy is the share of right
+pairs; the accuracy of a field, a term or the whole is the unweighted mean of its paradigms. Two protocols:
 
-lm-eval     lm-evaluation-harness's: " " + sentence after the tokenizer's BOS, else its EOS, all of whose tokens are
-            scored. If the sentence's ids begin with that very token, it is the prefix and not put there twice. A tie
-            is right, the good sentence being the first of the choices.
-bare        the sentence as it is, with nothing before it: the first token cannot be scored, and a sentence of one
-            token scores 0. Pairs that differ in their first word are judged by what follows from it.
+lm-eval     lm-evaluation-harness's: the tokenizer's BOS, or else its EOS, then " " + sentence, all of whose tokens are
+            scored. If the sentence's ids start with that same token, it is not added again. A tie is right, since the
+            good sentence is the first choice.
+bare        the sentence alone: its first token cannot be scored, and a sentence of one token scores 0. Pairs that
+            differ in their first word are judged by what follows it.
 """
 
 import difflib
@@ -30,16 +30,16 @@ from edgekit.utils.progress import Progress, silent
 from edgekit.utils.texts import decode, records, text_of
 
 STRONG, WEAK = 85.0, 55.0
-"""Percent: from here up a paradigm is strong, down from there weak, between them moderate (Stentor2's model card)."""
+"""Percent: a paradigm is strong from STRONG up, weak from WEAK down, else moderate (Stentor2's model card)."""
 
 INVARIANT = 1e-4
-"""How far logits may move, when tokens come in several calls, for sentences to share work by default.
+"""How much logits may change, when tokens come in several calls, for sentences to share work by default.
 
 Measured on a 12.3M model: float32 ONNX 5e-6; llama.cpp f32 6e-4 with its f16 cache (1e-5 with f32), q8_0 0, q4_0
 0.06 at some lengths and 0 at others; ONNX Runtime's dynamic int8 0.4.
 """
 LENGTHS = 8
-"""How many lengths of sentences are tried for it."""
+"""How many lengths of sentences are tried to find out."""
 
 
 class Pair(NamedTuple):
@@ -77,7 +77,7 @@ class Paradigm:
 
 @dataclass(frozen=True)
 class Blimp:
-    """What `blimp` found, and under which rules."""
+    """The result of `blimp`, and its settings."""
 
     protocol: str
     prefix: int | None
@@ -90,7 +90,7 @@ class Blimp:
         return _mean(self.paradigms)
 
     def by(self, key: str) -> dict[str, tuple[int, float]]:
-        """By "field", "term" or "level": name -> how many paradigms, and their mean accuracy; in order of names."""
+        """By "field", "term" or "level": name -> number of paradigms and their mean accuracy; sorted by name."""
         groups: dict[str, list[Paradigm]] = {}
         for paradigm in self.paradigms:
             groups.setdefault(getattr(paradigm, key), []).append(paradigm)
@@ -112,10 +112,11 @@ def _mean(paradigms: Sequence[Paradigm]) -> float:
 
 
 def read(path: str | Path) -> list[Pair]:
-    """The pairs of a zip with .jsonl files inside, a folder of them (.jsonl or .jsonl.gz), or one such file.
+    """The pairs of a zip of .jsonl files, a folder of .jsonl or .jsonl.gz files, or one such file.
 
     Raises:
-        FileError: the file cannot be read; `DataError` where it is damaged, or holds no pairs.
+        FileError: the file cannot be read.
+        DataError: it is damaged, or has no pairs.
     """
     path = Path(path)
     if path.is_dir():
@@ -127,7 +128,7 @@ def read(path: str | Path) -> list[Pair]:
         texts = [(str(path), text_of(path))]
     pairs = [_pair(record, place) for where, text in texts for place, record in records(text, where)]
     if not pairs:
-        raise DataError(f"{path} holds no .jsonl files with sentence pairs")
+        raise DataError(f"{path} has no .jsonl files with sentence pairs")
     return pairs
 
 
@@ -139,7 +140,7 @@ def _zipped(path: Path) -> list[tuple[str, str]]:
     except OSError as error:
         raise DataError(f"cannot read {path}: {os_reason(error)}") from error
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:  # the latter: encrypted
-        raise DataError(f"{path} is not a whole zip file: {error}") from error
+        raise DataError(f"{path} is not a complete zip file: {error}") from error
 
 
 def _pair(record: dict[str, Any], where: str) -> Pair:
@@ -166,13 +167,13 @@ def blimp(
     Args:
         model: from `edgekit.load`; its cache is used, and empty afterwards.
         pairs: from `read`, or your own.
-        settings, values: the fields of `eval_settings.Judging`, as an object or one by one. `reuse` lets sentences
-            share the work on their common beginnings. By default that is measured first: where logits move by more than
-            `INVARIANT` when tokens come in several calls (as with dynamic int8), each sentence goes alone.
-        progress: told of each paradigm.
+        settings, values: the fields of `evaluation.settings.Judging`, as an object or one by one. `reuse` lets
+            sentences share the computation of a common beginning. By default it is on unless logits change by more than
+            `INVARIANT` when tokens come in several calls (as with dynamic int8), which is measured first.
+        progress: called for each paradigm.
 
     Raises:
-        SettingError, UsageError: settings that cannot be meant, a prefix or paradigm that there is not.
+        SettingError, UsageError: invalid settings, or a prefix or paradigm that does not exist.
         DataError: no pairs.
         ContextError: a sentence that does not fit into the context.
         RuntimeFailure: the model's logits are not finite.
@@ -209,21 +210,20 @@ def _grouped(pairs: Iterable[Pair], settings: Judging) -> dict[str, list[Pair]]:
         near = difflib.get_close_matches(absent[0], groups, n=1)
         hint = f": did you mean {near[0]}?" if near else f": there are {len(groups)}, such as {next(iter(groups))}"
         raise UsageError(f"no paradigm {absent[0]!r}{hint}")
-    wanted = settings.paradigms or sorted(groups)
-    return {name: groups[name][: settings.limit] for name in wanted}
+    return {name: groups[name][: settings.limit] for name in settings.paradigms or sorted(groups)}
 
 
 def sequence(model: Model, text: str, prefix: int | None) -> list[int]:
-    """The ids whose second and later ones are scored: the prefix, and the text's unless they begin with it."""
+    """The prefix (unless the text's ids start with it) and the text's ids; all but the first are scored."""
     ids = model.tokenizer.encode(text)
-    found = ids if prefix is None or ids[:1] == [prefix] else [prefix, *ids]
-    if len(found) > (most := model.runtime.context_length) + 1:  # the last token is never fed
-        raise ContextError(f"a sentence of {len(found)} tokens does not fit into the context of {most}: {text!r}")
-    return found
+    sequence = ids if prefix is None or ids[:1] == [prefix] else [prefix, *ids]
+    if len(sequence) > (limit := model.runtime.context_length) + 1:  # the last token is never fed
+        raise ContextError(f"a sentence of {len(sequence)} tokens does not fit into the context of {limit}: {text!r}")
+    return sequence
 
 
 def invariant(runtime: Runtime, ids: Sequence[int]) -> bool:
-    """Whether logits stay the same (to `INVARIANT`) if ids[:-1] come in two calls instead of one, cut anywhere."""
+    """Whether logits stay within `INVARIANT` if ids[:-1] come in two calls instead of one, wherever they are cut."""
     if len(ids) < 3:
         return True
     ids = ids[:-1]  # as scoring feeds them
@@ -238,11 +238,11 @@ def invariant(runtime: Runtime, ids: Sequence[int]) -> bool:
 
 
 class Scorer:
-    """Sums of log-probabilities, with or without sharing the work on common beginnings.
+    """Sums of log-probabilities, with or without computing common beginnings once.
 
-    Sharing takes the sentences in order of their ids. What the last one has in common with the next stays in the
-    runtime's cache, its logits stay here, and only the rest is fed; sentences that differ in their last
-    token cost one forward call together.
+    With `reuse` the sentences are taken in order of their ids. What two successive ones have in common stays in the
+    runtime's cache, and its logits stay here; only the rest is fed. Sentences that differ only in their last token cost
+    one forward call together.
     """
 
     def __init__(self, runtime: Runtime, reuse: bool):
@@ -255,14 +255,14 @@ class Scorer:
     def scores(self, sequences: Sequence[list[int]]) -> list[float]:
         """One score each, in nats: of all ids but the first."""
         order = sorted(range(len(sequences)), key=lambda i: sequences[i]) if self.reuse else range(len(sequences))
-        found = [0.0] * len(sequences)
+        scores = [0.0] * len(sequences)
         for i in order:
-            found[i] = self.score(sequences[i])
-        return found
+            scores[i] = self.score(sequences[i])
+        return scores
 
     def score(self, ids: Sequence[int]) -> float:
         """The summed natural log-probability of ids[1:], each after all before it; 0.0 if there are none."""
-        fed = len(ids) - 1  # what comes after the last id is of no interest
+        fed = len(ids) - 1  # what follows the last id is not needed
         if fed < 1:
             return 0.0
         known = min(_common(self._ids, ids), len(self._rows), fed) if self.reuse else 0
@@ -277,5 +277,5 @@ class Scorer:
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the common beginning."""
+    """Length of the common prefix."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -1,17 +1,17 @@
-"""How well a model predicts texts: loss, perplexity, bits per byte and per word, by corpus and in all.
+"""How well a model predicts texts: loss, perplexity, bits per byte and per word, by corpus and in total.
 
-A text longer than the context is cut into windows, and that is where figures of the same model come to differ:
+A text longer than the context is cut into windows. How it is cut changes the figures:
 
-blockwise   each window starts anew. Its first token has nothing before it and is not scored, unless there is a
-            prefix, which then stands before each. With `pack` this is the training's own validation loss.
-strided     windows overlap, so that each token but the first few has at least context - stride before it; only
-            what the window before has not scored is scored. Hugging Face's guide "Perplexity of fixed-length models".
+blockwise   separate windows. The first token of each has no context and is not scored, unless there is a prefix, which
+            is put before every window. With `pack` this is the validation loss of training.
+strided     windows overlap, so that each token but the first few has at least context - stride tokens before it; a
+            window scores only what the one before did not. Hugging Face's guide "Perplexity of fixed-length models".
 rolling     lm-evaluation-harness's `get_rolling_token_windows`: disjoint, each with the last token of the one before
-            as its context, and the last window reaching back to be a whole one.
+            as its context; the last window reaches back to full length.
 
-In the latter two a prefix stands before the text, once. Documents are scored each by itself unless `pack` is given:
-so no figure depends on their order or neighbours, every token can be scored, and models with different
-vocabularies are compared on the same footing. `pack` joins a corpus as training does, EOS after each document.
+In the latter two a prefix is put before the text once. Documents are scored separately unless `pack` is given, so no
+figure depends on their order, every token can be scored, and models with different vocabularies can be compared. `pack`
+joins a corpus as training does, EOS after each document.
 """
 
 import math
@@ -38,23 +38,23 @@ from edgekit.utils.texts import Document
 
 @dataclass
 class Score:
-    """Sums over some documents, and what they mean."""
+    """Sums over some documents, and the figures computed from them."""
 
     documents: int = 0
     tokens: int = 0
     """All tokens of the texts; with `pack` each document's EOS too."""
     scored: int = 0
-    """Those whose probability counts: the first of a window without prefix does not."""
+    """Those whose probability is counted: not the first of a window without a prefix."""
     bytes: int = 0
     """UTF-8 bytes of the original texts."""
     words: int = 0
-    """Runs of anything but white space."""
+    """Runs of characters other than white space."""
     nats: float = 0.0
     """Negative natural log-probability, summed."""
 
     @property
     def loss(self) -> float:
-        """Nats a token."""
+        """Nats per token."""
         return self.nats / self.scored if self.scored else math.nan
 
     @property
@@ -64,12 +64,12 @@ class Score:
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits for a byte of the original text; tokens that are not scored are taken to cost what the others do."""
+        """Bits per byte of the original text; tokens that are not scored are assumed to cost the mean."""
         return self.loss * self.tokens / math.log(2) / self.bytes if self.bytes else math.nan
 
     @property
     def bits_per_word(self) -> float:
-        """Likewise for a word."""
+        """Bits per word, likewise."""
         return self.loss * self.tokens / math.log(2) / self.words if self.words else math.nan
 
     def __iadd__(self, other: "Score") -> "Score":
@@ -86,7 +86,7 @@ class Score:
 
 @dataclass
 class Perplexity:
-    """What `perplexity` found, and under which rules."""
+    """The result of `perplexity`, and its settings."""
 
     protocol: str
     context: int
@@ -118,63 +118,64 @@ def perplexity(
 
     Args:
         model: from `edgekit.load`; its cache is used, and empty afterwards.
-        texts: documents with the names of their corpora (see `texts.read`), or mere texts.
-        settings, values: the fields of `eval_settings.Measuring`, as an object or one by one.
-        progress: told of each document, or with `pack` of each window.
+        texts: documents with the names of their corpora (see `utils.texts.read`), or plain strings.
+        settings, values: the fields of `evaluation.settings.Measuring`, as an object or one by one.
+        progress: called for each document, or with `pack` for each window.
 
     Raises:
-        SettingError, UsageError: settings that cannot be meant together, or a prefix that the model has not.
+        SettingError, UsageError: invalid or contradictory settings, or a prefix that the model does not have.
         ContextError: a window longer than the model's context.
         DataError: there is nothing to score.
-        PromptError: a text holds lone surrogates, which JSON may spell.
+        PromptError: a text has lone surrogates, which JSON can contain.
         RuntimeFailure: the model's logits are not finite.
     """
     settings = settings or Measuring(**values)
-    found, windows = _rules(model, settings)
+    result, cut = _rules(model, settings)
     documents = list(_limited([_document(text) for text in texts], settings.limit))
     if settings.pack:
-        _packed(model, documents, settings, found, windows, progress)
+        _packed(model, documents, settings, result, cut, progress)
     else:
-        _each(model, documents, settings, found, windows, progress)
+        _each(model, documents, settings, result, cut, progress)
     model.runtime.rewind(0)
-    for score in found.corpora.values():
-        found.total += score
-    if not found.total.scored:
-        raise DataError(f"nothing to score: {found.total.tokens} tokens in {found.total.documents} documents")
-    return found
+    for score in result.corpora.values():
+        result.total += score
+    if not result.total.scored:
+        raise DataError(f"nothing to score: {result.total.tokens} tokens in {result.total.documents} documents")
+    return result
 
 
 Cut = Callable[[Sequence[int]], Iterator[Window]]
+"""Cuts ids into windows."""
 
 
 def _rules(model: Model, settings: Measuring) -> tuple[Perplexity, Cut]:
-    """The settings with their defaults filled in, and the function that cuts a text by them."""
+    """An empty result with the settings' defaults filled in, and the function that cuts a text into windows."""
     context = settings.context or model.runtime.context_length
     if context > model.runtime.context_length:
         raise ContextError(f"windows of {context} tokens do not fit into the context of {model.runtime.context_length}")
     if context < 2:
         raise ContextError(f"a context of {context} token is too short: nothing can be scored in it")
     if settings.stride is not None and settings.protocol != "strided":
-        raise UsageError("--stride goes with --protocol strided")
+        raise UsageError("--stride needs --protocol strided")
     stride = (settings.stride or context // 2) if settings.protocol == "strided" else None
     if stride is not None and stride > context:
-        raise UsageError(f"a stride of {stride} would pass over tokens: windows have {context}")
+        raise UsageError(f"a stride of {stride} would skip tokens: windows have {context}")
     prefix = prefix_id(model.tokenizer, model.runtime, settings.prefix or ("none" if settings.pack else "model"))
-    found = Perplexity(settings.protocol, context, stride, settings.pack, prefix)
+    result = Perplexity(settings.protocol, context, stride, settings.pack, prefix)
     cuts: dict[str, Cut] = {
         "blockwise": lambda ids: blockwise(ids, context, prefix),
         "strided": lambda ids: strided(ids, context, prefix, stride or context),
         "rolling": lambda ids: rolling(ids, context, prefix),
     }
-    return found, cuts[settings.protocol]
+    return result, cuts[settings.protocol]
 
 
 def _each(
-    model: Model, documents: list[Document], settings: Measuring, found: Perplexity, cut: Cut, progress: Progress
-):
-    """Each document by itself."""
+    model: Model, documents: list[Document], settings: Measuring, result: Perplexity, cut: Cut, progress: Progress
+) -> None:
+    """Score each document separately."""
     for document in progress(documents, "perplexity", len(documents)):
-        score = found.corpora.setdefault(document.corpus, Score())
+        score = result.corpora.setdefault(document.corpus, Score())
         if settings.max_tokens is None or score.tokens < settings.max_tokens:
             ids = _count(model, document, score)
             for window, first in cut(ids):
@@ -182,21 +183,21 @@ def _each(
 
 
 def _packed(
-    model: Model, documents: list[Document], settings: Measuring, found: Perplexity, cut: Cut, progress: Progress
-):
-    """The documents of each corpus joined, EOS after each."""
+    model: Model, documents: list[Document], settings: Measuring, result: Perplexity, cut: Cut, progress: Progress
+) -> None:
+    """Score the documents of each corpus joined, EOS after each."""
     eos = declared(model.tokenizer, model.runtime, "eos")
     if eos is None:
         raise UsageError("the model has no EOS to pack documents with: leave out --pack")
     joined: dict[str, list[int]] = {}
     for document in documents:
-        score = found.corpora.setdefault(document.corpus, Score())
+        score = result.corpora.setdefault(document.corpus, Score())
         if settings.max_tokens is None or score.tokens < settings.max_tokens:
             joined.setdefault(document.corpus, []).extend([*_count(model, document, score), eos])
             score.tokens += 1
     windows = [(corpus, *window) for corpus, ids in joined.items() for window in cut(ids)]
     for corpus, window, first in progress(windows, "perplexity", len(windows)):
-        _add(model.runtime, window, first, found.corpora[corpus])
+        _add(model.runtime, window, first, result.corpora[corpus])
 
 
 def _document(text: Document | str) -> Document:
@@ -212,7 +213,7 @@ def _limited(documents: Iterable[Document], limit: int | None) -> Iterator[Docum
 
 
 def _count(model: Model, document: Document, score: Score) -> list[int]:
-    """The ids of a document, which is counted."""
+    """The ids of a document; adds its counts to the score."""
     ids = model.tokenizer.encode(document.text)
     score.documents += 1
     score.tokens += len(ids)

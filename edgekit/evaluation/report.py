@@ -1,14 +1,14 @@
-"""Tables of an evaluation: as text, as Markdown, and as CSV."""
+"""Output of `eval`: tables in text, Markdown and CSV."""
 
 from edgekit.evaluation.blimp import STRONG, WEAK, Blimp, Paradigm
 from edgekit.evaluation.perplexity import Perplexity, Score
 from edgekit.utils.tables import csv_text, table
 
 PARADIGMS = 67
-"""That BLiMP has."""
+"""In all of BLiMP."""
 
 MARKS = {"strong": f"≥ {STRONG:.0f} %", "moderate": f"{WEAK + 1:.0f}–{STRONG - 1:.0f} %", "weak": f"≤ {WEAK:.0f} %"}
-"""As Stentor2's model card heads its tables; what lies between two of its bounds is moderate."""
+"""The headings of Stentor2's model card, which leaves gaps between its bounds; those count as moderate."""
 
 COLUMNS = {
     "documents": "documents", "tokens": "tokens", "loss": "loss/token", "perplexity": "perplexity",
@@ -16,18 +16,18 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def perplexity_report(found: Perplexity, *, markdown: bool = False) -> str:
-    """The table that a person sees: a line a corpus, and all of them."""
-    rows = [_score(name, score) for name, score in found.corpora.items()]
+def perplexity_report(result: Perplexity, *, markdown: bool = False) -> str:
+    """A table with a line per corpus, and their total."""
+    rows = [_score(name, score) for name, score in result.corpora.items()]
     if len(rows) != 1:
-        rows.append(_score("all", found.total))
-    windows = f"{found.protocol} windows of {found.context:,}"
-    if found.stride is not None:
-        windows += f", stride {found.stride:,}"
-    joined = "packed with EOS" if found.pack else "each document by itself"
-    notes = f"{windows} · {joined} · {_prefix(found.prefix)}"
-    if alone := found.total.tokens - found.total.scored:
-        notes += f" · not scored for want of a token before them: {alone:,}"
+        rows.append(_score("all", result.total))
+    windows = f"{result.protocol} windows of {result.context:,}"
+    if result.stride is not None:
+        windows += f", stride {result.stride:,}"
+    joined = "packed with EOS" if result.pack else "each document separately"
+    notes = f"{windows} · {joined} · {_prefix(result.prefix)}"
+    if unscored := result.total.tokens - result.total.scored:
+        notes += f" · not scored, as no token comes before them: {unscored:,}"
     body = table(["corpus", *COLUMNS.values()], rows, markdown=markdown)
     return f"{body}\n\n{notes}"
 
@@ -43,32 +43,34 @@ def _prefix(prefix: int | None) -> str:
     return "no prefix" if prefix is None else f"prefix {prefix}"
 
 
-def perplexity_csv(found: Perplexity) -> str:
-    """A line a corpus, then `all`; every figure in full."""
-    rows = [{"corpus": name} | score.record() for name, score in [*found.corpora.items(), ("all", found.total)]]
+def perplexity_csv(result: Perplexity) -> str:
+    """A row per corpus, then `all`, with unrounded figures."""
+    rows = [{"corpus": name} | score.record() for name, score in [*result.corpora.items(), ("all", result.total)]]
     return csv_text(rows)
 
 
-def blimp_report(found: Blimp, *, markdown: bool = False) -> str:
+def blimp_report(result: Blimp, *, markdown: bool = False) -> str:
     """The tables of a model card: by level, paradigm, field and phenomenon."""
-    levels = found.by("level")
-    some = "" if len(found.paradigms) == PARADIGMS else f" of {PARADIGMS}"
-    most = max(p.pairs for p in found.paradigms)
-    overall = [["overall accuracy", f"{found.accuracy:.2f} %"], ["paradigms", f"{len(found.paradigms)}{some}"]]
+    levels = result.by("level")
+    of_all = "" if len(result.paradigms) == PARADIGMS else f" of {PARADIGMS}"
+    most = max(p.pairs for p in result.paradigms)
+    overall = [["overall accuracy", f"{result.accuracy:.2f} %"], ["paradigms", f"{len(result.paradigms)}{of_all}"]]
     overall += [[f"{level} ({mark})", str(levels.get(level, (0, 0))[0])] for level, mark in MARKS.items()]
     parts = [table(["BLiMP", ""], overall, markdown=markdown)]
     for level, mark in MARKS.items():
-        rows = sorted((p for p in found.paradigms if p.level == level), key=lambda p: (-p.accuracy, p.name))
+        rows = sorted((p for p in result.paradigms if p.level == level), key=lambda p: (-p.accuracy, p.name))
         if rows:
             body = table(
                 ["paradigm", "phenomenon", "accuracy"], [_line(p) for p in rows], markdown=markdown, text_columns=2
             )
             parts.append(_titled(f"{level.capitalize()} ({mark})", body, markdown))
     for key, title in (("field", "By field"), ("term", "By phenomenon")):
-        groups = [[name or "(none)", str(n), f"{mean:.2f} %"] for name, (n, mean) in found.by(key).items()]
+        groups = [[name or "(none)", str(n), f"{mean:.2f} %"] for name, (n, mean) in result.by(key).items()]
         parts.append(_titled(title, table([key, "paradigms", "accuracy"], groups, markdown=markdown), markdown))
-    space = "a space before the sentence" if found.protocol == "lm-eval" else "the sentence as it is"
-    parts.append(f"protocol {found.protocol}: {space} · {_prefix(found.prefix)} · at most {most:,} pairs of a paradigm")
+    space = "a space before the sentence" if result.protocol == "lm-eval" else "the sentence alone"
+    parts.append(
+        f"protocol {result.protocol}: {space} · {_prefix(result.prefix)} · at most {most:,} pairs per paradigm"
+    )
     return "\n\n".join(parts)
 
 
@@ -80,6 +82,6 @@ def _titled(title: str, body: str, markdown: bool) -> str:
     return f"#### {title}\n\n{body}" if markdown else f"{title}\n{body}"
 
 
-def blimp_csv(found: Blimp) -> str:
-    """A line a paradigm."""
-    return csv_text(found.record()["paradigms"])
+def blimp_csv(result: Blimp) -> str:
+    """A row per paradigm."""
+    return csv_text(result.record()["paradigms"])

@@ -1,15 +1,15 @@
-"""The verb `export-web`: a folder that any web server can serve, with a model in it that runs in the browser.
+"""`edgekit export-web`: a static folder with pages and a model that runs in the browser.
 
-    index.html, style.css, *.js, core/     the pages of `web/pages`, the same that `edgekit demo` serves
-    engine.js                              says that the engine is the browser's
+    index.html, style.css, *.js, core/     the pages of `web/pages`, as `edgekit demo` serves them
+    engine.js                              selects the engine that runs in the browser
     models/NAME-TYPE-HASH.onnx             fused graphs, as `edgekit convert --to onnx` writes them
     ort/VERSION/                           onnxruntime-web
-    site.json                              the models, and where everything is
-    sw.js, manifest.webmanifest            offline after the first visit; an icon on a phone's home screen
+    site.json                              the models, and the paths of everything
+    sw.js, manifest.webmanifest            offline use after the first visit; an icon on a phone's home screen
 
-How weights are stored decides the download alone: the page makes them float32 before they run (`onnx_widen.js`), which
-is what WebAssembly is quick at. `fp16` loses nothing of a checkpoint in float16; `int8` (converters/_onnx_rows.py) is
-half of that. Where no type is named it is fp16, or int8 where the model would be over 15 MB.
+The type of the weights affects only the download: the page widens them to float32 before it runs them
+(`onnx_widen.js`), which is fastest in WebAssembly. `fp16` is lossless for a float16 checkpoint; `int8`
+(converters/_onnx_rows.py) is half its size. The default is fp16, or int8 for a model that would be over 15 MB.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from typing import Any
 
 from edgekit.conversion import convert as converting
 from edgekit.doctor import inspect
-from edgekit.errors import CheckpointError, SettingError, UsageError, VocabularyError
+from edgekit.errors import CheckpointError, FileError, SettingError, UsageError, VocabularyError
 from edgekit.formats import embedded, hub
 from edgekit.formats.open import open_model
 from edgekit.settings import Converting
@@ -38,12 +38,12 @@ PAGES = Path(__file__).parent / "pages"
 
 QUANTS = ("fp32", "fp16", "int8")
 LIMIT = 15_000_000
-"""Bytes of a model that a phone should be asked to fetch."""
+"""Bytes: the largest model that a phone should have to download."""
 
-# Of the pages, what an exported folder has in another form, or not at all.
-OTHERWISE = {"engine.js", "engine_server.js", "sw.js"}
-# What no browser asks for: for people, and for Node.
-ASIDE = {"NOTICE", "package.json"}
+# Pages that an exported folder has in another form, or not at all.
+REPLACED = {"engine.js", "engine_server.js", "sw.js"}
+# Not for browsers, but for people and for Node.
+NOT_FETCHED = {"NOTICE", "package.json"}
 ENGINE = '// The model runs in the browser.\nexport { engine } from "./engine_browser.js";\n'
 SITE = "const SITE = {"
 
@@ -52,13 +52,13 @@ SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max
 
 @dataclass(frozen=True)
 class Exported:
-    """A folder that was written."""
+    """A folder that was written, and its sizes."""
 
     path: Path
     models: list[dict[str, Any]]
-    """As `site.json` has them."""
+    """The entries of `site.json`."""
     first_visit: int
-    """Bytes that a browser fetches before the first model runs."""
+    """Bytes that a browser downloads before the first model runs."""
     total: int
     """Bytes of the whole folder."""
     notes: list[str]
@@ -78,16 +78,15 @@ def export_web(
     """Write the folder, whole or not at all.
 
     Args:
-        models: what `-m` takes; a fused `.onnx` goes in as it is, anything else is converted. The first one is the one
-            that a page opens with.
+        models: as `-m` takes them; a fused `.onnx` is copied, anything else is converted. A page opens with the first.
         quants: of `QUANTS`; each model is written in each of them.
-        onnxruntime_web: the npm package as a folder; None for npm's. See `export_web_npm.py`.
-        webgpu: with ONNX Runtime's files for WebGPU, which only browsers that have it, and use it, fetch. A page
-            takes it of itself once it has run there and was the faster one.
+        onnxruntime_web: the npm package as a folder; None fetches it with npm. See `npm.py`.
+        webgpu: include ONNX Runtime's files for WebGPU. Only browsers that use WebGPU download them; a page switches to
+            it automatically once it has run there and was faster.
 
     Raises:
-        SettingError, UsageError: an unknown type, or one for a model that is an `.onnx` already.
-        CheckpointError, VocabularyError: a model that a page cannot run, its tokenizer among the reasons.
+        SettingError, UsageError: an unknown type, or a type for an `.onnx`, which is not converted.
+        CheckpointError, VocabularyError: a model or tokenizer that a page cannot run.
         FileError: `out` exists and `force` is off, or something cannot be read, fetched or written.
     """
     for named in quants:
@@ -95,7 +94,7 @@ def export_web(
             raise SettingError(f"unknown quantization {named!r} for a page: choose from {', '.join(QUANTS)}")
     out = Path(out)
     if force and out.is_dir() and any(out.iterdir()) and not (out / "site.json").is_file():
-        raise UsageError(f"{out} is not a folder that export-web made: it is not replaced")
+        raise UsageError(f"{out} was not written by export-web, so --force does not replace it")
     with files.replacing(out, force=force) as folder:
         folder.mkdir()
         ort = npm.assets(onnxruntime_web, webgpu=webgpu)
@@ -106,14 +105,14 @@ def export_web(
         for model in models or [None]:
             where = hub.resolve(model, revision=revision)
             for quant in types:
-                entry, said = _add(where, quant, folder, progress)
+                entry, remarks = _add(where, quant, folder, progress)
                 if entry["file"] in [other["file"] for other in listed]:
-                    continue  # the same one twice
-                if entry["id"] in [other["id"] for other in listed]:  # two models of one name
+                    continue  # the same model twice
+                if entry["id"] in [other["id"] for other in listed]:  # two models with one name
                     same = 1 + sum(other["id"].startswith(entry["id"]) for other in listed)
                     entry |= {"id": f"{entry['id']}-{same}", "name": f"{entry['name']} {same}"}
                 listed.append(entry)
-                notes += [note for note in said if note not in notes]
+                notes += [note for note in remarks if note not in notes]
         _write(folder, listed, ort)
         return _summed(out, folder, listed, ort, notes)
 
@@ -123,23 +122,25 @@ def export_web(
 
 
 def _add(where: Path, quant: str | None, folder: Path, progress: Progress) -> tuple[dict[str, Any], list[str]]:
-    """One model's file, put where it belongs, and what `site.json` says of it."""
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        path = Path(place) / "model.onnx"
+    """Add a model's file to the folder. Returns its entry of `site.json`, and notes for the user."""
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        path = Path(temporary) / "model.onnx"
         if where.suffix == ".onnx":
             if quant is not None:
-                raise UsageError(f"--quant does not apply: {where.name} goes into the page as it is")
+                raise UsageError(f"--quant does not apply: {where.name} is copied into the page")
             path.write_bytes(files.read_bytes(where))
             notes: list[str] = []
         else:
             notes = _convert(where, quant, path, progress)
-        found = inspect.describe(path)
-        config, metadata = found["config"], found["metadata"]
+        described = inspect.describe(path)
+        config, metadata = described["config"], described["metadata"]
         if metadata.get("edgekit.graph") != "fused":
-            raise CheckpointError(f"{where.name} has no fused graph: a page runs what edgekit convert --to onnx writes")
+            raise CheckpointError(
+                f"{where.name} does not have a fused graph: convert it with edgekit convert --to onnx"
+            )
         if metadata.get("edgekit.kv_cache", "f32") != "f32":
             raise CheckpointError(
-                f"{where.name} has an int8 KV cache, a page's is float32: convert with --kv-cache f32"
+                f"{where.name} has an int8 KV cache, but pages need float32: convert it with --kv-cache f32"
             )
         carried = embedded.files_in_texts(registry.load("converters", "onnx").describe(path)[0], where)
         _check_tokenizer(carried, config["vocab_size"], where)
@@ -153,22 +154,24 @@ def _add(where: Path, quant: str | None, folder: Path, progress: Progress) -> tu
         shutil.move(path, folder / file)
     entry = {
         "id": f"{name}-{kind}", "name": f"{name} ({kind})", "file": file, "format": f"onnx {kind}", "bytes": size,
-        "parameters": found["parameters"]["total"], "context_length": config["max_position_embeddings"],
+        "parameters": described["parameters"]["total"], "context_length": config["max_position_embeddings"],
         "vocab_size": config["vocab_size"], "defaults": _defaults(carried),
     }  # fmt: skip
     return entry, notes
 
 
 def _convert(where: Path, quant: str | None, path: Path, progress: Progress) -> list[str]:
-    """A model as one of `QUANTS`, verified; None for the best that is not over `LIMIT`. What is to be said of it."""
+    """Write a verified model as one of `QUANTS`; None: fp16, or int8 if that is over `LIMIT`. Returns notes."""
     kind = quant or "fp16"
     if kind != "int8":
-        made = converting.convert(where, "onnx", path, settings=Converting(quant=kind), force=True, progress=progress)
+        converted = converting.convert(
+            where, "onnx", path, settings=Converting(quant=kind), force=True, progress=progress
+        )
         if quant is not None or path.stat().st_size <= LIMIT:
-            return [note for note in made.notes if "--graph portable" not in note]  # nobody else is to read it
+            return [note for note in converted.notes if "--graph portable" not in note]
     from edgekit.conversion import receipt
 
-    room, settings = registry.load("converters", "onnx"), Converting(quant="fp16")
+    converter, settings = registry.load("converters", "onnx"), Converting(quant="fp16")
     if kind == "int8":
         converting.convert(where, "onnx", path, settings=settings, force=True, verify=False, progress=progress)
     registry.load("converters", "_onnx_rows").shrink(path, "int8_rows")
@@ -176,7 +179,7 @@ def _convert(where: Path, quant: str | None, path: Path, progress: Progress) -> 
     measured, note = receipt.build(checkpoint, path, Path(f"{checkpoint.name}-int8_rows.onnx"), "onnx",
                               dataclasses.replace(settings, quant="int8_rows"))  # fmt: skip
     if measured:
-        receipt.attach(path, measured, room)
+        receipt.attach(path, measured, converter)
     return [note] if note else []
 
 
@@ -184,14 +187,16 @@ def _check_tokenizer(carried: dict[str, bytes], vocab_size: int, where: Path) ->
     from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer
 
     if not isinstance(from_files(carried, vocab_size), TokenMonsterTokenizer):
-        raise VocabularyError(f"{where.name} has an ordinary tokenizer: a page's tokenizer is TokenMonster's alone")
+        raise VocabularyError(
+            f"{where.name} does not have a TokenMonster tokenizer, the only kind that a page supports"
+        )
 
 
 def _defaults(carried: dict[str, bytes]) -> dict[str, Any]:
     from edgekit.formats.generation_config import defaults
 
-    found = defaults(carried)
-    return {name: getattr(found, name) for name in SETTINGS}
+    values = defaults(carried)
+    return {name: getattr(values, name) for name in SETTINGS}
 
 
 # -----------------------------------------------------------------------------
@@ -200,7 +205,7 @@ def _defaults(carried: dict[str, bytes]) -> dict[str, Any]:
 
 def _write(folder: Path, models: list[dict[str, Any]], ort: npm.Assets) -> None:
     for page in sorted(PAGES.rglob("*")):
-        if page.is_file() and page.name not in OTHERWISE:
+        if page.is_file() and page.name not in REPLACED:
             target = folder / page.relative_to(PAGES)
             target.parent.mkdir(exist_ok=True)
             target.write_bytes(page.read_bytes())
@@ -211,15 +216,16 @@ def _write(folder: Path, models: list[dict[str, Any]], ort: npm.Assets) -> None:
     _json(folder / "site.json", {"models": models, "runtimes": ort.runtimes})
     assets = [model["file"] for model in models] + [str(one["wasm"]) for one in ort.runtimes.values()]
     paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    shell = [path for path in paths if path not in assets and Path(path).name not in ASIDE]
+    shell = [path for path in paths if path not in assets and Path(path).name not in NOT_FETCHED]
     version = hashlib.sha256()
     for path in shell:
         version.update(f"{path}\0".encode() + hashlib.sha256((folder / path).read_bytes()).digest())
-    # The start page under the name that it is asked by; index.html would be the same bytes once more.
+    # The start page is requested as "./"; index.html would be the same bytes again.
     shell[shell.index("index.html")] = "./"
     site = {"version": version.hexdigest()[:12], "shell": shell, "assets": assets}
     worker = (PAGES / "sw.js").read_text(encoding="utf-8")
-    assert worker.count(SITE) == 1
+    if worker.count(SITE) != 1:
+        raise FileError("the playground's pages are damaged: install edgekit again")
     start = worker.index(SITE)
     end = worker.index("\n", start)
     (folder / "sw.js").write_text(worker[:start] + f"const SITE = {json.dumps(site)};" + worker[end:], encoding="utf-8")
@@ -236,11 +242,13 @@ def _summed(out: Path, folder: Path, models: list[dict[str, Any]], ort: npm.Asse
     return Exported(out, models, first, sum(sizes.values()), notes)
 
 
-def summary(made: Exported) -> str:
-    """What a person sees."""
-    lines = [f"{made.path}: {made.total / 1e6:.2f} MB; a first visit fetches {made.first_visit / 1e6:.2f} MB"]
-    for model in made.models:
+def summary(exported: Exported) -> str:
+    """Sizes and notes, as text."""
+    lines = [
+        f"{exported.path}: {exported.total / 1e6:.2f} MB; a first visit fetches {exported.first_visit / 1e6:.2f} MB"
+    ]
+    for model in exported.models:
         lines.append(f"  {model['name']}: {model['bytes'] / 1e6:.2f} MB, {model['parameters'] / 1e6:.1f}M parameters")
-    lines += [f"  note: {note}" for note in made.notes]
-    lines.append(f"  try it: python -m http.server --directory {made.path} 8000")
+    lines += [f"  note: {note}" for note in exported.notes]
+    lines.append(f"  try it: python -m http.server --directory {exported.path} 8000")
     return "\n".join(lines)
