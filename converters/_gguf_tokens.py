@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.tokenizers import base
 from edgekit.tokenizers.load import from_files
+from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer
 
 # llama.h, enum llama_token_type
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -51,8 +52,9 @@ def specials(files: Mapping[str, bytes], config: LlamaConfig) -> Specials:
         ours = from_files(files, rows)
         add_bos = ours.bos is not None
         # A TokenMonster model's specials lie above its vocabulary, whatever Llama defaults the configuration holds.
-        bos = ours.bos if add_bos else getattr(ours, "bos_id", bos)
-        pad = getattr(ours, "pad", pad)
+        if isinstance(ours, TokenMonsterTokenizer):
+            bos, pad = ours.bos_id, ours.pad
+        bos = ours.bos if add_bos else bos
         # The configuration's order first: llama.cpp calls only one of them EOS.
         stop = (*(i for i in stop if i in ours.stop), *sorted(ours.stop.difference(stop)))
     elif "tokenizer.model" in files:

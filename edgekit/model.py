@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.conversion import cache
-from edgekit.errors import CheckpointError, MissingExtraError, PromptError, SettingError, UsageError, VocabularyError
+from edgekit.errors import MissingExtraError, PromptError, SettingError, UsageError, VocabularyError
 from edgekit.formats import hub
-from edgekit.formats.embedded import FILES
 from edgekit.formats.generation_config import defaults
 from edgekit.inference import threads
 from edgekit.inference.generate import Generation, Stream
-from edgekit.inference.runtime import Runtime
+from edgekit.inference.runtime import Runtime, plugin
 from edgekit.settings import Drafting, Generating, Running, split
 from edgekit.tokenizers.base import Tokenizer
-from edgekit.tokenizers.load import from_files
+from edgekit.tokenizers.load import tokenizer_of
 from edgekit.utils import registry
 from edgekit.utils.progress import Progress, silent
 
@@ -51,10 +50,6 @@ class Model:
         """
         if not isinstance(prompt, str):
             return [int(token) for token in prompt]
-        try:
-            prompt.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise PromptError(f"the prompt is not UTF-8 (at character {error.start + 1})") from error
         tokens = self.tokenizer.encode(prompt)
         if not tokens:
             why = "is empty" if not prompt else "has no character that the vocabulary can write"
@@ -146,55 +141,64 @@ def load(
         EdgekitError: one line that says what is wrong with the model, or which package is missing.
     """
     begin = time.perf_counter()
-    how = Running(**split(running, Running)[0])
+    settings = Running(**split(running, Running)[0])
     where = hub.resolve(path, revision=revision)
-    opened = _open(where, runtime, quant, how, progress)
-    model = Model(opened, _tokenizer(opened, where), defaults(opened.files))
+    opened = _open(where, runtime, quant, settings, progress)
+    tokenizer = tokenizer_of(opened.files, opened.vocab_size, opened)
+    if tokenizer is None:
+        raise VocabularyError(
+            f"{where} has no tokenizer: put tokenizer.json, or tokenizer_config.json and a .vocab, next to the weights"
+        )
+    model = Model(opened, tokenizer, defaults(opened.files))
     model.load_seconds, model.running = time.perf_counter() - begin, running
     return model
 
 
-def _open(where: Path, name: str | None, quant: str | None, running: Running, progress: Progress) -> Runtime:
-    if name is None:
-        candidates = [r for r in registry.names("runtimes") if registry.suffix("runtimes", r) == where.suffix != ""]
-        if where.is_dir():
-            candidates = [r for r in PREFERENCE if r in registry.names("runtimes")]
-        if not candidates:
-            raise CheckpointError(f"{where} is no model that edgekit knows: give a model folder, a .gguf or a .onnx")
-    else:
-        name = registry.ALIASES.get(name, name)
-        candidates = [name]
-    missing: MissingExtraError | None = None
-    for candidate in candidates:
-        try:
-            room = registry.load("runtimes", candidate)
-            artefact = _artefact(where, candidate, room.SUFFIX, quant, progress)
-            return room.load(artefact, threads.resolve_auto(artefact, running, room.load))
-        except MissingExtraError as error:
-            missing = missing or error
-    assert missing is not None
-    raise missing
+def runtimes_for(path: Path) -> list[str]:
+    """The runtimes that can open a model, as it is or converted, the preferred ones first.
+
+    Raises `CheckpointError` for a path that no runtime opens.
+    """
+    names = registry.names("runtimes")
+    direct = [] if path.is_dir() else [registry.for_path("runtimes", path)]
+    if path.suffix == ".onnx":
+        return direct  # it cannot be converted
+    preferred = [name for name in PREFERENCE if name in names]
+    return list(dict.fromkeys([*direct, *preferred, *names]))
 
 
-def _artefact(where: Path, runtime: str, suffix: str, quant: str | None, progress: Progress) -> Path:
-    """The file that this runtime opens: `where` itself, or a conversion of it from the cache."""
-    direct = where.suffix == suffix if suffix else where.is_dir() or where.suffix == ".gguf"
+def artefact(path: Path, runtime: str, quant: str | None = None, progress: Progress = silent) -> Path:
+    """The file or folder that a runtime opens for this model: `path` itself, or a conversion of it from the cache.
+
+    Raises:
+        UsageError: `quant` for a model that is opened as it is, or a runtime that cannot open this one.
+        EdgekitError: the conversion fails.
+    """
+    suffix = registry.suffix("runtimes", runtime)
+    direct = path.suffix == suffix if suffix else path.is_dir() or path.suffix == ".gguf"
     if direct:
         if quant is not None:
-            raise UsageError(f"--quant does not apply: {runtime} opens {where.name} as it is")
-        return where
-    if where.suffix == ".onnx":
-        raise UsageError(f"{where.name} runs on onnx only: give the model folder it was made from to {runtime}")
-    to = next(c for c in registry.names("converters") if registry.suffix("converters", c) == suffix)
-    return cache.converted(where, to, quant or registry.load("converters", to).QUANTS[0], progress)
+            raise UsageError(f"--quant does not apply: {runtime} opens {path.name} as it is")
+        return path
+    if path.suffix == ".onnx":
+        raise UsageError(f"{path.name} runs on onnx only: give the model folder it was made from to {runtime}")
+    to = registry.for_suffix("converters", suffix)
+    if to is None:
+        raise UsageError(f"{runtime} does not open {path.name}, and nothing converts it to {suffix}")
+    return cache.converted(path, to, quant or registry.load("converters", to).QUANTS[0], progress)
 
 
-def _tokenizer(opened: Runtime, where: Path) -> Tokenizer:
-    if any(name in opened.files for name in FILES):
-        return from_files(opened.files, opened.vocab_size)
-    own: Callable[[], Tokenizer] | None = getattr(opened, "own_tokenizer", None)
-    if own is None:
-        raise VocabularyError(
-            f"{where} has no tokenizer: put tokenizer.json, or tokenizer_config.json and a .vocab, beside the weights"
-        )
-    return own()
+def _open(where: Path, name: str | None, quant: str | None, running: Running, progress: Progress) -> Runtime:
+    if name is not None:
+        candidates = [registry.ALIASES.get(name, name)]
+    else:
+        candidates = runtimes_for(where) if where.is_dir() else runtimes_for(where)[:1]
+    missing: list[MissingExtraError] = []
+    for candidate in candidates:
+        try:
+            load_runtime = plugin(candidate).load
+            file = artefact(where, candidate, quant, progress)
+            return load_runtime(file, threads.resolve_auto(file, running, load_runtime))
+        except MissingExtraError as error:
+            missing.append(error)
+    raise missing[0]

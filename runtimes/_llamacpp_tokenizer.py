@@ -1,4 +1,4 @@
-"""llama.cpp's own tokenizer, for `.gguf` files that carry no tokenizer of edgekit's."""
+"""llama.cpp's own tokenizer, for `.gguf` files without the tokenizer files that edgekit embeds."""
 
 import codecs
 import ctypes
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.errors import CheckpointError, PromptError, VocabularyError
+from edgekit.errors import CheckpointError, VocabularyError
 from edgekit.formats.gguf import GGUFFile
+from edgekit.tokenizers.base import utf8
 from edgekit.utils import lazy
 
 if TYPE_CHECKING:
@@ -31,17 +32,19 @@ def check_vocabulary(file: GGUFFile) -> None:
     if not isinstance(texts, list):
         if kind in ("none", "no_vocab"):
             return
-        raise CheckpointError(f"{file.path}: tokenizer.ggml.tokens is missing or no list of texts")
+        raise CheckpointError(f"{file.path}: tokenizer.ggml.tokens is missing or not a list of texts")
     rows = file.tensors["token_embd.weight"].shape[0]
     if len(texts) != rows:
         raise CheckpointError(f"{file.path}: {len(texts)} tokens, but the embedding has {rows} rows")
     if len(set(texts)) != len(texts):
         twice = next(text for i, text in enumerate(texts) if text in texts[:i])
-        raise CheckpointError(f"{file.path}: token {twice!r:.60} is there twice, at which llama.cpp would abort")
-    # Loading tokenizes a newline, and must come back from it.
+        raise CheckpointError(f"{file.path}: token {twice!r:.60} occurs twice: llama.cpp would abort")
+    # Loading tokenizes a newline, which must terminate.
     newline = ("\n", "\\n", "\\x0a")
     if kind == "rwkv" and not any(t in newline for t in texts) and any(t.startswith(newline) for t in texts):
-        raise CheckpointError(f"{file.path}: tokens begin with a newline, which is no token: llama.cpp would hang")
+        raise CheckpointError(
+            f"{file.path}: tokens begin with a newline, which is not one itself: llama.cpp would hang"
+        )
 
 
 def check_text(file: GGUFFile) -> None:
@@ -52,14 +55,14 @@ def check_text(file: GGUFFile) -> None:
     texts, kind = file.metadata.get("tokenizer.ggml.tokens", []), file.metadata.get("tokenizer.ggml.model")
     if kind == "rwkv" and (stuck := _endless(texts)):
         raise VocabularyError(
-            f"{file.path}: tokens begin with byte 0x{min(stuck):02x}, which is no token itself: llama.cpp would hang"
+            f"{file.path}: tokens begin with byte 0x{min(stuck):02x}, which is not a token itself: llama.cpp would hang"
         )
     if kind == "llama" and (lacking := _without_bytes(texts)):
-        raise VocabularyError(f"{file.path}: no token for byte 0x{lacking[0]:02x}, at which llama.cpp would abort")
+        raise VocabularyError(f"{file.path}: no token for byte 0x{lacking[0]:02x}: llama.cpp would abort")
 
 
 def _endless(texts: list[str]) -> set[int]:
-    """First bytes of tokens that are no tokens: llama.cpp's walk begins anew at them, for ever."""
+    """First bytes of tokens that are not tokens themselves: llama.cpp's search restarts at them for ever."""
     pieces = [unescape(text.encode("utf-8", "surrogateescape")) for text in texts]
     return {p[0] for p in pieces if p} - {p[0] for p in pieces if len(p) == 1}
 
@@ -70,7 +73,7 @@ def _without_bytes(texts: list[str]) -> list[int]:
 
 
 def unescape(text: bytes) -> bytes:
-    """llama.cpp's llama_unescape_rwkv_token, quirks and all."""
+    """llama.cpp's llama_unescape_rwkv_token, its quirks included."""
     out, at = bytearray(), 0
     named = {0x74: 0x09, 0x6E: 0x0A, 0x72: 0x0D}
     while at < len(text):
@@ -93,15 +96,15 @@ def unescape(text: bytes) -> bytes:
 
 
 class LlamaTokenizer:
-    """See `edgekit.tokenizer.Tokenizer`. Encodes and spells by llama.cpp's vocabulary.
+    """See `edgekit.tokenizers.base.Tokenizer`. Encodes and decodes with llama.cpp's vocabulary.
 
     Args:
-        owner: the runtime, kept alive: the vocabulary is part of its model.
+        owner: the runtime, kept alive because the vocabulary is part of its model.
         vocab: llama.cpp's handle.
-        file: what the model was loaded from.
+        file: the file that the model was loaded from.
 
     Attributes:
-        pieces: the bytes that each id prints; `b""` for specials and padding.
+        token_bytes: the bytes that each id prints; `b""` for specials and padding.
 
     Raises:
         VocabularyError: the file has no vocabulary, or one that llama.cpp cannot use safely.
@@ -110,36 +113,35 @@ class LlamaTokenizer:
     def __init__(self, owner: object, vocab: int, file: GGUFFile):
         check_text(file)
         if llama.llama_vocab_type(vocab) == NONE:
-            raise VocabularyError(f"{file.path} has no tokenizer: neither one of llama.cpp's kinds nor edgekit's files")
+            raise VocabularyError(f"{file.path} has no tokenizer: neither one that llama.cpp reads nor embedded files")
         self._owner, self._vocab = owner, vocab
+        self._kind = str(file.metadata.get("tokenizer.ggml.model"))
         self.vocab_size = llama.llama_vocab_n_tokens(vocab)
         ids = range(self.vocab_size)
         self.stop = frozenset(id for id in ids if llama.llama_vocab_is_eog(vocab, id))
         bos = llama.llama_vocab_bos(vocab) if llama.llama_vocab_get_add_bos(vocab) else -1
         self.bos = bos if bos >= 0 else None
         buffer = ctypes.create_string_buffer(BUFFER)
-        self.pieces = [_piece(vocab, id, buffer) for id in ids]
-        # SentencePiece puts a space before a text; it is taken from the first piece again.
+        self.token_bytes = [_bytes(vocab, id, buffer) for id in ids]
+        self._specials = {id: _text(vocab, id) for id in ids if llama.llama_vocab_is_control(vocab, id)}
+        # SentencePiece puts a space before a text; decoding removes it from the first piece.
         self.strips = llama.llama_vocab_type(vocab) == SPM and self._begins_with_space()
 
     def _begins_with_space(self) -> bool:
         ids = self.encode("a")
-        return bool(ids) and self.pieces[ids[0]].startswith(b" ")
+        return bool(ids) and self.token_bytes[ids[0]].startswith(b" ")
 
     def encode(self, text: str, *, specials: bool = False) -> list[int]:
-        try:
-            data = text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise PromptError(f"the text is not UTF-8 (at character {error.start + 1})") from error
-        room = len(data) + 8
+        data = utf8(text)
+        size = len(data) + 8
         while True:
-            ids = np.empty(room, np.int32)
+            ids = np.empty(size, np.int32)
             pointer = ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-            count = llama.llama_tokenize(self._vocab, data, len(data), pointer, room, False, specials)
+            count = llama.llama_tokenize(self._vocab, data, len(data), pointer, size, False, specials)
             if count >= 0:
                 # An unknown byte is -1 where the file names no unknown token: it has no id, so it is left out.
                 return [id for id in ids[:count].tolist() if id >= 0]
-            room = -count
+            size = -count
 
     def decode(self, tokens: Sequence[int]) -> str:
         decoder = self.decoder()
@@ -151,19 +153,33 @@ class LlamaTokenizer:
             decoder.feed(token)
         return decoder
 
+    def piece(self, id: int) -> str:
+        if id in self._specials:
+            return self._specials[id]
+        return self.token_bytes[id].decode("utf-8", "replace") if 0 <= id < self.vocab_size else ""
+
     def utf8_mask(self, decoder: "Decoder", remaining: int | None = None) -> "Mask":
         assert isinstance(decoder, LlamaDecoder)
         return self._masks.mask(self._masks.after_bytes(decoder.pending()), remaining)
+
+    def facts(self) -> dict[str, Any]:
+        tokens = sum(1 for piece in self.token_bytes if piece) + len(self._specials)
+        return {
+            "kind": f"llama.cpp ({self._kind})",
+            "tokens": tokens,
+            "padding": self.vocab_size - tokens,
+            "specials": {text: id for id, text in self._specials.items()},
+        }
 
     @cached_property
     def _masks(self) -> "Masks":
         from edgekit.tokenizers.utf8_mask import Masks
 
-        return Masks(self.pieces, sorted(self.stop))
+        return Masks(self.token_bytes, sorted(self.stop))
 
 
 class LlamaDecoder:
-    """See `base.Decoder`. Pending between ids: half a character; at the start, the space taken back."""
+    """See `base.Decoder`. State between ids: an unfinished character, and whether to remove the leading space."""
 
     def __init__(self, tokenizer: LlamaTokenizer):
         self._tokenizer = tokenizer
@@ -171,7 +187,7 @@ class LlamaDecoder:
         self._strip = tokenizer.strips
 
     def feed(self, token: int) -> str:
-        pieces = self._tokenizer.pieces
+        pieces = self._tokenizer.token_bytes
         piece = pieces[token] if 0 <= token < len(pieces) else b""
         if self._strip and piece:
             piece, self._strip = piece.removeprefix(b" "), False
@@ -188,7 +204,12 @@ class LlamaDecoder:
         return self._utf8.getstate()[0]
 
 
-def _piece(vocab: int, id: int, buffer: ctypes.Array) -> bytes:
+def _text(vocab: int, id: int) -> str:
+    text: bytes | None = llama.llama_vocab_get_text(vocab, id)
+    return (text or b"").decode("utf-8", "replace")
+
+
+def _bytes(vocab: int, id: int, buffer: ctypes.Array) -> bytes:
     size = llama.llama_token_to_piece(vocab, id, buffer, len(buffer), 0, False)
     if size < 0:
         buffer = ctypes.create_string_buffer(-size)

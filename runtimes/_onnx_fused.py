@@ -71,7 +71,7 @@ class FusedRuntime:
             self._make_room(self.length + count)
         if count == 1:
             self._id[0, 0] = tokens[0]
-            self.kernel(self._step, self.length + 1)
+            self._run(self._step, self.length + 1)
             self.length += 1
             return self._logits[0].copy() if every else self._logits[0, 0].copy()
         ids = np.array([tokens], np.int64)
@@ -82,14 +82,17 @@ class FusedRuntime:
             size = part.shape[1]
             wanted = np.arange(size) if every else np.array([size - 1])
             _bind(self._many, part, wanted, found[:, start : start + size] if every else found)
-            self.kernel(self._many, self.length + start + size)
+            self._run(self._many, self.length + start + size)
         self.length += count
         return found[0] if every else found[0, 0]
 
     def rewind(self, length: int) -> None:
-        """Keep the first `length` tokens: what is behind them is never read again. See `Runtime.rewind`."""
+        """Keep the first `length` tokens; later cache entries are never read. See `Runtime.rewind`."""
         check_rewind(self, length)
         self.length = length
+
+    def close(self) -> None:
+        """Nothing to do: the memory is freed with the last reference to this object."""
 
     def _make_room(self, total: int) -> None:
         """A cache for `total` tokens or more, holding what the old one does. Raises `RuntimeFailure` without memory.
@@ -128,8 +131,8 @@ class FusedRuntime:
         binding.bind_ortvalue_input("total_sequence_length", ort.OrtValue.ortvalue_from_numpy(self._total))
         return binding
 
-    def kernel(self, binding: ort.IOBinding, total: int) -> None:
-        """The bare call, which `edgekit bench` times; after it `total` tokens are in the cache."""
+    def _run(self, binding: ort.IOBinding, total: int) -> None:
+        """Call ONNX Runtime; afterwards `total` tokens are in the cache."""
         self._last[0], self._total[()] = total - 1, total
         try:
             self._session.run_with_iobinding(binding)

@@ -78,5 +78,8 @@ class PortableRuntime:
             self._cache = [ort.OrtValue.ortvalue_from_numpy(array) for array in kept]
         self.length = length
 
+    def close(self) -> None:
+        """Nothing to do: the memory is freed with the last reference to this object."""
+
     def _empty(self) -> list[ort.OrtValue]:
         return [ort.OrtValue.ortvalue_from_numpy(np.zeros(self._shape, np.float32)) for _ in self._names]

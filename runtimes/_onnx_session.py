@@ -12,7 +12,6 @@ from edgekit.errors import CheckpointError, FileError
 from edgekit.formats import embedded
 from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.inference.threads import choose_threads
-from edgekit.runtimes import _huge_pages
 from edgekit.settings import Running
 from edgekit.utils.files import os_reason, read_bytes
 
@@ -30,8 +29,6 @@ def session(path: Path, settings: Running) -> ort.InferenceSession:
     except OSError as error:
         raise FileError(f"cannot read {path}: {os_reason(error)}") from error
     size = path.stat().st_size
-    # The file's bytes, the tensors made of them, and those arranged for the kernels, which stay; then the KV cache.
-    _huge_pages.expect(4 * size)
     try:
         return ort.InferenceSession(path, options(choose_threads(settings.threads, size)), ["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base of their own

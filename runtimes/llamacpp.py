@@ -105,7 +105,7 @@ class LlamaCppRuntime:
                 self._positions[:size] = np.arange(self.length, self.length + size) if size > 1 else self.length
                 self._wanted[:size] = every
                 self._wanted[size - 1] = every or start + size == count
-                self.kernel(size)
+                self._run(size)
                 if found is not None:
                     found[start : start + size] = self._logits(size)
                 elif start + size == count:
@@ -124,7 +124,7 @@ class LlamaCppRuntime:
         """`forward` of one token that was found good."""
         self._batch.n_tokens = 1
         self._tokens[0], self._positions[0], self._wanted[0] = token, self.length, True
-        self.kernel(1)
+        self._run(1)
         self.length += 1
         found = self._logits(1)
         return found.copy() if every else found[0].copy()
@@ -150,8 +150,8 @@ class LlamaCppRuntime:
         """From the next call on; `edgekit.tuning` need not open the model again for each number it tries."""
         llama.llama_set_n_threads(self._context, threads, threads)
 
-    def kernel(self, size: int) -> None:
-        """The bare call, which `edgekit bench` times; `size` tokens lie in the batch."""
+    def _run(self, size: int) -> None:
+        """Call llama.cpp with the first `size` tokens of the batch."""
         _said.clear()
         if code := llama.llama_decode(self._context, self._batch):
             raise RuntimeFailure(f"llama.cpp failed on {size} tokens at {self.length}: {_reason() or f'code {code}'}")

@@ -95,3 +95,6 @@ class TorchRuntime:
         """Keep the first `length` tokens. See `Runtime.rewind`."""
         check_rewind(self, length)
         self.length = length
+
+    def close(self) -> None:
+        """Nothing to do: the memory is freed with the last reference to this object."""

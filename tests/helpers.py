@@ -58,3 +58,32 @@ def tokenmonster_files(vocab: bytes, vocab_size: int = 8064, **config) -> dict[s
         **config,
     }
     return {"tokenizer_config.json": json.dumps(values).encode(), "tokenmonster.vocab": vocab}
+
+
+def rewritten(path: Path, out: Path, **changes) -> Path:
+    """A copy of a GGUF file as another program would write it: without edgekit's own keys.
+
+    Args:
+        changes: other values for some keys (`__` for `.`); None leaves a key out.
+    """
+    import gguf
+
+    reader = gguf.GGUFReader(path)
+    writer = gguf.GGUFWriter(out, "llama")
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    for key, field in reader.fields.items():
+        if key.startswith(("GGUF.", "edgekit.", "general.architecture")):
+            continue
+        value, kind = changes.get(key, field.contents()), field.types[0]
+        if value is not None:
+            kind = gguf.GGUFValueType.STRING if isinstance(value, str) else kind
+            writer.add_key_value(key, value, kind, sub_type=field.types[-1] if len(field.types) > 1 else None)
+    if "general.architecture" in changes:
+        writer.kv_data[0]["general.architecture"].value = changes["general.architecture"]
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return out

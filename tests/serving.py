@@ -63,8 +63,8 @@ class Gate:
 def gated(**more):
     """An application whose model stands at a gate; its worker runs."""
     pool = pool_module.ModelPool([None], runtime="onnx")
-    opened = pool.open(pool.first, "onnx")
-    gate = opened.model.runtime = Gate(opened.model.runtime)
+    model = pool.open(pool.first, "onnx")
+    gate = model.runtime = Gate(model.runtime)
     app = web.application(pool, settings.Serving(**more))
     worker = app.state.edgekit.worker
     worker.start()

@@ -58,10 +58,10 @@ class Spelled:
     """A tokenizer: the longest piece that fits, from left to right. Empty pieces are specials."""
 
     def __init__(self, pieces, *, stop=(), bos=None):
-        self.pieces, self.stop, self.bos = list(pieces), frozenset(stop), bos
-        self.vocab_size = len(self.pieces)
-        self._ids = {piece: id for id, piece in enumerate(self.pieces) if piece}
-        self._masks = Masks(self.pieces, [id for id, piece in enumerate(self.pieces) if not piece])
+        self.token_bytes, self.stop, self.bos = list(pieces), frozenset(stop), bos
+        self.vocab_size = len(self.token_bytes)
+        self._ids = {piece: id for id, piece in enumerate(self.token_bytes) if piece}
+        self._masks = Masks(self.token_bytes, [id for id, piece in enumerate(self.token_bytes) if not piece])
 
     def encode(self, text, *, specials=False):
         data, ids, at = text.encode(), [], 0
@@ -72,10 +72,10 @@ class Spelled:
         return ids
 
     def decode(self, tokens):
-        return b"".join(self.pieces[token] for token in tokens).decode(errors="replace")
+        return b"".join(self.token_bytes[token] for token in tokens).decode(errors="replace")
 
     def decoder(self, context=()):
-        return _Stream(self.pieces, context)
+        return _Stream(self.token_bytes, context)
 
     def utf8_mask(self, decoder, remaining=None):
         return self._masks.mask(self._masks.after_bytes(decoder.utf8.getstate()[0]), remaining)
@@ -83,12 +83,12 @@ class Spelled:
 
 class _Stream:
     def __init__(self, pieces, context):
-        self.pieces, self.utf8 = pieces, codecs.getincrementaldecoder("utf-8")("replace")
+        self.token_bytes, self.utf8 = pieces, codecs.getincrementaldecoder("utf-8")("replace")
         for token in context:
             self.feed(token)
 
     def feed(self, token):
-        return self.utf8.decode(self.pieces[token])
+        return self.utf8.decode(self.token_bytes[token])
 
     def flush(self):
         return self.utf8.decode(b"", True)

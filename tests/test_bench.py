@@ -316,7 +316,7 @@ def test_a_model_that_is_not_there(tmp_path):
     assert done.exit_code == 1 and "does not exist" in done.stderr
     (tmp_path / "text.txt").write_text("no model")
     done = call("-m", tmp_path / "text.txt")
-    assert done.exit_code == 1 and "is no model that edgekit knows" in done.stderr
+    assert done.exit_code == 1 and "is not a model edgekit can open" in done.stderr
     (tmp_path / "broken.onnx").write_bytes(b"nothing")
     done = call("-m", tmp_path / "broken.onnx", "--runtime", "llamacpp")
     assert done.exit_code == 2 and "broken.onnx runs on onnx only" in done.stderr

@@ -208,7 +208,7 @@ def test_counts_that_the_tensors_cannot_hold_are_refused_before_anything_is_buil
         "from pathlib import Path\n"
         "from edgekit.formats.checkpoint import open_folder, side_files\n"
         "from edgekit.conversion.convert import convert\n"
-        "from edgekit.tokenizers.load import open_tokenizer\n"
+        "from edgekit.tokenizers.open import open_tokenizer\n"
         "from edgekit.errors import CheckpointError\n"
         "folder, out = map(Path, sys.argv[1:])\n"
         "for call in (lambda: open_folder(folder), lambda: side_files(folder),\n"

@@ -135,7 +135,7 @@ MISTAKES = [
     (["run", "-m", "{b}/text.gguf", "x"], 1, "text.gguf"),
     (["run", "-m", "{b}/empty.gguf", "x"], 1, "empty.gguf"),
     (["run", "-m", "{b}/text.onnx", "x"], 1, "text.onnx"),
-    (["run", "-m", "{b}/text.txt", "x"], 1, "no model that edgekit knows"),
+    (["run", "-m", "{b}/text.txt", "x"], 1, "not a model edgekit can open"),
     (["run", "-m", "{b}/cut", "--runtime", "torch", "x"], 1, "not a whole safetensors file"),
     (["run", "-m", "{b}/model", "--runtime", "torch", "x"], 1, "no tokenizer"),
     (["run", "-m", "{b}/model", "--runtime", "nonsense", "x"], 2, "unknown runtime 'nonsense': choose from"),

@@ -504,8 +504,8 @@ def test_without_a_model_it_looks_at_the_bundled_one():
 
 def test_paths_that_are_no_models(tmp_path):
     (tmp_path / "a.txt").write_text("x")
-    for path, said in ((tmp_path / "a.txt", "no model that edgekit knows"), (tmp_path / "none.gguf", "does not exist")):
-        done = run("-m", path)
+    for name, said in (("a.txt", "not a model edgekit can open"), ("none.gguf", "does not exist")):
+        done = run("-m", tmp_path / name)
         assert isinstance(done.exception, CheckpointError) and said in str(done.exception)
     (tmp_path / "empty").mkdir()
     found = examine.examine(tmp_path / "empty")

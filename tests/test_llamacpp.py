@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import tokenmonster_files, write_model
+from helpers import rewritten, tokenmonster_files, write_model
 
 from edgekit.conversion import convert
 from edgekit.errors import CheckpointError, ContextError, FileError, RuntimeFailure, VocabularyError
@@ -243,29 +243,6 @@ def test_no_tokenizer_is_an_error_not_an_abort(small):
 # ---- files that must not reach llama.cpp ---------------------------------------------------------------------------
 
 
-def rewritten(path, out, **changes):
-    """A copy with other values for some keys (`__` for `.`); None leaves a key out."""
-    reader = gguf.GGUFReader(path)
-    writer = gguf.GGUFWriter(out, "llama")
-    changes = {key.replace("__", "."): value for key, value in changes.items()}
-    for key, field in reader.fields.items():
-        if key.startswith(("GGUF.", "edgekit.", "general.architecture")):
-            continue
-        value, kind = changes.get(key, field.contents()), field.types[0]
-        if value is not None:
-            kind = gguf.GGUFValueType.STRING if isinstance(value, str) else kind
-            writer.add_key_value(key, value, kind, sub_type=field.types[-1] if len(field.types) > 1 else None)
-    if "general.architecture" in changes:
-        writer.kv_data[0]["general.architecture"].value = changes["general.architecture"]
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return out
-
-
 def test_damaged_and_foreign_files(tmp_path, story):
     data = story.read_bytes()
     bad = tmp_path / "bad.gguf"
@@ -283,7 +260,7 @@ def test_damaged_and_foreign_files(tmp_path, story):
 @pytest.mark.parametrize("change, said", [
     ({"general__architecture": "qwen2"}, "general.architecture is 'qwen2'"),
     ({"llama__context_length": None}, "llama.context_length is missing"),
-    ({"tokenizer__ggml__tokens": ["a"] * 512}, "token 'a' is there twice"),
+    ({"tokenizer__ggml__tokens": ["a"] * 512}, "token 'a' occurs twice"),
     ({"tokenizer__ggml__tokens": ["a", "b"]}, "2 tokens, but the embedding has 512 rows"),
     ({"tokenizer__ggml__tokens": None}, "tokenizer.ggml.tokens is missing"),
     ({"tokenizer__ggml__model": "rwkv", "tokenizer__ggml__tokens": ["\\nx", *(f"a{i}" for i in range(511))]},

@@ -259,45 +259,6 @@ def test_a_cache_that_cannot_grow_says_so_and_keeps_what_it_holds(exported, monk
     assert (runtime.forward([1]) == right.forward([1])).all()
 
 
-HUGE = """
-import sys
-import numpy as np
-from edgekit.utils import registry
-if sys.argv[1] == "ask":
-    registry.load("runtimes", "_huge_pages").expect(24 << 20)
-blocks = [np.ones(1 << 20, np.uint8) for _ in range(20)]
-print(next(int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.startswith("AnonHugePages")))
-"""
-
-
-def test_what_is_allocated_after_it_was_expected_comes_in_huge_pages():
-    pages = registry.load("runtimes", "_huge_pages")
-    if not pages._wanted():
-        pytest.skip("this system has no huge pages of 2 MB for programs that ask")
-    if "[always]" in (pages.KERNEL / "enabled").read_text():
-        pytest.skip("this system gives everybody huge pages")
-    said = [
-        subprocess.run([sys.executable, "-c", HUGE, how], capture_output=True, text=True, check=True).stdout
-        for how in ("ask", "leave")
-    ]
-    asked, left = (int(kilobytes) for kilobytes in said)
-    # The kernel may have run out of them; then it gives small ones, and that is no error.
-    if asked == 0:
-        pytest.skip("the kernel had no huge page left")
-    assert asked >= 10 << 10 and left < asked
-
-
-def test_systems_without_huge_pages_are_left_alone(monkeypatch, tmp_path):
-    pages = registry.load("runtimes", "_huge_pages")
-    monkeypatch.setattr(pages.ctypes, "CDLL", None)
-    for size, enabled in ((None, None), ("33554432", "always [madvise] never"), ("2097152", "always madvise [never]")):
-        if size:
-            (tmp_path / "hpage_pmd_size").write_text(size + "\n")
-            (tmp_path / "enabled").write_text(enabled + "\n")
-        monkeypatch.setattr(pages, "KERNEL", tmp_path)
-        pages.expect(1 << 20)
-
-
 def test_float16_is_stored_as_such_and_widened(models, exported, references, tmp_path):
     half = write_model(tmp_path / "half", SHAPES["odd"], dtype=np.float16, std=0.2)
     path = to_onnx(half, tmp_path / "half.onnx", "fp16").path

@@ -19,7 +19,6 @@ from edgekit.inference.sampling import Sampler, log_softmax
 from edgekit.settings import Generating
 from edgekit.web import completions, playground
 from edgekit.web.models import ModelPool
-from edgekit.web.tokens import Pieces
 from edgekit.web.validation import SETTINGS, RequestError
 
 
@@ -110,7 +109,7 @@ def test_without_a_seed_one_is_drawn_and_told(client):
 
 
 def test_pieces_read_as_in_a_text(model):
-    pieces, tokenizer = Pieces(model.tokenizer), model.tokenizer
+    pieces, tokenizer = model.tokenizer.piece, model.tokenizer
     assert pieces(tokenizer.eos) == "</s>" and pieces(tokenizer.bos_id) == "<s>", "specials by their spelling"
     ids = tokenizer.encode("the little girl said: 12 cats, and a dog.")
     assert "".join(map(pieces, ids)).strip() == "the little girl said: 12 cats, and a dog."
@@ -245,7 +244,7 @@ def test_logprobs(client, model, echo, stop):
     wanted = model.generate(PROMPT, max_new_tokens=20, logprobs=3, **settings)
     body = {"prompt": PROMPT, "max_tokens": 20, "logprobs": 3, "echo": echo, **settings}
     choice = complete(client, **body)["choices"][0]
-    found, pieces = choice["logprobs"], Pieces(model.tokenizer)
+    found, pieces = choice["logprobs"], model.tokenizer.piece
     assert choice["text"] == (PROMPT if echo else "") + wanted.text
     skip = len(wanted.prompt) if echo else 0
     if stop:  # the tokens of the text that is there, and no more

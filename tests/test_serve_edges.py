@@ -363,8 +363,10 @@ def test_two_models_are_asked_by_name(bundled, stories, model):
 @pytest.mark.parametrize("suffix, runtimes", [
     ("", ["onnx", "llamacpp", "torch"]), (".gguf", ["llamacpp", "onnx", "torch"]), (".onnx", ["onnx"]),
 ])  # fmt: skip
-def test_which_runtimes_could_open_what(suffix, runtimes):
-    assert pool_module.runtimes_for(Path("model" + suffix)) == runtimes
+def test_runtimes_for_each_format_lists_usable_runtimes(tmp_path, suffix, runtimes):
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(b"") if suffix else path.mkdir()
+    assert pool_module.runtimes_for(path) == runtimes
 
 
 def test_a_runtime_without_its_package_is_not_offered(monkeypatch, bundled):

@@ -11,7 +11,7 @@ from speculative_toys import OTHER, SMALL, Spelled
 
 from edgekit.formats.hub import BUNDLED
 from edgekit.inference.speculative.begin import same_vocabulary
-from edgekit.inference.speculative.transcript import Openings, Transcript, ends_of, formed, forms, pieces
+from edgekit.inference.speculative.transcript import Openings, Transcript, ends_of, formed, forms
 from edgekit.tokenizers.huggingface import JsonTokenizer
 from edgekit.tokenizers.load import from_files
 from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer
@@ -124,7 +124,7 @@ def test_openings(made, text):
 
 
 def test_pieces_are_what_ids_print_in_a_text(tokenizer):
-    shown, decoder = pieces(tokenizer), codecs.getincrementaldecoder("utf-8")
+    shown, decoder = tokenizer.token_bytes, codecs.getincrementaldecoder("utf-8")
     assert len(shown) == tokenizer.vocab_size
     if getattr(getattr(tokenizer, "vocabulary", None), "capcode", 0) < 2:
         ids = tokenizer.encode(TEXT)

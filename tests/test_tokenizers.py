@@ -96,7 +96,7 @@ def test_a_stream_is_the_whole_text_and_continues_its_context(name):
 
 
 def bytes_of(tok, id: int) -> bytes:
-    return tok.pieces[id] if isinstance(tok, JsonTokenizer) else tok.vocabulary.piece(id)
+    return tok.token_bytes[id] if isinstance(tok, JsonTokenizer) else tok.vocabulary.piece(id)
 
 
 def certain(tok, context) -> str:

@@ -82,7 +82,7 @@ def origins(old: Checkpoint, config: LlamaConfig, vocabulary: Vocabulary) -> tup
         rows[id] = np.array(made, np.int64)
     for new, before in (
         (config.eos_token_id[0], min(tokens.stop, default=None)),
-        (config.bos_token_id, getattr(tokens, "bos_id", tokens.bos)),
+        (config.bos_token_id, tokens.bos_id if isinstance(tokens, TokenMonsterTokenizer) else tokens.bos),
     ):
         if new is not None and before is not None:
             rows[new] = np.array([before])

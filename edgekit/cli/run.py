@@ -20,7 +20,7 @@ import click
 
 from edgekit.cli import _flags as flags
 from edgekit.cli._options import given, options
-from edgekit.cli._prompt import check_utf8, piped
+from edgekit.cli._prompt import piped
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.settings import Drafting, Generating, Running
 from edgekit.utils import registry
@@ -54,8 +54,6 @@ def run(
 ) -> None:
     if prompt is None and not sys.stdin.isatty():
         prompt = piped()
-    elif prompt is not None:
-        check_utf8(prompt)
     running, settings, drafting = given(Running, values), given(Generating, values), given(Drafting, values)
     if drafting and "draft" not in drafting:
         raise UsageError(f"--{next(iter(drafting)).replace('_', '-')} needs --draft")

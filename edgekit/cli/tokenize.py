@@ -1,4 +1,4 @@
-"""Show the tokens of TEXT (or of a piped stdin), or the text of token ids.
+"""Show the tokens of TEXT (or of piped stdin), or the text of token ids.
 
 \b
 edgekit tokenize --vocab english-8000-strict-nocapcode-v1 "Hello, World!"
@@ -11,7 +11,7 @@ import sys
 import click
 
 from edgekit.cli import _flags as flags
-from edgekit.cli._prompt import check_utf8, piped
+from edgekit.cli._prompt import piped
 from edgekit.errors import UsageError
 
 
@@ -38,22 +38,22 @@ def tokenize(
         if sys.stdin.isatty():
             raise UsageError("nothing to tokenize: give TEXT, or pipe it in")
         text = piped()
-    check_utf8(text)
-    from edgekit.tokenizers import load as verb
+    from edgekit.tokenizers.load import parse_ids, pieces
+    from edgekit.tokenizers.open import open_tokenizer
 
-    tokenizer = verb.open_tokenizer(model, vocab, revision)
+    tokenizer = open_tokenizer(model, vocab, revision)
     if decode:
-        ids = verb.parse_ids(text, tokenizer.vocab_size)
+        ids = parse_ids(text, tokenizer.vocab_size)
         shown = tokenizer.decode(ids)
         click.echo(json.dumps({"ids": ids, "text": shown}) if as_json else shown)
         return
     ids = tokenizer.encode(text)
     if as_json:
-        click.echo(json.dumps({"ids": ids, "pieces": verb.pieces(tokenizer, ids), "count": len(ids)}))
+        click.echo(json.dumps({"ids": ids, "pieces": pieces(tokenizer, ids), "count": len(ids)}))
     elif count:
         click.echo(str(len(ids)))
     else:
-        for token, piece in zip(ids, verb.pieces(tokenizer, ids), strict=True):
+        for token, piece in zip(ids, pieces(tokenizer, ids), strict=True):
             click.echo(f"{token:>7}  {json.dumps(piece, ensure_ascii=False)}")
 
 

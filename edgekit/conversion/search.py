@@ -174,7 +174,8 @@ class _Search:
         except EdgekitError as error:
             return Tried(row.quant, _size(row), None, f"cannot be made: {error}")
         finally:
-            getattr(runtime, "close", lambda: None)()
+            if runtime is not None:
+                runtime.close()
             path.unlink(missing_ok=True)
         over = self.choosing.max_kl is not None and figures.mean_kl > self.choosing.max_kl
         return Tried(row.quant, _size(row), figures, "loses too much" if over else "measured")

@@ -197,7 +197,7 @@ def open_case(path: Path) -> Case:
         return _gguf(path)
     if path.suffix == ".onnx":
         return _onnx(path)
-    raise CheckpointError(f"{path} is no model that edgekit knows: give a model folder, a .gguf or a .onnx")
+    raise CheckpointError(f"{path} is not a model edgekit can open: give a model folder, a .gguf or a .onnx")
 
 
 def _folder(path: Path) -> Case:

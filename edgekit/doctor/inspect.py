@@ -34,7 +34,7 @@ def describe(path: Path) -> dict[str, Any]:
         return _describe_gguf(path)
     if path.suffix == ".onnx":
         return _describe_onnx(path)
-    raise CheckpointError(f"{path} is no model that edgekit knows: give a model folder, a .gguf or a .onnx")
+    raise CheckpointError(f"{path} is not a model edgekit can open: give a model folder, a .gguf or a .onnx")
 
 
 def parameters(config: LlamaConfig) -> dict[str, int]:

@@ -29,12 +29,12 @@ from typing import Any
 import numpy as np
 
 from edgekit import model
-from edgekit.conversion import cache
 from edgekit.errors import EdgekitError, MissingExtraError, VocabularyError
 from edgekit.formats import hub
 from edgekit.formats.embedded import FILES
 from edgekit.formats.generation_config import defaults
 from edgekit.inference import threads as tuning
+from edgekit.inference.runtime import plugin
 from edgekit.model import Model
 from edgekit.settings import Running
 from edgekit.utils import registry
@@ -75,7 +75,7 @@ def prepare(job: Job) -> dict[str, Any]:
     seconds: dict[int, float] = {}
     threads = job["threads"]
     if threads == "auto":
-        choice = tuning.choose(artefact, running, registry.load("runtimes", name).load)
+        choice = tuning.choose(artefact, running, plugin(name).load)
         threads, seconds = choice.threads, choice.seconds
     opened = open_model(artefact, name, {**job["running"], "threads": threads}).runtime
     opened.forward(prompt(opened.files, opened.vocab_size, frozenset(), 1))
@@ -138,30 +138,19 @@ def find(model_path: str | None, runtime: str | None, quant: str | None, revisio
     """
     where = hub.resolve(model_path, revision=revision)
     name = registry.ALIASES.get(runtime, runtime) if runtime else _default(where)
-    backend = registry.load("runtimes", name)
-    direct = where.suffix == backend.SUFFIX if backend.SUFFIX else where.is_dir() or where.suffix == ".gguf"
-    if direct and quant is None:
-        return name, where
-    if direct or where.suffix == ".onnx":
-        model.load(where, runtime=name, quant=quant)  # raises the error that explains it
-    to = next(c for c in registry.names("converters") if registry.suffix("converters", c) == backend.SUFFIX)
-    return name, cache.converted(where, to, quant or registry.load("converters", to).QUANTS[0])
+    plugin(name)  # raises if it is unknown or not installed, before anything is converted
+    return name, model.artefact(where, name, quant)
 
 
 def _default(where: Path) -> str:
-    """The runtime for a model if none is named; see `edgekit.model.load`."""
-    if not where.is_dir():
-        fitting = [
-            r for r in registry.names("runtimes") if where.suffix and registry.suffix("runtimes", r) == where.suffix
-        ]
-        if not fitting:
-            model.load(where)  # raises the error that lists the formats
-        return fitting[0]
-    for name in model.PREFERENCE:
-        with contextlib.suppress(MissingExtraError):
-            registry.load("runtimes", name)
-            return name
-    return model.PREFERENCE[0]
+    """The runtime that opens a model where none is named; see `edgekit.model.load`."""
+    candidates = model.runtimes_for(where)
+    if where.is_dir():
+        for name in candidates:
+            with contextlib.suppress(MissingExtraError):
+                plugin(name)
+                return name
+    return candidates[0]
 
 
 def open_model(artefact: Path, runtime: str, running: dict[str, Any]) -> Model:
@@ -170,7 +159,7 @@ def open_model(artefact: Path, runtime: str, running: dict[str, Any]) -> Model:
         return model.load(artefact, runtime=runtime, **running)
     except VocabularyError:
         begin = time.perf_counter()
-        opened = registry.load("runtimes", runtime).load(artefact, Running(**running))
+        opened = plugin(runtime).load(artefact, Running(**running))
         if any(name in opened.files for name in FILES):
             raise
         wordless = Model(opened, Wordless(opened.vocab_size), defaults(opened.files))
@@ -186,6 +175,7 @@ class Wordless:
 
     def __init__(self, vocab_size: int):
         self.vocab_size = vocab_size
+        self.token_bytes = [b""] * vocab_size
 
     def encode(self, text: str, *, specials: bool = False) -> list[int]:
         return []
@@ -200,6 +190,9 @@ class Wordless:
         return ""
 
     def flush(self) -> str:
+        return ""
+
+    def piece(self, id: int) -> str:
         return ""
 
     def utf8_mask(self, decoder: object, remaining: int | None = None) -> Any:

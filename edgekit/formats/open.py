@@ -1,27 +1,36 @@
-"""From a path to a checkpoint, whatever holds it."""
+"""From a path to a checkpoint, for every format that can be read back to tensors."""
 
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from edgekit.errors import CheckpointError
 from edgekit.formats.checkpoint import Checkpoint, open_folder
 from edgekit.utils import registry
 
 
+@runtime_checkable
+class ReadsBack(Protocol):
+    """Optional for a converter: it turns an artefact of its format back into a checkpoint."""
+
+    def read(self, path: Path) -> Checkpoint:
+        """The checkpoint, block types dequantized. Raises `FileError`, `CheckpointError`."""
+        ...
+
+
 def open_model(path: Path) -> Checkpoint:
-    """A checkpoint from whatever holds one: a Hugging Face folder, or a `.gguf`, dequantized.
+    """A checkpoint from a Hugging Face folder, or from a file whose converter is a `ReadsBack` (`.gguf`), dequantized.
 
     Raises:
-        CheckpointError: `path` holds no model that can be read back to tensors.
-        MissingExtraError: the converter that reads it needs a package.
+        CheckpointError: `path` is not a model that can be read back to tensors.
+        MissingExtraError: the converter that reads it needs a package that is not installed.
     """
     path = Path(path)
-    if path.is_file():
-        for name in registry.names("converters"):
-            if path.suffix == registry.suffix("converters", name):
-                room = registry.load("converters", name)
-                if hasattr(room, "read"):
-                    return room.read(path)
-        raise CheckpointError(
-            f"{path} cannot be turned back into a checkpoint: give the model folder or .gguf it was made from"
-        )
-    return open_folder(path)
+    if not path.is_file():
+        return open_folder(path)
+    name = registry.for_suffix("converters", path.suffix) if path.suffix else None
+    converter = registry.load("converters", name) if name else None
+    if isinstance(converter, ReadsBack):
+        return converter.read(path)
+    raise CheckpointError(
+        f"{path} cannot be turned back into a checkpoint: give the model folder or .gguf it was made from"
+    )

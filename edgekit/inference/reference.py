@@ -66,6 +66,9 @@ class Reference:
         self._cache = [(keys[:, :length], values[:, :length]) for keys, values in self._cache]
         self.length = length
 
+    def close(self) -> None:
+        """Nothing to do: the memory is freed with the last reference to this object."""
+
     @property
     def cache(self) -> list[tuple[Array, Array]]:
         """Keys, turned by their positions, and values of each layer: (kv_heads, length, head_dim) each. Not a copy."""

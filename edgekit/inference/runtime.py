@@ -1,31 +1,38 @@
-"""The whole contract of a backend: append tokens and get logits, or take tokens back.
+"""The contract of a backend: append tokens and get logits, or drop tokens from the end.
 
-A file `runtimes/NAME.py` is a runtime if it has `SUFFIX` (the artefact it opens: ".onnx", ".gguf", or "" for a
-model folder) and `load(path, settings) -> Runtime`. Its backend's own sampler, tokenizer and loop stay unused.
+A file `runtimes/NAME.py` is a runtime plugin if it satisfies `RuntimePlugin`. What `load` returns satisfies `Runtime`,
+and may satisfy the optional protocols `SetsThreads` and `edgekit.tokenizers.base.OwnsTokenizer`, which are checked with
+`isinstance`. The backend's own sampler and generation loop stay unused.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import ContextError, RuntimeFailure
+from edgekit.settings import Running
+from edgekit.utils import registry
 
 Logits = NDArray[np.float32]
 
 
+@runtime_checkable
 class Runtime(Protocol):
-    """One loaded model and the one sequence in its KV cache."""
+    """One loaded model with a KV cache for one sequence."""
 
     vocab_size: int
+    """Rows of the embedding: ids run from 0 to vocab_size - 1."""
     context_length: int
+    """The most tokens that the cache holds."""
     length: int
     """Tokens now in the cache."""
 
     @property
     def files(self) -> Mapping[str, bytes]:
-        """What lies beside the weights, by Hugging Face's file names: config.json, tokenizer files, ..."""
+        """The model's files other than weights, by Hugging Face's names: config.json, tokenizer.json, ..."""
         ...
 
     def forward(self, tokens: Sequence[int], *, every: bool = False) -> Logits:
@@ -41,8 +48,42 @@ class Runtime(Protocol):
         ...
 
     def rewind(self, length: int) -> None:
-        """Keep the first `length` tokens (0: forget all). Raises `RuntimeFailure` if there are fewer."""
+        """Keep the first `length` tokens (0: drop all). Raises `RuntimeFailure` if there are fewer."""
         ...
+
+    def close(self) -> None:
+        """Free what the garbage collector would not free soon; may be called twice. Unusable afterwards."""
+        ...
+
+
+@runtime_checkable
+class SetsThreads(Protocol):
+    """Optional: a runtime whose number of threads can change while the model is open."""
+
+    def set_threads(self, threads: int) -> None:
+        """From the next call on."""
+        ...
+
+
+class RuntimePlugin(Protocol):
+    """A file of the plugin folder `runtimes`."""
+
+    SUFFIX: str
+    """The suffix of the artefacts it opens, ".onnx"; "" for a model folder. A literal: it is read without an import."""
+
+    def load(self, path: Path, settings: Running) -> Runtime:
+        """Open an artefact.
+
+        Raises:
+            FileError: it cannot be read, or (`CheckpointError`) is damaged or not a supported Llama.
+            RuntimeFailure: the backend refuses it.
+        """
+        ...
+
+
+def plugin(name: str) -> RuntimePlugin:
+    """The runtime plugin of this name. Raises `UnknownPluginError`, `MissingExtraError`."""
+    return cast(RuntimePlugin, registry.load("runtimes", name))
 
 
 def check_forward(runtime: Runtime, tokens: Sequence[int]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from edgekit.inference.runtime import Runtime
+from edgekit.inference.runtime import Runtime, SetsThreads
 from edgekit.settings import Running
 from edgekit.utils.machine import physical_cores
 
@@ -90,7 +90,7 @@ def measure(
     goes down while fewer are not slower.
 
     Args:
-        open: opens the runtime with this many threads. A runtime with `set_threads` is opened only once.
+        open: opens the runtime with this many threads. A `SetsThreads` is opened only once.
         cores: the most threads to try.
     """
     counts = sorted({2**i for i in range(cores.bit_length()) if 2**i <= cores} | {cores})
@@ -104,9 +104,8 @@ def measure(
 
     def time_step(i: int) -> float:
         nonlocal runtime
-        change = getattr(runtime, "set_threads", None)
-        if change is not None:
-            change(counts[i])
+        if isinstance(runtime, SetsThreads):
+            runtime.set_threads(counts[i])
         else:
             runtime = None  # free its memory before the next one takes as much
             runtime = open(counts[i])

@@ -1,14 +1,14 @@
-"""What every tokenizer answers, and how a model's own files become one.
+"""The contract of a tokenizer, and what a model's files say about special tokens.
 
-A tokenizer's ids are the model's: ids above its own table (embedding rows that pad the vocabulary) decode to
-nothing. Specials are out of band: text that contains `</s>` never becomes the id of `</s>`.
+A tokenizer's ids are the model's: ids above its own table (embedding rows that pad the vocabulary) decode to nothing.
+Special tokens are out of band: text that contains `</s>` never becomes the id of `</s>`.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from edgekit.errors import VocabularyError
+from edgekit.errors import PromptError, VocabularyError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,18 +16,21 @@ if TYPE_CHECKING:
 
 
 class Decoder(Protocol):
-    """Turns ids into text as they come. Pieces joined, and `flush()` at the end, equal the whole `decode`."""
+    """Turns ids into text as they come. All pieces and `flush()` joined equal the whole `decode`."""
 
     def feed(self, token: int) -> str:
         """The text that is certain after this id; `""` while a character or a marker is unfinished."""
         ...
 
     def flush(self) -> str:
-        """The text still held back (an unfinished character shows as U+FFFD); the decoder starts anew."""
+        """The text still withheld (an unfinished character becomes U+FFFD); the decoder starts over."""
         ...
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
+    """Text to ids and back for one model."""
+
     vocab_size: int
     """Ids run from 0 to vocab_size - 1, padding rows included."""
     bos: int | None
@@ -35,8 +38,14 @@ class Tokenizer(Protocol):
     stop: frozenset[int]
     """Ids that end a text."""
 
+    @property
+    def token_bytes(self) -> Sequence[bytes]:
+        """What each id stands for in the middle of a text, in the tokenizer's own form (TokenMonster's capcode is not
+        undone), (vocab_size,); `b""` for specials and padding."""
+        ...
+
     def encode(self, text: str, *, specials: bool = False) -> list[int]:
-        """Ids of a text, without BOS or EOS. Raises `PromptError` if `text` holds lone surrogates.
+        """Ids of a text, without BOS or EOS. Raises `PromptError` if `text` has lone surrogates.
 
         With `specials` the spelling of a special token becomes its id: only for text that you wrote yourself.
         """
@@ -50,26 +59,47 @@ class Tokenizer(Protocol):
         """A decoder whose pieces continue the text of `context`.
 
         decode(context) + pieces + flush == decode(context + tokens), whenever decode(context) ends at a character
-        boundary. If it ends in half a character, the law holds with the text before that half in the place
-        of decode(context): the first pieces finish the character.
+        boundary. If it ends inside a character, the rule holds with the text before that character in the place of
+        decode(context): the first pieces finish the character.
         """
         ...
 
+    def piece(self, id: int) -> str:
+        """One id as a person reads it: its text in the middle of a sentence, or a special token's spelling."""
+        ...
+
     def utf8_mask(self, decoder: Decoder, remaining: int | None = None) -> "NDArray[np.bool_]":
-        """The ids that may follow so that no U+FFFD is printed; bool (vocab_size,), read-only and kept.
+        """The ids that may follow so that no U+FFFD is printed; bool (vocab_size,), read-only and cached.
 
         Args:
-            decoder: one that this tokenizer made, as it stands.
+            decoder: made by this tokenizer, in its current state.
             remaining: how many ids may follow the next one; given, no character is begun that they cannot finish.
 
-        Ids that end a text are allowed between characters only, padding never. If the context ends in half a
-        character that nothing can finish, the mask is the one for a new character.
+        Ids that end a text are allowed between characters only, padding never. If the context ends inside a character
+        that nothing can finish, the mask is that for a new character.
         """
         ...
 
     def facts(self) -> dict[str, Any]:
-        """What `inspect` says of it: plain values for JSON, beginning with its `kind`."""
+        """What `inspect` reports, fit for JSON: first its `kind`; `specials` maps spellings to ids."""
         ...
+
+
+@runtime_checkable
+class OwnsTokenizer(Protocol):
+    """Optional for a runtime: it can tokenize for a model whose files have no tokenizer."""
+
+    def own_tokenizer(self) -> Tokenizer:
+        """The backend's tokenizer. Raises `VocabularyError` if the model has none that can be used."""
+        ...
+
+
+def utf8(text: str) -> bytes:
+    """The bytes of a prompt. Raises `PromptError` if it has lone surrogates, as arguments that are not UTF-8 do."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PromptError(f"the prompt is not UTF-8 (at character {error.start + 1})") from error
 
 
 def read_json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
@@ -84,9 +114,9 @@ def read_json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
 
 
 def configured_ids(files: Mapping[str, bytes], key: str) -> list[int]:
-    """The ids under a key such as `eos_token_id` (one, a list, or none), over all files that may say so.
+    """The ids under a key such as `eos_token_id` (one, a list, or none), in all files that may name them.
 
-    The generation config counts first, as in transformers: it is what `generate` goes by.
+    The generation config comes first, as in transformers, whose `generate` reads it.
     """
     ids: list[int] = []
     for name in ("generation_config.json", "config.json", "tokenizer_config.json"):
@@ -98,9 +128,9 @@ def configured_ids(files: Mapping[str, bytes], key: str) -> list[int]:
 
 
 def spelling(files: Mapping[str, bytes], key: str) -> str:
-    """How a special token such as `eos_token` is written, as tokenizer_config.json or special_tokens_map.json say.
+    """How a special token such as `eos_token` is written, by tokenizer_config.json or special_tokens_map.json.
 
-    `""` if they do not. The value is a text, or transformers' AddedToken as an object with `content`.
+    `""` if neither says. The value is a string, or transformers' AddedToken as an object with `content`.
     """
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         value = read_json(files, name).get(key)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
-from edgekit.errors import PromptError, VocabularyError
-from edgekit.tokenizers.base import configured_ids, read_json, spelling
+from edgekit.errors import VocabularyError
+from edgekit.tokenizers.base import configured_ids, read_json, spelling, utf8
 
 if TYPE_CHECKING:
     from edgekit.tokenizers.base import Decoder
@@ -55,14 +55,14 @@ class JsonTokenizer:
         self.bos = bos
         self.stop = frozenset(id for id in stop if id < vocab_size)
         added = self._library.get_added_tokens_decoder()
-        self.special_ids = frozenset(id for id, token in added.items() if token.special)
+        self._specials = {id: added[id].content for id in sorted(added) if added[id].special}
+        self.special_ids = frozenset(self._specials)
         rules = Rules.read(json.loads(data).get("decoder"))
         self.strip = rules.strip
         tokens = {id: token for token, id in ids.items() if id not in self.special_ids}
-        self.pieces = [rules.piece(tokens[id]) if id in tokens else b"" for id in range(vocab_size)]
-        """What each id prints: bytes, `b""` for specials and padding."""
+        self.token_bytes = [rules.piece(tokens[id]) if id in tokens else b"" for id in range(vocab_size)]
         firsts = ((id, rules.piece(token, first=True)) for id, token in tokens.items())
-        self.first_pieces = {id: first for id, first in firsts if first != self.pieces[id]}
+        self.first_pieces = {id: first for id, first in firsts if first != self.token_bytes[id]}
         """What it prints instead as the first id of a text that prints anything, where that differs."""
         self._silent = frozenset(range(vocab_size)).difference(tokens)
 
@@ -82,10 +82,7 @@ class JsonTokenizer:
         return cls(data, vocab_size, stop=ids("eos_token"), bos=bos)
 
     def encode(self, text: str, *, specials: bool = False) -> list[int]:
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise PromptError(f"the text is not UTF-8 (at character {error.start + 1})") from error
+        utf8(text)
         if specials:
             return self._parsing.encode(text, add_special_tokens=False).ids
         ids = self._library.encode(text, add_special_tokens=False).ids
@@ -129,19 +126,23 @@ class JsonTokenizer:
         decoder.feed_all(context)
         return decoder
 
+    def piece(self, id: int) -> str:
+        if id in self._specials:
+            return self._specials[id]
+        return self.token_bytes[id].decode("utf-8", "replace") if 0 <= id < self.vocab_size else ""
+
     def utf8_mask(self, decoder: "Decoder", remaining: int | None = None) -> "Mask":
         assert isinstance(decoder, JsonDecoder)
         return self._masks.mask(decoder.mask_state(self._masks), remaining)
 
     def facts(self) -> dict[str, Any]:
-        made = json.loads(self._data)
-        added = self._library.get_added_tokens_decoder()
+        model = json.loads(self._data)["model"]
         return {
-            "kind": f"tokenizer.json ({made['model'].get('type', 'BPE')})",
+            "kind": f"tokenizer.json ({model.get('type', 'BPE')})",
             "tokens": self._library.get_vocab_size(with_added_tokens=True),
             "padding": self.vocab_size - self._library.get_vocab_size(with_added_tokens=True),
-            "merges": len(made["model"].get("merges", ())),
-            "specials": {added[id].content: id for id in sorted(self.special_ids)},
+            "merges": len(model.get("merges", ())),
+            "specials": {text: id for id, text in self._specials.items()},
             "sha256": hashlib.sha256(self._data).hexdigest(),
         }
 
@@ -149,7 +150,7 @@ class JsonTokenizer:
     def _masks(self) -> "Masks":
         from edgekit.tokenizers.utf8_mask import Masks
 
-        return Masks(self.pieces, [id for id in self.special_ids | self.stop if not self.pieces[id]])
+        return Masks(self.token_bytes, [id for id in self.special_ids | self.stop if not self.token_bytes[id]])
 
 
 class JsonDecoder:
@@ -172,7 +173,7 @@ class JsonDecoder:
 
     def feed_all(self, tokens: Sequence[int]) -> str:
         """The text of several ids at once."""
-        pieces = self._tokenizer.pieces
+        pieces = self._tokenizer.token_bytes
         parts = [pieces[token] if 0 <= token < len(pieces) else b"" for token in tokens]
         if not self._started:
             silent = self._tokenizer._silent

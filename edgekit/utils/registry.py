@@ -1,7 +1,8 @@
-"""The registry: a room is a folder, what it offers are its files, and only `load` imports one.
+"""The plugin registry: a plugin folder is a package, its files are the plugins, and only `load` imports one.
 
 `names("runtimes")` lists without importing, so a help text may call it. `load("runtimes", "onnx")` imports
-`edgekit.runtimes.onnx`; what that file needs and does not find becomes one line with the cure.
+`edgekit.runtimes.onnx`; a package that the file needs and that is not installed becomes one line that says how to
+install it. `for_path` leads from a file or model folder to the plugin that opens or writes such a file.
 """
 
 import importlib
@@ -11,76 +12,93 @@ import re
 from pathlib import Path
 from types import ModuleType
 
-from edgekit.errors import MissingExtraError, UnknownPluginError
+from edgekit.errors import CheckpointError, MissingExtraError, UnknownPluginError
+
+DISTRIBUTION = "edgekit-lm"
+"""What pip installs. The import and the command are `edgekit`, which on PyPI is another project's name."""
 
 # What people type for a name that cannot be a file name.
 ALIASES = {"llama.cpp": "llamacpp", "llama-cpp": "llamacpp", "pytorch": "torch", "onnxruntime": "onnx", "ort": "onnx"}
 
-# A runtime's extra has the runtime's name; a converter's is named for what it brings along.
+# A runtime's extra has the runtime's name; a converter's is named after the package it needs.
 EXTRAS = {
     ("converters", "onnx_rows"): "onnx",
     ("converters", "optimum"): "export",
     ("runtimes", "torch_reference"): "torch",
 }
 
-DISTRIBUTION = "edgekit-lm"
-"""What pip installs; the import and the command are `edgekit`, a name that is taken on PyPI."""
-
 PLUGIN_FOLDERS = ("runtimes", "converters", "training")
 
 
-def names(room: str) -> list[str]:
-    """The files of a room without their `.py`, sorted; those that start with `_` are its private helpers."""
-    spec = importlib.util.find_spec(f"edgekit.{room}")
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    return sorted(m.name for m in pkgutil.iter_modules(folders) if not m.name.startswith("_"))
+def names(folder: str) -> list[str]:
+    """The plugins of a folder, sorted: its files without `.py`. Files that start with `_` are their helpers."""
+    spec = importlib.util.find_spec(f"edgekit.{folder}")
+    places = list(spec.submodule_search_locations or []) if spec else []
+    return sorted(m.name for m in pkgutil.iter_modules(places) if not m.name.startswith("_"))
 
 
-def extra(room: str, name: str) -> str:
-    """The name of the pip extra that installs what `room/name.py` imports."""
-    if room == "training":
+def extra(folder: str, name: str) -> str:
+    """The name of the pip extra that installs what `folder/name.py` imports."""
+    if folder == "training":
         return "train"
-    return EXTRAS.get((room, name), name)
+    return EXTRAS.get((folder, name), name)
 
 
 def install_command(extra: str) -> str:
-    """The command that installs an extra, for messages."""
+    """The pip command that installs an extra of edgekit."""
     return f"pip install '{DISTRIBUTION}[{extra}]'"
 
 
-def load(room: str, name: str) -> ModuleType:
-    """Import one file of a room.
+def load(folder: str, name: str) -> ModuleType:
+    """Import one plugin.
 
     Raises:
-        UnknownPluginError: no such file; the message lists the files there are.
-        MissingExtraError: the file imports a package that is not installed.
+        UnknownPluginError: no such plugin; the message lists those there are.
+        MissingExtraError: the plugin imports a package that is not installed.
     """
     name = ALIASES.get(name, name)
-    if not name.startswith("_") and name not in names(room):
-        raise UnknownPluginError(f"unknown {room.rstrip('s')} {name!r}: choose from {', '.join(names(room))}")
+    if not name.startswith("_") and name not in names(folder):
+        raise UnknownPluginError(f"unknown {folder.rstrip('s')} {name!r}: choose from {', '.join(names(folder))}")
     try:
-        return importlib.import_module(f"edgekit.{room}.{name}")
+        return importlib.import_module(f"edgekit.{folder}.{name}")
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing in ("", "edgekit"):
             raise  # a file of ours is missing or misspelt: a bug, not a missing extra
-        wanted = extra(room, name.lstrip("_"))
-        raise MissingExtraError(
-            f"{name.lstrip('_')} needs {missing}, which is not installed: {install_command(wanted)}"
-        ) from error
+        plugin = name.lstrip("_")
+        command = install_command(extra(folder, plugin))
+        raise MissingExtraError(f"{plugin} needs {missing}, which is not installed: {command}") from error
 
 
 def name_of(thing: object) -> str:
-    """The name of the room's file that an object's class comes from: "onnx", also for one in its `_onnx_fused.py`."""
+    """The name of the plugin that an object's class comes from: "onnx", also for a class in its `_onnx_fused.py`."""
     return type(thing).__module__.rpartition(".")[2].lstrip("_").partition("_")[0]
 
 
-def suffix(room: str, name: str) -> str:
+def suffix(folder: str, name: str) -> str:
     """The file suffix that a converter writes or a runtime opens; "" for a model folder.
 
-    It is the file's own `SUFFIX = "..."` line, read as text: to match a path must not import a backend.
+    It is the plugin's own `SUFFIX = "..."` line, read as text: matching a path must not import a backend.
     """
-    spec = importlib.util.find_spec(f"edgekit.{room}.{ALIASES.get(name, name)}")
+    spec = importlib.util.find_spec(f"edgekit.{folder}.{ALIASES.get(name, name)}")
     source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
-    found = re.search(r'^SUFFIX(?:: str)? = "([^"]*)"', source, re.MULTILINE)
-    return found.group(1) if found else ""
+    line = re.search(r'^SUFFIX(?:: str)? = "([^"]*)"', source, re.MULTILINE)
+    return line.group(1) if line else ""
+
+
+def for_suffix(folder: str, suffix_: str) -> str | None:
+    """The plugin for files with this suffix ("" for model folders); None if there is none."""
+    return next((name for name in names(folder) if suffix(folder, name) == suffix_), None)
+
+
+def for_path(folder: str, path: Path) -> str:
+    """The plugin that opens this file or model folder as it is, or writes such a one.
+
+    Raises:
+        CheckpointError: no plugin of this folder does.
+    """
+    kind = "" if path.is_dir() else path.suffix
+    name = for_suffix(folder, kind) if kind or path.is_dir() else None
+    if name is None:
+        raise CheckpointError(f"{path} is not a model edgekit can open: give a model folder, a .gguf or a .onnx")
+    return name

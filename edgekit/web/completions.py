@@ -27,9 +27,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from edgekit.inference.generate import TokenLogprob
+from edgekit.model import Model
 from edgekit.settings import is_whole
+from edgekit.tokenizers.base import Tokenizer
 from edgekit.web import responses
-from edgekit.web.models import Entry, Opened
+from edgekit.web.models import Entry
 from edgekit.web.state import AppState
 from edgekit.web.tokens import prompt_logprobs
 from edgekit.web.validation import Fields, RequestError, is_ids, shown
@@ -166,15 +168,15 @@ class EndEvent:
 
 def complete(params: CompletionParams, state: AppState, job: Job) -> None:
     """The work of one request; emits a `StartEvent`, `TokenEvent`s and an `EndEvent`."""
-    opened = state.pool.open(params.entry, params.entry.runtime)
-    model, prompt = opened.model, state.prompt(opened, params.prompt, "prompt")
+    model = state.pool.open(params.entry, params.entry.runtime)
+    prompt = state.prompt(model, params.prompt, "prompt")
 
     # Created before anything is computed, since it raises if the prompt does not fit.
     stream = model.stream(prompt, cancelled=job.cancelled, **params.settings, logprobs=params.logprobs)
     text = params.prompt if isinstance(params.prompt, str) else model.tokenizer.decode(prompt)
     tokens: list[TokenEntry] = []
     if params.echo and params.logprobs is not None:
-        tokens = _prompt_entries(opened, prompt, params.logprobs, len(text))
+        tokens = _prompt_entries(model, prompt, params.logprobs, len(text))
     if not params.max_tokens:
         job.emit(StartEvent(text, tokens))
         job.emit(EndEvent("", "length", len(prompt), 0))
@@ -186,27 +188,29 @@ def complete(params: CompletionParams, state: AppState, job: Job) -> None:
                 job.emit(StartEvent(text, tokens))
             entry = None
             if step.logprob is not None:
-                entry = _entry(step.logprob, offset, opened)
+                entry = _entry(step.logprob, offset, model.tokenizer)
                 offset += len(decoder.feed(step.token)) if step.token not in model.tokenizer.stop else 0
             job.emit(TokenEvent(step.text, entry))
     job.emit(EndEvent(result.text, result.finish_reason or "stop", len(prompt), len(result.tokens)))
 
 
-def _entry(chosen: TokenLogprob, offset: int, opened: Opened) -> TokenEntry:
+def _entry(chosen: TokenLogprob, offset: int, tokenizer: Tokenizer) -> TokenEntry:
     top: dict[str, float] = {}
     for id, logprob in (*chosen.top, (chosen.token, chosen.logprob)):
-        text = opened.pieces(id)
+        text = tokenizer.piece(id)
         top[text] = max(logprob, top.get(text, LEAST))
-    return TokenEntry(opened.pieces(chosen.token), max(chosen.logprob, LEAST), top, offset)
+    return TokenEntry(tokenizer.piece(chosen.token), max(chosen.logprob, LEAST), top, offset)
 
 
-def _prompt_entries(opened: Opened, prompt: Sequence[int], top: int, length: int) -> list[TokenEntry]:
+def _prompt_entries(model: Model, prompt: Sequence[int], top: int, length: int) -> list[TokenEntry]:
     """`length`: characters of the prompt's text."""
-    decoder, offset, entries = opened.model.tokenizer.decoder(), 0, []
-    for id, logprob in zip(prompt, prompt_logprobs(opened.model.runtime, prompt, top), strict=True):
+    decoder, offset, entries = model.tokenizer.decoder(), 0, []
+    for id, logprob in zip(prompt, prompt_logprobs(model.runtime, prompt, top), strict=True):
         at = min(offset, length)  # a tokenizer that normalises may return text of another length
         entries.append(
-            TokenEntry(opened.pieces(id), None, None, at) if logprob is None else _entry(logprob, at, opened)
+            TokenEntry(model.tokenizer.piece(id), None, None, at)
+            if logprob is None
+            else _entry(logprob, at, model.tokenizer)
         )
         offset += len(decoder.feed(id))
     return entries

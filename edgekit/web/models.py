@@ -5,7 +5,7 @@ import importlib.util
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,10 @@ from edgekit.doctor.case import open_case
 from edgekit.errors import CheckpointError, MissingExtraError
 from edgekit.formats import hub
 from edgekit.formats.generation_config import defaults
-from edgekit.model import PREFERENCE, Model, load
+from edgekit.model import Model, load, runtimes_for
 from edgekit.settings import Generating
 from edgekit.utils import registry
 from edgekit.utils.progress import Progress, silent
-from edgekit.web.tokens import Pieces
 from edgekit.web.validation import RequestError, shown
 
 MAX_OPEN = 4
@@ -51,17 +50,6 @@ class Entry:
         return {name: value for name, value in vars(self).items() if name not in ("path", "defaults")}
 
 
-@dataclass
-class Opened:
-    """A model on a runtime, and the text of its single tokens."""
-
-    model: Model
-    pieces: Pieces = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.pieces = Pieces(self.model.tokenizer)
-
-
 class ModelPool:
     """The models of one server. Only the worker's thread may call `open` and use what it returns.
 
@@ -85,7 +73,7 @@ class ModelPool:
     ):
         self._quant, self._progress, self._running = quant, progress, running
         self.entries: dict[str, Entry] = {}
-        self._open: OrderedDict[tuple[str, str], Opened] = OrderedDict()
+        self._open: OrderedDict[tuple[str, str], Model] = OrderedDict()
         for model in models:
             entry = describe(hub.resolve(model, revision=revision), runtime)
             if isinstance(model, str) and hub.HUB_ID.fullmatch(model) and not Path(model).exists():
@@ -117,7 +105,7 @@ class ModelPool:
             raise RequestError(f"runtime must be one of {', '.join(entry.runtimes)}, not {shown(name)}", "runtime")
         return name
 
-    def open(self, entry: Entry, runtime: str) -> Opened:
+    def open(self, entry: Entry, runtime: str) -> Model:
         """The model, opened now if it is not open yet; at most `MAX_OPEN` stay open. Raises as `edgekit.load`."""
         key = (entry.id, runtime)
         if key in self._open:
@@ -127,20 +115,18 @@ class ModelPool:
             self._close(self._open.popitem(last=False)[1])
         quant = self._quant if runtime == entry.runtime else None
         model = load(entry.path, runtime=runtime, quant=quant, progress=self._progress, **self._running)
-        opened = self._open[key] = Opened(model)
+        self._open[key] = model
         entry.context_length, entry.vocab_size = model.runtime.context_length, model.runtime.vocab_size
-        return opened
+        return model
 
     def close(self) -> None:
         while self._open:
             self._close(self._open.popitem()[1])
 
     @staticmethod
-    def _close(opened: Opened) -> None:
-        end = getattr(opened.model.runtime, "close", None)  # the others give their memory back with the last reference
-        if end is not None:
-            end()
-        del opened, end
+    def _close(model: Model) -> None:
+        model.runtime.close()
+        del model
         gc.collect()
 
 
@@ -177,16 +163,6 @@ def describe(path: Path, runtime: str | None) -> Entry:
         vocab_size=case.rows,
         defaults=defaults(case.files),
     )
-
-
-def runtimes_for(path: Path) -> list[str]:
-    """The runtimes that could open a model, in the order of preference of `edgekit.load`."""
-    names = registry.names("runtimes")
-    native = [name for name in names if path.suffix and registry.suffix("runtimes", name) == path.suffix]
-    if path.suffix == ".onnx":
-        return native
-    preferred = [name for name in PREFERENCE if name in names]
-    return list(dict.fromkeys([*native, *preferred, *names]))
 
 
 def missing_for(path: Path, runtime: str) -> str | None:

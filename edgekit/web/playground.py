@@ -10,9 +10,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from edgekit.inference.generate import Generation, Step
+from edgekit.tokenizers.base import Tokenizer
 from edgekit.tokenizers.load import pieces
 from edgekit.web import responses
-from edgekit.web.models import Entry, Opened
+from edgekit.web.models import Entry
 from edgekit.web.state import AppState
 from edgekit.web.validation import SETTINGS, Fields, RequestError, checked, is_ids, ranges, shown
 from edgekit.web.worker import Job
@@ -54,10 +55,9 @@ def parse(data: bytes, state: AppState) -> GenerateParams:
 
 def generate(params: GenerateParams, state: AppState, job: Job) -> None:
     """The work of one request, in the worker's thread; emits the events that the API documents."""
-    opened = state.pool.open(params.entry, params.runtime)
-    prompt = state.prompt(opened, params.prompt, "tokens")
+    model = state.pool.open(params.entry, params.runtime)
+    prompt = state.prompt(model, params.prompt, "tokens")
 
-    model = opened.model
     stream = model.stream(prompt, cancelled=job.cancelled, **params.settings, logprobs=params.top)
     with state.counting(stream, job):
         for step in stream.steps(distribution=True):
@@ -65,11 +65,11 @@ def generate(params: GenerateParams, state: AppState, job: Job) -> None:
             if len(result.tokens) == 1:  # with the first token: until then an error is still an HTTP status
                 texts = pieces(model.tokenizer, result.prompt)
                 job.emit({"type": "start", "tokens": result.prompt, "pieces": texts, "seed": result.seed})
-            job.emit(token_event(step, opened))
+            job.emit(token_event(step, model.tokenizer))
     job.emit(end_event(stream.result))
 
 
-def token_event(step: Step, opened: Opened) -> dict[str, Any]:
+def token_event(step: Step, tokenizer: Tokenizer) -> dict[str, Any]:
     logprob, distribution = step.logprob, step.distribution
     if logprob is None or distribution is None:
         raise TypeError("token_event needs a step with a log-probability and a distribution")
@@ -77,11 +77,11 @@ def token_event(step: Step, opened: Opened) -> dict[str, Any]:
         "type": "token",
         "id": step.token,
         "text": step.text,
-        "piece": opened.pieces(step.token),
+        "piece": tokenizer.piece(step.token),
         "before": math.exp(logprob.logprob),
         "after": distribution.probability(step.token),
         "top": [
-            {"id": id, "piece": opened.pieces(id), "before": math.exp(before), "after": distribution.probability(id)}
+            {"id": id, "piece": tokenizer.piece(id), "before": math.exp(before), "after": distribution.probability(id)}
             for id, before in logprob.top
         ],
     }

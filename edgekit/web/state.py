@@ -8,9 +8,10 @@ from typing import Any
 from starlette.requests import Request
 
 from edgekit.inference.generate import Stream
+from edgekit.model import Model
 from edgekit.web import responses, security
 from edgekit.web.metrics import Metrics
-from edgekit.web.models import ModelPool, Opened
+from edgekit.web.models import ModelPool
 from edgekit.web.settings import Serving
 from edgekit.web.validation import RequestError, check_ids
 from edgekit.web.worker import Job, ModelWorker
@@ -32,12 +33,12 @@ class AppState:
         """See `edgekit.web.responses.events`."""
         return responses.events(request, self.worker, work, self.settings.time_limit)
 
-    def prompt(self, opened: Opened, prompt: str | list[int], param: str) -> list[int]:
+    def prompt(self, model: Model, prompt: str | list[int], param: str) -> list[int]:
         """The ids of a prompt, checked against the limit. Raises `RequestError` (400, 413) and `PromptError`.
 
         `param`: the name of the field, for errors.
         """
-        model, limit = opened.model, self.settings.max_prompt_tokens
+        limit = self.settings.max_prompt_tokens
         ids = model.encode(prompt)
         if not isinstance(prompt, str):
             check_ids(ids, model.runtime.vocab_size, param)

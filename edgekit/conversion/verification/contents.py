@@ -61,7 +61,7 @@ def kind_of(path: Path) -> str:
             return registry.load("converters", "onnx").describe(path)[0].get("edgekit.quant", "unknown")
         except MissingExtraError:
             return "unknown"
-    raise CheckpointError(f"{path} is no model that edgekit knows: give a model folder, a .gguf or a .onnx")
+    raise CheckpointError(f"{path} is not a model edgekit can open: give a model folder, a .gguf or a .onnx")
 
 
 def held(path: Path) -> Iterator[ArtefactTensor] | None:

@@ -18,14 +18,13 @@ from edgekit.conversion.verification.metrics import Agreement, Figures, logit_er
 from edgekit.conversion.verification.settings import Verifying
 from edgekit.errors import CheckpointError, DataError, MissingExtraError, VocabularyError
 from edgekit.formats.checkpoint import Checkpoint
-from edgekit.formats.embedded import FILES
 from edgekit.formats.open import open_model
 from edgekit.inference.reference import Reference
-from edgekit.inference.runtime import Logits, Runtime
+from edgekit.inference.runtime import Logits, Runtime, plugin
 from edgekit.inference.scoring import blockwise, prefix_id
 from edgekit.settings import Running
 from edgekit.tokenizers.base import Tokenizer
-from edgekit.tokenizers.load import from_files
+from edgekit.tokenizers.load import tokenizer_of
 from edgekit.utils import registry
 from edgekit.utils.texts import Document
 
@@ -79,11 +78,12 @@ def open_source(path: Path, runtime: str | None, running: Running) -> Source:
     if runtime is None and checkpoint is not None:
         return of_checkpoint(checkpoint)
     assert runtime is not None
-    room = registry.load("runtimes", runtime)
-    if path.suffix != room.SUFFIX and (room.SUFFIX or path.suffix == ".onnx"):
+    suffix = registry.suffix("runtimes", runtime)
+    opener = plugin(runtime)
+    if path.suffix != suffix and (suffix or path.suffix == ".onnx"):
         raise CheckpointError(f"{runtime} does not open {path.name} as it is: name another --runtime, or none")
     # Of PyTorch the model of transformers, and not what edgekit does to make it fast.
-    opened = room.load(path, dataclasses.replace(running, reference=True))
+    opened = opener.load(path, dataclasses.replace(running, reference=True))
     return Source(path.name, opened, runtime, _tokenizer(opened), checkpoint)
 
 
@@ -95,14 +95,6 @@ def _tokenizer(runtime: Runtime) -> Tokenizer | None:
         return None
 
 
-def tokenizer_of(files: Any, vocab_size: int, runtime: Runtime | None = None) -> Tokenizer | None:
-    """The tokenizer that the files make, or the runtime's own; None if there is neither."""
-    if any(name in files for name in FILES):
-        return from_files(files, vocab_size)
-    own = getattr(runtime, "own_tokenizer", None)
-    return own() if own is not None else None
-
-
 def open_artefact(path: Path, running: Running, *, quick: bool = False) -> tuple[Runtime, str]:
     """An artefact on the runtime that its format names, and that runtime's name.
 
@@ -112,14 +104,12 @@ def open_artefact(path: Path, running: Running, *, quick: bool = False) -> tuple
         if not quick:
             try:
                 plain = dataclasses.replace(running, reference=True)
-                return registry.load("runtimes", "torch").load(path, plain), "torch"
+                return plugin("torch").load(path, plain), "torch"
             except MissingExtraError:
                 pass
         return Reference(open_model(path)), "numpy"
-    names = [name for name in registry.names("runtimes") if registry.suffix("runtimes", name) == path.suffix != ""]
-    if not names:
-        raise CheckpointError(f"{path} is no model that edgekit knows: give a model folder, a .gguf or a .onnx")
-    return registry.load("runtimes", names[0]).load(path, running), names[0]
+    name = registry.for_path("runtimes", path)
+    return plugin(name).load(path, running), name
 
 
 class SourceLogits:

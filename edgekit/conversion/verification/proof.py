@@ -17,7 +17,6 @@ from edgekit.conversion.verification.measure import (
     by_step,
     greedy,
     open_artefact,
-    tokenizer_of,
     tokens,
 )
 from edgekit.conversion.verification.metrics import Figures, logit_error
@@ -29,6 +28,7 @@ from edgekit.formats.embedded import FILES
 from edgekit.inference.reference import Reference
 from edgekit.inference.runtime import Logits, Runtime
 from edgekit.settings import Running
+from edgekit.tokenizers.load import tokenizer_of
 
 SHARE, LEAST = 0.25, 0.05
 """Of a type's `Limit.noise`: for each time that a model amplifies errors, and at least. The whole limit is for models
@@ -118,7 +118,8 @@ def prove(truth: SourceLogits, path: Path, *, quick: bool = False) -> Proof:
     except EdgekitError as error:
         proof.failures.append(str(error))
     finally:
-        getattr(runtime, "close", lambda: None)()
+        if runtime is not None:
+            runtime.close()
         truth.source.runtime.rewind(0)
     return proof
 

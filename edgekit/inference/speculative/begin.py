@@ -12,6 +12,7 @@ from edgekit.inference.speculative.pace import Pace
 from edgekit.inference.speculative.speculation import Begin, Draft, Speculation
 from edgekit.settings import Drafting, Generating
 from edgekit.tokenizers.base import Tokenizer
+from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer
 
 
 class Pair(NamedTuple):
@@ -57,10 +58,10 @@ def same_vocabulary(a: Tokenizer, b: Tokenizer) -> bool:
 
     That is all that matters: an id that means something else to the draft costs a wrong guess, never a wrong text.
     """
-    if (one := getattr(a, "vocabulary", None)) is not None and (other := getattr(b, "vocabulary", None)) is not None:
-        return one is other or one.to_bytes() == other.to_bytes()
-    ours, theirs = getattr(a, "pieces", None), getattr(b, "pieces", None)
-    if ours is None or theirs is None:
-        return a is b
+    if isinstance(a, TokenMonsterTokenizer) and isinstance(b, TokenMonsterTokenizer):
+        return a.vocabulary is b.vocabulary or a.vocabulary.to_bytes() == b.vocabulary.to_bytes()
+    if isinstance(a, TokenMonsterTokenizer) or isinstance(b, TokenMonsterTokenizer):
+        return False  # the bytes of one undergo capcode, those of the other do not
+    ours, theirs = a.token_bytes, b.token_bytes
     shared = min(len(ours), len(theirs))
     return ours[:shared] == theirs[:shared] and not any(ours[shared:]) and not any(theirs[shared:])

@@ -21,7 +21,7 @@ and of all independent guesses the likeliest is most often right.
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -30,9 +30,10 @@ from edgekit.inference.sampling import Sampler
 from edgekit.inference.speculative.draft import Follower
 from edgekit.inference.speculative.pace import Pace
 from edgekit.inference.speculative.speculation import Proposal
-from edgekit.inference.speculative.transcript import CONTEXT, Openings, Transcript, formed, forms, pieces
+from edgekit.inference.speculative.transcript import CONTEXT, Openings, Transcript, formed, forms
 from edgekit.settings import Generating
 from edgekit.tokenizers.base import Tokenizer
+from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer
 
 LONGEST = 40
 """Characters that an id may stand for; so far back it is asked whether a longer one could."""
@@ -61,10 +62,10 @@ class TextDraft:
         self._agreed = self._left_out = 0
         """Characters that the draft's text is known to share with the target's, and those that it begins behind."""
         self._ends = tokenizer.stop
-        spelt = pieces(tokenizer)
-        self._openings = None if spelt is None else Openings(spelt)
-        vocabulary = getattr(tokenizer, "vocabulary", None)
-        self._bytes = vocabulary.normalize if vocabulary is not None and vocabulary.capcode == 2 else str.encode
+        self._openings = Openings(tokenizer.token_bytes)
+        self._bytes: Callable[[str], bytes] = str.encode
+        if isinstance(tokenizer, TokenMonsterTokenizer) and tokenizer.vocabulary.capcode == 2:
+            self._bytes = tokenizer.vocabulary.normalize
         self._form, self._back = forms(tokenizer, target)
 
     def propose(self, history: Sequence[int], count: int, pace: Pace) -> Proposal:
@@ -114,7 +115,7 @@ class TextDraft:
 
     def _open(self, text: str) -> list[int]:
         """Ids that stand for `text` and more, or for it alone."""
-        return [] if self._openings is None else self._openings.of(self._bytes(text))
+        return self._openings.of(self._bytes(text))
 
     def _read(self, ids: Sequence[int]) -> None:
         self._own.extend(ids)

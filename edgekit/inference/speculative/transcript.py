@@ -3,10 +3,11 @@
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from edgekit.tokenizers.base import Decoder, Tokenizer
 from edgekit.tokenizers.tokenmonster import capcode
+from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer
 
 Form = Literal["NFC", "NFD"] | None
 """A Unicode normalisation form, or None for text as it is."""
@@ -138,15 +139,7 @@ class Openings:
         return self._order[bisect_left(self._pieces, text) : last]
 
 
-def pieces(tokenizer: Any) -> Sequence[bytes] | None:
-    """The bytes that each id stands for in the middle of a text; None if the tokenizer does not say."""
-    if (vocabulary := getattr(tokenizer, "vocabulary", None)) is not None:
-        silent = {*tokenizer.stop, tokenizer.bos_id, *vocabulary.special_ids}
-        return [b"" if id in silent else vocabulary.base_bytes(id) for id in range(tokenizer.vocab_size)]
-    return getattr(tokenizer, "pieces", None)
-
-
-def forms(draft: Any, target: Any) -> tuple[Form, Form]:
+def forms(draft: Tokenizer, target: Tokenizer) -> tuple[Form, Form]:
     """The Unicode forms that text must have for the draft and for the target; None where it stays as it is.
 
     TokenMonster vocabularies may decompose characters (NFD) and do not put them together again; others print what
@@ -162,6 +155,5 @@ def formed(text: str, form: Form) -> str:
     return text if form is None or text.isascii() else unicodedata.normalize(form, text)
 
 
-def _decomposes(tokenizer: Any) -> bool:
-    vocabulary = getattr(tokenizer, "vocabulary", None)
-    return vocabulary is not None and bool(vocabulary.normalization & capcode.NFD)
+def _decomposes(tokenizer: Tokenizer) -> bool:
+    return isinstance(tokenizer, TokenMonsterTokenizer) and bool(tokenizer.vocabulary.normalization & capcode.NFD)

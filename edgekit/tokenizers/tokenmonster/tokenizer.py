@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgekit.errors import FileError, PromptError, VocabularyError
-from edgekit.tokenizers.base import configured_ids, read_json, spelling
+from edgekit.errors import FileError, VocabularyError
+from edgekit.tokenizers.base import configured_ids, read_json, spelling, utf8
 from edgekit.tokenizers.tokenmonster import capcode
 from edgekit.tokenizers.tokenmonster.specials import without_specials
 from edgekit.tokenizers.tokenmonster.vocab_file import MODES
@@ -155,18 +155,16 @@ class TokenMonsterTokenizer:
         return self.vocabulary.table_size <= id < self.vocab_size or id in self.vocabulary.special_ids
 
     def encode(self, text: str, *, specials: bool = False) -> list[int]:
-        try:
-            if not specials or not self.specials:
-                return self._backend.encode(text)
-            spelled = sorted(self.specials, key=len, reverse=True)
-            parts = re.split(f"({'|'.join(map(re.escape, spelled))})", text)
-            return [
-                id
-                for i, part in enumerate(parts)
-                for id in ([self.specials[part]] if i % 2 else self._backend.encode(part) if part else [])
-            ]
-        except UnicodeEncodeError as error:
-            raise PromptError(f"the text is not UTF-8 (at character {error.start + 1})") from error
+        utf8(text)
+        if not specials or not self.specials:
+            return self._backend.encode(text)
+        spelled = sorted(self.specials, key=len, reverse=True)
+        parts = re.split(f"({'|'.join(map(re.escape, spelled))})", text)
+        return [
+            id
+            for i, part in enumerate(parts)
+            for id in ([self.specials[part]] if i % 2 else self._backend.encode(part) if part else [])
+        ]
 
     def decode(self, tokens: Sequence[int]) -> str:
         return self._backend.decode([id for id in tokens if id not in self._silent and id < self.vocabulary.table_size])
@@ -176,6 +174,24 @@ class TokenMonsterTokenizer:
         for token in context:
             decoder.feed(token)
         return decoder
+
+    @cached_property
+    def token_bytes(self) -> Sequence[bytes]:
+        return [b"" if id in self._silent else self.vocabulary.base_bytes(id) for id in range(self.vocab_size)]
+
+    @cached_property
+    def _spelled(self) -> dict[int, str]:
+        return {id: text for text, id in self.specials.items()}
+
+    @cached_property
+    def _context(self) -> list[int]:
+        return self.encode("a")  # the middle of a sentence, where capcode capitalises nothing
+
+    def piece(self, id: int) -> str:
+        if id in self._spelled:
+            return self._spelled[id]
+        decoder = self.decoder(self._context)
+        return decoder.feed(id) + decoder.flush()
 
     def utf8_mask(self, decoder: "Decoder", remaining: int | None = None) -> "Mask":
         assert isinstance(decoder, TokenMonsterDecoder)
@@ -308,13 +324,14 @@ def resolve(name: str | Path, *, folder: Path | None = None, revision: str | Non
         return local
     # Here, not above: a model folder brings its own vocabulary, and nobody else needs the hub's client.
     import huggingface_hub
+    from huggingface_hub import constants
 
     filename = f"vocabs/{plain}.vocab"
     cached = huggingface_hub.try_to_load_from_cache(REPOSITORY, filename, revision=revision)
     if isinstance(cached, str):
         return Path(cached)
     try:
-        if not huggingface_hub.constants.HF_HUB_OFFLINE:
+        if not constants.HF_HUB_OFFLINE:
             _knock(huggingface_hub.hf_hub_url(REPOSITORY, filename, revision=revision))
         return Path(huggingface_hub.hf_hub_download(REPOSITORY, filename, revision=revision, etag_timeout=5))
     except Exception as error:  # whatever its HTTP library raises: requests', httpx's or its own

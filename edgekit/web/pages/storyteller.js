@@ -20,7 +20,7 @@ export class Storyteller {
 
   #pieces = new Map();
 
-  /** The text of a token in the middle of a text, or the spelling of a special token; see `Pieces` in edgekit/web/tokens.py. */
+  /** The text of a token in the middle of a text, or the spelling of a special token; see `Tokenizer.piece` in edgekit. */
   piece(id) {
     if (!this.#pieces.size) for (const [spelling, special] of this.tokenizer.specials) this.#pieces.set(special, spelling);
     if (!this.#pieces.has(id)) {
