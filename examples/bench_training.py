@@ -18,7 +18,7 @@ import torch
 import transformers
 from accelerate.state import AcceleratorState
 
-from edgekit.training import loop, recipe
+from edgekit.training import data, hf_folder, loop, recipe
 from edgekit.training.model import Llama, flops_per_token, initialize, parameters
 from edgekit.training.speed import peak
 
@@ -109,7 +109,7 @@ def main():
     tokens = args.batch * args.block
     with tempfile.TemporaryDirectory() as folder:
         plan = make_recipe(args, folder, args.steps)
-        config = loop.hf_folder.config_for(plan, loop.data.vocabulary("bytes"))
+        config = hf_folder.config_for(plan, data.vocabulary("bytes"))
         seconds = {"edgekit": [], "Trainer": []}
         for _ in range(args.rounds):
             seconds["Trainer"] += trainer_steps(args, folder, config)

@@ -233,7 +233,7 @@ def test_sigterm_saves_and_stops(mini, whole, tmp_path):
             break
     process.terminate()
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command goes on from here" in err
+    assert process.returncode == 130 and "the same command continues from here" in err
     run(mini, tmp_path)
     same(whole, tmp_path)
 
@@ -274,7 +274,7 @@ def test_resume_with_another_recipe_is_refused(mini, whole, tmp_path):
 def test_a_run_can_be_extended(mini, tmp_path):
     assert run(mini, tmp_path, "max_train_steps=12").finished
     longer = ("max_train_steps=15", "learning_rate=1e-3")
-    with pytest.raises(TrainingError, match=r"learning_rate was 0.003, is 0.001; .*--extend goes on"):
+    with pytest.raises(TrainingError, match=r"learning_rate was 0.003, is 0.001; .*--extend continues"):
         run(mini, tmp_path, *longer)
     with pytest.raises(TrainingError, match=r"model.rope_theta was 10000.0, is 5000.0; .*--fresh$"):
         run(mini, tmp_path, *longer, "rope_theta=5000", extend=True)
@@ -285,7 +285,7 @@ def test_a_run_can_be_extended(mini, tmp_path):
     other = tmp_path / "other.jsonl"
     other.write_text("".join(json.dumps({"text": f"{n} is quite another text. " * 20}) + "\n" for n in range(60)))
     more = (*longer[1:], "max_train_steps=18", f'data.sources=[{{path="{other}"}}]')
-    with pytest.raises(TrainingError, match="data.sources was .*--extend goes on"):
+    with pytest.raises(TrainingError, match="data.sources was .*--extend continues"):
         run(mini, tmp_path, *more)
     done = run(mini, tmp_path, *more, extend=True)
     assert done.position.step == 18 and (done.position.epoch, done.position.block) == (0, 3 * 8)

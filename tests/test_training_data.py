@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("numba")
 
 from edgekit.errors import DataError, FileError, MissingExtraError, RecipeError
-from edgekit.training import data, encoding, recipe, shards, text
+from edgekit.training import data, encoding, recipe, shards, sources
 from edgekit.training.sections import Data, Source
 
 EOS, BOS = 256, 257
@@ -41,12 +41,12 @@ HARD = [
 
 @pytest.mark.parametrize("sample", HARD)
 def test_cleaning_is_the_card_s(sample):
-    assert text.clean(sample, "collapse") == cards_clean_text(sample)
-    assert text.clean(sample, "none") == sample
+    assert sources.clean(sample, "collapse") == cards_clean_text(sample)
+    assert sources.clean(sample, "none") == sample
 
 
 def test_cleaning_that_keeps_lines():
-    assert text.clean(" One  ﬁne\tday \n\n\n\n two \nthree\n", "lines") == "One fine day\n\ntwo\nthree"
+    assert sources.clean(" One  ﬁne\tday \n\n\n\n two \nthree\n", "lines") == "One fine day\n\ntwo\nthree"
 
 
 def prepared(tmp_path, sources, vocabulary=BYTES, meter=shards.silent, **more):

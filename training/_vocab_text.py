@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import DataError, SettingError
 from edgekit.training.sections import Source
-from edgekit.training.text import clean, documents, paths
+from edgekit.training.sources import clean, documents, paths
 
 __all__ = ["Corpus", "read"]
 
@@ -58,7 +58,7 @@ def read(
     weights: Mapping[str, float] | None = None,
     cleaning: str = "none",
 ) -> Corpus:
-    """Everything in files and folders, as `training/text.py` reads them.
+    """Everything in files and folders, as `training/sources.py` reads them.
 
     Args:
         weights: how often to count a text, by the name of its corpus: a JSON line's "corpus", or the name of its file

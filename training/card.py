@@ -8,7 +8,7 @@ import torch
 
 from edgekit import __version__
 from edgekit.formats.checkpoint import LlamaConfig
-from edgekit.training.evaluation import Score
+from edgekit.training.evaluation import ValidationScore
 from edgekit.training.model import parameters
 from edgekit.training.precision import Counts
 from edgekit.training.schedule import warmup_steps
@@ -16,7 +16,7 @@ from edgekit.training.sections import Recipe
 from edgekit.training.state import Position
 
 
-def brief(scores: Mapping[str, Score]) -> str:
+def brief(scores: Mapping[str, ValidationScore]) -> str:
     """The validation result in a few words."""
     if "" not in scores:
         return "not evaluated"
@@ -31,7 +31,7 @@ def text(
     config: LlamaConfig,
     summary: Mapping[str, Mapping[str, Mapping[str, int]]],
     position: Position,
-    scores: Mapping[str, Score],
+    scores: Mapping[str, ValidationScore],
     *,
     which: str,
     world: int,
@@ -117,7 +117,7 @@ def _weight(recipe: Recipe, corpus: str) -> float:
     return recipe.data.sources[0].weight
 
 
-def _results(scores: Mapping[str, Score]) -> str:
+def _results(scores: Mapping[str, ValidationScore]) -> str:
     rows = [(name or "**all**", f"{s.loss:.4f}", f"{s.perplexity:.2f}", f"{s.bits_per_byte:.4f}", f"{s.tokens:,}")
             for name, s in scores.items()]  # fmt: skip
     return _table(("validation", "loss per token", "perplexity", "bits per byte", "tokens"), rows)

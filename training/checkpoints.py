@@ -1,10 +1,11 @@
-"""What a resume needs, saved whole or not at all.
+"""Checkpoints of a run: what resuming needs, saved whole or not at all.
 
-    RUN/checkpoints/step-00000900/state.pt     model, optimizer, scaler, random state, data position, best metric, ...
-    RUN/checkpoints/step-00000900/recipe.json  what it was trained by
+    RUN/checkpoints/step-00000900/state.pt     model, optimizer, scaler, random state, position, ... (`Run.state`)
+    RUN/checkpoints/step-00000900/recipe.json  the recipe it was trained with
 
-A checkpoint is written under another name, flushed and renamed, and only then are older ones deleted: a run killed at
-any moment has the last whole one. `state.pt` holds tensors and plain values only (`weights_only`): no code runs.
+A checkpoint is written under a temporary name, flushed and renamed, and only then are older ones deleted: a run killed
+at any moment still has its last complete one. `state.pt` holds tensors and plain values only, so that loading it runs
+no code (`weights_only`).
 """
 
 import contextlib
@@ -31,14 +32,14 @@ STATE, RECIPE = "state.pt", "recipe.json"
 
 
 def folders(run: Path) -> list[Path]:
-    """The whole checkpoints of a run, oldest first."""
+    """The complete checkpoints of a run, oldest first."""
     return sorted(p for p in (run / "checkpoints").glob("step-*") if (p / STATE).is_file())
 
 
 def save(run: Path, step: int, state: dict[str, Any], recipe: Recipe, keep: int) -> Path:
-    """Save, then delete all but the newest `keep`. Raises `FileError`, with the older ones still there."""
+    """Save a checkpoint, then delete all but the newest `keep`. Raises `FileError`; the older ones are still there."""
     folder = run / "checkpoints" / f"step-{step:08d}"
-    buffer = io.BytesIO()  # torch writing to a full disk raises anything; plain bytes raise OSError
+    buffer = io.BytesIO()  # on a full disk torch.save raises errors of any class, writing bytes an OSError
     torch.save(state, buffer)
     with files.replacing(folder) as temporary:
         temporary.mkdir()
@@ -50,44 +51,44 @@ def save(run: Path, step: int, state: dict[str, Any], recipe: Recipe, keep: int)
 
 
 def load(run: Path, recipe: Recipe, *, extend: bool = False) -> dict[str, Any] | None:
-    """The state of the newest checkpoint that can be read; None if the run has none.
+    """The state of the newest readable checkpoint; None if the run has no checkpoint.
 
     Args:
-        extend: another length, learning rate, schedule and text than the checkpoint's are meant.
+        extend: accept another length, learning rate, schedule and text than the checkpoint's.
 
     Raises:
-        TrainingError: it was made by another recipe (the message names the key), or none of them can be read.
+        TrainingError: the recipe differs (the message names the key), or no checkpoint can be read.
     """
-    found = folders(run)
-    for folder in reversed(found):
+    saved = folders(run)
+    for folder in reversed(saved):
         try:
-            made_by = json.loads((folder / RECIPE).read_bytes())
+            recipe_then = json.loads((folder / RECIPE).read_bytes())
             state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             log.warning("%s is damaged (%s): trying the one before", folder, " ".join(str(error).split())[:200])
             continue
-        # JSON has no tuples: compare what both look like after it.
-        if key := difference(made_by, json.loads(json.dumps(recipe.to_dict())), EXTENDABLE if extend else FREE):
+        recipe_now = json.loads(json.dumps(recipe.to_dict()))  # JSON turns tuples into lists
+        if key := difference(recipe_then, recipe_now, EXTENDABLE if extend else FREE):
             raise TrainingError(
-                f"{run} was trained with another recipe: {key} was {_at(made_by, key)!r}, is "
-                f"{_at(recipe.to_dict(), key)!r}; resume with the old one, name another folder with -o, or begin anew "
-                "with --fresh" + ("; --extend goes on with the new one" if key in EXTENDABLE and not extend else "")
+                f"{run} was trained with another recipe: {key} was {_at(recipe_then, key)!r}, is "
+                f"{_at(recipe.to_dict(), key)!r}; resume with the old one, name another folder with -o, or start over "
+                "with --fresh" + ("; --extend continues with the new one" if key in EXTENDABLE and not extend else "")
             )
         return state
-    if found:
-        raise TrainingError(f"{run}: none of the {len(found)} checkpoints can be read; --fresh begins anew")
+    if saved:
+        raise TrainingError(f"{run}: none of the {len(saved)} checkpoints can be read; --fresh starts over")
     return None
 
 
 @contextlib.contextmanager
-def alone(run: Path) -> Iterator[None]:
-    """Hold a run's folder: two runs in one would delete each other's files. The system lets go of it with the process.
+def lock(run: Path) -> Iterator[None]:
+    """Lock a run's folder: two runs in it would delete each other's files. The lock ends with the process.
 
-    Raises `TrainingError` if another run has it. Where folders cannot be locked (Windows, some network disks), or this
-    one cannot be made, which saving says better, nothing is held.
+    Raises `TrainingError` if another run has the lock. Nothing is locked where folders cannot be (Windows, some network
+    disks), or where this one cannot be created: saving reports that better.
     """
-    handle = None
-    made = not run.exists()
+    handle: int | None = None
+    created = not run.exists()
     try:
         import fcntl
 
@@ -95,7 +96,9 @@ def alone(run: Path) -> Iterator[None]:
         handle = os.open(run, os.O_RDONLY)
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        os.close(handle)  # type: ignore[arg-type]
+        if handle is not None:
+            os.close(handle)
+            handle = None
         raise TrainingError(
             f"another run is writing to {run}: wait for its end, stop it, or name another folder with -o"
         ) from error
@@ -106,13 +109,13 @@ def alone(run: Path) -> Iterator[None]:
     finally:
         if handle is not None:
             os.close(handle)
-        if made:
+        if created:
             with contextlib.suppress(OSError):  # a run that failed before it saved anything leaves no folder
                 run.rmdir()
 
 
 def clear(run: Path) -> None:
-    """Delete what an earlier run of this folder left: its checkpoints and models."""
+    """Delete the checkpoints and models of an earlier run in this folder."""
     for name in ("checkpoints", "best", "model"):
         shutil.rmtree(run / name, ignore_errors=True)
 

@@ -1,7 +1,7 @@
-"""Cleaning and encoding documents: in this process while they are few, in one process a core once they are many.
+"""Clean and encode documents: in this process while there are few, in one process per core once there are many.
 
-The processes are this very file, run with `-m` and spoken to over pipes. (multiprocessing would import the caller's
-main module into each: a script without a guard would train in all of them, and one read from stdin could not start.)
+The processes run this file with `-m` and communicate over pipes. (multiprocessing would import the caller's main module
+into each: a script without a guard would train in all of them, and one read from stdin could not start.)
 """
 
 import contextlib
@@ -20,31 +20,33 @@ from numpy.typing import NDArray
 
 from edgekit.errors import TrainingError
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
-from edgekit.training.text import Document, clean
+from edgekit.training.sources import SourceDocument, clean
 
 BATCH = 1 << 20
-"""Characters that a process is handed at once."""
+"""Characters per request to a process."""
 SMALL = 1 << 23
-"""Characters below which starting processes costs more than it gains."""
+"""Up to this many characters, starting processes costs more time than it saves."""
 
 Encode = Callable[[list[str]], list[tuple[bytes, int]]]
-"""Texts -> for each its ids as uint16 with BOS and EOS, and the UTF-8 length of the cleaned text."""
+"""Texts -> for each the bytes of its uint16 ids with BOS and EOS, and the UTF-8 length of the cleaned text."""
+Encoded = tuple[SourceDocument, NDArray[np.uint16], int]
+"""A document, its ids with BOS and EOS, and the UTF-8 length of the cleaned text."""
 
 
 def encoder(vocabulary: Vocabulary, cleaning: str, bos: int | None, eos: int) -> Encode:
-    """The work itself, in this process. `bos` None: documents begin with their first token."""
-    from edgekit.training.fast_tokenizer import FastEncoder  # here: whoever finds finished shards needs no numba
+    """Encode in this process. Without `bos`, documents begin with their first token."""
+    from edgekit.training.fast_tokenizer import FastEncoder  # here: a run that finds finished shards needs no numba
 
     fast = FastEncoder(vocabulary)
     begin = b"" if bos is None else np.array([bos], np.uint16).tobytes()
     end = np.array([eos], np.uint16).tobytes()
 
     def encode(texts: list[str]) -> list[tuple[bytes, int]]:
-        made = []
+        encoded = []
         for text in texts:
             cleaned = clean(text, cleaning).encode("utf-8", "replace")  # lone surrogates become ?
-            made.append((begin + fast.encode(cleaned).astype(np.uint16).tobytes() + end, len(cleaned)))
-        return made
+            encoded.append((begin + fast.encode(cleaned).astype(np.uint16).tobytes() + end, len(cleaned)))
+        return encoded
 
     return encode
 
@@ -53,7 +55,7 @@ class Encoders:
     """`with Encoders(...) as encode: for document, ids, length in encode(documents): ...`, in order.
 
     Args:
-        workers: processes to use at most; None: one a core.
+        workers: the most processes to use; None: one per core.
 
     Raises:
         TrainingError: a process died.
@@ -62,33 +64,33 @@ class Encoders:
     def __init__(self, vocabulary: Vocabulary, cleaning: str, bos: int | None, eos: int, workers: int | None):
         self.args = (vocabulary, cleaning, bos, eos)
         self.workers = workers or os.cpu_count() or 1
-        self.here: Encode | None = None
+        self.in_process: Encode | None = None
         self.processes: list[subprocess.Popen] = []
         self.idle: queue.SimpleQueue[subprocess.Popen] = queue.SimpleQueue()
 
-    def __enter__(self) -> Callable[[Iterable[Document]], Iterator[tuple[Document, NDArray[np.uint16], int]]]:
-        return self._encoded
+    def __enter__(self) -> Callable[[Iterable[SourceDocument]], Iterator[Encoded]]:
+        return self._encode
 
     def __exit__(self, *_: object) -> None:
         for process in self.processes:
-            process.kill()  # they hold nothing; waiting for the end of a batch would only delay an error
+            process.kill()  # they have nothing to save; waiting for a batch to end would only delay an error
             process.communicate()
 
-    def _encoded(self, source: Iterable[Document]) -> Iterator[tuple[Document, NDArray[np.uint16], int]]:
+    def _encode(self, source: Iterable[SourceDocument]) -> Iterator[Encoded]:
         batches, characters = _batches(source), 0
         for batch in batches:
-            if self.here is None:
-                self.here = encoder(*self.args)
-            yield from _join(batch, self.here([d.text for d in batch]))
+            if self.in_process is None:
+                self.in_process = encoder(*self.args)
+            yield from _join(batch, self.in_process([d.text for d in batch]))
             characters += sum(len(d.text) for d in batch)
             if self.workers > 1 and (self.processes or characters > SMALL):
                 yield from self._in_processes(batches)
                 return
 
-    def _in_processes(self, batches: Iterable[list[Document]]) -> Iterator[tuple[Document, NDArray[np.uint16], int]]:
+    def _in_processes(self, batches: Iterable[list[SourceDocument]]) -> Iterator[Encoded]:
         if not self.processes:
             self._start()
-        waiting: list[tuple[list[Document], Future]] = []
+        waiting: list[tuple[list[SourceDocument], Future]] = []
         with ThreadPoolExecutor(self.workers) as pool:
             for batch in itertools.chain(batches, [None]):
                 if batch is not None:
@@ -104,7 +106,7 @@ class Encoders:
                 [sys.executable, "-m", "edgekit.training.encoding"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
             self.processes.append(process)
-            with contextlib.suppress(BrokenPipeError):  # it will be told when it is asked
+            with contextlib.suppress(BrokenPipeError):  # a process that died is reported when it is asked
                 _send(process.stdin, (vocabulary.to_bytes(), *rest))
             self.idle.put(process)
 
@@ -124,7 +126,7 @@ def _send(stream: Any, value: Any) -> None:
     stream.flush()
 
 
-def _batches(source: Iterable[Document]) -> Iterator[list[Document]]:
+def _batches(source: Iterable[SourceDocument]) -> Iterator[list[SourceDocument]]:
     batch, size = [], 0
     for document in source:
         batch.append(document)
@@ -136,21 +138,19 @@ def _batches(source: Iterable[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _join(
-    batch: list[Document], encoded: list[tuple[bytes, int]]
-) -> Iterator[tuple[Document, NDArray[np.uint16], int]]:
+def _join(batch: list[SourceDocument], encoded: list[tuple[bytes, int]]) -> Iterator[Encoded]:
     for document, (ids, length) in zip(batch, encoded, strict=True):
         yield document, np.frombuffer(ids, np.uint16), length
 
 
 def _serve() -> None:
-    """One process: arguments first, then lists of texts, until its stdin ends."""
-    given, answers = sys.stdin.buffer, sys.stdout.buffer
+    """The main loop of a process: reads its arguments, then lists of texts until stdin ends."""
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
     with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
-        vocabulary, *rest = pickle.load(given)
+        vocabulary, *rest = pickle.load(requests)
         encode = encoder(Vocabulary.from_bytes(vocabulary), *rest)
         while True:
-            _send(answers, encode(pickle.load(given)))
+            _send(answers, encode(pickle.load(requests)))
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from edgekit.training.model import Llama
 from edgekit.training.precision import autocast
-from edgekit.training.shards import Meter, silent
+from edgekit.training.progress import Meter, silent
 
 
 @dataclass(frozen=True)
-class Score:
+class ValidationScore:
     loss: float
     """Mean cross entropy in nats per predicted token."""
     tokens: int
@@ -37,7 +37,7 @@ def evaluate(
     dtype: torch.dtype,
     batch_size: int,
     meter: Meter = silent,
-) -> dict[str, Score]:
+) -> dict[str, ValidationScore]:
     """Score each corpus, and all of them under "". Every process takes its share of the blocks and gets the result.
 
     Args:
@@ -64,6 +64,6 @@ def evaluate(
     return scores | {"": _score(sums.sum(dim=0), float((sums[:, 1] * rates).sum() / sums[:, 1].sum()))}
 
 
-def _score(row: torch.Tensor, bytes_per_token: float) -> Score:
+def _score(row: torch.Tensor, bytes_per_token: float) -> ValidationScore:
     loss = float(row[0] / row[1])
-    return Score(loss, int(row[1]), loss / math.log(2) / bytes_per_token)
+    return ValidationScore(loss, int(row[1]), loss / math.log(2) / bytes_per_token)

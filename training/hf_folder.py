@@ -1,11 +1,12 @@
-"""The trained model as a plain Hugging Face folder: nothing in it knows how it was trained.
+"""The trained model as a plain Hugging Face folder, with nothing in it that is specific to edgekit.
 
-`transformers.AutoModelForCausalLM.from_pretrained` and `edgekit.checkpoint.open_folder` both read it.
+`transformers.AutoModelForCausalLM.from_pretrained` and `edgekit.formats.checkpoint.open_folder` both read it.
 """
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save as to_safetensors
@@ -19,7 +20,7 @@ from edgekit.utils import files
 
 
 def config_for(recipe: Recipe, vocabulary: Vocabulary) -> LlamaConfig:
-    """The shape of a recipe's model: EOS and BOS above the vocabulary, rows padded, the context what is trained.
+    """The shape of a recipe's model: EOS and BOS follow the vocabulary, rows are padded.
 
     Raises:
         RecipeError: the vocabulary does not fit into `model.vocab_size`.
@@ -58,18 +59,18 @@ def save(
     dtype: str = "float32",
     initializer_range: float = 0.02,
     add_bos: bool = False,
-    beside: Mapping[str, bytes] | None = None,
+    other_files: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Write the folder, whole or not at all.
+    """Write the folder, completely or not at all.
 
     Args:
-        weights: by Hugging Face's names; a tied head is left out.
+        weights: by Hugging Face's names; a tied head is not written.
         dtype: "float32" or "float16", of the tensors in the file.
         add_bos: whether a prompt begins with BOS, as the documents did in training.
-        beside: more files, by name (a model card, curves).
+        other_files: by name (a model card, curves).
 
     Raises:
-        FileError: the system refuses to write; what was there before is still there.
+        FileError: it cannot be written; an earlier folder is still there.
     """
     tensors = {name: weights[name].detach().to("cpu", getattr(torch, dtype)).contiguous() for name in config.shapes()}
     ids = {
@@ -84,20 +85,20 @@ def save(
             temporary / "config.json", config.to_dict() | {"initializer_range": initializer_range, "torch_dtype": dtype}
         )
         _json(temporary / "generation_config.json", ids)
-        for name, data in (*tokenizer_files(config, vocabulary, add_bos).items(), *(beside or {}).items()):
+        for name, data in (*tokenizer_files(config, vocabulary, add_bos).items(), *(other_files or {}).items()):
             (temporary / name).write_bytes(data)
 
 
 def tokenizer_files(config: LlamaConfig, vocabulary: Vocabulary, add_bos: bool = False) -> dict[str, bytes]:
-    """The tokenizer's files, their length that of the model's context."""
-    found = dict(files_for(vocabulary.to_bytes(), config.vocab_size))
-    settings = json.loads(found["tokenizer_config.json"])
+    """The tokenizer's files by name, with the model's context as their maximum length."""
+    named = dict(files_for(vocabulary.to_bytes(), config.vocab_size))
+    settings = json.loads(named["tokenizer_config.json"])
     settings["model_max_length"] = config.max_position_embeddings
     if add_bos:
         settings["add_bos_token"] = True
-    found["tokenizer_config.json"] = (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode()
-    return found
+    named["tokenizer_config.json"] = (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode()
+    return named
 
 
-def _json(path: Path, values: Mapping) -> None:
+def _json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n")

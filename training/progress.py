@@ -1,13 +1,24 @@
-"""A line on a terminal that says how far something is, how fast, and how long it will take; lines in a log file."""
+"""Progress of a run: how far, how fast and how long still. One changing line on a terminal, lines in a log file."""
 
 import time
-from typing import TextIO
+from typing import Protocol, TextIO
 
 EVERY, EVERY_LOGGED = 0.2, 30.0
+"""Seconds between updates, on a terminal and in a log file."""
 
 
-class Line:
-    """A `Meter` that writes to a stream: over itself on a terminal, else a line every half minute."""
+class Meter(Protocol):
+    """Reports how far something is. `total` is None where it is not known."""
+
+    def __call__(self, what: str, done: float, total: float | None, unit: str, note: str = "") -> None: ...
+
+
+def silent(what: str, done: float, total: float | None, unit: str, note: str = "") -> None:
+    """The meter that shows nothing."""
+
+
+class StreamMeter:
+    """A `Meter` that writes to a stream: it overwrites its line on a terminal, else writes a line every 30 seconds."""
 
     def __init__(self, stream: TextIO):
         self.stream, self.terminal = stream, stream.isatty()
@@ -32,7 +43,7 @@ class Line:
         self.stream.flush()
 
     def clear(self) -> None:
-        """Wipe the line, so that something else can be written."""
+        """Erase the line, so that something else can be written."""
         if self.terminal and self.width:
             self.stream.write("\r" + " " * self.width + "\r")
             self.stream.flush()

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import platformdirs
@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from edgekit.errors import DataError, FileError
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 from edgekit.training.encoding import Encoders
+from edgekit.training.progress import Meter, silent
 from edgekit.training.sections import Data, Source
-from edgekit.training.text import documents, paths
+from edgekit.training.sources import documents, paths
 from edgekit.utils import files
 
 VERSION = 1
@@ -36,16 +37,6 @@ DOCUMENT = np.dtype(
     [("shard", "<u2"), ("corpus", "<u2"), ("source", "<u2"), ("split", "u1")]
     + [("start", "<i8"), ("tokens", "<i8"), ("bytes", "<i8")]
 )
-
-
-class Meter(Protocol):
-    """Told how far something is; `total` is None where nobody knows."""
-
-    def __call__(self, what: str, done: float, total: float | None, unit: str, note: str = "") -> None: ...
-
-
-def silent(what: str, done: float, total: float | None, unit: str, note: str = "") -> None:
-    """The meter that shows nothing."""
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def train(
     if (resume or extend) and not (settings.output / "checkpoints").is_dir():
         raise UsageError(f"{settings.output} has no checkpoint to continue from")
     loop, progress = registry.load("training", "loop"), registry.load("training", "progress")
-    line = progress.Line(sys.stderr)
+    line = progress.StreamMeter(sys.stderr)
     main_process = int(os.environ.get("RANK", "0")) == 0
     with _Messages(line, main_process):
         result = loop.train(settings, fresh=resume is False, extend=extend, stop_at=stop_at, meter=line)

@@ -1,7 +1,7 @@
-"""Documents from where a recipe finds them: text files, JSON lines, the Hugging Face Hub, Python's own manual.
+"""Documents of a recipe's sources: text files, JSON lines, the Hugging Face Hub, Python's own manual.
 
-A source yields `Document`s in a fixed order. Text files are one document each, or several with lines of
-`<|endoftext|>` between them; JSON lines carry `{"text", "doc", "corpus", ...}`, of which only the text must be there.
+A source yields `SourceDocument`s in a fixed order. A text file is one document, or several separated by lines of
+`<|endoftext|>`; a JSON line has `{"text", "doc", "corpus", ...}`, of which only the text is required.
 """
 
 import re
@@ -15,10 +15,12 @@ from edgekit.training.sections import Source
 from edgekit.utils import texts
 
 
-class Document(NamedTuple):
+class SourceDocument(NamedTuple):
+    """A text, uncleaned, with the names of its corpus and work."""
+
     corpus: str
     doc: str
-    """The work it belongs to: the unit of a split. The text itself where nothing names one."""
+    """The work it belongs to, the unit of a split; the text itself if the record names none."""
     text: str
 
 
@@ -38,7 +40,7 @@ def clean(text: str, how: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", lines).strip()
 
 
-def documents(source: Source) -> Iterator[Document]:
+def documents(source: Source) -> Iterator[SourceDocument]:
     """All documents of a source, uncleaned.
 
     Raises:
@@ -67,25 +69,25 @@ def paths(source: Source) -> list[Path]:
     return found
 
 
-def _file(path: Path, source: Source) -> Iterator[Document]:
+def _file(path: Path, source: Source) -> Iterator[SourceDocument]:
     text = texts.text_of(path)
     corpus = source.name or re.sub(r"-\d+$", "", path.name.split(".")[0])
     if ".jsonl" not in path.suffixes:
-        yield from (Document(corpus, part, part) for part in texts.SEPARATOR.split(text) if part.strip())
+        yield from (SourceDocument(corpus, part, part) for part in texts.SEPARATOR.split(text) if part.strip())
         return
     for where, record in texts.records(text, str(path)):
         yield _record(record, source, corpus, where)
 
 
-def _record(record: dict[str, Any], source: Source, corpus: str, where: str) -> Document:
+def _record(record: dict[str, Any], source: Source, corpus: str, where: str) -> SourceDocument:
     text = record.get(source.text_field)
     if not isinstance(text, str):
         raise DataError(f"{where} has no text under {source.text_field!r}")
     named, doc = source.name or record.get("corpus"), record.get("doc")
-    return Document(named if isinstance(named, str) and named else corpus, str(doc) if doc else text, text)
+    return SourceDocument(named if isinstance(named, str) and named else corpus, str(doc) if doc else text, text)
 
 
-def _hub(source: Source) -> Iterator[Document]:
+def _hub(source: Source) -> Iterator[SourceDocument]:
     try:
         import datasets  # here, not above: no other source needs it
     except ModuleNotFoundError as error:
@@ -103,10 +105,10 @@ def _hub(source: Source) -> Iterator[Document]:
         raise DataError(f"cannot stream {source.hub}: {' '.join(str(error).split())[:300]}") from error
 
 
-def _python(source: Source) -> Iterator[Document]:
+def _python(source: Source) -> Iterator[SourceDocument]:
     try:
         from pydoc_data.topics import topics
     except ModuleNotFoundError as error:
         raise DataError("this Python comes without its manual (pydoc_data): give a path instead of builtin") from error
     for name in sorted(topics):
-        yield Document(source.name or "python", name, topics[name])
+        yield SourceDocument(source.name or "python", name, topics[name])
