@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from edgekit.errors import CheckpointError, RecipeError
 from edgekit.formats.checkpoint import open_folder
 from edgekit.tokenizers.load import from_files
-from edgekit.training import data, loop, recipe
+from edgekit.training import data, loop, recipe, setup
 from edgekit.training.model import Llama
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -50,8 +50,9 @@ def first(tmp_path):
 
 
 def begun(folder, **how):
-    """The weights that a run begins with, before its first step."""
-    run = loop._Run(make(folder, **how), False, False, lambda *_: None)
+    """The weights of a run before its first step."""
+    run = setup.build(make(folder, **how))
+    assert not setup.resume(run)
     return {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
 
 
