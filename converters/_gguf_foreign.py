@@ -7,11 +7,11 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Regex as TokenizersRegex
 
-from edgekit.converters._gguf_bpe import SPLITS
-from edgekit.converters._gguf_tokens import CONTROL, NORMAL, UNKNOWN, USER_DEFINED
 from edgekit.errors import CheckpointError
 from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.formats.gguf import GGUFFile
+from edgekit.tokenizers.llamacpp.bpe import SPLITS
+from edgekit.tokenizers.llamacpp.vocabulary import CONTROL, NORMAL, UNKNOWN, USER_DEFINED
 
 CUTS = {name: regex for regex, name in SPLITS.items()}
 CUTS["smollm"] = ""

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from edgekit.conversion.importance import Importance
-from edgekit.converters._gguf_tensors import gguf_name
 from edgekit.formats.checkpoint import LlamaConfig
+from edgekit.formats.gguf_tensors import gguf_name
 
 NOT_WEIGHTED = ("f32", "f16", "bf16", "q8_0")
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.converters import _gguf_bpe, _gguf_tokenmonster
 from edgekit.converters import _gguf_package as gguf
-from edgekit.converters._gguf_tokens import Tokens, specials
 from edgekit.formats import embedded
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.generation_config import defaults
 from edgekit.settings import Sampling
 from edgekit.tokenizers.base import read_json
+from edgekit.tokenizers.llamacpp import bpe, tokenmonster
+from edgekit.tokenizers.llamacpp.vocabulary import Tokens, specials
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
 NOTE = "edgekit.tokenizer.note"
@@ -91,9 +91,9 @@ def tokenizer_keys(files: Mapping[str, bytes], config: LlamaConfig) -> tuple[dic
     """The `tokenizer.*` keys, and the mapping's notes."""
     special = specials(files, config)
     if "tokenmonster.vocab" in files:
-        tokens = _gguf_tokenmonster.tokens(Vocabulary.from_bytes(files["tokenmonster.vocab"]), special)
+        tokens = tokenmonster.tokens(Vocabulary.from_bytes(files["tokenmonster.vocab"]), special)
     elif "tokenizer.json" in files or "tokenizer.model" in files:
-        tokens = _gguf_bpe.tokens(files, special)
+        tokens = bpe.tokens(files, special)
     else:
         tokens = Tokens("none", notes=["the model has no tokenizer: stock llama.cpp programs cannot show its text"])
     found: dict[str, Any] = {"tokenizer.ggml.model": tokens.model}

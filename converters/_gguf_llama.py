@@ -15,10 +15,10 @@ from edgekit.conversion.base import Written
 from edgekit.conversion.importance import Importance
 from edgekit.converters import _gguf_package as gguf
 from edgekit.converters._gguf_importance import array, uniform
-from edgekit.converters._gguf_tensors import gguf_name
 from edgekit.errors import MissingExtraError, RuntimeFailure
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.gguf import BLOCKS, GGUFFile
+from edgekit.formats.gguf_tensors import gguf_name
 from edgekit.utils import lazy, registry
 from edgekit.utils.machine import physical_cores
 

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from edgekit.converters import _gguf_foreign
 from edgekit.converters import _gguf_package as gguf
-from edgekit.converters._gguf_tensors import gguf_name, unpermute
 from edgekit.errors import CheckpointError
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.embedded import FILES
 from edgekit.formats.gguf import GGUFFile
 from edgekit.formats.gguf_config import llama_config
+from edgekit.formats.gguf_tensors import gguf_name, unpermute
 
 
 def read(path: Path) -> Checkpoint:

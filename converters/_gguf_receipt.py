@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.conversion.base import ArtefactTensor
-from edgekit.converters._gguf_tensors import gguf_name, unpermute
 from edgekit.errors import CheckpointError
 from edgekit.formats import embedded, gguf_config
 from edgekit.formats import gguf as g
+from edgekit.formats.gguf_tensors import gguf_name, unpermute
 
 
 def weights(path: Path) -> Iterator[ArtefactTensor]:

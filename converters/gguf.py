@@ -29,11 +29,11 @@ from edgekit.converters import _gguf_package as gguf
 from edgekit.converters._gguf_llama import DIRECT, HEAD_NOTE, TIED_NOTE
 from edgekit.converters._gguf_read import read
 from edgekit.converters._gguf_receipt import add_receipt, weights
-from edgekit.converters._gguf_tensors import gguf_name, permute
 from edgekit.converters._gguf_write import tensor_bytes, write
 from edgekit.errors import CheckpointError, SettingError
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.gguf import BLOCKS
+from edgekit.formats.gguf_tensors import gguf_name, permute
 from edgekit.settings import Converting
 from edgekit.utils.progress import Progress
 

@@ -21,6 +21,7 @@ from edgekit.formats.checkpoint import Checkpoint, LlamaConfig, open_folder
 from edgekit.formats.gguf import GGUFFile
 from edgekit.formats.open import open_model
 from edgekit.settings import Converting
+from edgekit.tokenizers.llamacpp import bpe, tokenmonster
 from edgekit.tokenizers.load import from_files
 from edgekit.tokenizers.tokenmonster.vocab_file import NONE, SPECIAL, Record
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
@@ -28,9 +29,9 @@ from edgekit.utils.progress import silent
 
 gguf = pytest.importorskip("gguf")
 
-from edgekit.converters import _gguf_bpe, _gguf_llama, _gguf_tokenmonster  # noqa: E402
+from edgekit.converters import _gguf_llama  # noqa: E402
 from edgekit.converters import gguf as room  # noqa: E402
-from edgekit.converters._gguf_tensors import permute, unpermute  # noqa: E402
+from edgekit.formats.gguf_tensors import permute, unpermute  # noqa: E402
 
 VOCABS = (
     "code-2048-unfiltered-nocapcode-v1",
@@ -393,7 +394,7 @@ def test_a_vocabulary_that_nothing_helps_carries_no_text(tmp_path):
     checkpoint = open_folder(write_model(tmp_path / "m", dataclasses.replace(TINY, vocab_size=2), files=files))
     room.convert(checkpoint, tmp_path / "x.gguf", Converting("f32"), silent)
     assert GGUFFile(tmp_path / "x.gguf").metadata["tokenizer.ggml.model"] == "none"
-    assert checkpoint.notes == [_gguf_tokenmonster.HANGS]
+    assert checkpoint.notes == [tokenmonster.HANGS]
 
 
 def test_special_tokens_of_the_vocabulary_are_control(shared, tmp_path):
@@ -461,7 +462,7 @@ def test_tokenizer_model_alone(stories, tmp_path):
 @pytest.mark.parametrize("data", [b"", b"\xff" * 20, b"\x0a\xff\x01abc", b"\x0b" * 9])
 def test_damaged_sentencepiece_models(data):
     with pytest.raises(VocabularyError, match="tokenizer.model"):
-        _gguf_bpe.sentencepiece(data)
+        bpe.sentencepiece(data)
 
 
 def test_damaged_sentencepiece_models_never_escape(stories):
@@ -471,7 +472,7 @@ def test_damaged_sentencepiece_models_never_escape(stories):
         for _ in range(rng.randrange(4)):
             data[rng.randrange(len(data))] = rng.randrange(256)
         with contextlib.suppress(VocabularyError):
-            _gguf_bpe.sentencepiece(bytes(data))
+            bpe.sentencepiece(bytes(data))
 
 
 def byte_level(pre) -> tokenizers.Tokenizer:
@@ -486,7 +487,7 @@ def byte_level(pre) -> tokenizers.Tokenizer:
 
 
 def split(name: str):
-    regex = next(regex for regex, known in _gguf_bpe.SPLITS.items() if known == name)
+    regex = next(regex for regex, known in bpe.SPLITS.items() if known == name)
     return pre_tokenizers.Sequence([
         pre_tokenizers.Split(tokenizers.Regex(regex), "isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),

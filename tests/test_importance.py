@@ -19,6 +19,7 @@ from edgekit.conversion.verification.tolerances import row_limit
 from edgekit.conversion.verification.verify import verify
 from edgekit.errors import CheckpointError, DataError, SettingError
 from edgekit.formats.checkpoint import LlamaConfig, open_folder
+from edgekit.formats.gguf_tensors import gguf_name
 from edgekit.settings import Converting
 from edgekit.tokenizers.load import from_files
 from edgekit.utils import registry
@@ -125,7 +126,7 @@ def test_llama_cpp_loses_less_where_it_counts(model, tmp_path, quant):
     assert without.stat().st_size == with_it.stat().st_size
     exact, before, after = matrices(plain), matrices(without), matrices(with_it)
     kinds = {t.name: t.type for t in two}
-    named = {registry.load("converters", "_gguf_tensors").gguf_name(n): v for n, v in heavy.items()}
+    named = {gguf_name(n): v for n, v in heavy.items()}
     for name, values in exact.items():
         columns = named[name] == 1
         error = [np.square(x[name] - values) for x in (before, after)]

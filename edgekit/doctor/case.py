@@ -22,8 +22,8 @@ from edgekit.formats.checkpoint import INDEX, PREFIXES, WEIGHTS, LlamaConfig
 from edgekit.formats.embedded import FILES
 from edgekit.formats.gguf import MOST_STRINGS, GGUFFile
 from edgekit.formats.gguf_config import KNOWN, llama_config
+from edgekit.formats.gguf_tensors import gguf_name
 from edgekit.tokenizers.load import from_files
-from edgekit.utils import registry
 from edgekit.utils.files import os_reason, read_bytes
 
 if TYPE_CHECKING:
@@ -123,8 +123,7 @@ class Case:
         if self.shape is None or self.kind == "onnx":
             return {}
         if self.kind == "gguf":
-            named = registry.load("converters", "_gguf_tensors").gguf_name
-            return {named(name): shape for name, shape in self.shape.shapes().items()}
+            return {gguf_name(name): shape for name, shape in self.shape.shapes().items()}
         return self.shape.shapes()
 
     @cached_property

@@ -11,7 +11,8 @@ from edgekit.doctor.finding import Finding, counted, error, note, some, warning
 from edgekit.errors import EdgekitError
 from edgekit.formats.embedded import FILES
 from edgekit.tokenizers import base
-from edgekit.utils import registry
+from edgekit.tokenizers.llamacpp import bpe
+from edgekit.tokenizers.llamacpp.vocabulary import specials
 
 TO_GGUF = "edgekit convert -m FOLDER --to gguf"
 GENERATING = ("generation_config.json", "config.json")
@@ -104,15 +105,14 @@ def stock_programs_differ(case: Case) -> Iterator[Finding]:
     try:
         # The rows that there are: a damaged number may claim any.
         shape = dataclasses.replace(case.shape, vocab_size=case.rows)
-        special = registry.load("converters", "_gguf_tokens").specials(case.files, shape)
-        made = registry.load("converters", "_gguf_bpe").tokens(case.files, special)
+        vocabulary = bpe.tokens(case.files, specials(case.files, shape))
     except EdgekitError:
         return  # said elsewhere
-    for said in made.notes:
+    for said in vocabulary.notes:
         yield warning(
             said,
             "a GGUF made here runs exactly in edgekit, which takes the tokenizer inside"
-            + ("; a stock llama.cpp program aborts when it is asked for text" if made.model == "none" else ""),
+            + ("; a stock llama.cpp program aborts when it is asked for text" if vocabulary.model == "none" else ""),
             "run it with edgekit, or give ids to the other program",
         )
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from edgekit.conversion.verification.metrics import logit_error
-from edgekit.conversion.verification.tensors import interleaved
 from edgekit.conversion.verification.tolerances import limit_of
 from edgekit.formats.checkpoint import Checkpoint
+from edgekit.formats.gguf_tensors import deinterleave
 from edgekit.inference.reference import Reference
 from edgekit.inference.runtime import Logits
 
@@ -93,7 +93,7 @@ def faults(source: Checkpoint) -> Iterator[tuple[Checkpoint, str]]:
     turned, swapped, width = dict(source.tensors), dict(source.tensors), config.head_dim
     for name, tensor in source:
         if name.endswith(("q_proj.weight", "k_proj.weight")):
-            turned[name] = interleaved(tensor, width, back=True)
+            turned[name] = deinterleave(tensor, width)
         elif name.endswith("gate_proj.weight"):
             up = name.replace("gate_proj", "up_proj")
             swapped[name], swapped[up] = source.tensors[up], tensor

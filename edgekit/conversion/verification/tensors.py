@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edgekit.conversion.base import ArtefactTensor
 from edgekit.conversion.verification.tolerances import row_limit, smallest
 from edgekit.formats.checkpoint import LlamaConfig
+from edgekit.formats.gguf_tensors import deinterleave, interleave
 
 Array = NDArray[np.float32]
 
@@ -143,9 +144,9 @@ def _reason(
         return f"{noun} is all zeros"
     if what in ("query", "key"):
         width = config.head_dim
-        if fits(interleaved(mine, width, back=True), held, limit):
+        if fits(deinterleave(mine, width), held, limit):
             return f"{what} rows are not permuted"
-        if fits(interleaved(mine, width), held, limit):
+        if fits(interleave(mine, width), held, limit):
             return f"{what} rows are permuted once too often"
     if mine.ndim == 2 and fits(np.ascontiguousarray(mine.T).reshape(mine.shape), held, limit):
         return f"{noun} is transposed"
@@ -165,15 +166,6 @@ def fits(candidate: Array, held: Array, limit: float) -> bool:
     errors, lengths = row_errors(candidate, held)
     typical = np.sqrt(np.square(lengths).mean())
     return bool((errors <= max(limit, 1e-6) * np.maximum(lengths, 1e-3 * typical)).all())
-
-
-def interleaved(rows: Array, width: int, *, back: bool = False) -> Array:
-    """Q or K rows in the order that llama.cpp's rotary embedding pairs, from Hugging Face's; or `back`.
-
-    Hugging Face pairs row i of a head with row i + width/2, llama.cpp row 2i with row 2i + 1.
-    """
-    inner = (width // 2, 2) if back else (2, width // 2)
-    return rows.reshape(-1, *inner, rows.shape[-1]).swapaxes(1, 2).reshape(rows.shape)
 
 
 def _whose(name: str, source: Mapping[str, NDArray], held: Array, limit: float) -> str:

@@ -4,7 +4,9 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from edgekit.converters._gguf_tokens import (
+from edgekit.errors import VocabularyError
+from edgekit.tokenizers.base import read_json
+from edgekit.tokenizers.llamacpp.vocabulary import (
     BYTE,
     CONTROL,
     NORMAL,
@@ -14,8 +16,6 @@ from edgekit.converters._gguf_tokens import (
     Specials,
     Tokens,
 )
-from edgekit.errors import VocabularyError
-from edgekit.tokenizers.base import read_json
 
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

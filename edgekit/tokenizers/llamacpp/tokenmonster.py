@@ -14,8 +14,8 @@ level 2) with the character after it, and split about one token in five otherwis
 `.vocab` file that travels along.
 """
 
-from edgekit.converters._gguf_tokens import CONTROL, NORMAL, UNKNOWN, Specials, Tokens
 from edgekit.errors import VocabularyError
+from edgekit.tokenizers.llamacpp.vocabulary import CONTROL, NORMAL, UNKNOWN, Specials, Tokens
 from edgekit.tokenizers.tokenmonster.vocab_file import NONE
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 

@@ -1,0 +1,64 @@
+"""Tensors by their names in a GGUF file, and the order of query and key rows there."""
+
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.formats.checkpoint import LlamaConfig
+
+NAMES = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
+LAYER = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def gguf_name(name: str) -> str:
+    """llama.cpp's name for a tensor of `LlamaConfig.shapes`. Raises `KeyError` for any other name."""
+    if name in NAMES:
+        return NAMES[name]
+    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", name)
+    if match is None:
+        raise KeyError(name)
+    return f"blk.{match[1]}.{LAYER[match[2]]}.weight"
+
+
+def interleave(rows: NDArray, head_dim: int) -> NDArray:
+    """Query or key rows, (heads * head_dim, width), from Hugging Face's order to llama.cpp's.
+
+    Rotary embeddings rotate pairs of a head's rows: Hugging Face pairs row i with row i + head_dim/2, llama.cpp's
+    `llama` architecture row 2i with row 2i + 1 (convert_hf_to_gguf.py, LlamaModel.permute). A file without this
+    permutation loads and generates nonsense.
+    """
+    return rows.reshape(-1, 2, head_dim // 2, rows.shape[-1]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def deinterleave(rows: NDArray, head_dim: int) -> NDArray:
+    """The inverse of `interleave`, in C order."""
+    return np.ascontiguousarray(rows.reshape(-1, head_dim // 2, 2, rows.shape[-1]).swapaxes(1, 2).reshape(rows.shape))
+
+
+def permute(name: str, values: NDArray, config: LlamaConfig) -> NDArray:
+    """A tensor in the order of a GGUF file: query and key matrices are interleaved, others are returned as they are."""
+    return interleave(values, config.head_dim) if _is_rotated(name) else values
+
+
+def unpermute(name: str, values: NDArray, config: LlamaConfig) -> NDArray:
+    """The inverse of `permute`."""
+    return deinterleave(values, config.head_dim) if _is_rotated(name) else values
+
+
+def _is_rotated(name: str) -> bool:
+    return name.endswith(("q_proj.weight", "k_proj.weight"))
