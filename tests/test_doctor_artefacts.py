@@ -156,10 +156,10 @@ def refusals(spoilt) -> list[str]:
     """What edgekit says of each when it reads it back and runs it, in a process of their own: llama.cpp may abort."""
     pytest.importorskip("llama_cpp")
     script = (
-        "import sys; from pathlib import Path; from edgekit import model\nfrom edgekit.formats.open import open_model\n"
-        "from edgekit.errors import EdgekitError\n"
+        "import sys; from pathlib import Path; from edgekit import load\n"
+        "from edgekit.errors import EdgekitError; from edgekit.formats.open import open_model\n"
         "for path in map(Path, sys.argv[1:]):\n"
-        "    try: open_model(path); model.load(path).generate('1', max_new_tokens=1); print(flush=True)\n"
+        "    try: open_model(path); load(path).generate('1', max_new_tokens=1); print(flush=True)\n"
         "    except EdgekitError as error: print(error, flush=True)\n"
     )
     done = subprocess.run([sys.executable, "-c", script, *spoilt], capture_output=True, text=True, timeout=120)
@@ -374,7 +374,7 @@ def test_a_damaged_onnx_is_one_finding(tmp_path):
     assert any("does not match its sha256" in f.what for f in examine.examine(path).findings)
 
 
-def test_random_damage_never_breaks_the_onnx_reader(tmp_path):
+def test_examine_randomly_damaged_onnx_never_raises(tmp_path):
     path = onnx_file(tmp_path / "m.onnx")
     whole, rng = path.read_bytes(), np.random.default_rng(0)
     for _ in range(300):
@@ -386,7 +386,7 @@ def test_random_damage_never_breaks_the_onnx_reader(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_onnx_reader_agrees_with_the_package(folder, tmp_path):
+def test_onnx_file_has_what_the_package_reads(folder, tmp_path):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("optimum.exporters.onnx")
     path = converted(folder.path, tmp_path / "m.onnx", "onnx", "int8", graph="portable")
@@ -414,17 +414,26 @@ def test_every_check_has_a_model_that_has_it():
     assert len({check.name for check in CHECKS}) == len(CHECKS)
 
 
-def test_neither_torch_nor_onnx_nor_a_runtime(folder, tmp_path):
-    path = onnx_file(tmp_path / "m.onnx")
+def test_examine_imports_only_the_package_onnx_and_only_for_onnx_files(folder, tmp_path):
+    gguf, path = to_gguf(folder.path, tmp_path), onnx_file(tmp_path / "m.onnx")
     script = (
-        "import sys; from pathlib import Path; from edgekit.doctor import examine\n"
-        f"for path in {[str(folder.path), str(path)]!r}: examine.examine(Path(path))\n"
+        "import sys; from pathlib import Path; from edgekit.doctor.examine import examine\n"
         "heavy = {'torch', 'transformers', 'onnx', 'onnxruntime', 'optimum', 'gguf', 'llama_cpp', 'google', 'numba'}\n"
-        "bad = {m.split('.')[0] for m in sys.modules} & heavy\n"
-        "assert not bad, bad"
+        "loaded = lambda: {m.split('.')[0] for m in sys.modules} & heavy\n"
+        f"for path in {[str(folder.path), str(gguf)]!r}: examine(Path(path))\n"
+        "assert not loaded(), loaded()\n"
+        f"examine(Path({str(path)!r}))\n"
+        "assert loaded() <= {'onnx', 'google'}, loaded()"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_examine_onnx_file_without_the_package_names_the_extra(tmp_path, monkeypatch):
+    path = onnx_file(tmp_path / "m.onnx")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingExtraError, match=r"m.onnx needs onnx, .*not installed: pip install '.*\[onnx\]'$"):
+        examine.examine(path)
 
 
 def test_runtimes_refuse_what_the_doctor_calls_an_error_in_onnx(tmp_path):
