@@ -1,90 +1,106 @@
-"""From a GGUF file back to a checkpoint: any `llama` architecture file, whoever wrote it, dequantized."""
+"""From a GGUF file back to tensors and checkpoints: any `llama` architecture file, whoever wrote it, dequantized."""
 
 import dataclasses
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.conversion.base import ArtefactTensor
 from edgekit.converters import _gguf_foreign
 from edgekit.converters import _gguf_package as gguf
 from edgekit.errors import CheckpointError
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.embedded import FILES
 from edgekit.formats.gguf import GGUFFile
-from edgekit.formats.gguf_config import llama_config
+from edgekit.formats.gguf_config import CARRIED_FIELDS, llama_config
 from edgekit.formats.gguf_tensors import gguf_name, unpermute
 
 
 def read(path: Path) -> Checkpoint:
-    """Open a GGUF file as a checkpoint; block types come dequantized to float32, with a note.
+    """Open a GGUF file as a checkpoint; block types are dequantized to float32, with a note.
 
     Raises:
         FileError: the file cannot be read.
-        CheckpointError: damaged, or no Llama that edgekit supports; names the key or tensor.
+        CheckpointError: damaged, or not a Llama that edgekit supports; names the key or tensor.
     """
     file = GGUFFile(path)
     config, files = llama_config(file), file.files()
-    if _written_twice(file):
+    if _stores_tied_head(file):
         config = dataclasses.replace(config, tie_word_embeddings=True)
     notes: list[str] = []
     if "config.json" in files:
-        config = _agreeing(files["config.json"], config, path)
+        config = _embedded_config(files["config.json"], config, path)
     if not any(name in files for name in FILES):
-        made, note = _gguf_foreign.files(file, config)
-        files |= made
+        rebuilt, note = _gguf_foreign.files(file, config)
+        files |= rebuilt
         notes += [note] if note else []
     files.setdefault("config.json", json.dumps(config.to_dict(), indent=2).encode())
-    tensors, dtypes = tensors_of(file, config)
+    tensors, dtypes = _tensors(file, config)
     quantized = sorted({info.type for info in file.tensors.values()} - {"F32", "F16", "BF16"})
     if quantized:
         notes.append(f"dequantized from {', '.join(quantized)}: what quantizing lost stays lost")
-    named = str(file.metadata.get("general.name", ""))
-    name = named if re.fullmatch(r"\w[\w.-]{0,63}", named) else Path(path).stem
+    stated = str(file.metadata.get("general.name", ""))
+    name = stated if re.fullmatch(r"\w[\w.-]{0,63}", stated) else Path(path).stem
     return Checkpoint(name, config, tensors, dtypes, files, notes)
 
 
-def _written_twice(file: GGUFFile) -> bool:
-    """Whether the output matrix is the embedding again, as some programs write tied models."""
-    one, other = file.tensors.get("output.weight"), file.tensors["token_embd.weight"]
-    return one is not None and one.type == other.type and np.array_equal(file.data(one.name), file.data(other.name))
+def weights(artefact: Path | GGUFFile) -> Iterator[ArtefactTensor]:
+    """Every tensor of a `llama` file, dequantized, in Hugging Face's order of names and of rows.
+
+    Raises:
+        FileError, CheckpointError: damaged, another architecture, a tensor that is missing, or of a type that
+            cannot be dequantized.
+    """
+    file = artefact if isinstance(artefact, GGUFFile) else GGUFFile(artefact)
+    config = llama_config(file)
+    for name, shape in config.shapes().items():
+        stored = gguf_name(name)
+        if name == "lm_head.weight" and stored not in file.tensors:
+            continue
+        if stored not in file.tensors:
+            raise CheckpointError(f"{file.path}: tensor {stored} is missing")
+        values = _dequantized(file, stored).astype(np.float32, copy=False)
+        if values.shape == shape:
+            values = unpermute(name, values, config)
+        yield ArtefactTensor(name, values, file.tensors[stored].type)
 
 
-def _agreeing(data: bytes, stated: LlamaConfig, where: Path) -> LlamaConfig:
-    """The carried `config.json`, held to the file's own keys. Raises `CheckpointError` where they disagree."""
+def _stores_tied_head(file: GGUFFile) -> bool:
+    """Whether the output matrix is a copy of the embedding, as some programs write tied models."""
+    head, embedding = file.tensors.get("output.weight"), file.tensors["token_embd.weight"]
+    if head is None or head.type != embedding.type:
+        return False
+    return np.array_equal(file.data(head.name), file.data(embedding.name))
+
+
+def _embedded_config(data: bytes, stated: LlamaConfig, where: Path) -> LlamaConfig:
+    """The embedded `config.json`, compared with the file's own keys. Raises `CheckpointError` where they disagree."""
     try:
         values = json.loads(data)
-        carried = LlamaConfig.from_dict(values, f"{where}: config.json")
+        config = LlamaConfig.from_dict(values, f"{where}: config.json")
     except (ValueError, RecursionError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{where}: the config.json inside is not JSON: {error}") from error
-    for field in (
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "head_dim",
-        "max_position_embeddings",
-        "rms_norm_eps",
-        "rope_theta",
-    ):
-        one, other = getattr(carried, field), getattr(stated, field)
-        if np.float32(one) != np.float32(other):
-            raise CheckpointError(f"{where}: {field} is {one} in the config.json inside, {other} in the keys beside it")
-    return carried
+    for field in CARRIED_FIELDS:
+        inside, key = getattr(config, field), getattr(stated, field)
+        if np.float32(inside) != np.float32(key):
+            raise CheckpointError(f"{where}: {field} is {inside} in the config.json inside, {key} in the file's keys")
+    return config
 
 
-def tensors_of(file: GGUFFile, config: LlamaConfig) -> tuple[dict[str, NDArray], dict[str, str]]:
-    """Tensors by Hugging Face's names, Q and K rows in Hugging Face's order, and what type each had.
+def _tensors(file: GGUFFile, config: LlamaConfig) -> tuple[dict[str, NDArray], dict[str, str]]:
+    """Tensors by Hugging Face's names, Q and K rows in Hugging Face's order, and the type of each.
 
-    Raises `CheckpointError` for a tensor that is unexpected or of a type that cannot be dequantized; those missing
-    or misshapen are for `Checkpoint` to find.
+    Missing and misshapen tensors are left for `Checkpoint` to find.
+
+    Raises:
+        CheckpointError: a tensor that is unexpected or of a type that cannot be dequantized.
     """
     names = {gguf_name(name): name for name in config.shapes()}
-    names.setdefault("output.weight", "lm_head.weight")  # tied, and written all the same: `Checkpoint` compares
+    names.setdefault("output.weight", "lm_head.weight")  # tied and stored all the same: `Checkpoint` compares them
     tensors: dict[str, NDArray] = {}
     dtypes: dict[str, str] = {}
     for info in file.tensors.values():
@@ -93,20 +109,20 @@ def tensors_of(file: GGUFFile, config: LlamaConfig) -> tuple[dict[str, NDArray],
         if info.name not in names:
             raise CheckpointError(f"{file.path}: unexpected tensor {info.name}")
         name = names[info.name]
-        values = _decoded(file, info.name).reshape(info.shape)
+        values = _dequantized(file, info.name)
         if values.shape == config.shapes().get(name, values.shape):
             values = unpermute(name, values, config)
         tensors[name], dtypes[name] = values, info.type if info.type in ("F16", "BF16") else "F32"
     return tensors, dtypes
 
 
-def _decoded(file: GGUFFile, name: str) -> NDArray:
-    kind, raw = file.tensors[name].type, file.data(name)
-    if kind == "F32":
-        return raw.view(np.float32)
-    if kind == "F16":
-        return raw.view(np.float16)
+def _dequantized(file: GGUFFile, name: str) -> NDArray:
+    """One tensor in its own shape: float16 as it is stored, every other type as float32."""
+    info, raw = file.tensors[name], file.data(name)
+    if info.type in ("F32", "F16"):
+        return raw.view(np.float32 if info.type == "F32" else np.float16).reshape(info.shape)
     try:
-        return gguf.dequantize(raw.reshape(file.tensors[name].shape[0], -1), gguf.GGMLQuantizationType[kind])
+        values = gguf.dequantize(raw.reshape(info.shape[0], -1), gguf.GGMLQuantizationType[info.type])
     except (NotImplementedError, KeyError) as error:
-        raise CheckpointError(f"{file.path}: tensor {name} is {kind}, which edgekit cannot dequantize") from error
+        raise CheckpointError(f"{file.path}: tensor {name} is {info.type}, which edgekit cannot dequantize") from error
+    return values.reshape(info.shape)

@@ -16,7 +16,7 @@ With `importance` every type below 8 bits goes through llama.cpp's quantizer, wh
 least where a text's activations are large (ggml's `quantize_row_q4_0_impl` and its like). The types stay the same.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +24,24 @@ import numpy as np
 
 from edgekit.conversion import importance
 from edgekit.conversion.base import Planned, Written
-from edgekit.converters import _gguf_importance, _gguf_keys, _gguf_llama, _gguf_plan
+from edgekit.converters import _gguf_importance, _gguf_keys, _gguf_llama, _gguf_plan, _gguf_receipt
 from edgekit.converters import _gguf_package as gguf
 from edgekit.converters._gguf_llama import DIRECT, HEAD_NOTE, TIED_NOTE
-from edgekit.converters._gguf_read import read
-from edgekit.converters._gguf_receipt import add_receipt, weights
+from edgekit.converters._gguf_read import read, weights
+from edgekit.converters._gguf_receipt import add_receipt
 from edgekit.converters._gguf_write import tensor_bytes, write
 from edgekit.errors import CheckpointError, SettingError
+from edgekit.formats import embedded
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.gguf import BLOCKS
+from edgekit.formats.gguf import GGUFFile as open_artefact
 from edgekit.formats.gguf_tensors import gguf_name, permute
 from edgekit.settings import Converting
 from edgekit.utils.progress import Progress
 
 __all__ = [
     "DEFAULT", "DIRECT", "EMBEDDING_TYPES", "PROBES", "QUANTS", "SAME", "SUFFIX", "WEIGHTED", "add_receipt", "convert",
-    "planned", "read", "sizes", "weights",
+    "open_artefact", "planned", "read", "sizes", "weights",
 ]  # fmt: skip
 
 SUFFIX = ".gguf"
@@ -68,10 +70,15 @@ LARGEST = {
 }
 
 
-def convert(checkpoint: Checkpoint, out: Path, settings: Converting, progress: Progress) -> list[Written]:
-    """Write `checkpoint` to `out`, its tensors as `settings` asks; says what became of each.
+def convert(
+    checkpoint: Checkpoint, out: Path, settings: Converting, progress: Progress, receipt: int = 0
+) -> list[Written]:
+    """Write `checkpoint` to `out`, its tensors as `settings` asks.
 
-    Notes on what stock llama.cpp programs will do otherwise than edgekit are added to `checkpoint.notes`.
+    Notes on what stock llama.cpp programs will do differently than edgekit are added to `checkpoint.notes`.
+
+    Args:
+        receipt: characters to reserve for `add_receipt`.
 
     Raises:
         SettingError: an unknown quantization or embedding type.
@@ -80,20 +87,21 @@ def convert(checkpoint: Checkpoint, out: Path, settings: Converting, progress: P
         MissingExtraError: a K-quant, or importance, without llama-cpp-python.
     """
     quant, embedding = _checked(settings)
+    keys = {embedded.RECEIPT: _gguf_receipt.blank(receipt)} if receipt else {}
     if _is_direct(quant, embedding) and settings.importance is None:
-        return _direct(checkpoint, out, quant, embedding, progress)
-    what = (
+        return _direct(checkpoint, out, quant, embedding, progress, extra=keys)
+    feature = (
         quant if quant not in DIRECT else f"with a {embedding} embedding" if embedding else f"{quant} with importance"
     )
-    llama, found, more = _gguf_llama.library(f"gguf {what}"), None, {}
+    llama, matrix = _gguf_llama.library(f"gguf {feature}"), None
     if settings.importance is not None:
-        found = importance.collect(checkpoint, settings.importance)
-        more = _gguf_importance.keys(found)
+        matrix = importance.collect(checkpoint, settings.importance)
+        keys = _gguf_importance.keys(matrix) | keys
     plain = out.with_name(f"{out.stem}.f32{out.suffix}")
     try:
-        # The receipt must name the type asked for, whatever the file in between has.
-        _direct(checkpoint, plain, "f32", None, progress, receipt=quant, more=more)
-        return _gguf_llama.quantize(llama, checkpoint, plain, out, quant, embedding, found)
+        # The metadata must name the requested type, whatever the intermediate file has.
+        _direct(checkpoint, plain, "f32", None, progress, stated=quant, extra=keys)
+        return _gguf_llama.quantize(llama, checkpoint, plain, out, quant, embedding, matrix)
     finally:
         plain.unlink(missing_ok=True)
 
@@ -122,14 +130,20 @@ def _direct(
     quant: str,
     embedding: str | None,
     progress: Progress,
-    receipt: str = "",
-    more: Mapping[str, Any] | None = None,
+    *,
+    stated: str = "",
+    extra: dict[str, Any],
 ) -> list[Written]:
+    """Write a file without llama.cpp.
+
+    Args:
+        stated: the quantization that the metadata names, if not `quant`.
+        extra: keys behind all others.
+    """
     plan = planned(checkpoint.config, quant, embedding)
     # gguf's names are ALL_F32 for the one and MOSTLY_... for the rest.
     file_type = gguf.LlamaFileType[("ALL_" if quant == "f32" else "MOSTLY_") + quant.upper()]
-    keys, notes = _gguf_keys.metadata(checkpoint, receipt or quant, int(file_type))
-    keys |= more or {}
+    keys, notes = _gguf_keys.metadata(checkpoint, stated or quant, int(file_type))
 
     def data() -> Iterator[np.ndarray]:
         names = list(checkpoint.config.shapes())
@@ -137,7 +151,7 @@ def _direct(
         for name, written in progress(rows, "tensors", len(names)):
             yield encode(permute(name, checkpoint.float32(name), checkpoint.config), written.type, name)
 
-    write(out, keys, [(w.name, w.shape, w.type) for w in plan], data())
+    write(out, keys | extra, [(w.name, w.shape, w.type) for w in plan], data())
     checkpoint.notes.extend(note for note in notes if note not in checkpoint.notes)
     return plan
 

@@ -51,8 +51,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import onnx
-from google.protobuf.message import DecodeError
 from onnx import GraphProto, TensorProto, helper
 
 from edgekit import __version__
@@ -60,17 +58,20 @@ from edgekit.conversion.base import Planned, Written
 from edgekit.converters import _onnx_fused, _onnx_write
 from edgekit.converters._onnx_fused import BLOCKS
 from edgekit.converters._onnx_names import QUANTIZED, ROTARY, weight_of
+from edgekit.converters._onnx_read import OnnxArtefact, open_artefact, weights
 from edgekit.converters._onnx_receipt import add_receipt, entry_bytes
-from edgekit.converters._onnx_weights import weights
+from edgekit.converters._onnx_rows import shrink
 from edgekit.errors import CheckpointError, SettingError
 from edgekit.formats import embedded
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.settings import Converting
 from edgekit.utils import registry
-from edgekit.utils.files import read_bytes
 from edgekit.utils.progress import Progress
 
-__all__ = ["DEFAULT", "PROBES", "QUANTS", "SUFFIX", "add_receipt", "convert", "describe", "sizes", "weights"]
+__all__ = [
+    "DEFAULT", "PROBES", "QUANTS", "SUFFIX", "add_receipt", "convert", "describe", "open_artefact", "shrink", "sizes",
+    "weights",
+]  # fmt: skip
 
 SUFFIX = ".onnx"
 QUANTS = ("fp32", "fp16", "int8", "int4", "int4_pure")
@@ -89,12 +90,15 @@ CACHE_NOTE = "the graph, with its int8 KV cache, is for ONNX Runtime (1.27 or la
 EIGHT_NOTE = "8 bits: the embedding, the head and the first layers lose most by 4"
 
 
-def convert(checkpoint: Checkpoint, out: Path, settings: Converting, progress: Progress) -> list[Written]:
+def convert(
+    checkpoint: Checkpoint, out: Path, settings: Converting, progress: Progress, receipt: int = 0
+) -> list[Written]:
     """Write one `.onnx` and return a row for each of its tensors, as `describe` does.
 
     Args:
         settings: `graph`, and `quant` as above; `reduce_range` takes 7 bits for the portable graph's int8 weights, for
             x86 without VNNI. The fused graph's kernels do not overflow there.
+        receipt: unused; a receipt is appended to the file.
 
     Raises:
         SettingError: a quantization that is not in `QUANTS`, or a setting that means nothing here.
@@ -184,7 +188,7 @@ def _too_large(checkpoint: Checkpoint, size: int, quant: str) -> CheckpointError
 # what is in a file
 
 
-def describe(path: Path) -> tuple[dict[str, str], list[Written], dict[str, int]]:
+def describe(artefact: Path | OnnxArtefact) -> tuple[dict[str, str], list[Written], dict[str, int]]:
     """An `.onnx` file's metadata, its tensors, and how many nodes of each operator it has, most frequent first.
 
     Weights have their Hugging Face name (packed ones that of their kind: `qkv_proj`, `gate_up_proj`) and the bytes of
@@ -193,16 +197,9 @@ def describe(path: Path) -> tuple[dict[str, str], list[Written], dict[str, int]]
 
     Raises:
         FileError: the file cannot be read.
-        CheckpointError: it is no ONNX model, or a damaged one.
+        CheckpointError: not an ONNX model, or a damaged one.
     """
-    data = read_bytes(path)
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(data)
-    except (DecodeError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a whole ONNX file: {str(error).splitlines()[0]}") from error
-    if not model.graph.node or not model.opset_import:
-        raise CheckpointError(f"{path} is not an ONNX model: it has no graph")
+    model = (artefact if isinstance(artefact, OnnxArtefact) else open_artefact(artefact)).model
     metadata = {prop.key: prop.value for prop in model.metadata_props}
     operators = Counter(f"{node.domain}.{node.op_type}".lstrip(".") for node in model.graph.node)
     stored = (Stored(t.name, tuple(t.dims), _type(t.data_type), _bytes(t)) for t in model.graph.initializer)

@@ -44,7 +44,12 @@ def load(path: Path, settings: Running) -> "LlamaCppRuntime":
         CheckpointError: damaged, or no Llama that edgekit supports.
         RuntimeFailure: llama.cpp refuses it; the message has llama.cpp's reason.
     """
-    return LlamaCppRuntime(Path(path), settings)
+    return load_gguf(GGUFFile(path), settings)
+
+
+def load_gguf(file: GGUFFile, settings: Running) -> "LlamaCppRuntime":
+    """As `load`, of a file that edgekit has open already."""
+    return LlamaCppRuntime(file, settings)
 
 
 class LlamaCppRuntime:
@@ -54,9 +59,9 @@ class LlamaCppRuntime:
     batch sizes); with `kv_type` f32 and f32 weights that is 1e-5 and less.
     """
 
-    def __init__(self, path: Path, settings: Running):
+    def __init__(self, file: GGUFFile, settings: Running):
         self._free = lambda: None
-        self._file = file = GGUFFile(path)
+        self._file, path = file, file.path
         config = llama_config(file)
         check_vocabulary(file)
         self.files = file.files()

@@ -258,9 +258,9 @@ def test_a_broken_conversion_leaves_the_old_file(tiny, tmp_path, monkeypatch):
 
 def test_permutation_forgotten_on_both_ways_is_still_found(tiny, tmp_path, monkeypatch):
     """The reader undoes what the writer did not do: the tensors look right, the words are not."""
-    from edgekit.converters import _gguf_receipt
+    from edgekit.converters import _gguf_read
 
-    for module, name in ((registry.load("converters", "gguf"), "permute"), (_gguf_receipt, "unpermute")):
+    for module, name in ((registry.load("converters", "gguf"), "permute"), (_gguf_read, "unpermute")):
         monkeypatch.setattr(module, name, lambda name, values, config: values)
     with pytest.raises(CheckpointError, match="query and key rows are not permuted for its rotary embedding"):
         to(tiny, tmp_path, ("gguf", "q4_0"))

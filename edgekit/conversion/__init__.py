@@ -1,1 +1,1 @@
-"""The verb convert and what proves it: receipts, plans, the search for a type, the cache of conversions."""
+"""The verb `convert`, and verification, receipts, plans, the search for a type and the cache of conversions."""

@@ -1,6 +1,6 @@
-"""Conversions that a runtime needs, made once and kept in the user's cache folder.
+"""Conversions that a runtime needs, done once and kept in the user's cache folder.
 
-The key covers the source's bytes, the quantization and edgekit's version, so that nothing stale is ever used.
+The key covers the source's bytes, the quantization and edgekit's version, so nothing stale is ever used.
 `EDGEKIT_CACHE` names another folder.
 """
 
@@ -20,15 +20,15 @@ from edgekit.utils.progress import Progress, silent
 
 def folder() -> Path:
     """Where converted models are kept; safe to delete at any time."""
-    if named := os.environ.get("EDGEKIT_CACHE"):
-        return Path(named) / "converted"
-    import platformdirs  # here: most runs need no cache, and should not wait for it
+    if folder := os.environ.get("EDGEKIT_CACHE"):
+        return Path(folder) / "converted"
+    import platformdirs  # here: most runs need no cache, and should not wait for the import
 
     return platformdirs.user_cache_path("edgekit") / "converted"
 
 
 def converted(source: Path, to: str, quant: str, progress: Progress = silent) -> Path:
-    """`source` in another format, from the cache or made now. Raises as `edgekit.conversion.convert.convert`."""
+    """`source` in another format, from the cache or converted now. Raises as `edgekit.conversion.convert.convert`."""
     path = (
         folder() / f"{Path(source).resolve().stem}-{quant}-{digest(source, quant)}{registry.suffix('converters', to)}"
     )

@@ -1,5 +1,5 @@
-"""The text that artefacts are compared on when none is given. Written for edgekit; plain words, so that a model of
-stories and one of textbooks both have something to say about it, and a small vocabulary can write it."""
+"""The text that artefacts are compared on by default. Written for edgekit in plain words, so that it suits a model of
+stories as well as one of textbooks, and a small vocabulary can encode it."""
 
 CALIBRATION = """\
 Once upon a time there was a small red boat. It lived in a quiet harbor between two old fishing boats. Every morning \
@@ -39,4 +39,4 @@ AWKWARD = (
     "🙂 👩‍👩‍👧",
     " ",
 )
-"""Texts that tokenizers are apt to disagree on."""
+"""Texts on which tokenizers tend to disagree."""

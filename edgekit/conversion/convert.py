@@ -1,34 +1,18 @@
 """The verb `convert`: any model that edgekit reads, into any format that a converter writes.
 
-A file `converters/NAME.py` is a converter if it has
-
-    SUFFIX: str                 of what it writes: ".gguf", ".onnx", or "" for a folder
-    QUANTS: tuple[str, ...]     what `--quant` takes, cheapest loss first
-    DEFAULT: str                the one taken when none is named
-    def convert(checkpoint, out, settings, progress) -> list[Written]
-
-`convert` writes to `out`, a temporary name; renaming, naming and overwriting are done here, once. It may have
-
-    def read(path) -> Checkpoint            makes its format a source for every converter
-    def weights(path) -> Iterator[Held]     the tensors of a file, dequantized; those it cannot tell are left out
-    def add_receipt(path, text) -> None     puts `edgekit.receipt` into a file that is finished
-    def sizes(checkpoint, settings) -> Iterator[Planned]    what each of QUANTS would make, before anything is written
-    SAME: dict[str, str]        quantizations that have another name; the other name
-    PROBES: tuple[str, ...]     those by which the sensitivity of the tensors is shown
-    WEIGHTED: tuple[str, ...]   those that `--importance` makes better
-
-With `weights` a conversion is held to its source tensor by tensor, and a fault is named; with `add_receipt` the
-artefact carries what was measured. Before an artefact gets its name it is verified (`edgekit/receipt.py`): broken, it
-is not kept.
+`base.py` has the contract of a converter. Everything that is the same for all of them is done here: the temporary name,
+overwriting, and verification (`receipt.py`). An artefact that comes out broken is deleted.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgekit.conversion.base import Written
+from edgekit.conversion import receipt
+from edgekit.conversion.base import CarriesReceipt, WeighsRounding, Written, converter
 from edgekit.errors import SettingError, UnknownPluginError
-from edgekit.formats.checkpoint import Checkpoint
+from edgekit.formats import embedded
 from edgekit.formats.open import open_model
 from edgekit.settings import Converting
 from edgekit.utils import files, registry
@@ -36,23 +20,37 @@ from edgekit.utils.progress import Progress, silent
 
 
 class Conversion(NamedTuple):
-    """What a call of `convert` made."""
+    """The result of `convert`."""
 
     path: Path
     tensors: list[Written]
     notes: list[str]
-    """What other programs will do with the artefact otherwise than edgekit, and what could not be verified."""
+    """What other programs will do differently with the artefact, and what could not be verified."""
     receipt: dict[str, Any] | None = None
     """What was measured, as the artefact carries it; None if it was not verified."""
 
 
 def check_quant(to: str, quant: str | None) -> str:
-    """The quantization to use; raises `SettingError` that lists the converter's own."""
-    room = registry.load("converters", to)
-    quant = (quant or room.DEFAULT).lower()
-    if quant not in room.QUANTS:
-        raise SettingError(f"unknown quantization {quant!r} for {to}: choose from {', '.join(room.QUANTS)}")
+    """The quantization to use. Raises `SettingError`, which lists those of the converter."""
+    module = converter(to)
+    quant = (quant or module.DEFAULT).lower()
+    if quant not in module.QUANTS:
+        raise SettingError(f"unknown quantization {quant!r} for {to}: choose from {', '.join(module.QUANTS)}")
     return quant
+
+
+def check_format(to: str) -> str:
+    """The converter's own name for a format. Raises `UnknownPluginError`, which lists the formats."""
+    to = registry.ALIASES.get(to, to)
+    if to not in registry.names("converters"):
+        raise UnknownPluginError(f"unknown format {to!r}: choose from {', '.join(registry.names('converters'))}")
+    return to
+
+
+def check_importance(to: str, settings: Converting) -> None:
+    """Raises `SettingError` if the settings ask for importance and the converter cannot round by it."""
+    if settings.importance is not None and not isinstance(converter(to), WeighsRounding):
+        raise SettingError(f"importance is a setting of gguf: {to} does not weigh its rounding")
 
 
 def convert(
@@ -65,67 +63,68 @@ def convert(
     verify: bool = True,
     progress: Progress = silent,
 ) -> Conversion:
-    """Convert a model, whole or not at all, and sound or not at all.
+    """Convert a model. The artefact is written completely and is sound, or there is none.
 
     Args:
         source: a Hugging Face folder or a `.gguf`.
         to: the converter's name.
-        out: where to; by default `NAME-QUANT.SUFFIX` in the current folder.
-        force: replace a file that is there.
+        out: the artefact's path; by default `NAME-QUANT.SUFFIX` in the current folder.
+        force: replace an existing file.
         verify: compare the artefact with the source on a short text, and put the receipt into it. Takes a fraction of
-            a second for 12 million parameters. Where the artefact's runtime is not installed, a note says so.
+            a second for 12 million parameters. If the artefact's runtime is not installed, a note says so.
 
     Raises:
         CheckpointError: the artefact came out broken; the message says what is wrong.
-        EdgekitError: any of its kinds; nothing is left behind.
+        EdgekitError: any other of its kinds; nothing is left behind.
     """
-    to = registry.ALIASES.get(to, to)
-    if to not in registry.names("converters"):
-        raise UnknownPluginError(f"unknown format {to!r}: choose from {', '.join(registry.names('converters'))}")
-    settings = settings or Converting()
-    room = registry.load("converters", to)
+    to, settings = check_format(to), settings or Converting()
+    module = converter(to)
     quant = check_quant(to, settings.quant)
     settings = replace(settings, quant=quant)
-    if settings.importance is not None and not hasattr(room, "WEIGHTED"):
-        raise SettingError(f"importance is a setting of gguf: {to} does not weigh its rounding")
+    check_importance(to, settings)
     checkpoint = open_model(source)
-    out = Path(out) if out else Path(f"{checkpoint.name}-{quant}{room.SUFFIX}")
+    out = Path(out) if out else Path(f"{checkpoint.name}-{quant}{module.SUFFIX}")
     with files.replacing(out, force=force) as temporary:
-        written = room.convert(checkpoint, temporary, settings, progress)
-        proved, notes = _proved(checkpoint, temporary, out, to, settings) if verify else (None, [])
-    return Conversion(out, written, [*checkpoint.notes, *notes], proved)
+
+        def write(reserved: int) -> list[Written]:
+            if isinstance(module, CarriesReceipt):
+                return module.convert(checkpoint, temporary, settings, progress, reserved)
+            return module.convert(checkpoint, temporary, settings, progress)
+
+        tensors = write(embedded.RECEIPT_ROOM if verify else 0)
+        measured, note = None, ""
+        if verify:
+            measured, note = receipt.build(checkpoint, temporary, out, to, settings)
+            _attach(temporary, measured, module, write)
+    return Conversion(out, tensors, [*checkpoint.notes, *([note] if note else [])], measured)
 
 
-def _proved(
-    checkpoint: Checkpoint, path: Path, out: Path, to: str, settings: Converting
-) -> tuple[dict[str, Any] | None, list[str]]:
-    """The receipt, which is in the artefact now, and what could not be verified."""
-    from edgekit.conversion import receipt  # which needs what is above
-
-    made, note = receipt.build(checkpoint, path, out, to, settings)
-    if made:
-        receipt.attach(path, made, registry.load("converters", to))
-    return made or None, [note] if note else []
+def _attach(path: Path, measured: dict[str, Any] | None, module: object, write: Callable[[int], Any]) -> None:
+    """Put the receipt into the artefact; rarely this needs more or less room than was reserved for it."""
+    length = 0 if measured is None else len(receipt.text_of(measured))
+    if isinstance(module, CarriesReceipt) and length != embedded.RECEIPT_ROOM:
+        path.unlink()
+        write(length)
+    if measured is not None:
+        receipt.attach(path, measured, module)
 
 
-def summary(made: Conversion) -> str:
-    """The table that a person sees: size by type, every tensor that is not as asked for, and the notes."""
+def summary(conversion: Conversion) -> str:
+    """A table for a person: size by type, every tensor that has another type than requested, and the notes."""
     sizes: dict[str, list[int]] = {}
     reasons: dict[str, list[str]] = {}
-    for tensor in made.tensors:
+    for tensor in conversion.tensors:
         sizes.setdefault(tensor.type, []).append(tensor.bytes)
         if tensor.note:
             reasons.setdefault(tensor.note, []).append(f"{tensor.name} is {tensor.type}")
-    path = made.path
+    path = conversion.path
     total = sum(p.stat().st_size for p in ([path] if path.is_file() else path.iterdir()))
-    lines = [f"{path.name}: {total / 1e6:.2f} MB, {len(made.tensors)} tensors"]
+    lines = [f"{path.name}: {total / 1e6:.2f} MB, {len(conversion.tensors)} tensors"]
     lines += [f"  {kind:<8}{len(each):>4} tensors {sum(each) / 1e6:>9.2f} MB" for kind, each in sizes.items()]
-    for reason, which in reasons.items():
-        more = f" and {len(which) - 1} more" if len(which) > 1 else ""
-        lines.append(f"  {which[0]}{more}: {reason}")
-    lines += [f"  note: {note}" for note in made.notes]
-    if made.receipt is not None:
-        from edgekit.conversion import receipt
-
-        lines += [f"  {line}" for line in receipt.summary_lines(made.receipt)]
+    for reason, tensors in reasons.items():
+        more = f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""
+        lines.append(f"  {tensors[0]}{more}: {reason}")
+    lines += [f"  note: {note}" for note in conversion.notes]
+    if conversion.receipt is not None:
+        lines += [f"  {line}" for line in receipt.summary_lines(conversion.receipt)]
     return "\n".join(lines)

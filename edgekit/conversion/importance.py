@@ -1,14 +1,14 @@
 """Importance: how much each input of each matrix counts, for quantizers that round by it.
 
-A product y = W x is wrong by sum((W' - W) * x), so an error in a column of W weighs by the mean square of the input
-that meets it. Here these means are taken over a text, by `reference.py` on the source's own tensors: llama.cpp's
-"imatrix", as its `llama-imatrix` collects it (mean over all tokens of x ** 2, by tensor; a tied embedding by what comes
-to it as the output matrix, since looking a row up multiplies nothing).
+A product y = W x is wrong by sum((W' - W) * x), so an error in a column of W counts by the mean square of the input
+that it is multiplied with. Here these means are taken over a text, by `reference.py` on the source's own tensors:
+llama.cpp's "imatrix", as its `llama-imatrix` collects it (mean over all tokens of x ** 2, by tensor; for a tied
+embedding the inputs of the output matrix, since looking a row up multiplies nothing).
 
-What it is worth on story-7m (earlier weights than today's), mean KL on 4,096 positions of stories that neither text
-has, without, by the text that edgekit has (343 tokens) and by 16,384 tokens of the training mix: q4_0 0.056, 0.037,
+Measured on story-7m (earlier weights than today's), mean KL on 4,096 positions of stories that neither text contains,
+without importance, with the bundled text (343 tokens) and with 16,384 tokens of the training mix: q4_0 0.056, 0.037,
 0.039; q4_k_m 0.030, 0.031, 0.028; iq4_nl 0.040, 0.037, 0.036; q2_k 0.49, not measured, 0.28. K-quants search for their
-scales anyway and gain by long texts alone; what q4_0 gains is mostly the search itself, which plain rounding lacks.
+scales anyway and gain only by long texts; most of what q4_0 gains is the search itself, which plain rounding lacks.
 """
 
 import hashlib
@@ -31,26 +31,26 @@ from edgekit.utils import texts
 from edgekit.utils.texts import Document
 
 DEFAULT = "default"
-"""Stands for the text that edgekit has, the one that receipts are measured on."""
+"""Stands for the bundled text, on which receipts are measured, too."""
 WINDOW = 256
-"""Tokens that are read together, each window starting anew."""
+"""Tokens that are read together; each window starts with an empty cache."""
 MOST = 16384
-"""Tokens read at most, an equal share of each document."""
+"""The most tokens that are read, an equal share of each document."""
 DOCUMENTS = MOST // WINDOW
-"""Of more documents so many are read, at equal distances: corpora often lie one behind the other."""
+"""The most documents that are read, at equal distances, since a file is often several corpora in a row."""
 FEW = 32
-"""A text of fewer tokens says nothing."""
+"""The least tokens that a text must have."""
 FLOOR = 1e-4
-"""Of a tensor's mean importance: the least that a column counts. Other texts may use what this one never did."""
+"""Share of a tensor's mean importance that every column gets: other texts may use what this one never did."""
 
 
 @dataclass(frozen=True)
 class Importance:
-    """What a text says of a model's matrices.
+    """How much each column of a model's matrices counts, measured on a text.
 
     Attributes:
         values: Hugging Face's name of each matrix -> float32 (its columns,): mean of the squared inputs, above 0.
-        text: what it was collected from, for a person.
+        text: what it was collected on, for a person.
         tokens: how many were read.
     """
 
@@ -60,7 +60,7 @@ class Importance:
 
 
 def provenance(which: str) -> dict[str, str]:
-    """What a receipt says of a text: its name without folders, and its sha256. Raises as `collect`."""
+    """A text as a receipt names it: without folders, and its sha256. Raises as `collect`."""
     name, documents = _read(which)
     digest = hashlib.sha256("\0".join(document.text for document in documents).encode("utf-8", "surrogatepass"))
     return {"text": name, "sha256": digest.hexdigest()}
@@ -76,18 +76,18 @@ def collect(checkpoint: Checkpoint, which: str) -> Importance:
         FileError, DataError: the text cannot be read, or has too few tokens.
         VocabularyError: the model's tokenizer cannot be read.
         CheckpointError: the model has no tokenizer, or its activations are not finite.
-        SettingError: no file of this name.
+        SettingError: there is no such file.
     """
     name, documents = _read(which)
     if not any(file in checkpoint.files for file in FILES):
         raise CheckpointError(f"{checkpoint.name} has no tokenizer: --importance needs one to read a text with")
-    own = from_files(checkpoint.files, checkpoint.config.vocab_size)
+    tokenizer = from_files(checkpoint.files, checkpoint.config.vocab_size)
     model, window, read = _Observed(checkpoint), min(WINDOW, checkpoint.config.max_position_embeddings), 0
-    prefix = [] if own.bos is None else [own.bos]
+    prefix = [] if tokenizer.bos is None else [tokenizer.bos]
     with threadpool_limits(1, "blas"):
         chosen = documents[:: -(-len(documents) // DOCUMENTS)]
         for document in chosen:
-            ids = own.encode(document.text)[: MOST // len(chosen)]
+            ids = tokenizer.encode(document.text)[: MOST // len(chosen)]
             step = max(1, window - len(prefix))
             for start in range(0, len(ids), step):
                 model.rewind(0)
@@ -118,7 +118,7 @@ def _means(name: str, sums: NDArray[np.float64], count: int) -> NDArray[np.float
 
 
 class _Observed(Reference):
-    """A reference whose matrices see what they are multiplied with."""
+    """A reference that sums up what its matrices are multiplied with."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
@@ -127,11 +127,11 @@ class _Observed(Reference):
 
     def _weight(self, name: str) -> Any:
         weight = super()._weight(name)
-        return weight if weight.ndim == 1 else _Watched(self, name, weight)
+        return weight if weight.ndim == 1 else _ObservedMatrix(self, name, weight)
 
 
-class _Watched:
-    """A matrix W (out, in) that stands in `x @ W.T`, where numpy leaves the product to it."""
+class _ObservedMatrix:
+    """A matrix W (out, in) that is used as `x @ W.T`; numpy leaves this product to it."""
 
     __array_ufunc__ = None
 
@@ -139,7 +139,7 @@ class _Watched:
         self._model, self._name, self._weight = model, name, weight
 
     @property
-    def T(self) -> "_Watched":
+    def T(self) -> "_ObservedMatrix":
         return self
 
     def __rmatmul__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:

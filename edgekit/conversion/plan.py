@@ -1,10 +1,10 @@
-"""What a conversion would make, before anything is written: `edgekit convert --plan`.
+"""What a conversion would write, before anything is written: `edgekit convert --plan`.
 
     for row in plan(open_model(folder), "gguf"):
         row.quant, row.bytes, row.bits_per_weight
 
-The sizes are the converters' own arithmetic, exact to the byte, the receipt included. `plan_choose.py` finds the type
-for a size or for a loss by measuring, `plan_sensitivity.py` says which tensors lose most.
+The sizes are the converters' own arithmetic, exact to the byte, receipt included. `search.py` finds the type for a size
+or for a loss by measuring, `sensitivity.py` shows which tensors lose most.
 """
 
 from dataclasses import dataclass
@@ -12,29 +12,30 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.conversion.base import Planned
-from edgekit.errors import SettingError, UnknownPluginError
+from edgekit.conversion.base import Planned, PlansSizes, converter
+from edgekit.conversion.convert import check_format, check_importance
+from edgekit.errors import SettingError
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.settings import Converting
 from edgekit.utils import registry
 from edgekit.utils.tables import table
 
 SHOWN = 5_000
-"""Bytes: what is less is 0.00 MB in the table."""
+"""Bytes; less would be 0.00 MB in the table."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """An artefact that could be made."""
+    """An artefact that could be written."""
 
     to: str
     quant: str
     bytes: int | None
-    """Of the file, its receipt included; None if it cannot be made here."""
+    """Size of the file, receipt included; None if it cannot be written on this machine."""
     bits_per_weight: float | None
-    """Of all tensors, scales included, over the source's parameters."""
+    """All bits of the tensors, scales included, over the number of the source's parameters."""
     types: dict[str, int]
-    """Bytes by the type of the tensors, most first."""
+    """Bytes by type of tensor, the most first."""
     note: str
 
     def record(self) -> dict[str, Any]:
@@ -44,7 +45,7 @@ class Row:
 
 
 def targets() -> list[str]:
-    """The converters that know what they would write."""
+    """The converters that write a single file, whose sizes can be planned."""
     return [name for name in registry.names("converters") if registry.suffix("converters", name)]
 
 
@@ -52,12 +53,12 @@ def plan(checkpoint: Checkpoint, to: str, settings: Converting | None = None) ->
     """A row for each quantization of a converter, in its own order.
 
     Args:
-        settings: all but `quant` counts.
+        settings: all but `quant` is used.
 
     Raises:
         UnknownPluginError: no such converter.
-        SettingError: a converter that writes no single file, or a setting that means nothing there.
-        MissingExtraError: the converter needs a package; one that only some types need is told in their `note`.
+        SettingError: a converter that does not write a single file, or a setting that does not apply to it.
+        MissingExtraError: the converter needs a package; if only some types need it, their `note` says so.
     """
     rows, weights = sizes(checkpoint, to, settings or Converting()), sum(t.size for _, t in checkpoint)
     return [_row(to, row, weights) for row in rows]
@@ -65,14 +66,11 @@ def plan(checkpoint: Checkpoint, to: str, settings: Converting | None = None) ->
 
 def sizes(checkpoint: Checkpoint, to: str, settings: Converting) -> list[Planned]:
     """The converter's own rows. Raises as `plan`."""
-    if to not in registry.names("converters"):
-        raise UnknownPluginError(f"unknown format {to!r}: choose from {', '.join(registry.names('converters'))}")
-    room = registry.load("converters", to)
-    if not hasattr(room, "sizes"):
+    module = converter(check_format(to))
+    if not isinstance(module, PlansSizes):
         raise SettingError(f"{to} has no types to plan with: choose from {', '.join(targets())}")
-    if settings.importance is not None and not hasattr(room, "WEIGHTED"):
-        raise SettingError(f"importance is a setting of gguf: {to} does not weigh its rounding")
-    return list(room.sizes(checkpoint, settings))
+    check_importance(to, settings)
+    return list(module.sizes(checkpoint, settings))
 
 
 def _row(to: str, row: Planned, weights: int) -> Row:

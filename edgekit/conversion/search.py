@@ -1,8 +1,8 @@
 """The type of an artefact, found by measuring: `edgekit convert --target-size 7MB`, `--max-kl 0.02`.
 
-Candidates are really converted, into a temporary folder, and run on their own runtime beside the source: mean
-KL(source || artefact) over the text that edgekit brings. Sizes are known beforehand (`plan.py`), so only what fits is
-made. One text of some hundred tokens tells types apart that differ by a tenth; it is no measure of quality by itself.
+Candidates are converted into a temporary folder and run on their own runtime: mean KL(source || artefact) over the
+bundled text. Sizes are known beforehand (`plan.py`), so only what fits is converted. A text of some hundred tokens
+tells types apart that differ by a tenth; it does not measure quality in general.
 """
 
 import tempfile
@@ -12,24 +12,24 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from edgekit.conversion.base import Planned
+from edgekit.conversion.base import HasSynonyms, Planned, WeighsRounding, converter
 from edgekit.conversion.importance import DEFAULT
 from edgekit.conversion.plan import sizes
-from edgekit.conversion.verification.measure import SourceLogits, agreement, of_checkpoint, open_artefact
+from edgekit.conversion.verification.contents import Artefact
+from edgekit.conversion.verification.measure import agreement, measure_source, of_checkpoint, open_runtime
 from edgekit.conversion.verification.metrics import Figures
 from edgekit.conversion.verification.proof import running
 from edgekit.conversion.verification.settings import Verifying
 from edgekit.errors import EdgekitError, MissingExtraError, SettingError
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.settings import Choosing, Converting, bytes_of
-from edgekit.utils import registry
 from edgekit.utils.progress import Progress, silent
 from edgekit.utils.tables import table
 
 MEASURED = Verifying(tokens=2048, greedy=0, threads=1)
 
 PATIENCE = 4
-"""Smaller files are hardly ever better than larger ones: after so many in a row that were not, no more are tried."""
+"""Smaller files are hardly ever better than larger ones: the search ends after so many in a row that were not."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class Choice:
     quant: str
     reason: str
     tried: list[Tried]
-    """All that were measured or passed over, from large to small."""
+    """All candidates, measured or not, from large to small."""
     text: str
     positions: int
     importance: str | None = None
-    """What the chosen type was weighed by; None if it does not heed that."""
+    """The text that the chosen type was weighed by; None if it is not weighed."""
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -70,13 +70,13 @@ class Choice:
 def choose(
     checkpoint: Checkpoint, to: str, settings: Converting, choosing: Choosing, progress: Progress = silent
 ) -> Choice:
-    """Find the type. With a size alone the best that fits; with a KL the smallest file that keeps to it (and fits).
+    """Find the type. With only a size the best that fits; with a KL the smallest file that stays below it (and fits).
 
     Args:
-        settings: all but `quant` counts; `importance` goes to the types that heed it.
+        settings: all but `quant` is used; `importance` only by the types that can be weighed.
 
     Raises:
-        SettingError: nothing fits, or nothing keeps to the KL; says what comes nearest.
+        SettingError: nothing fits, or nothing stays below the KL; says what comes nearest.
         MissingExtraError: the artefact's runtime is not installed.
     """
     if choosing.target_size is None and choosing.max_kl is None:
@@ -89,14 +89,15 @@ def choose(
 class _Search:
     def __init__(self, checkpoint: Checkpoint, to: str, settings: Converting, choosing: Choosing) -> None:
         self.checkpoint, self.to, self.settings, self.choosing = checkpoint, to, settings, choosing
-        self.room = registry.load("converters", to)
-        self.same = getattr(self.room, "SAME", {})
+        self.converter = module = converter(to)
+        self.synonyms = module.SAME if isinstance(module, HasSynonyms) else {}
+        self.weighted = module.WEIGHTED if isinstance(module, WeighsRounding) else ()
 
     def run(self, progress: Progress) -> Choice:
-        made = [row for row in sizes(self.checkpoint, self.to, self.settings) if row.quant not in self.same]
-        rows = sorted((row for row in made if row.bytes is not None), key=lambda row: -_size(row))
+        planned = [row for row in sizes(self.checkpoint, self.to, self.settings) if row.quant not in self.synonyms]
+        rows = sorted((row for row in planned if row.bytes is not None), key=lambda row: -_size(row))
         if not rows:
-            raise SettingError(f"{self.checkpoint.name} cannot be written as {self.to}: {made[0].note}")
+            raise SettingError(f"{self.checkpoint.name} cannot be written as {self.to}: {planned[0].note}")
         most = bytes_of(self.choosing.target_size) if self.choosing.target_size is not None else None
         fitting = [row for row in rows if most is None or _size(row) <= most]
         if not fitting:
@@ -104,18 +105,19 @@ class _Search:
                 f"no {self.to} type of {self.checkpoint.name} fits into {self.choosing.target_size}: the smallest, "
                 f"{rows[-1].quant}, takes {_size(rows[-1]) / 1e6:.2f} MB"
             )
-        self.truth = SourceLogits(of_checkpoint(self.checkpoint), None, MEASURED)
+        self.expected = measure_source(of_checkpoint(self.checkpoint), None, MEASURED)
         with tempfile.TemporaryDirectory() as folder:
             self.folder = Path(folder)
             search = self._best if self.choosing.max_kl is None else self._smallest
-            found, reason, tried = search(fitting, progress)
-        passed = {row.quant: row for row in tried}
+            chosen, reason, tried = search(fitting, progress)
+        measured = {row.quant: row for row in tried}
         listed = [
-            passed.get(row.quant, Tried(row.quant, _size(row), None, "not tried" if row in fitting else "too large"))
+            measured.get(row.quant, Tried(row.quant, _size(row), None, "not tried" if row in fitting else "too large"))
             for row in rows
         ]
-        listed = [replace(row, verdict="chosen") if row.quant == found else row for row in listed]
-        return Choice(found, reason, listed, self.truth.text, self.truth.positions, self._importance(found))
+        listed = [replace(row, verdict="chosen") if row.quant == chosen else row for row in listed]
+        expected = self.expected
+        return Choice(chosen, reason, listed, expected.text, expected.positions, self._importance(chosen))
 
     def _best(self, rows: list[Planned], progress: Progress) -> tuple[str, str, list[Tried]]:
         best: Tried | None = None
@@ -132,47 +134,49 @@ class _Search:
             else:
                 worse += 1
         if best is None or best.figures is None:
-            raise SettingError(f"none of the {self.to} types that fit can be made: {tried[0].quant} {tried[0].verdict}")
+            raise SettingError(
+                f"none of the {self.to} types that fit can be written: {tried[0].quant} {tried[0].verdict}"
+            )
         kl = best.figures.mean_kl
-        return best.quant, f"the lowest mean KL ({kl:.2g}) of those at most {self.choosing.target_size} large", tried
+        return best.quant, f"the lowest mean KL ({kl:.2g}) of the files of at most {self.choosing.target_size}", tried
 
     def _smallest(self, rows: list[Planned], progress: Progress) -> tuple[str, str, list[Tried]]:
-        most, tried, found = self.choosing.max_kl or 0.0, list[Tried](), None
+        most, tried, chosen = self.choosing.max_kl or 0.0, list[Tried](), None
         for row in progress(rows[::-1], "measuring", len(rows)):
-            if found is not None:
+            if chosen is not None:
                 continue
             tried.append(one := self._measure(row))
             if one.figures is not None and one.figures.mean_kl <= most:
-                found = one
-        if found is not None:
-            return found.quant, f"the smallest file whose mean KL is at most {most:g}", tried
+                chosen = one
+        if chosen is not None:
+            return chosen.quant, f"the smallest file whose mean KL is at most {most:g}", tried
         measured = [row for row in tried if row.figures is not None]
         if not measured:
-            raise SettingError(f"none of the {self.to} types can be made: {tried[0].quant} {tried[0].verdict}")
+            raise SettingError(f"none of the {self.to} types can be written: {tried[0].quant} {tried[0].verdict}")
         best = min(measured, key=lambda row: row.figures.mean_kl if row.figures else 0.0)
         fits = f" fits into {self.choosing.target_size} and" if self.choosing.target_size is not None else ""
         kl = best.figures.mean_kl if best.figures else 0.0
         raise SettingError(
-            f"no {self.to} type of {self.checkpoint.name}{fits} keeps to a mean KL of {most:g}: the best, "
+            f"no {self.to} type of {self.checkpoint.name}{fits} has a mean KL of at most {most:g}: the best, "
             f"{best.quant}, has {kl:.2g} at {best.bytes / 1e6:.2f} MB"
         )
 
     def _importance(self, quant: str) -> str | None:
-        return self.settings.importance if quant in getattr(self.room, "WEIGHTED", ()) else None
+        return self.settings.importance if quant in self.weighted else None
 
     def _measure(self, row: Planned) -> Tried:
-        """Make one candidate, run it, and throw it away."""
-        path = self.folder / f"{row.quant}{self.room.SUFFIX}"
+        """Convert one candidate, run it, and delete it."""
+        path = self.folder / f"{row.quant}{self.converter.SUFFIX}"
         settings = replace(self.settings, quant=row.quant, importance=self._importance(row.quant))
         runtime = None
         try:
-            self.room.convert(replace(self.checkpoint, notes=[]), path, settings, silent)
-            runtime, _ = open_artefact(path, running(MEASURED))
-            figures, _ = agreement(self.truth, runtime)
+            self.converter.convert(replace(self.checkpoint, notes=[]), path, settings, silent)
+            runtime, _ = open_runtime(Artefact(path), running(MEASURED))
+            figures, _ = agreement(self.expected, runtime)
         except MissingExtraError:
             raise
         except EdgekitError as error:
-            return Tried(row.quant, _size(row), None, f"cannot be made: {error}")
+            return Tried(row.quant, _size(row), None, f"cannot be written: {error}")
         finally:
             if runtime is not None:
                 runtime.close()
@@ -182,8 +186,7 @@ class _Search:
 
 
 def _size(row: Planned) -> int:
-    assert row.bytes is not None
-    return row.bytes
+    return row.bytes or 0  # the rows without a size are left out beforehand
 
 
 def report(choice: Choice) -> str:

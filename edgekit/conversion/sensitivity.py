@@ -1,9 +1,9 @@
 """Which tensors lose most: the KL when one group alone is rounded, `edgekit convert --plan --sensitivity`.
 
-For each type an artefact is made in a temporary folder and its tensors are read back, dequantized. Then one group at a
-time is put in the place of the source's own, all the rest stays exact, and `reference.py` runs the text that edgekit
-brings: mean KL(source || mixture). So a type stands for what its files really hold: in q4_0 the output matrix at 8
-bits, in K-quants llama.cpp's own mixture. The runtime's own rounding is not in it.
+For each type an artefact is written to a temporary folder and its tensors are read back, dequantized. Then one group at
+a time replaces the source's own tensors, the rest stays exact, and `reference.py` runs the bundled text: mean
+KL(source || mixture). So a type stands for what its files really contain: in q4_0 the output matrix at 8 bits, in
+K-quants llama.cpp's own mixture. The runtime's own rounding is not included.
 """
 
 import tempfile
@@ -13,15 +13,14 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from edgekit.conversion.base import ArtefactTensor
+from edgekit.conversion.base import ArtefactTensor, ComparesTensors, HasProbes, WeighsRounding, converter
 from edgekit.conversion.convert import check_quant
-from edgekit.conversion.verification.measure import SourceLogits, agreement, of_checkpoint
+from edgekit.conversion.verification.measure import SourceLogits, agreement, measure_source, of_checkpoint
 from edgekit.conversion.verification.settings import Verifying
 from edgekit.errors import MissingExtraError, SettingError
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.inference.reference import Reference
 from edgekit.settings import Converting
-from edgekit.utils import registry
 from edgekit.utils.progress import Progress, silent
 from edgekit.utils.tables import table
 
@@ -36,7 +35,7 @@ GROUPS = {
     "gate, up": ("gate_proj", "up_proj"),
     "down": ("down_proj",),
 }
-"""What a person sees -> the parts of Hugging Face's names."""
+"""Name of a group in the report -> parts of Hugging Face's names."""
 ALL = "all of it"
 
 
@@ -48,7 +47,7 @@ class Group:
     name: str
     parameters: int
     types: list[str]
-    """Those that it has in the artefact."""
+    """Its types in the artefact."""
     mean_kl: float
     """Nats a token, when this group alone is rounded."""
 
@@ -63,49 +62,51 @@ def sensitivity(
     """The groups of each quantization, and what they were measured on.
 
     Args:
-        settings: with `quant` that one alone; without, the converter's `PROBES`, as far as they can be made here.
+        settings: with `quant` only that one; without, the converter's `PROBES` that this machine can write.
 
     Raises:
         SettingError: a format whose tensors cannot be read back, or no such quantization.
         MissingExtraError: a package that the conversion needs is not installed.
     """
-    room = registry.load("converters", to)
-    if not hasattr(room, "weights"):
+    module = converter(to)
+    if not isinstance(module, ComparesTensors):
         raise SettingError(f"the tensors of {to} are not rounded: --sensitivity shows nothing there")
     named = settings.quant is not None
-    quants = [check_quant(to, settings.quant)] if named else list(getattr(room, "PROBES", (room.DEFAULT,)))
-    found: list[Group] = []
+    probes = module.PROBES if isinstance(module, HasProbes) else (module.DEFAULT,)
+    quants = [check_quant(to, settings.quant)] if named else list(probes)
+    weighted = module.WEIGHTED if isinstance(module, WeighsRounding) else ()
+    groups: list[Group] = []
     with threadpool_limits(1, "blas"), tempfile.TemporaryDirectory() as folder:
-        truth = SourceLogits(of_checkpoint(checkpoint), None, MEASURED)
+        expected = measure_source(of_checkpoint(checkpoint), None, MEASURED)
         for quant in progress(quants, "sensitivity", len(quants)):
-            path = Path(folder) / f"{quant}{room.SUFFIX}"
-            heeds = quant in getattr(room, "WEIGHTED", ())
-            asked = replace(settings, quant=quant, importance=settings.importance if heeds or named else None)
+            path = Path(folder) / f"{quant}{module.SUFFIX}"
+            importance = settings.importance if quant in weighted or named else None
+            converting = replace(settings, quant=quant, importance=importance)
             try:
-                room.convert(replace(checkpoint, notes=[]), path, asked, silent)
+                module.convert(replace(checkpoint, notes=[]), path, converting, silent)
             except MissingExtraError:
                 if named:
                     raise
                 continue
-            held = {tensor.name: tensor for tensor in room.weights(path)}
+            tensors = {tensor.name: tensor for tensor in module.weights(path)}
             path.unlink()
-            found += [_group(truth, checkpoint, quant, name, held) for name in (*GROUPS, ALL)]
-    return found, truth
+            groups += [_group(expected, checkpoint, quant, name, tensors) for name in (*GROUPS, ALL)]
+    return groups, expected
 
 
 def _group(
-    truth: SourceLogits, checkpoint: Checkpoint, quant: str, name: str, held: dict[str, ArtefactTensor]
+    expected: SourceLogits, checkpoint: Checkpoint, quant: str, name: str, tensors: dict[str, ArtefactTensor]
 ) -> Group:
     parts = GROUPS.get(name)
-    chosen = [n for n in checkpoint.config.shapes() if n in held and (parts is None or any(p in n for p in parts))]
-    mixed = replace(checkpoint, tensors=checkpoint.tensors | {n: held[n].values for n in chosen})
-    figures, _ = agreement(truth, Reference(mixed))
-    count = sum(checkpoint.tensors[n].size for n in chosen)
-    return Group(quant, name, count, sorted({held[n].type for n in chosen}), figures.mean_kl)
+    names = [n for n in checkpoint.config.shapes() if n in tensors and (parts is None or any(p in n for p in parts))]
+    mixed = replace(checkpoint, tensors=checkpoint.tensors | {n: tensors[n].values for n in names})
+    figures, _ = agreement(expected, Reference(mixed))
+    count = sum(checkpoint.tensors[n].size for n in names)
+    return Group(quant, name, count, sorted({tensors[n].type for n in names}), figures.mean_kl)
 
 
-def report(groups: list[Group], truth: SourceLogits, to: str) -> str:
-    """The groups as a table, a column for each quantization; beside each KL the type that the group has there."""
+def report(groups: list[Group], expected: SourceLogits, to: str) -> str:
+    """The groups as a table, a column for each quantization: the KL and the types that the group has there."""
     quants = list(dict.fromkeys(group.quant for group in groups))
     by = {(group.quant, group.name): group for group in groups}
     cells = []
@@ -118,6 +119,6 @@ def report(groups: list[Group], truth: SourceLogits, to: str) -> str:
         cells.append(row)
     head = ("group", "parameters", *(f"{to} {quant}" for quant in quants))
     return (
-        f"Mean KL when this group alone is rounded: {truth.positions} positions of {truth.text}, the artefact's "
+        f"Mean KL when this group alone is rounded: {expected.positions} positions of {expected.text}, the artefact's "
         "tensors read back, float32 numpy\n\n" + table(head, cells, markdown=False)
     )

@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.conversion import receipt
-from edgekit.conversion.base import Written
+from edgekit.conversion import base, receipt
+from edgekit.conversion.base import PlansTensors, Written, converter
 from edgekit.conversion.verification.tensors import group_of
 from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError
 from edgekit.formats import embedded, gguf, gguf_config
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig, open_folder
 from edgekit.formats.embedded import FILES
 from edgekit.tokenizers.load import from_files
-from edgekit.utils import registry
 from edgekit.utils.files import read_bytes
 
 
@@ -62,12 +61,14 @@ def _describe_folder(path: Path) -> dict[str, Any]:
 
 
 def _sizes(config: LlamaConfig) -> dict[str, int]:
-    """Bytes of the weights in each type that GGUF files are written in; empty where that cannot be told."""
+    """Bytes of the weights in each type of GGUF that is written without llama.cpp; empty without the converter."""
     try:
-        room = registry.load("converters", "gguf")
+        module = converter("gguf")
     except MissingExtraError:
         return {}
-    return {quant: sum(tensor.bytes for tensor in room.planned(config, quant)) for quant in room.DIRECT}
+    if not isinstance(module, PlansTensors):
+        return {}
+    return {quant: sum(tensor.bytes for tensor in module.planned(config, quant)) for quant in module.DIRECT}
 
 
 def _describe_gguf(path: Path) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def _describe_gguf(path: Path) -> dict[str, Any]:
 
 
 def _describe_onnx(path: Path) -> dict[str, Any]:
-    metadata, tensors, nodes = registry.load("converters", "onnx").describe(path)
+    metadata, tensors, nodes = base.describe("onnx", path)
     files = embedded.files_in_texts(metadata, path)
     config = None
     if "config.json" in files:

@@ -1,5 +1,6 @@
-"""What a GGUF file's own keys say of the model, held to what edgekit supports."""
+"""What a GGUF file's own keys say of the model, compared with what edgekit supports."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from edgekit.errors import CheckpointError
 from edgekit.formats.checkpoint import LlamaConfig
 
 if TYPE_CHECKING:
-    from edgekit.formats.gguf import GGUFFile
+    from edgekit.formats.gguf import GGUFFile, TensorInfo
 
 # `llama.*` keys that are read, or change nothing. Any other is refused: it may change what the model computes.
 KNOWN = frozenset(
@@ -27,13 +28,24 @@ OFF: dict[str, tuple[Any, ...]] = {
 }
 
 
+CARRIED_FIELDS = tuple(
+    """vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
+    max_position_embeddings rms_norm_eps rope_theta""".split()
+)
+"""Fields of `LlamaConfig` in which an embedded config.json must agree with the file's own keys."""
+
+
 def llama_config(file: "GGUFFile") -> LlamaConfig:
-    """The configuration that a file's own keys say, whatever else it carries.
+    """The configuration in a file's own keys, whatever else it carries.
 
     Raises `CheckpointError` for another architecture, and for a key that is missing, damaged, unknown, or switches on
     what edgekit does not support; the message names it.
     """
-    where, keys = file.path, file.metadata
+    return config_from_keys(file.metadata, file.tensors, file.path)
+
+
+def config_from_keys(keys: Mapping[str, Any], tensors: Mapping[str, "TensorInfo"], where: object) -> LlamaConfig:
+    """`llama_config` for keys that need not be those of a file."""
     if (architecture := keys.get("general.architecture")) != "llama":
         raise CheckpointError(f"{where}: general.architecture is {_short(architecture)}; edgekit reads `llama` only")
     for key, value in keys.items():
@@ -41,7 +53,7 @@ def llama_config(file: "GGUFFile") -> LlamaConfig:
             continue
         if isinstance(value, np.ndarray | list) or value not in OFF.get(key[6:], ()):
             raise CheckpointError(f"{where}: {key} is {_short(value)}, which edgekit does not support")
-    embedding = file.tensors.get("token_embd.weight")
+    embedding = tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise CheckpointError(f"{where}: tensor token_embd.weight is missing or no matrix")
 
@@ -58,8 +70,8 @@ def llama_config(file: "GGUFFile") -> LlamaConfig:
         return value
 
     # Nothing may be built for layers that only a damaged number claims.
-    if not isinstance(layers := number("block_count"), int) or layers > len(file.tensors):
-        raise CheckpointError(f"{where}: llama.block_count is {layers}, but the file has {len(file.tensors)} tensors")
+    if not isinstance(layers := number("block_count"), int) or layers > len(tensors):
+        raise CheckpointError(f"{where}: llama.block_count is {layers}, but the file has {len(tensors)} tensors")
     heads, hidden = number("attention.head_count"), number("embedding_length")
     head_dim = number("attention.key_length", hidden // heads if isinstance(heads, int) and heads > 0 else 0)
     for key in ("attention.value_length", "rope.dimension_count"):
@@ -77,7 +89,7 @@ def llama_config(file: "GGUFFile") -> LlamaConfig:
         "max_position_embeddings": number("context_length"),
         "rms_norm_eps": _shortest(number("attention.layer_norm_rms_epsilon")),
         "rope_theta": _shortest(number("rope.freq_base", 10000.0)),
-        "tie_word_embeddings": "output.weight" not in file.tensors,
+        "tie_word_embeddings": "output.weight" not in tensors,
         "bos_token_id": keys.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": [
             keys[key] for key in ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id") if key in keys

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import ContextError, RuntimeFailure
+from edgekit.formats.gguf import GGUFFile
 from edgekit.settings import Running
 from edgekit.utils import registry
 
@@ -103,3 +104,12 @@ def check_rewind(runtime: Runtime, length: int) -> None:
     """Raises `RuntimeFailure` unless 0 <= length <= runtime.length."""
     if not 0 <= length <= runtime.length:
         raise RuntimeFailure(f"cannot keep {length} of {runtime.length} cached tokens")
+
+
+@runtime_checkable
+class LoadsGGUF(Protocol):
+    """Optional for a runtime plugin: it takes a GGUF file that is open already, so that none is read twice."""
+
+    def load_gguf(self, file: GGUFFile, settings: Running) -> Runtime:
+        """As `load`."""
+        ...

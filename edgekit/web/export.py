@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekit.conversion import base
 from edgekit.conversion import convert as converting
 from edgekit.doctor import inspect
 from edgekit.errors import CheckpointError, FileError, SettingError, UsageError, VocabularyError
@@ -30,7 +31,7 @@ from edgekit.formats import embedded, hub
 from edgekit.formats.open import open_model
 from edgekit.settings import Converting
 from edgekit.tokenizers.load import from_files
-from edgekit.utils import files, registry
+from edgekit.utils import files
 from edgekit.utils.progress import Progress, silent
 from edgekit.web import npm
 
@@ -142,7 +143,7 @@ def _add(where: Path, quant: str | None, folder: Path, progress: Progress) -> tu
             raise CheckpointError(
                 f"{where.name} has an int8 KV cache, but pages need float32: convert it with --kv-cache f32"
             )
-        carried = embedded.files_in_texts(registry.load("converters", "onnx").describe(path)[0], where)
+        carried = embedded.files_in_texts(base.describe("onnx", path)[0], where)
         _check_tokenizer(carried, config["vocab_size"], where)
         kind = metadata["edgekit.quant"]
         name = re.sub(
@@ -171,15 +172,17 @@ def _convert(where: Path, quant: str | None, path: Path, progress: Progress) -> 
             return [note for note in converted.notes if "--graph portable" not in note]
     from edgekit.conversion import receipt
 
-    converter, settings = registry.load("converters", "onnx"), Converting(quant="fp16")
+    module, settings = base.converter("onnx"), Converting(quant="fp16")
+    if not isinstance(module, base.StoresRows):
+        raise SettingError("the onnx converter cannot store int8 rows")
     if kind == "int8":
         converting.convert(where, "onnx", path, settings=settings, force=True, verify=False, progress=progress)
-    registry.load("converters", "_onnx_rows").shrink(path, "int8_rows")
+    module.shrink(path, "int8_rows")
     checkpoint = open_model(where)
     measured, note = receipt.build(checkpoint, path, Path(f"{checkpoint.name}-int8_rows.onnx"), "onnx",
                               dataclasses.replace(settings, quant="int8_rows"))  # fmt: skip
     if measured:
-        receipt.attach(path, measured, converter)
+        receipt.attach(path, measured, module)
     return [note] if note else []
 
 

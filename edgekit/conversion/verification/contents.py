@@ -1,27 +1,109 @@
-"""What an artefact's file holds, read back and laid beside its source: types, tensors, keys."""
+"""What an artefact's file contains, read back and compared with its source: types, tensors, keys."""
 
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.conversion.base import ArtefactTensor
+from edgekit.conversion.base import ArtefactTensor, ComparesTensors, Converter, Describes, converter
 from edgekit.conversion.verification.tensors import compare, explain, group_of
 from edgekit.conversion.verification.tolerances import coarsest
 from edgekit.errors import CheckpointError, MissingExtraError
-from edgekit.formats import gguf, gguf_config
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig, open_folder
+from edgekit.formats.gguf import GGUFFile
+from edgekit.formats.gguf_config import llama_config
 from edgekit.utils import registry
+
+UNKNOWN = "unknown"
+
+
+class Artefact:
+    """A model folder or file. It is opened once, when something is first asked of it.
+
+    Attributes:
+        path: the folder or file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._config: LlamaConfig | None = None
+
+    @cached_property
+    def folder(self) -> Checkpoint | None:
+        """The checkpoint of a model folder; None for a file. Raises `FileError`, `CheckpointError`."""
+        return open_folder(self.path) if self.path.is_dir() else None
+
+    @cached_property
+    def _converter(self) -> Converter | None:
+        """The converter that writes files like this one; None if there is none, or it is not installed."""
+        name = registry.for_suffix("converters", self.path.suffix) if self.path.suffix else None
+        try:
+            return converter(name) if name else None
+        except MissingExtraError:
+            return None
+
+    @cached_property
+    def opened(self) -> Any:
+        """The file as its converter opens it; None for a folder, or without a converter that reads tensors back."""
+        if self.path.is_dir():
+            return None
+        if isinstance(self._converter, ComparesTensors):
+            return self._converter.open_artefact(self.path)
+        return GGUFFile(self.path) if self.path.suffix == ".gguf" else None
+
+    @property
+    def gguf(self) -> GGUFFile | None:
+        return self.opened if isinstance(self.opened, GGUFFile) else None
+
+    @property
+    def type(self) -> str:
+        """The coarsest type among the matrices; "unknown" if the file does not tell.
+
+        Raises:
+            CheckpointError: not a model, or a damaged one.
+        """
+        if (folder := self.folder) is not None:
+            return coarsest([folder.dtypes[name].lower() for name, tensor in folder if tensor.ndim > 1])
+        if (file := self.gguf) is not None:
+            return coarsest([t.type.lower() for t in file.tensors.values() if len(t.shape) > 1])
+        registry.for_path("converters", self.path)  # raises for anything but a model
+        if self.opened is None or not isinstance(self._converter, Describes):
+            return UNKNOWN
+        return self._converter.describe(self.opened)[0].get("edgekit.quant", UNKNOWN)
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether a GGUF file says that it was rounded by importance, as llama-quantize writes it, too."""
+        return self.gguf is not None and "quantize.imatrix.entries_count" in self.gguf.metadata
+
+    def tensors(self) -> Iterator[ArtefactTensor]:
+        """The tensors, read back one at a time; none if no installed converter reads this format back."""
+        if (folder := self.folder) is not None:
+            for name in folder.config.shapes():
+                yield ArtefactTensor(name, folder.float32(name), folder.dtypes[name])
+        elif isinstance(self._converter, ComparesTensors):
+            yield from self._converter.weights(self.opened)
+
+    def config(self, files: Mapping[str, bytes]) -> LlamaConfig | None:
+        """The configuration in a GGUF's own keys, else that of the config.json among `files`; None without one."""
+        if self._config is None:
+            if self.gguf is not None:
+                self._config = llama_config(self.gguf)
+            elif "config.json" in files:
+                values = json.loads(files["config.json"])
+                self._config = LlamaConfig.from_dict(values, f"{self.path}: config.json")
+        return self._config
 
 
 @dataclass
 class Group:
-    """The tensors of one kind (embedding, head, norms, attention, ffn) beside the source's."""
+    """The tensors of one kind (embedding, head, norms, attention, ffn), compared with the source's."""
 
     types: Counter[str] = field(default_factory=Counter)
     """How many of each type."""
@@ -34,100 +116,48 @@ class Group:
 
 @dataclass
 class Content:
-    """An artefact's tensors beside the source's."""
+    """An artefact's tensors, compared with the source's."""
 
     tensors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     """Those that were read back, by Hugging Face's names."""
     groups: dict[str, Group] = field(default_factory=dict)
     complete: bool = False
-    """Whether all of the source's are among them."""
+    """Whether all of the source's tensors are among them."""
     failure: str = ""
-    """What differs more than its type can, in a sentence."""
+    """Which tensors differ by more than their type explains, in a sentence; "" if none does."""
 
 
-def kind_of(path: Path) -> str:
-    """The coarsest type among an artefact's matrices; "unknown" where nothing tells.
-
-    Raises:
-        CheckpointError: no model, or a damaged one.
-    """
-    if path.is_dir():
-        opened = open_folder(path)
-        return coarsest([opened.dtypes[name].lower() for name, tensor in opened if tensor.ndim > 1])
-    if path.suffix == ".gguf":
-        return coarsest([t.type.lower() for t in gguf.GGUFFile(path).tensors.values() if len(t.shape) > 1])
-    if path.suffix == ".onnx":
-        try:
-            return registry.load("converters", "onnx").describe(path)[0].get("edgekit.quant", "unknown")
-        except MissingExtraError:
-            return "unknown"
-    raise CheckpointError(f"{path} is not a model edgekit can open: give a model folder, a .gguf or a .onnx")
-
-
-def held(path: Path) -> Iterator[ArtefactTensor] | None:
-    """An artefact's tensors as its converter reads them back; None if it does not, or is not installed."""
-    if path.is_dir():
-        return _of_folder(path)
-    for name in registry.names("converters"):
-        if path.suffix == registry.suffix("converters", name):
-            try:
-                weights = getattr(registry.load("converters", name), "weights", None)
-            except MissingExtraError:
-                return None
-            return None if weights is None else weights(path)
-    return None
-
-
-def is_weighted(path: Path) -> bool:
-    """Whether a GGUF file says that it was rounded by importance, as llama-quantize writes it too."""
-    return path.suffix == ".gguf" and "quantize.imatrix.entries_count" in gguf.GGUFFile(path).metadata
-
-
-def _of_folder(path: Path) -> Iterator[ArtefactTensor]:
-    opened = open_folder(path)
-    return (ArtefactTensor(name, opened.float32(name), opened.dtypes[name]) for name in opened.config.shapes())
-
-
-def content(source: Checkpoint, path: Path) -> Content:
+def read_content(source: Checkpoint, artefact: Artefact) -> Content:
     """Read an artefact's tensors and compare them.
 
     Raises:
         FileError, CheckpointError: the file is damaged.
     """
-    found, read = Content(), held(path)
-    wanted, broken, limits = dict(source.tensors), {}, {}
-    # A tied head that is written all the same must be the embedding.
-    wanted.setdefault("lm_head.weight", wanted["model.embed_tokens.weight"])
-    for difference, tensor in compare(wanted, read or (), is_weighted(path)):
-        found.tensors[tensor.name] = tensor.values
-        group = found.groups.setdefault(group_of(tensor.name), Group())
+    content = Content()
+    expected, broken, limits = dict(source.tensors), {}, {}
+    # A tied head that is stored all the same must equal the embedding.
+    expected.setdefault("lm_head.weight", expected["model.embed_tokens.weight"])
+    for difference, tensor in compare(expected, artefact.tensors(), artefact.is_weighted):
+        content.tensors[tensor.name] = tensor.values
+        group = content.groups.setdefault(group_of(tensor.name), Group())
         group.types[tensor.type] += 1
         group.error = max(group.error, difference.error)
         if not difference.sound:
             broken[tensor.name], limits[tensor.name] = tensor, difference.limit
-    found.complete = set(source.tensors) <= set(found.tensors)
+    content.complete = set(source.tensors) <= set(content.tensors)
     if broken:
-        found.failure = explain(wanted, broken, source.config, limits)
-    return found
+        content.failure = explain(expected, broken, source.config, limits)
+    return content
 
 
-def config_of(path: Path, files: Mapping[str, bytes]) -> LlamaConfig | None:
-    """What an artefact's own keys say of the model, or the config.json that it carries; None of one that has none."""
-    if path.suffix == ".gguf":
-        return gguf_config.llama_config(gguf.GGUFFile(path))
-    if "config.json" not in files:
-        return None
-    return LlamaConfig.from_dict(json.loads(files["config.json"]), f"{path}: config.json")
-
-
-def own_model(path: Path, files: Mapping[str, bytes], found: Content) -> Checkpoint | None:
-    """An artefact's own tensors under its own keys; None where they are not all read back.
+def artefact_checkpoint(artefact: Artefact, files: Mapping[str, bytes], content: Content) -> Checkpoint | None:
+    """An artefact's own tensors under its own configuration; None if not all of them were read back.
 
     Raises:
-        CheckpointError: its tensors do not fit its keys.
+        CheckpointError: the tensors do not fit the configuration.
     """
-    config = config_of(path, files)
-    if config is None or not found.complete or set(config.shapes()) - set(found.tensors):
+    config = artefact.config(files)
+    if config is None or not content.complete or set(config.shapes()) - set(content.tensors):
         return None
-    tensors: dict[str, NDArray] = dict(found.tensors)
-    return Checkpoint(path.stem, config, tensors, dict.fromkeys(tensors, "F32"), dict(files))
+    tensors: dict[str, NDArray] = dict(content.tensors)
+    return Checkpoint(artefact.path.stem, config, tensors, dict.fromkeys(tensors, "F32"), dict(files))

@@ -1,4 +1,4 @@
-"""Where two models part: half a layer at a time, and the usual faults of graphs tried out on the source."""
+"""Where two models diverge: half a layer at a time, and the usual faults of graphs tried on the source."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -15,15 +15,15 @@ from edgekit.inference.reference import Reference
 from edgekit.inference.runtime import Logits
 
 BASES = (10_000.0, 500_000.0, 1_000_000.0, 100_000.0, 50_000.0)
-"""Bases of rotary embeddings that models have; what a converter that forgets the key takes is among them."""
+"""Bases of rotary embeddings that models have, the defaults of converters that ignore the key among them."""
 EPSILONS = (1e-5, 1e-6, 1e-12)
 ENOUGH = 64
-"""Tokens that tell one fault from another."""
+"""Tokens that are enough to tell one fault from another."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One part of the model: what the artefact's makes of the same hidden state."""
+    """One part of the model: how the artefact's output differs for the same hidden state."""
 
     name: str
     """"embedding", "layer 3 attention", "layer 3 ffn", "head"."""
@@ -35,47 +35,47 @@ class Layer:
 
 
 def layers(source: Reference, own: Reference, tokens: Sequence[int]) -> Iterator[Layer]:
-    """Each part of two models, both given the *source's* hidden state: so one fault shows in one place.
+    """Each part of two models, both given the *source's* hidden state, so that one fault shows in one place.
 
     Args:
-        own: the artefact's own tensors and keys, run as the source's are.
+        own: the artefact's own tensors under its own configuration.
         tokens: at most a window.
     """
     yield Layer("embedding", distance(source.embed(tokens), own.embed(tokens)))
     hidden = source.embed(tokens)
     for hidden, part in source.parts(tokens):
-        theirs = own.part(part.layer, part.name, hidden)
-        yield Layer(f"layer {part.layer} {part.name}", distance(part.update, theirs))
-    # `hidden` is the array that grew: after the last part it is what the head is given.
+        update = own.part(part.layer, part.name, hidden)
+        yield Layer(f"layer {part.layer} {part.name}", distance(part.update, update))
+    # `hidden` was updated in place: after the last part it is the input of the head.
     yield Layer("head", distance(source.head(hidden), own.head(hidden)))
 
 
-def distance(mine: np.ndarray, theirs: np.ndarray) -> float:
-    """Length of the difference over the length of `mine`; infinite if `theirs` is not finite."""
-    length = float(np.linalg.norm(mine.astype(np.float64)))
-    apart = float(np.linalg.norm(theirs.astype(np.float64) - mine))
+def distance(expected: np.ndarray, actual: np.ndarray) -> float:
+    """Length of the difference over the length of `expected`; infinite if `actual` is not finite."""
+    length = float(np.linalg.norm(expected.astype(np.float64)))
+    apart = float(np.linalg.norm(actual.astype(np.float64) - expected))
     if not np.isfinite(apart) or (apart and not length):
         return np.inf
     return apart / length if length else 0.0
 
 
 def departs(kind: str) -> float:
-    """The error of one part at which it is said to depart: three times what its type's rows may lose."""
+    """The error from which a part counts as different: three times what the rows of its type may lose."""
     return max(1e-3, min(3 * limit_of(kind).rows, 1.0))
 
 
 def guess(source: Checkpoint, tokens: Sequence[int], logits: Logits) -> str:
-    """What a graph got wrong, if one of the usual faults makes a model say what the artefact says; else "".
+    """What is wrong with a graph, if one of the usual faults gives the artefact's logits; else "".
 
     Args:
-        source: the artefact's own tensors, or the source's where those cannot be read.
+        source: the artefact's own tensors, or the source's if those cannot be read.
         tokens, logits: what the artefact was fed from an empty cache, and its logits after each, (n, vocab_size).
     """
     tokens, logits = tokens[:ENOUGH], logits[:ENOUGH]
     plain = _error(source, tokens, logits)
-    found = [(_error(variant, tokens, logits), said) for variant, said in faults(source)]
-    best, said = min(found, default=(plain, ""))
-    return said if best < plain / 4 else ""
+    errors = [(_error(variant, tokens, logits), fault) for variant, fault in faults(source)]
+    best, fault = min(errors, default=(plain, ""))
+    return fault if best < plain / 4 else ""
 
 
 def faults(source: Checkpoint) -> Iterator[tuple[Checkpoint, str]]:
@@ -85,11 +85,13 @@ def faults(source: Checkpoint) -> Iterator[tuple[Checkpoint, str]]:
         if base != config.rope_theta:
             other = dataclasses.replace(config, rope_theta=base)
             yield _with(source, config=other), f"its rotary base is {base:g}, the source's {config.rope_theta:g}"
-    mine = config.rms_norm_eps
     for epsilon in EPSILONS:
-        if epsilon != mine:
+        if epsilon != config.rms_norm_eps:
             other = dataclasses.replace(config, rms_norm_eps=epsilon)
-            yield _with(source, config=other), f"its RMSNorm epsilon is {epsilon:g}, the source's {mine:g}"
+            yield (
+                _with(source, config=other),
+                f"its RMSNorm epsilon is {epsilon:g}, the source's {config.rms_norm_eps:g}",
+            )
     turned, swapped, width = dict(source.tensors), dict(source.tensors), config.head_dim
     for name, tensor in source:
         if name.endswith(("q_proj.weight", "k_proj.weight")):

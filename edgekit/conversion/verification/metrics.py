@@ -1,7 +1,7 @@
-"""How far two models' logits lie apart: what a conversion cost, position by position.
+"""How far two models' logits are apart: what a conversion lost, position by position.
 
 The source's logits are called p, the artefact's q; both were given the same token ids. All sums are float64, so that a
-divergence of 1e-12 is told from none.
+divergence of 1e-12 differs from none.
 """
 
 import math
@@ -16,7 +16,7 @@ from edgekit.inference.runtime import Logits
 from edgekit.inference.sampling import log_softmax
 
 BLOCK = 1 << 17
-"""Logits worked on at once: as float64 1 MiB each for the source's, the artefact's and what is made of them."""
+"""Logits processed at once: as float64 1 MiB each for the source's, the artefact's and intermediate results."""
 
 TOP = 5
 
@@ -32,12 +32,12 @@ class Figures:
     """Mean |q - p| over all logits."""
     logit_error: float
     """Root mean square of q - p over that of p, each less its mean at its position, which the softmax does not see.
-    0 is equal; two models that have nothing in common come to 1.4. Unlike the KL it says the same of flat and of
-    peaked distributions, of an untrained model as of a trained one."""
+    0 is equal; unrelated models have 1.4. Unlike the KL it means the same for flat and for peaked distributions,
+    for untrained and for trained models."""
     mean_kl: float
     """Mean KL(p || q), nats a token."""
     p99_kl: float
-    """99 positions in 100 lie below."""
+    """99 of 100 positions are below."""
     top1: float
     """Share of positions with the same likeliest token, 0 to 1."""
     top5: float
@@ -57,7 +57,7 @@ class Figures:
 
 
 class Agreement:
-    """Gathers positions, in as many parts as they come in, and sums them up as `Figures`."""
+    """Collects positions, in any number of parts, and sums them up as `Figures`."""
 
     def __init__(self) -> None:
         self._kl: list[NDArray[np.float64]] = []
@@ -66,7 +66,7 @@ class Agreement:
         self._nats = [0.0, 0.0]
 
     def add(self, p: Logits, q: Logits, targets: NDArray[np.integer]) -> None:
-        """Some positions: logits (n, vocab_size) of both, and the ids that really followed, (n,).
+        """Add positions: logits (n, vocab_size) of both, and the ids that really followed, (n,).
 
         Raises:
             RuntimeFailure: the artefact's logits are not finite.
@@ -95,7 +95,7 @@ class Agreement:
             self._nats[i] -= float(logprobs[at, targets].sum())
 
     def figures(self) -> Figures:
-        """What it all comes to; at least one position must have been added."""
+        """The result; at least one position must have been added."""
         kl = np.concatenate(self._kl)
         source, artefact = (math.exp(min(nats / len(kl), 700)) for nats in self._nats)
         return Figures(
@@ -103,7 +103,7 @@ class Agreement:
             max_difference=self._most,
             mean_difference=self._absolute / self._logits,
             logit_error=_ratio(self._error, self._signal),
-            # Below nothing by a rounding error of the sums, where the two are equal.
+            # Rounding of the sums can make it negative where the two are equal.
             mean_kl=max(0.0, float(kl.mean())),
             p99_kl=max(0.0, float(np.quantile(kl, 0.99))),
             top1=self._same / len(kl),

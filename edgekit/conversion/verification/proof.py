@@ -1,4 +1,4 @@
-"""One artefact beside its source: what is measured, and what is made of it. `limits.py` says by which limits."""
+"""One artefact and its source: what is measured, and the verdict. `tolerances.py` has the limits."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgekit.conversion.verification.contents import Content, Group, config_of, content, kind_of, own_model
+from edgekit.conversion.verification.contents import (
+    UNKNOWN,
+    Artefact,
+    Content,
+    Group,
+    artefact_checkpoint,
+    read_content,
+)
 from edgekit.conversion.verification.layers import Layer, departs, guess, layers
 from edgekit.conversion.verification.measure import (
     Greedy,
@@ -16,7 +23,7 @@ from edgekit.conversion.verification.measure import (
     agreement,
     by_step,
     greedy,
-    open_artefact,
+    open_runtime,
     tokens,
 )
 from edgekit.conversion.verification.metrics import Figures, logit_error
@@ -31,26 +38,26 @@ from edgekit.settings import Running
 from edgekit.tokenizers.load import tokenizer_of
 
 SHARE, LEAST = 0.25, 0.05
-"""Of a type's `Limit.noise`: for each time that a model amplifies errors, and at least. The whole limit is for models
-that amplify four times; stories260K does 1.1 times, a seeded model of Stentor2-12M's shape 6 times. Measured noise is a
-sixth of the limit and less on trained models, a third on the one that amplifies most."""
+"""Of a type's `Limit.noise`: the share for each time that a model amplifies errors, and the least share. The whole
+limit is for models that amplify four times; stories260K does 1.1 times, a seeded model of Stentor2-12M's shape 6 times.
+Measured noise is a sixth of the limit and less on trained models, a third on the one that amplifies most."""
 
 
 @dataclass
 class Proof:
-    """What was found of one artefact. What could not be measured is None, or empty."""
+    """What was measured of one artefact. What could not be measured is None, or empty."""
 
     path: Path
     bytes: int
-    type: str = "unknown"
+    type: str = UNKNOWN
     """The coarsest type among its matrices, which decides the limits."""
     runtime: str | None = None
     figures: Figures | None = None
     own_error: float | None = None
-    """Logit error of the runtime beside what numpy computes from the artefact's own tensors, on the first window: what
-    the runtime adds to the loss of the weights."""
+    """Logit error of the runtime, compared with what numpy computes from the artefact's own tensors, on the first
+    window: what the runtime adds to the loss of the weights."""
     noise: float | None = None
-    """The most of it that rounding inside the runtime explains."""
+    """How much of it rounding inside the runtime explains."""
     greedy: Greedy | None = None
     step_difference: float | None = None
     """Largest difference of a logit between tokens fed at once and one by one."""
@@ -58,7 +65,7 @@ class Proof:
     """The same as a logit error."""
     tokens: Tokens | None = None
     tensors: dict[str, Group] = field(default_factory=dict)
-    """By kind; empty where the format is not read back."""
+    """By kind; empty if the format is not read back."""
     layers: list[Layer] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     """Plain sentences, the most telling first; none if the artefact is sound."""
@@ -75,42 +82,44 @@ class Proof:
     def record(self) -> dict[str, Any]:
         """Plain values for JSON."""
         plain = "bytes type runtime sound failures notes own_error noise step_difference step_error".split()
-        found: dict[str, Any] = {"path": str(self.path)} | {name: getattr(self, name) for name in plain}
+        record: dict[str, Any] = {"path": str(self.path)} | {name: getattr(self, name) for name in plain}
         for name in ("figures", "greedy", "tokens"):
             value = getattr(self, name)
-            found[name] = None if value is None else value.record()
-        found["tensors"] = {name: group.record() for name, group in self.tensors.items()}
-        found["layers"] = [layer.record() for layer in self.layers]
-        return found | {"limits": self.limit._asdict()}
+            record[name] = None if value is None else value.record()
+        record["tensors"] = {name: group.record() for name, group in self.tensors.items()}
+        record["layers"] = [layer.record() for layer in self.layers]
+        return record | {"limits": self.limit._asdict()}
 
 
 def running(settings: Verifying) -> Running:
     return Running(threads=settings.threads, kv_type=settings.kv_type)
 
 
-def prove(truth: SourceLogits, path: Path, *, quick: bool = False) -> Proof:
+def prove(expected: SourceLogits, path: Path, *, quick: bool = False) -> Proof:
     """Measure and judge one artefact.
 
     Args:
-        quick: a model folder runs on numpy, without waiting for PyTorch; and where the artefact's runtime is not
+        expected: the source's logits.
+        quick: a model folder runs in numpy, without waiting for PyTorch; and if the artefact's runtime is not
             installed, the last note says so instead of an error, and `runtime` stays None.
 
     Raises:
         MissingExtraError: the artefact's runtime is not installed.
     """
-    path = Path(path)
-    files = [path] if path.is_file() else list(path.iterdir())
-    proof = Proof(path, sum(p.stat().st_size for p in files if p.is_file()))
+    artefact = Artefact(path)
+    files = [artefact.path] if artefact.path.is_file() else list(artefact.path.iterdir())
+    proof = Proof(artefact.path, sum(p.stat().st_size for p in files if p.is_file()))
+    source = expected.source
     runtime: Runtime | None = None
     try:
-        proof.type = kind_of(path)
-        found = Content() if truth.source.checkpoint is None else content(truth.source.checkpoint, path)
-        proof.tensors = found.groups
-        proof.failures += [found.failure] if found.failure else []
-        runtime, proof.runtime = open_artefact(path, running(truth.settings), quick=quick)
-        _check_keys(truth.source, path, runtime, proof)
-        _check_words(truth, runtime, proof, own_model(path, runtime.files, found))
-        _check_tokens(truth, runtime, proof)
+        proof.type = artefact.type
+        content = Content() if source.checkpoint is None else read_content(source.checkpoint, artefact)
+        proof.tensors = content.groups
+        proof.failures += [content.failure] if content.failure else []
+        runtime, proof.runtime = open_runtime(artefact, running(expected.settings), quick=quick)
+        _check_config(source, artefact.config(runtime.files), proof)
+        _check_logits(expected, runtime, proof, artefact_checkpoint(artefact, runtime.files, content))
+        _check_tokens(expected, runtime, proof)
     except MissingExtraError as error:
         if not quick:
             raise
@@ -120,17 +129,16 @@ def prove(truth: SourceLogits, path: Path, *, quick: bool = False) -> Proof:
     finally:
         if runtime is not None:
             runtime.close()
-        truth.source.runtime.rewind(0)
+        source.runtime.rewind(0)
     return proof
 
 
-def _check_keys(source: Source, path: Path, runtime: Runtime, proof: Proof) -> None:
-    """Hold what the artefact says of itself to the source's configuration."""
-    theirs = config_of(path, runtime.files)
-    if source.checkpoint is None or theirs is None:
+def _check_config(source: Source, config: LlamaConfig | None, proof: Proof) -> None:
+    """Compare the artefact's configuration with the source's."""
+    if source.checkpoint is None or config is None:
         return
     for name in (f.name for f in dataclasses.fields(LlamaConfig)):
-        one, other = getattr(source.checkpoint.config, name), getattr(theirs, name)
+        one, other = getattr(source.checkpoint.config, name), getattr(config, name)
         if name.endswith("token_id") or name == "tie_word_embeddings" or abs(one - other) <= 1e-6 * abs(one):
             continue
         if name == "max_position_embeddings":
@@ -139,45 +147,49 @@ def _check_keys(source: Source, path: Path, runtime: Runtime, proof: Proof) -> N
             proof.failures.append(f"{name} is {other:g} in it, {one:g} in the source")
 
 
-def _check_tokens(truth: SourceLogits, runtime: Runtime, proof: Proof) -> None:
-    mine = truth.source
-    same = all(runtime.files.get(name) == mine.runtime.files.get(name) for name in (*FILES, "config.json"))
+def _check_tokens(expected: SourceLogits, runtime: Runtime, proof: Proof) -> None:
+    source = expected.source
+    same = all(runtime.files.get(name) == source.runtime.files.get(name) for name in (*FILES, "config.json"))
     try:
         # Equal bytes make equal tokenizers: a second one is not built.
-        theirs = mine.tokenizer if same else tokenizer_of(runtime.files, runtime.vocab_size, runtime)
+        tokenizer = source.tokenizer if same else tokenizer_of(runtime.files, runtime.vocab_size, runtime)
     except VocabularyError as error:
         proof.notes.append(f"its tokenizer cannot be compared: {error}")
         return
-    proof.tokens = found = tokens(truth, theirs)
-    if found is None:
+    proof.tokens = result = tokens(expected, tokenizer)
+    if result is None:
         return
-    if found.differs is not None:
-        proof.failures.append(f"its tokenizer makes other ids of {found.differs!r}")
-    elif found.lossless < found.source_lossless:
-        proof.failures.append("its tokenizer does not give texts back that the source's does")
-    elif not found.specials:
-        proof.notes.append("BOS, or the ids that end a text, are not the source's")
+    if result.differs is not None:
+        proof.failures.append(f"its tokenizer encodes {result.differs!r} as other ids")
+    elif result.lossless < result.source_lossless:
+        proof.failures.append("its tokenizer does not reproduce texts that the source's tokenizer does")
+    elif not result.specials:
+        proof.notes.append("BOS, or the ids that end a text, differ from the source's")
 
 
 # ----------------------------------------------------------------------------- logits
 
 
-def _check_words(truth: SourceLogits, runtime: Runtime, proof: Proof, own: Checkpoint | None) -> None:
-    """Measure what the runtime says; judge it by the artefact's own tensors, or by the source where there are none."""
-    settings, source = truth.settings, truth.source
+def _check_logits(expected: SourceLogits, runtime: Runtime, proof: Proof, own: Checkpoint | None) -> None:
+    """Measure the runtime's logits; judge them by the artefact's own tensors, or else by the source's logits.
+
+    Args:
+        own: the artefact's tensors under its own configuration; None if they are not read back.
+    """
+    settings, source = expected.settings, expected.source
     if runtime.vocab_size != source.runtime.vocab_size:
         proof.failures.insert(0, f"it has {runtime.vocab_size:,} tokens, the source {source.runtime.vocab_size:,}")
         return
-    proof.figures, said = agreement(truth, runtime)
+    proof.figures, logits = agreement(expected, runtime)
     if settings.greedy:
-        proof.greedy = greedy(truth, runtime)
-    if proof.runtime != "numpy":  # the reference's own steps say nothing of an artefact
-        proof.step_difference, proof.step_error = by_step(truth, runtime)
-    cap = proof.noise = _cap(proof, settings)
+        proof.greedy = greedy(expected, runtime)
+    if proof.runtime != "numpy":  # the reference's own steps tell nothing about an artefact
+        proof.step_difference, proof.step_error = by_step(expected, runtime)
+    cap = proof.noise = _noise_limit(proof, settings)
     if own is not None:
-        _hold_to_its_own(truth, proof, said, own, cap)
+        _compare_with_own_tensors(expected, proof, logits, own, cap)
     elif proof.sound:
-        _hold_to_the_source(truth, proof, said)
+        _compare_with_source(expected, proof, proof.figures, logits)
     if proof.step_error is not None and proof.step_error > min(2 * proof.noise, cap):
         proof.failures.append(
             f"token by token it gives other logits than at once (logit error {proof.step_error:.2g}): "
@@ -186,60 +198,61 @@ def _check_words(truth: SourceLogits, runtime: Runtime, proof: Proof, own: Check
     if settings.max_kl is not None and proof.figures.mean_kl > settings.max_kl:
         proof.failures.append(f"mean KL {proof.figures.mean_kl:.2g} is above --max-kl {settings.max_kl:g}")
     if settings.layers:
-        _layer_by_layer(source, proof, own, truth.windows[0][:-1])
+        _compare_layers(source, proof, own, expected.windows[0][:-1])
 
 
-def _cap(proof: Proof, settings: Verifying) -> float:
-    """The most that rounding inside the runtime explains; a float16 KV cache rounds at least as float16 does."""
+def _noise_limit(proof: Proof, settings: Verifying) -> float:
+    """How much rounding inside the runtime explains at most; a float16 KV cache rounds at least as float16 does."""
     rounded = proof.runtime == "llamacpp" and settings.kv_type == "f16"
     return max(proof.limit.noise, LIMITS["f16"].noise if rounded else 0.0)
 
 
-def _hold_to_its_own(truth: SourceLogits, proof: Proof, said: Logits, own: Checkpoint, cap: float) -> None:
-    """Hold the runtime's logits to those of the artefact's own tensors on numpy, but for what rounding may add.
+def _compare_with_own_tensors(
+    expected: SourceLogits, proof: Proof, logits: Logits, own: Checkpoint, cap: float
+) -> None:
+    """Compare the runtime's logits with those of the artefact's own tensors in numpy: only rounding may differ.
 
-    How much a model amplifies errors on their way to the logits is measured on the weights' own: a trained one hardly
-    does, so there the limit is a small share of the type's.
+    How much a model amplifies errors on their way to the logits is measured on the weights' own errors: a trained
+    model hardly does, so there the limit is a small share of the type's.
     """
-    logits = Reference(own).forward(truth.windows[0][:-1], every=True)
-    proof.own_error, weights = logit_error(logits, said), max(group.error for group in proof.tensors.values())
+    computed = Reference(own).forward(expected.windows[0][:-1], every=True)
+    proof.own_error, weights = logit_error(computed, logits), max(group.error for group in proof.tensors.values())
     if weights > LIMITS["f32"].rows:
-        amplified = logit_error(truth.first, logits) / weights
+        amplified = logit_error(expected.first, computed) / weights
         proof.noise = cap * min(1.0, max(LEAST, SHARE * amplified))
     if proof.own_error > (proof.noise or cap):
         measured = f"logit error {proof.own_error:.2g}, rounding explains {proof.noise:.2g}"
-        _broken(truth, own, proof, said, f"its logits are not those of its own tensors ({measured})")
+        _fail(expected, own, proof, logits, f"its logits are not those of its own tensors ({measured})")
 
 
-def _hold_to_the_source(truth: SourceLogits, proof: Proof, said: Logits) -> None:
-    """The logits alone, where the tensors cannot be read back."""
-    assert proof.figures is not None
-    for what, found, most in (
-        ("logit error", proof.figures.logit_error, max(proof.limit.logits, _cap(proof, truth.settings))),
-        ("mean KL", proof.figures.mean_kl, proof.limit.kl),
+def _compare_with_source(expected: SourceLogits, proof: Proof, figures: Figures, logits: Logits) -> None:
+    """Compare the logits alone, because the tensors cannot be read back."""
+    for what, value, most in (
+        ("logit error", figures.logit_error, max(proof.limit.logits, _noise_limit(proof, expected.settings))),
+        ("mean KL", figures.mean_kl, proof.limit.kl),
     ):
-        if found > most:
-            measured = f"{what} {found:.2g}, a sound {proof.type} stays below {most:g}"
-            _broken(truth, truth.source.checkpoint, proof, said, f"its logits are not the source's ({measured})")
+        if value > most:
+            measured = f"{what} {value:.2g}, a sound {proof.type} stays below {most:g}"
+            _fail(expected, expected.source.checkpoint, proof, logits, f"its logits are not the source's ({measured})")
             return
 
 
-def _broken(truth: SourceLogits, model: Checkpoint | None, proof: Proof, said: Logits, sentence: str) -> None:
-    """A failure with its reason, if one of the usual faults in `model` gives what was said."""
-    reason = ""
+def _fail(expected: SourceLogits, model: Checkpoint | None, proof: Proof, logits: Logits, sentence: str) -> None:
+    """Add a failure, with its cause if one of the usual faults in `model` produces these logits."""
+    cause = ""
     if proof.sound and model is not None:
-        reason = guess(model, truth.windows[0][:-1], said)
-        if not reason and proof.tensors:
-            reason = "its tensors are the source's, the graph or the keys around them are not"
-    proof.failures.append(sentence + (f": {reason}" if reason else ""))
+        cause = guess(model, expected.windows[0][:-1], logits)
+        if not cause and proof.tensors:
+            cause = "its tensors are the source's, the graph or the keys around them are not"
+    proof.failures.append(sentence + (f": {cause}" if cause else ""))
 
 
-def _layer_by_layer(source: Source, proof: Proof, own: Checkpoint | None, first: Sequence[int]) -> None:
+def _compare_layers(source: Source, proof: Proof, own: Checkpoint | None, first: Sequence[int]) -> None:
     if own is None or source.checkpoint is None:
         proof.notes.append("it cannot be compared layer by layer: its tensors are not read back")
         return
-    mine = source.runtime if isinstance(source.runtime, Reference) else Reference(source.checkpoint)
-    proof.layers = list(layers(mine, Reference(own), first))
+    reference = source.runtime if isinstance(source.runtime, Reference) else Reference(source.checkpoint)
+    proof.layers = list(layers(reference, Reference(own), first))
     if part := next((layer for layer in proof.layers if layer.error > departs(proof.type)), None):
         sentence = f"the first part that departs is {part.name} (error {part.error:.2g})"
         (proof.notes if proof.sound else proof.failures).append(sentence)

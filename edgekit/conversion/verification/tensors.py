@@ -1,9 +1,9 @@
-"""What an artefact's tensors hold, against the source's: where a conversion went wrong, in words.
+"""An artefact's tensors, compared with the source's, and what went wrong with a conversion, in words.
 
 Logits tell that something is broken; tensors tell what. A block type may move a row by no more than a share of its
-length that follows from its number of levels (`limits.py`), so even among the noise of 4 bits a single matrix
-that was permuted, transposed, swapped or scaled wrongly stands out, and the known ways of getting it wrong are tried
-on the source until one gives what the artefact holds.
+length that follows from its number of levels (`tolerances.py`), so even among the noise of 4 bits a single matrix that
+was permuted, transposed, swapped or scaled wrongly stands out. The known mistakes are then tried on the source until
+one gives the artefact's values.
 """
 
 import re
@@ -37,7 +37,7 @@ WHOLE = {
     "lm_head.weight": "the head",
 }
 GROUPS = {"embed_tokens": "embedding", "lm_head": "head", "norm": "norms", "self_attn": "attention", "mlp": "ffn"}
-"""Where a tensor is counted, by a part of its name; the first that fits."""
+"""Part of a tensor's name -> its group; the first match counts."""
 
 
 class Difference(NamedTuple):
@@ -48,9 +48,9 @@ class Difference(NamedTuple):
     error: float
     """Root mean square of the difference over that of the source's values."""
     worst_row: float
-    """The same of the row where it is largest."""
+    """The same for the row where it is largest."""
     limit: float
-    """What no row of a sound conversion to this type passes."""
+    """What no row of a sound conversion to this type exceeds."""
 
     @property
     def sound(self) -> bool:
@@ -63,20 +63,20 @@ def group_of(name: str) -> str:
 
 
 def compare(
-    source: Mapping[str, NDArray], held: Iterable[ArtefactTensor], weighted: bool = False
+    source: Mapping[str, NDArray], tensors: Iterable[ArtefactTensor], weighted: bool = False
 ) -> Iterator[tuple[Difference, ArtefactTensor]]:
-    """Each tensor of an artefact against the source's; one is in memory at a time. Both are (rows, width) or (width,).
+    """Compare each tensor of an artefact with the source's, one at a time. Both are (rows, width) or (width,).
 
     A tensor of another shape, or one that is not finite, differs infinitely. `weighted`: rounded by importance.
     """
-    for tensor in held:
-        wanted = np.asarray(source[tensor.name], np.float32)
-        limit = row_limit(tensor.type, wanted.shape[-1], weighted)
-        if tensor.values.shape != wanted.shape or not np.isfinite(tensor.values).all():
+    for tensor in tensors:
+        expected = np.asarray(source[tensor.name], np.float32)
+        limit = row_limit(tensor.type, expected.shape[-1], weighted)
+        if tensor.values.shape != expected.shape or not np.isfinite(tensor.values).all():
             yield Difference(tensor.name, tensor.type, np.inf, np.inf, limit), tensor
             continue
-        errors, lengths = row_errors(wanted, tensor.values)
-        allowed = smallest(tensor.type) * wanted.shape[-1] ** 0.5
+        errors, lengths = row_errors(expected, tensor.values)
+        allowed = smallest(tensor.type) * expected.shape[-1] ** 0.5
         over = np.maximum(errors - allowed, 0)
         worst = np.divide(over, lengths, out=np.where(over > 0, np.inf, 0.0), where=lengths > 0).max(initial=0.0)
         whole = float(np.sqrt(np.square(lengths).sum()))
@@ -84,10 +84,10 @@ def compare(
         yield Difference(tensor.name, tensor.type, error, float(worst), limit), tensor
 
 
-def row_errors(source: Array, held: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def row_errors(source: Array, actual: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Lengths of each row's difference and of each row of the source: float64 (rows,), one row for a vector."""
-    source, held = np.atleast_2d(source), np.atleast_2d(held)
-    difference = held - source
+    source, actual = np.atleast_2d(source), np.atleast_2d(actual)
+    difference = actual - source
     errors = np.einsum("ij,ij->i", difference, difference, dtype=np.float64)
     lengths = np.einsum("ij,ij->i", source, source, dtype=np.float64)
     return np.sqrt(errors), np.sqrt(lengths)
@@ -97,11 +97,12 @@ def row_errors(source: Array, held: Array) -> tuple[NDArray[np.float64], NDArray
 
 
 def place(name: str) -> tuple[str, str]:
-    """Where a tensor belongs and what it is there: ("layer 3 attention", "query")."""
+    """The part of the model that a tensor belongs to, and its role there: ("layer 3 attention", "query")."""
     if name in WHOLE:
         return WHOLE[name], ""
     match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", name)
-    assert match, name
+    if match is None:
+        raise KeyError(name)
     part, what = PARTS[match[2]]
     return f"layer {match[1]} {part}", what
 
@@ -117,7 +118,7 @@ def explain(
     Args:
         source: the checkpoint's tensors.
         broken: those of the artefact's that differ, in the model's order.
-        limits: how far each may lie from what explains it.
+        limits: how far each may be from the values that explain it.
     """
     name = next(iter(broken))
     where, what = place(name)
@@ -134,58 +135,61 @@ def _reason(
     config: LlamaConfig,
     limit: float,
 ) -> str:
-    mine, held = np.asarray(source[name], np.float32), broken[name].values
+    expected, actual = np.asarray(source[name], np.float32), broken[name].values
     noun = f"the {what} matrix" if what not in ("", "norm") else "it" if not what else "the norm"
-    if held.shape != mine.shape:
-        return f"{noun} has shape {list(held.shape)}, the source's {list(mine.shape)}"
-    if not np.isfinite(held).all():
-        return f"{noun} has {int((~np.isfinite(held)).sum())} values that are NaN or infinite"
-    if not held.any():
+    if actual.shape != expected.shape:
+        return f"{noun} has shape {list(actual.shape)}, the source's {list(expected.shape)}"
+    if not np.isfinite(actual).all():
+        return f"{noun} has {int((~np.isfinite(actual)).sum())} values that are NaN or infinite"
+    if not actual.any():
         return f"{noun} is all zeros"
     if what in ("query", "key"):
         width = config.head_dim
-        if fits(deinterleave(mine, width), held, limit):
+        if fits(deinterleave(expected, width), actual, limit):
             return f"{what} rows are not permuted"
-        if fits(interleave(mine, width), held, limit):
+        if fits(interleave(expected, width), actual, limit):
             return f"{what} rows are permuted once too often"
-    if mine.ndim == 2 and fits(np.ascontiguousarray(mine.T).reshape(mine.shape), held, limit):
+    if expected.ndim == 2 and fits(np.ascontiguousarray(expected.T).reshape(expected.shape), actual, limit):
         return f"{noun} is transposed"
-    if other := _whose(name, source, held, limit):
+    if other := _tensor_with_values(name, source, actual, limit):
         back = broken.get(other)
         there, its = place(other)
-        if back is not None and fits(mine, back.values, limit):
+        if back is not None and fits(expected, back.values, limit):
             return f"{what} and {its} are swapped" if there == place(name)[0] else f"{noun} and {there}'s are swapped"
         return f"{noun} holds the values of {there}'s {its}".rstrip()
-    return _scaled(mine, held, limit, noun) or f"{noun} holds other values ({_share(mine, held)} of their size apart)"
+    return (
+        _scaled(expected, actual, limit, noun)
+        or f"{noun} holds other values ({_share(expected, actual)} of their size apart)"
+    )
 
 
-def fits(candidate: Array, held: Array, limit: float) -> bool:
-    """Whether each row of `held` is that of `candidate`, as nearly as its type can say it."""
-    if candidate.shape != held.shape:
+def fits(candidate: Array, actual: Array, limit: float) -> bool:
+    """Whether each row of `actual` is that of `candidate`, as exactly as its type can store it."""
+    if candidate.shape != actual.shape:
         return False
-    errors, lengths = row_errors(candidate, held)
+    errors, lengths = row_errors(candidate, actual)
     typical = np.sqrt(np.square(lengths).mean())
     return bool((errors <= max(limit, 1e-6) * np.maximum(lengths, 1e-3 * typical)).all())
 
 
-def _whose(name: str, source: Mapping[str, NDArray], held: Array, limit: float) -> str:
-    """The other tensor of the source whose values these are; those of the same layer are asked first."""
+def _tensor_with_values(name: str, source: Mapping[str, NDArray], actual: Array, limit: float) -> str:
+    """The other tensor of the source with these values, or ""; those of the same layer are tried first."""
     layer = re.match(r"model\.layers\.\d+\.", name)
     near = layer[0] if layer else name
-    others = sorted((n for n in source if n != name and source[n].shape == held.shape), key=lambda n: near not in n)
-    return next((n for n in others if fits(np.asarray(source[n], np.float32), held, limit)), "")
+    others = sorted((n for n in source if n != name and source[n].shape == actual.shape), key=lambda n: near not in n)
+    return next((n for n in others if fits(np.asarray(source[n], np.float32), actual, limit)), "")
 
 
-def _scaled(mine: Array, held: Array, limit: float, noun: str) -> str:
-    """Whether the values are the source's but for factors: one for all, one a row, or one for each 32 of a row."""
-    rows, width = np.atleast_2d(mine).shape
+def _scaled(expected: Array, actual: Array, limit: float, noun: str) -> str:
+    """In words, if the values are the source's times a factor: one for all, one a row, or one for each 32 of a row."""
+    rows, width = np.atleast_2d(expected).shape
     for size, unit in ((rows * width, ""), (width, "rows"), (32, "blocks of 32")):
         if width % size and size != rows * width:
             continue
-        a, b = mine.reshape(-1, size).astype(np.float64), held.reshape(-1, size).astype(np.float64)
+        a, b = expected.reshape(-1, size).astype(np.float64), actual.reshape(-1, size).astype(np.float64)
         squares = np.square(a).sum(-1)
         factors = np.divide((a * b).sum(-1), squares, out=np.ones(len(a)), where=squares > 0)
-        if not fits((a * factors[:, None]).astype(np.float32).reshape(mine.shape), held, limit):
+        if not fits((a * factors[:, None]).astype(np.float32).reshape(expected.shape), actual, limit):
             continue
         if not unit:
             return f"{noun} is {factors[0]:.4g} times the source's: its scale is stale"
@@ -195,7 +199,7 @@ def _scaled(mine: Array, held: Array, limit: float, noun: str) -> str:
     return ""
 
 
-def _share(mine: Array, held: Array) -> str:
-    errors, lengths = row_errors(mine, held)
+def _share(expected: Array, actual: Array) -> str:
+    errors, lengths = row_errors(expected, actual)
     whole = np.sqrt(np.square(lengths).sum())
     return f"{np.sqrt(np.square(errors).sum()) / whole:.2g}" if whole else "infinitely many"

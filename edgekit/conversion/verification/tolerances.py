@@ -1,24 +1,24 @@
-"""What a sound conversion never passes, by the type of its weights, and why: the one table of thresholds.
+"""The limits of a sound conversion, by the type of its weights, and why: the one table of thresholds.
 
-A conversion is proved in two steps that hold for every model, a flat one and a peaked one, trained or not:
+A conversion is verified in two steps that work for every model, flat or peaked, trained or not:
 
-rows    each row of each tensor, read back from the artefact, lies no further from the source's than its type can put
-        it: the length of the difference over the length of the row. For a type that splits a block of n values into
+rows    each row of each tensor, read back from the artefact, is no further from the source's than its type explains:
+        the length of the difference over the length of the row. For a type that splits a block of n values into
         steps of 1/L of the largest, rounding moves each by at most 1/2L of it, and the block is at least as long as
-        its largest value: sqrt(n) / 2L. No data, however unlucky, passes that. A matrix that was permuted,
-        transposed, swapped or zeroed comes to 1 and more.
-noise   the runtime's logits lie no further from those that `reference.py` computes from the artefact's own tensors
-        than rounding inside the runtime explains: `agreement.Figures.logit_error`, where unrelated logits come to 1.4.
-        The same bound holds for many tokens at once against one by one.
+        its largest value: sqrt(n) / 2L. No data, however unlucky, exceeds that. A matrix that was permuted,
+        transposed, swapped or zeroed has 1 and more.
+noise   the runtime's logits are no further from those that `reference.py` computes from the artefact's own tensors
+        than rounding inside the runtime explains: `Figures.logit_error`, which is 1.4 for unrelated logits. The same
+        bound applies to many tokens at once, compared with one by one.
 
-So the loss of 4 bits, which is large in a small model and no fault, is told from a fault of any size. Where tensors
-cannot be read back (a graph that others made), what is left is to hold the logits to the source's:
+So the loss of 4 bits, which is large in a small model and not a fault, is told from a fault of any size. If the tensors
+cannot be read back (a graph that other programs wrote), the logits are compared with the source's:
 
 logits, kl   `logit_error` and mean KL against the source.
 
-What was measured: every type on stories260K (trained, 260,032 parameters; small models lose most) and the bundled
-model, on a seeded model of Stentor2-12M's shape, and on seeded models of 3 layers whose weights are so large that they
-amplify every error. Figures beside a type are the worst of all, most of them from the latter.
+Measured: every type on stories260K (trained, 260,032 parameters; small models lose most) and the bundled model, on a
+seeded model of Stentor2-12M's shape, and on seeded models of 3 layers whose weights are so large that they amplify
+every error. The figures at a type are the worst of all, most of them from the latter.
 """
 
 import re
@@ -35,7 +35,7 @@ class Limit(NamedTuple):
     kl: float
     """Nats a token."""
     steps: int = 0
-    """Steps of a block that its float16 scale is multiplied by; 0 where there is no such scale."""
+    """Steps of a block that its float16 scale is multiplied by; 0 without such a scale."""
 
 
 LIMITS = {
@@ -72,11 +72,11 @@ LIMITS = {
     "q2_k": Limit(0.9, 0.4, 1.3, 3.0, 15 * 3),
 }  # fmt: skip
 
-# A type that this table does not know: whatever is not all but unrelated passes.
+# For a type that is not in this table: everything passes that is not practically unrelated.
 UNKNOWN = Limit(1.0, 0.6, 1.3, 3.0, 127)
 
 MOST = 0.7
-"""Of a row that is not the source's at all, 1 and more is seen; long blocks of few bits are never so unlucky."""
+"""The most that any type may lose. A wrong row has 1 and more; long blocks of few bits never come close to that."""
 
 NAMES = {
     "fp32": "f32",
@@ -90,7 +90,7 @@ NAMES = {
 
 
 def limit_of(kind: str) -> Limit:
-    """The limits of a type as a format or `--quant` calls it; see `row_limit` for "int4/32" and its like."""
+    """The limits of a type as a format or `--quant` names it; see `row_limit` for "int4/32" and the like."""
     name = kind.lower()
     return LIMITS.get(NAMES.get(name, name).partition("/")[0], UNKNOWN)
 
@@ -101,12 +101,12 @@ def row_limit(kind: str, width: int, weighted: bool = False) -> float:
     "int8/32" is 8 bits with a scale for each 32 values; plain "int8" has one for the whole row.
 
     Args:
-        weighted: it was rounded by importance. Then a row may lose more than its type must, in columns that do not
-            count: measured, where a tenth of the columns counts 10**6 times as much, 0.5 for q4_1, 0.13 for q6_k, 0.77
-            for q2_k. Types of 8 bits and more are not rounded so.
+        weighted: it was rounded by importance. Then a row may lose more than by plain rounding, in columns that do
+            not count: measured, if a tenth of the columns counts 10**6 times as much, 0.5 for q4_1, 0.13 for q6_k, 0.77
+            for q2_k. Types of 8 bits and more are not rounded that way.
     """
-    if weighted and (found := limit_of(kind).rows) > LIMITS["q8_0"].rows:
-        return max(found, MOST)
+    if weighted and (rows := limit_of(kind).rows) > LIMITS["q8_0"].rows:
+        return max(rows, MOST)
     match = re.fullmatch(r"int(\d)(?:/(\d+))?", kind.lower())
     if not match:
         return limit_of(kind).rows
@@ -121,5 +121,5 @@ def smallest(kind: str) -> float:
 
 
 def coarsest(kinds: list[str]) -> str:
-    """The type that decides what the whole may lose; "f32" of none."""
+    """The type with the widest limits; "f32" if there is none."""
     return max(kinds, key=lambda kind: limit_of(kind).rows, default="f32")

@@ -1,13 +1,13 @@
-"""The verb `verify`: what a conversion cost, and whether it is one at all.
+"""The verb `verify`: what a conversion lost, and whether it is sound.
 
-    found = verify("./checkpoint", ["a.gguf", "b.onnx"])
-    found.sound                                  # False: something is broken, found.artefacts[i].failures say what
-    found.artefacts[0].figures.mean_kl           # nats a token
+    result = verify("./checkpoint", ["a.gguf", "b.onnx"])
+    result.sound                                  # False: something is broken, see result.artefacts[i].failures
+    result.artefacts[0].figures.mean_kl           # nats a token
 
-The source is run by `reference.py` on its own tensors. Each artefact is fed the same token ids on the runtime that its
-format names, and judged by `verification/limits.py`. Three things are held to the source: logits, the tensors that the
-file holds (as far as its converter reads them back), and the tokenizer. llama.cpp runs with a float32 KV cache unless
-`kv_type` says otherwise, so that the conversion is judged and not the cache.
+The source is run by `reference.py` on its own tensors. Each artefact gets the same token ids on the runtime of its
+format, and is judged by `tolerances.py`. Three things are compared with the source: logits, the tensors in the file (as
+far as its converter reads them back), and the tokenizer. llama.cpp runs with a float32 KV cache unless `kv_type` names
+another, so that the conversion is judged and not the cache.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from edgekit.conversion.verification.measure import SourceLogits, open_source
+from edgekit.conversion.verification.measure import measure_source, open_source
 from edgekit.conversion.verification.proof import Proof, prove, running
 from edgekit.conversion.verification.settings import Verifying
 from edgekit.formats import hub
@@ -29,7 +29,7 @@ __all__ = ["Proof", "Verification", "verify"]
 
 @dataclass
 class Verification:
-    """What `verify` found."""
+    """The result of `verify`."""
 
     source: str
     reference: str
@@ -46,8 +46,9 @@ class Verification:
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        mine = {name: getattr(self, name) for name in ("source", "reference", "text", "positions", "window", "sound")}
-        return mine | {"artefacts": [proof.record() for proof in self.artefacts]}
+        names = ("source", "reference", "text", "positions", "window", "sound")
+        record: dict[str, Any] = {name: getattr(self, name) for name in names}
+        return record | {"artefacts": [proof.record() for proof in self.artefacts]}
 
 
 def verify(
@@ -61,27 +62,28 @@ def verify(
     progress: Progress = silent,
     **values: Any,
 ) -> Verification:
-    """Hold artefacts to the model they were made from.
+    """Compare artefacts with the model that they were converted from.
 
     Args:
         model: a Hugging Face folder, a `.gguf`, a `.onnx`, a Hub id, or None for the bundled model.
         artefacts: the same kinds.
-        settings, values: the fields of `verify_settings.Verifying`, as an object or one by one.
-        texts: what to compare on, as `edgekit.texts.read` gives it; by default the text that edgekit brings.
-        runtime: that runs the source: `torch`, `onnx` or `llamacpp`; by default plain numpy on its own tensors.
-        progress: told of each artefact.
+        settings, values: the fields of `Verifying`, as an object or one by one.
+        texts: what to compare on, as `edgekit.utils.texts.read` returns it; by default the text that comes with
+            edgekit.
+        runtime: runs the source: `torch`, `onnx` or `llamacpp`; by default plain numpy on its own tensors.
+        progress: called with the artefacts.
 
     Raises:
         MissingExtraError: a runtime that an artefact needs is not installed.
         DataError: the text has too few tokens.
-        EdgekitError: the source cannot be opened, or a setting is out of range. What is wrong with an artefact, even
-            that it cannot be opened, is no error but one of its `failures`.
+        EdgekitError: the source cannot be opened, or a setting is out of range. Whatever is wrong with an artefact,
+            even that it cannot be opened, is not an error but one of its `failures`.
     """
     settings = settings or Verifying(**values)
     paths = [hub.resolve(path) for path in artefacts]
     where = hub.resolve(model, revision=revision)
     with threadpool_limits(settings.threads or 1, "blas"):
-        truth = SourceLogits(open_source(where, runtime, running(settings)), texts, settings)
-        proofs = [prove(truth, path) for path in progress(paths, "verify", len(paths))]
-    mine = truth.source
-    return Verification(mine.name, mine.said, truth.text, truth.positions, truth.window, proofs)
+        expected = measure_source(open_source(where, runtime, running(settings)), texts, settings)
+        proofs = [prove(expected, path) for path in progress(paths, "verify", len(paths))]
+    source = expected.source
+    return Verification(source.name, source.runtime_name, expected.text, expected.positions, expected.window, proofs)

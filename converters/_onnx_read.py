@@ -1,8 +1,7 @@
-"""The tensors of an ONNX file read back, so that they can be held to the source's: of both graphs that edgekit writes.
+"""An ONNX file read back: its tensors, from both graphs that edgekit writes, to compare them with the source's.
 
-An initializer has the Hugging Face name of what it is; what the node that takes it does (multiply, gather, and which
-way round) tells how it lies in memory. Reading by the node and not by the name alone finds a matrix that was stored
-the wrong way round.
+An initializer has its tensor's Hugging Face name; the node that uses it (a product or a gather, and on which axis)
+tells its layout. Reading by the node and not by the name alone finds a matrix that was stored transposed by mistake.
 """
 
 import json
@@ -11,10 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgekit.conversion.base import ArtefactTensor
 from edgekit.converters._onnx_blocks import dequantize
@@ -36,45 +34,64 @@ class Read(NamedTuple):
     kind: str
 
 
-def weights(path: Path) -> Iterator[ArtefactTensor]:
-    """Every tensor that can be told, dequantized, in Hugging Face's order of names.
+class OnnxArtefact(NamedTuple):
+    """A parsed file, and where it came from."""
 
-    Nothing of a file that carries no config.json, which would say the shape of the model: other programs wrote it.
+    path: Path
+    model: ModelProto
+
+
+def open_artefact(path: Path) -> OnnxArtefact:
+    """Parse a file.
 
     Raises:
         FileError: the file cannot be read.
-        CheckpointError: it is no ONNX model, or a damaged one.
+        CheckpointError: not an ONNX model, or a damaged one.
     """
-    model = onnx.ModelProto()
+    model = ModelProto()
     try:
-        model.ParseFromString(read_bytes(Path(path)))
+        model.ParseFromString(read_bytes(path))
     except (DecodeError, ValueError) as error:
         raise CheckpointError(f"{path} is not a whole ONNX file: {str(error).splitlines()[0]}") from error
+    if not model.graph.node or not model.opset_import:
+        raise CheckpointError(f"{path} is not an ONNX model: it has no graph")
+    return OnnxArtefact(path, model)
+
+
+def weights(artefact: Path | OnnxArtefact) -> Iterator[ArtefactTensor]:
+    """Every tensor that can be identified, dequantized, in Hugging Face's order of names.
+
+    None of a file without an embedded config.json, which tells the shapes: other programs wrote it.
+
+    Raises:
+        FileError: the file cannot be read.
+        CheckpointError: not an ONNX model, or a damaged one.
+    """
+    path, model = artefact if isinstance(artefact, OnnxArtefact) else open_artefact(artefact)
     files = embedded.files_in_texts({p.key: p.value for p in model.metadata_props}, path)
     if "config.json" not in files:
         return
     config = LlamaConfig.from_dict(json.loads(files["config.json"]), f"{path}: config.json")
-    graph = _Graph(model.graph, config)
-    found: dict[str, Read] = {}
-    for name, read in graph.weights():
-        found.setdefault(name, read)
+    tensors: dict[str, Read] = {}
+    for name, read in _Graph(model.graph, config).weights():
+        tensors.setdefault(name, read)
     for name in config.shapes():
-        if name in found:
-            yield ArtefactTensor(name, *found[name])
+        if name in tensors:
+            yield ArtefactTensor(name, *tensors[name])
 
 
 class _Graph:
-    def __init__(self, graph: onnx.GraphProto, config: LlamaConfig) -> None:
+    def __init__(self, graph: GraphProto, config: LlamaConfig) -> None:
         self.nodes, self.config, self.shapes = graph.node, config, config.shapes()
         self.tensors = {tensor.name: tensor for tensor in graph.initializer}
-        # Float16 that is widened when the file is loaded.
+        # Float16 that is cast to float32 when the file is loaded.
         self.casts = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}
         cache = next((i for i in graph.input if i.name == "past_key_values.0.key"), None)
         width = cache.type.tensor_type.shape.dim[-1].dim_value if cache is not None else 0
         self.padded = width or config.head_dim
 
     def weights(self) -> Iterator[tuple[str, Read]]:
-        """Weights by Hugging Face's names; a tied one comes once for each use."""
+        """Weights by Hugging Face's names; a tied one once for each use."""
         for node in self.nodes:
             attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
             place = 0 if node.op_type in GATHERS else 1
@@ -86,7 +103,7 @@ class _Graph:
                 continue
             read = self.matrix(node, initializer, attributes)
             if name == EMBEDDING and node.op_type in PRODUCTS and not self.config.tie_word_embeddings:
-                name = HEAD  # never in edgekit's graphs: tied there, and not in the configuration
+                name = HEAD  # not in edgekit's own graphs: tied in the graph, but not in the configuration
             yield from self.parts(name, read)
         for name, tensor in self.tensors.items():
             if len(self.shapes.get(name, ())) == 1:
@@ -102,12 +119,12 @@ class _Graph:
         kind = _kind(self.tensors[name])
         if name.endswith(QUANTIZED):
             values = self.scaled(weight_of(name), values)
-        upright = attributes.get("transB", 0) if node.op_type in PRODUCTS else attributes.get("axis", 0) == 0
+        by_output = attributes.get("transB", 0) if node.op_type in PRODUCTS else attributes.get("axis", 0) == 0
         values = values.astype(np.float32)
-        return Read(values if upright else np.ascontiguousarray(values.T), kind)
+        return Read(values if by_output else np.ascontiguousarray(values.T), kind)
 
     def scaled(self, name: str, values: NDArray) -> NDArray[np.float32]:
-        """Classical int8: a scale for each column of what is multiplied, for each row of what is only looked up."""
+        """Plain int8: a scale for each column of a matrix in a product, for each row of a table that is looked up."""
         scale = numpy_helper.to_array(self.tensors[name + SCALE])
         levels = values.astype(np.float32)
         if name + ZERO_POINT in self.tensors:
@@ -115,25 +132,25 @@ class _Graph:
         return levels * (scale if scale.size == values.shape[-1] else scale[:, None])
 
     def parts(self, name: str, read: Read) -> Iterator[tuple[str, Read]]:
-        """A packed matrix's parts by their own names; the zeros that fill up its heads are left out."""
+        """A packed matrix's parts by their own names, without the zeros that pad its heads."""
         config, values = self.config, read.values
         heads, groups = config.num_attention_heads, config.num_key_value_heads
         if name.endswith("qkv_proj.weight"):
             counts = {"q": heads, "k": groups, "v": groups}
             for kind, count in counts.items():
                 rows, values = values[: count * self.padded], values[count * self.padded :]
-                own = name.replace("qkv_proj", f"{kind}_proj")
-                yield own, Read(self.unfilled(rows, count, 1 if kind == "v" else 2), read.kind)
+                rows = self.unpadded(rows, count, 1 if kind == "v" else 2)
+                yield name.replace("qkv_proj", f"{kind}_proj"), Read(rows, read.kind)
         elif name.endswith("gate_up_proj.weight"):
             for kind, part in zip(("gate", "up"), np.split(values, 2), strict=True):
                 yield name.replace("gate_up_proj", f"{kind}_proj"), Read(part, read.kind)
         elif name.endswith("o_proj.weight") and values.shape[1] == heads * self.padded:
-            yield name, Read(np.ascontiguousarray(self.unfilled(values.T, heads, 1).T), read.kind)
+            yield name, Read(np.ascontiguousarray(self.unpadded(values.T, heads, 1).T), read.kind)
         elif name in self.shapes:
             yield name, read
 
-    def unfilled(self, rows: NDArray[np.float32], heads: int, pieces: int) -> NDArray[np.float32]:
-        """Rows (heads * padded, width) without those that fill up each of a head's `pieces`."""
+    def unpadded(self, rows: NDArray[np.float32], heads: int, pieces: int) -> NDArray[np.float32]:
+        """Rows (heads * padded, width) without the padding of each of a head's `pieces`."""
         dim, wide = self.config.head_dim, self.padded
         if dim == wide or len(rows) != heads * wide:
             return rows
