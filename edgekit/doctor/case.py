@@ -1,58 +1,54 @@
-"""A model opened for the doctor: so forgivingly that one fault does not hide the next.
+"""A model opened for the doctor, tolerantly, so that one fault does not hide the next.
 
-`edgekit.checkpoint` stops at the first problem, as a loader must. Here each part is read by itself, what cannot be read
-is left out and said in `trouble`, and nothing of the weights is in memory before it is looked at.
+`edgekit.formats.checkpoint` stops at the first problem, as a loader must. Here each part is read separately, what
+cannot be read is left out and reported in `trouble`, and weights are mapped, not loaded (except for `.onnx` files).
 """
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from edgekit.doctor import onnx_file, tensors
 from edgekit.doctor.finding import Finding, error
+from edgekit.doctor.onnx_file import OnnxFile
 from edgekit.doctor.tensors import Safetensors, Tensor
 from edgekit.errors import CheckpointError, EdgekitError, FileError
 from edgekit.formats import embedded
-from edgekit.formats.checkpoint import INDEX, PREFIXES, WEIGHTS, LlamaConfig
+from edgekit.formats.checkpoint import INDEX, MOST_LAYERS, WEIGHTS, LlamaConfig, without_prefix
 from edgekit.formats.embedded import FILES
 from edgekit.formats.gguf import MOST_STRINGS, GGUFFile
-from edgekit.formats.gguf_config import KNOWN, llama_config
+from edgekit.formats.gguf_config import KNOWN, config_from_keys, llama_config
 from edgekit.formats.gguf_tensors import gguf_name
+from edgekit.tokenizers.base import Tokenizer
 from edgekit.tokenizers.load import from_files
 from edgekit.utils.files import os_reason, read_bytes
 
-if TYPE_CHECKING:
-    from edgekit.doctor.onnx_file import OnnxFile
-    from edgekit.tokenizers.base import Tokenizer
-
-MOST_LAYERS = 4096
-NEW_COPY = "download the file again, or make it again with `edgekit convert`"
+NEW_COPY = "download the file again, or convert the model again"
 
 
 @dataclass
 class Case:
-    """Everything that is known of a model; any part of it may be missing."""
+    """Everything that is known about a model; any part of it may be missing."""
 
     path: Path
     kind: str
     """folder, gguf or onnx."""
     files: dict[str, bytes] = field(default_factory=dict)
-    """By name, what lies beside the weights of a folder or is carried inside an artefact."""
+    """By name, the files other than weights in a folder, or embedded in an artefact."""
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    """By name; a folder's without what wrappers put before it."""
+    """By name; those of a folder without the prefixes of training wrappers."""
     trouble: list[Finding] = field(default_factory=list)
-    """Met while opening."""
+    """Findings from opening it."""
     shards: dict[str, Safetensors] = field(default_factory=dict)
-    """A folder's weight files that edgekit would read."""
+    """The weight files of a folder that edgekit would read."""
     twice: list[str] = field(default_factory=list)
-    """Tensors that are in two of them."""
+    """Names that are in two of them."""
     gguf: GGUFFile | None = None
-    onnx: "OnnxFile | None" = None
+    onnx: OnnxFile | None = None
 
     @property
     def name(self) -> str:
@@ -63,7 +59,7 @@ class Case:
         return {"folder": "Hugging Face folder", "gguf": "GGUF", "onnx": "ONNX"}[self.kind]
 
     def json(self, name: str) -> dict[str, Any]:
-        """One of the JSON files; empty if it is not there or is no JSON object."""
+        """One of the JSON files; empty if it is missing or not a JSON object."""
         try:
             value = json.loads(self.files.get(name, b"{}"))
         except (ValueError, RecursionError):
@@ -84,14 +80,14 @@ class Case:
 
     @cached_property
     def keys(self) -> dict[str, Any]:
-        """A GGUF's metadata; an ONNX file's, whose values are all text; empty for a folder."""
+        """The metadata of a GGUF or ONNX file (there all values are text); empty for a folder."""
         if self.gguf is not None:
             return self.gguf.metadata
         return dict(self.onnx.metadata) if self.onnx is not None else {}
 
     @property
     def refusal(self) -> str:
-        """Why edgekit does not take the configuration; "" if it does, or there is none."""
+        """Why edgekit refuses the configuration; "" if it accepts it, or there is none."""
         try:
             if self.gguf is not None:
                 llama_config(self.gguf)
@@ -103,23 +99,22 @@ class Case:
 
     @cached_property
     def shape(self) -> LlamaConfig | None:
-        """The numbers of the Llama as far as they can be understood, whatever else the configuration asks for."""
+        """The numbers of the Llama if they can be understood, whatever else the configuration contains."""
         try:
             if self.gguf is not None:
                 known = {k: v for k, v in self.keys.items() if not k.startswith("llama.") or k[6:] in KNOWN}
                 known["general.architecture"] = "llama"
                 known = {k: v for k, v in known.items() if not k.endswith("_token_id")}
-                file = SimpleNamespace(path=self.path, metadata=known, tensors=self.gguf.tensors)
-                return llama_config(cast(GGUFFile, file))
-            found = LlamaConfig.from_dict(_plain(self.config))
+                return config_from_keys(known, self.gguf.tensors, self.path)
+            config = LlamaConfig.from_dict(_plain(self.config))
         except CheckpointError:
             return None
-        # Nothing may be built for layers that only a damaged number claims.
-        return dataclasses.replace(found, num_hidden_layers=min(found.num_hidden_layers, MOST_LAYERS))
+        # Nothing may be allocated for layers that only a damaged number claims.
+        return dataclasses.replace(config, num_hidden_layers=min(config.num_hidden_layers, MOST_LAYERS))
 
     @cached_property
     def expected(self) -> dict[str, tuple[int, ...]]:
-        """The tensors that there should be, by the file's own names; empty where that is not known."""
+        """Shapes of the tensors that the configuration requires, by the file's own names; empty if unknown."""
         if self.shape is None or self.kind == "onnx":
             return {}
         if self.kind == "gguf":
@@ -128,7 +123,7 @@ class Case:
 
     @cached_property
     def rows(self) -> int | None:
-        """Rows of the embedding: as many ids as the model has. None where a damaged number claims too many."""
+        """Rows of the embedding, the number of the model's ids. None if a damaged number claims too many."""
         table = self.tensors.get("model.embed_tokens.weight") if self.kind == "folder" else None
         rows = self.shape.vocab_size if self.shape else 0
         if table is not None and table.raw is not None and len(table.shape) == 2:
@@ -137,14 +132,14 @@ class Case:
 
     @cached_property
     def head(self) -> tuple[Tensor | None, Tensor | None]:
-        """The embedding and the head that is stored beside it."""
+        """The embedding and the stored head."""
         names = ("token_embd.weight", "output.weight")
         if self.kind != "gguf":
             names = ("model.embed_tokens.weight", "lm_head.weight")
         return self.tensors.get(names[0]), self.tensors.get(names[1])
 
     @cached_property
-    def _tokenizer(self) -> "tuple[Tokenizer | None, str]":
+    def _tokenizer(self) -> tuple[Tokenizer | None, str]:
         if self.rows is None or not any(name in self.files for name in FILES):
             return None, ""
         try:
@@ -153,8 +148,8 @@ class Case:
             return None, str(reason)
 
     @property
-    def tokenizer(self) -> "Tokenizer | None":
-        """The model's own tokenizer, if it has one that edgekit reads."""
+    def tokenizer(self) -> Tokenizer | None:
+        """The model's own tokenizer, if it has one that edgekit can read."""
         return self._tokenizer[0]
 
     @property
@@ -162,32 +157,33 @@ class Case:
         return self._tokenizer[1]
 
     def ids(self, key: str, *names: str) -> dict[str, list[int]]:
-        """What files say of `eos_token_id` and the like: file -> ids, for those that say something."""
-        said = {}
+        """File -> ids under a key such as `eos_token_id`, for the files that have it."""
+        declared = {}
         for name in names or ("config.json", "generation_config.json", "tokenizer_config.json"):
             value = self.json(name).get(key)
             listed = value if isinstance(value, list) else [value]
             ids = [id for id in listed if isinstance(id, int) and not isinstance(id, bool) and id >= 0]
             if ids:
-                said[name] = ids
-        return said
+                declared[name] = ids
+        return declared
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without what edgekit does not support: only a Llama's numbers."""
-    kept = {k: v for k, v in values.items() if k in LlamaConfig.__dataclass_fields__ and not k.endswith("_token_id")}
+    """A configuration without unsupported keys: only the numbers of a Llama."""
+    plain = {k: v for k, v in values.items() if k in LlamaConfig.__dataclass_fields__ and not k.endswith("_token_id")}
     parameters = values.get("rope_parameters")
     if isinstance(parameters, dict) and "rope_theta" in parameters:
-        kept["rope_theta"] = parameters["rope_theta"]
-    return kept | {"model_type": "llama"}
+        plain["rope_theta"] = parameters["rope_theta"]
+    return plain | {"model_type": "llama"}
 
 
 def open_case(path: Path) -> Case:
-    """Open whatever `path` is.
+    """Open a model folder, a `.gguf` or a `.onnx`.
 
     Raises:
-        CheckpointError: neither a folder nor a `.gguf` nor a `.onnx`.
-        FileError: the system cannot read it at all.
+        CheckpointError: `path` is none of these.
+        FileError: the system cannot read it.
+        MissingExtraError: a `.onnx` without the package `onnx`.
     """
     path = Path(path)
     if path.is_dir():
@@ -204,10 +200,10 @@ def _folder(path: Path) -> Case:
     for name in embedded.CARRIED:
         if (path / name).is_file():
             case.files[name] = read_bytes(path / name)
-    usual, own = "tokenmonster.vocab", case.tokenizer_config.get("vocab_file")
-    # As edgekit.checkpoint.side_files: a TokenMonster vocabulary may have any name.
-    if isinstance(own, str) and own != usual and Path(own).name == own and (path / own).is_file():
-        case.files[usual] = read_bytes(path / own)
+    usual, vocab = "tokenmonster.vocab", case.tokenizer_config.get("vocab_file")
+    # As `formats.checkpoint.side_files`: a TokenMonster vocabulary may have any name.
+    if isinstance(vocab, str) and vocab != usual and Path(vocab).name == vocab and (path / vocab).is_file():
+        case.files[usual] = read_bytes(path / vocab)
         case.files["tokenizer_config.json"] = json.dumps(case.tokenizer_config | {"vocab_file": usual}).encode()
         del case.tokenizer_config
     for name in weight_files(path):
@@ -215,7 +211,7 @@ def _folder(path: Path) -> Case:
             shard = case.shards[name] = tensors.safetensors(path / name)
         except OSError as reason:
             case.trouble.append(
-                error(f"{name} cannot be read: {os_reason(reason)}", "edgekit refuses the folder", "see to the file")
+                error(f"{name} cannot be read: {os_reason(reason)}", "edgekit refuses the folder", "check the file")
             )
             continue
         for tensor in shard.tensors:
@@ -227,7 +223,7 @@ def _folder(path: Path) -> Case:
 
 
 def weight_files(path: Path) -> list[str]:
-    """The safetensors files that edgekit would read, as `formats.checkpoint` chooses them, of those there."""
+    """The existing safetensors files that edgekit would read, as `formats.checkpoint` chooses them."""
     if (path / INDEX).is_file():
         index = weight_map(path)
         return [name for name in sorted(set(index.values())) if Path(name).name == name and (path / name).is_file()]
@@ -238,18 +234,12 @@ def weight_files(path: Path) -> list[str]:
 
 
 def weight_map(path: Path) -> dict[str, str]:
-    """Tensor -> file, as a folder's index says; empty if there is none or it is damaged."""
+    """Tensor -> file, from a folder's index; empty if there is none or it is damaged."""
     try:
-        found = json.loads((path / INDEX).read_bytes())["weight_map"]
-        return {str(k): v for k, v in found.items() if isinstance(v, str)}
+        table = json.loads((path / INDEX).read_bytes())["weight_map"]
+        return {str(k): v for k, v in table.items() if isinstance(v, str)}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return {}
-
-
-def without_prefix(name: str) -> str:
-    while name.startswith(PREFIXES):
-        name = next(name.removeprefix(p) for p in PREFIXES if name.startswith(p))
-    return name
 
 
 def _gguf(path: Path) -> Case:
@@ -279,22 +269,22 @@ def _onnx(path: Path) -> Case:
     case.tensors = case.onnx.tensors
     if any(key.startswith("edgekit.") for key in case.keys):
         _carried(case, lambda: embedded.files_in_texts(case.keys, path))
-    else:  # a file of other tools: runtimes/onnx.py takes what lies beside it
+    else:  # a file of other tools: runtimes/onnx.py reads the files next to it
         for name in embedded.CARRIED:
             if (path.parent / name).is_file():
                 case.files[name] = read_bytes(path.parent / name)
     return case
 
 
-def _carried(case: Case, unpack: Any) -> None:
+def _carried(case: Case, unpack: Callable[[], dict[str, bytes]]) -> None:
     try:
         case.files = unpack()
     except CheckpointError as reason:
         case.trouble.append(
             error(
                 str(reason).removeprefix(f"{case.path}: "),
-                "edgekit refuses the artefact, since its tokenizer or configuration is not what was put in; other "
-                "programs do not look and take what is there",
+                "edgekit refuses the artefact, because its tokenizer or configuration has changed; other programs do "
+                "not check and use what is there",
                 NEW_COPY,
             )
         )

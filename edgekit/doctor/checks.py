@@ -1,14 +1,14 @@
-"""The list of what the doctor looks for, and how to put a check on it.
+"""The list of checks, and how to add one.
 
-A new one is one small function in the file it belongs to:
+A new check is one small function in the file of its topic:
 
     @check("folder", "gguf")
     def odd_thing(case: Case) -> Iterator[Finding]:
         if case.config.get("odd"):
-            yield warning("config.json has the odd thing", "such and such programs stumble over it", "take it out")
+            yield warning("config.json has the odd thing", "which programs fail, and how", "remove it")
 
-It is called for every model of those kinds, with a `Case` in which anything may be missing; `tests/test_doctor.py`
-asks for a model that has it. Nothing else needs to know of it.
+It is called for every model of those kinds, with a `Case` in which anything may be missing. `tests/test_doctor.py`
+requires a model that has the fault. Nothing else needs to be changed.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ KINDS = ("folder", "gguf", "onnx")
 
 
 class Check(NamedTuple):
-    """One entry of the list: `function` yields what it finds in a case of one of `kinds`."""
+    """One entry of the list: `function` yields its findings for a case of one of `kinds`."""
 
     name: str
     kinds: tuple[str, ...]
@@ -32,7 +32,7 @@ CHECKS: list[Check] = []
 
 
 def check(*kinds: str) -> Callable[[Callable[[Case], Iterator[Finding]]], Callable[[Case], Iterator[Finding]]]:
-    """Put a function on the list, for these kinds of models (all, if none is named)."""
+    """Add a function to the list, for these kinds of models (all if none is named)."""
 
     def register(function: Callable[[Case], Iterator[Finding]]) -> Callable[[Case], Iterator[Finding]]:
         CHECKS.append(Check(function.__name__.replace("_", "-"), kinds or KINDS, function))

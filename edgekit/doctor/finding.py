@@ -1,15 +1,15 @@
-"""What the doctor says: findings, and the words they share."""
+"""What the doctor reports: findings, and helpers for their texts."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 LEVELS = ("error", "warning", "note")
-"""edgekit cannot use it; other tools stumble, or the text suffers; good to know."""
+"""edgekit cannot use the model; other tools fail, or the text gets worse; good to know."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is unusual in a model."""
+    """One unusual thing about a model."""
 
     level: str
     """One of `LEVELS`."""
@@ -17,9 +17,9 @@ class Finding:
     consequence: str
     """What edgekit and other tools will do."""
     cure: str = ""
-    """Empty where nothing needs to be done."""
+    """How to fix it; empty if nothing needs to be done."""
     name: str = ""
-    """Of the check, for machines: `tied-head`."""
+    """The check's name, for machines: `tied-head`."""
 
 
 def error(what: str, consequence: str, cure: str) -> Finding:
@@ -35,7 +35,7 @@ def note(what: str, consequence: str, cure: str = "") -> Finding:
 
 
 def some(things: Iterable[object], most: int = 3) -> str:
-    """`a, b, c and 4 more`: a folder can have a thousand of the same trouble."""
+    """`a, b, c and 4 more`: a folder can have the same problem a thousand times."""
     listed = [" ".join(str(thing).split())[:100] for thing in things]
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more

@@ -250,7 +250,7 @@ def open_folder(path: Path) -> Checkpoint:
     tensors, dtypes = {}, {}
     for shard in _shards(path):
         for name, tensor, dtype in read_safetensors(shard):
-            name = _without_prefix(name)
+            name = without_prefix(name)
             if name in tensors:
                 raise CheckpointError(f"{shard}: tensor {name} is there twice")
             tensors[name], dtypes[name] = tensor, dtype
@@ -397,7 +397,8 @@ def _check(checkpoint: Checkpoint) -> None:
             raise CheckpointError(f"{where}: tensor {name} has {count} values that are NaN or infinite")
 
 
-def _without_prefix(name: str) -> str:
+def without_prefix(name: str) -> str:
+    """A tensor's name without what training wrappers put before it."""
     while name.startswith(PREFIXES):
         name = next(name.removeprefix(p) for p in PREFIXES if name.startswith(p))
     return name

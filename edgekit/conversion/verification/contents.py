@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgekit.conversion.base import ArtefactTensor, ComparesTensors, Converter, Describes, converter
 from edgekit.conversion.verification.tensors import compare, explain, group_of
 from edgekit.conversion.verification.tolerances import coarsest
-from edgekit.errors import CheckpointError, MissingExtraError
+from edgekit.errors import MissingExtraError
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig, open_folder
 from edgekit.formats.gguf import GGUFFile
 from edgekit.formats.gguf_config import llama_config
