@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.converters import _gguf_package as gguf
+import edgekit.converters._gguf_package as gguf
 from edgekit.formats import embedded
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.generation_config import defaults

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import edgekit.converters._gguf_package as gguf
 from edgekit.conversion.base import Written
 from edgekit.conversion.importance import Importance
-from edgekit.converters import _gguf_package as gguf
 from edgekit.converters._gguf_importance import array, uniform
 from edgekit.errors import MissingExtraError, RuntimeFailure
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+import edgekit.converters._gguf_package as gguf
 from edgekit.conversion.base import ArtefactTensor
 from edgekit.converters import _gguf_foreign
-from edgekit.converters import _gguf_package as gguf
 from edgekit.errors import CheckpointError
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.embedded import FILES

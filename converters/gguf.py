@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
+import edgekit.converters._gguf_package as gguf
 from edgekit.conversion import importance
 from edgekit.conversion.base import Planned, Written
 from edgekit.converters import _gguf_importance, _gguf_keys, _gguf_llama, _gguf_plan, _gguf_receipt
-from edgekit.converters import _gguf_package as gguf
 from edgekit.converters._gguf_llama import DIRECT, HEAD_NOTE, TIED_NOTE
 from edgekit.converters._gguf_read import read, weights
 from edgekit.converters._gguf_receipt import add_receipt
