@@ -1,4 +1,4 @@
-"""Keys of a recipe that are right one by one and cannot be meant together."""
+"""Contradictions in a recipe: keys that are each valid but not together."""
 
 from collections.abc import Callable
 
@@ -6,8 +6,8 @@ from edgekit.training.sections import Recipe
 
 
 def find(recipe: Recipe) -> str | None:
-    """What contradicts what, in one line that names the keys; None if nothing does."""
-    return next((said for rule in RULES if (said := rule(recipe))), None)
+    """The first contradiction, one line that names the keys; None if there is none."""
+    return next((message for rule in RULES if (message := rule(recipe))), None)
 
 
 def _shape(r: Recipe) -> str | None:
@@ -23,7 +23,7 @@ def _shape(r: Recipe) -> str | None:
     if r.precision.fp32_layers > m.num_hidden_layers:
         return f"precision.fp32_layers {r.precision.fp32_layers} is above model.num_hidden_layers {m.num_hidden_layers}"
     if m.vocab_size and m.vocab_size % m.pad_vocab_multiple:
-        return f"model.vocab_size {m.vocab_size} is no multiple of pad_vocab_multiple {m.pad_vocab_multiple}"
+        return f"model.vocab_size {m.vocab_size} is not a multiple of pad_vocab_multiple {m.pad_vocab_multiple}"
     return None
 
 
@@ -51,12 +51,12 @@ def _length(r: Recipe) -> str | None:
     if s.warmup_ratio is not None and s.warmup_steps is not None:
         return "schedule.warmup_ratio and schedule.warmup_steps exclude each other"
     if s.kind == "wsd" and (s.warmup_ratio or 0) + s.stable_ratio > 1:
-        return f"schedule.warmup_ratio {s.warmup_ratio} and stable_ratio {s.stable_ratio} are more than 1 together"
+        return f"schedule.warmup_ratio {s.warmup_ratio} and stable_ratio {s.stable_ratio} add up to more than 1"
     if t.max_train_steps and (s.warmup_steps or 0) > t.max_train_steps:
         return f"schedule.warmup_steps {s.warmup_steps} is above training.max_train_steps {t.max_train_steps}"
     step = t.per_device_train_batch_size * t.gradient_accumulation_steps
     if t.total_batch_size and t.total_batch_size % step:
-        return f"training.total_batch_size {t.total_batch_size} is no multiple of batch x accumulation, {step}"
+        return f"training.total_batch_size {t.total_batch_size} is not a multiple of batch x accumulation, {step}"
     return None
 
 
