@@ -65,7 +65,7 @@ def from_dict(values: dict[str, Any], where: str = "recipe") -> Recipe:
 
 
 def difference(old: dict[str, Any], new: dict[str, Any], free: frozenset[str] = FREE, prefix: str = "") -> str | None:
-    """The first key, as `section.key`, that two `to_dict()`s differ in and that is not in `free`; None if there is none."""
+    """The first key, as `section.key`, whose values differ and that is not in `free`; None if there is none."""
     for key in sorted(old.keys() | new.keys()):
         name = f"{prefix}{key}"
         before, after = old.get(key), new.get(key)
