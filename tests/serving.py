@@ -1,4 +1,4 @@
-"""The server as the tests meet it: the application in this process, its answers read, and requests by hand."""
+"""Helpers for tests of the server: an application in this process, parsed responses, and raw ASGI requests."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ def served(pool, pages=None, **more):
 
 
 def events(answer):
-    """The JSON of a text/event-stream; OpenAI's last line is not JSON, and left as it is."""
+    """The JSON of a text/event-stream; OpenAI's last line is not JSON and stays a string."""
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"].startswith("text/event-stream")
     lines = answer.text.split("\n\n")
@@ -45,7 +45,7 @@ def complete(client, **body):
 
 
 class Gate:
-    """A runtime that makes each token only when it is let."""
+    """A runtime whose forward calls each wait for a release of `free`."""
 
     def __init__(self, runtime):
         self._runtime, self.free, self.calls = runtime, threading.Semaphore(0), 0
@@ -61,7 +61,7 @@ class Gate:
 
 @contextlib.contextmanager
 def gated(**more):
-    """An application whose model stands at a gate; its worker runs."""
+    """An application whose model waits at a `Gate`; its worker runs."""
     pool = pool_module.ModelPool([None], runtime="onnx")
     model = pool.open(pool.first, "onnx")
     gate = model.runtime = Gate(model.runtime)
@@ -75,8 +75,8 @@ def gated(**more):
         worker.stop()
 
 
-class Asking:
-    """A request at the level of ASGI, whose client may leave at any moment."""
+class RawRequest:
+    """An ASGI request whose client may disconnect at any moment."""
 
     def __init__(self, app, path, body, whole=True):
         self.sent, self._in = [], asyncio.Queue()
@@ -106,4 +106,4 @@ async def until(true):
         if true():
             return
         await asyncio.sleep(0.005)
-    raise AssertionError("it never came about")
+    raise AssertionError("the condition was not met in 10 s")

@@ -1,4 +1,4 @@
-"""`edgekit bench`: turns, figures, tables and mistakes. Speeds are only ever asked to be there and to be positive."""
+"""`edgekit bench`: turns, figures, tables and errors. Speeds are only checked to be positive."""
 
 import csv
 import io
@@ -37,7 +37,7 @@ def own_cache(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def gguf(tmp_path_factory):
-    """A model with seeded weights and no tokenizer at all."""
+    """A model with seeded weights and no tokenizer."""
     pytest.importorskip("gguf")
     pytest.importorskip("llama_cpp")
     from edgekit.conversion.convert import convert
@@ -52,11 +52,11 @@ def call(*arguments):
     return CliRunner().invoke(main, ["bench", *map(str, arguments)])
 
 
-# ---- turns, and what is asked of whom ----
+# ---- turns and jobs ----
 
 
 class Children:
-    """Answers in the place of child processes; each round is a little faster than the one before."""
+    """A stand-in for child processes; each round is a little faster than the one before."""
 
     def __init__(self, context_length=1024):
         self.jobs, self.context_length = [], context_length
@@ -85,14 +85,14 @@ def measured(children, *models, **more) -> Bench:
     return bench.bench(models, Benching(**settings), ask=children, **more)
 
 
-def test_models_take_turns():
+def test_bench_models_take_turns():
     children = Children()
     measured(children, "a.onnx", "b.gguf", repeat=3)
     assert [job["model"] for job in children.jobs if job["verb"] == "prepare"] == ["a.onnx", "b.gguf"]
     assert [job["model"] for job in children.jobs if job["verb"] == "measure"] == ["a.onnx", "b.gguf"] * 3
 
 
-def test_what_was_prepared_is_what_is_measured():
+def test_bench_measures_what_was_prepared():
     children = Children()
     measured(children, "a", runtimes=["onnxruntime"], threads=("auto",), sampling={"top_k": 5}, quant="int8")
     first, *rest = children.jobs
@@ -101,19 +101,19 @@ def test_what_was_prepared_is_what_is_measured():
     assert all(job["sampling"] == {"seed": 0, "top_k": 5} for job in rest)
 
 
-def test_a_line_for_each_runtime_number_of_threads_and_prompt():
-    found = measured(Children(), "a", "b.onnx", runtimes=["onnx", "torch"], threads=(1, "auto"), prompt_tokens=(8, 64))
-    lines = [(line.model, line.runtime, line.threads, line.auto, line.prompt_tokens) for line in found.lines]
+def test_bench_has_a_line_per_runtime_threads_and_prompt():
+    result = measured(Children(), "a", "b.onnx", runtimes=["onnx", "torch"], threads=(1, "auto"), prompt_tokens=(8, 64))
+    lines = [(line.model, line.runtime, line.threads, line.auto, line.prompt_tokens) for line in result.lines]
     assert lines == [
         (model, runtime, threads, threads == 2, prompt)
         for model, runtime in (("a", "onnx"), ("a", "torch"), ("b.onnx", "onnx"))
         for threads in (1, 2)
         for prompt in (8, 64)
     ]
-    assert found.notes == ["b.onnx runs on onnx only: not measured on torch"]
+    assert result.notes == ["b.onnx runs on onnx only: not measured on torch"]
 
 
-def test_the_figures_are_medians_of_the_rounds():
+def test_bench_figures_are_medians_of_the_rounds():
     line = measured(Children(), "a.onnx", new_tokens=101, repeat=3).lines[0]
     assert line.decode.median == pytest.approx(1000) and line.prefill.median == pytest.approx(20_000)
     assert line.overhead.median == pytest.approx(1e-4) and line.first_token.median == pytest.approx(0.0032)
@@ -123,27 +123,27 @@ def test_the_figures_are_medians_of_the_rounds():
     assert figure.median == 2 and figure.spread == 1 and figure.record()["rounds"] == [1.0, 5.0, 2.0]
 
 
-def test_contexts_are_clipped_with_a_note_and_prompts_are_not():
-    found = measured(Children(300), "a.onnx")
-    assert list(found.lines[0].growth) == [32, 256, 300]
-    assert found.notes == ["a.onnx: context 512, 1000 clipped to its 300 tokens"]
+def test_bench_context_too_long_is_clipped_prompt_raises():
+    result = measured(Children(300), "a.onnx")
+    assert list(result.lines[0].growth) == [32, 256, 300]
+    assert result.notes == ["a.onnx: context 512, 1000 clipped to its 300 tokens"]
     assert not measured(Children(300), "a.onnx", context=()).lines[0].growth
     with pytest.raises(ContextError, match="a.onnx: a prompt of 200 tokens and 128 new ones do not fit.*300"):
         measured(Children(300), "a.onnx", prompt_tokens=(32, 200))
 
 
-def test_models_of_one_name_are_told_apart():
+def test_labels_equal_names_become_paths():
     assert bench.labels(["x/a.gguf", "y/a.gguf", "b/", None]) == ["x/a.gguf", "y/a.gguf", "b", "bundled"]
 
 
-@pytest.mark.parametrize("values, words", [
+@pytest.mark.parametrize("values, message", [
     ({"new_tokens": 1}, "new_tokens must be a whole number of at least 2"), ({"repeat": 0}, "repeat"),
     ({"prompt_tokens": ()}, "prompt_tokens"), ({"prompt_tokens": (0,)}, "prompt_tokens"),
     ({"context": (1,)}, "context"), ({"threads": ()}, "threads"), ({"threads": (0,)}, "threads"),
     ({"threads": ("all",)}, "threads must be whole numbers from 1 to 1024, or `auto`"),
 ])  # fmt: skip
-def test_settings_out_of_range(values, words):
-    with pytest.raises(SettingError, match=words):
+def test_benching_setting_out_of_range_raises(values, message):
+    with pytest.raises(SettingError, match=message):
         Benching(**values)
 
 
@@ -154,7 +154,7 @@ def example() -> Bench:
     return measured(Children(), "a.onnx", "b<&>.gguf", prompt_tokens=(32, 256), repeat=2)
 
 
-def test_the_table():
+def test_report_has_table_contexts_and_footer():
     shown = bench_report.report(example())
     head, first = shown.splitlines()[:2]
     assert (
@@ -167,7 +167,7 @@ def test_the_table():
     assert markdown.startswith("| model | runtime | threads |") and "|---|" not in markdown.splitlines()[0]
 
 
-def test_csv_is_well_formed():
+def test_csv_has_a_row_per_line():
     rows = list(csv.DictReader(io.StringIO(bench_report.to_csv(example()))))
     assert len(rows) == 4 and [row["prompt_tokens"] for row in rows] == ["32", "256"] * 2
     assert all(float(row[name]) > 0 for row in rows for name in row if name not in ("model", "runtime"))
@@ -185,10 +185,10 @@ def test_svg_has_a_bar_per_line_and_a_curve_per_model():
     assert "By tokens of context" not in plain and ElementTree.fromstring(plain) is not None
 
 
-# ---- what is fed, and how it is timed ----
+# ---- prompts and timing ----
 
 
-def test_prompts_are_fixed_and_never_special():
+def test_prompt_is_seeded_and_without_specials():
     files = {
         "config.json": json.dumps({"bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": None}).encode(),
         "tokenizer.json": b'{"added_tokens": [{"id": 4, "special": true}, {"id": 5, "special": false}]}',
@@ -217,7 +217,7 @@ class Slow:
 
 
 @pytest.mark.parametrize("sampling_seconds", [0.0, 0.5])
-def test_worker_outside_is_what_forward_calls_leave(monkeypatch, sampling_seconds):
+def test_worker_outside_is_decode_without_forward_calls(monkeypatch, sampling_seconds):
     """The worker's own sums, with a clock that only forward calls and the sampler move."""
     runtime, choose = Slow(), Sampler.choose
 
@@ -237,14 +237,14 @@ def test_worker_outside_is_what_forward_calls_leave(monkeypatch, sampling_second
     assert text["outside"] == pytest.approx(4 * sampling_seconds)
 
 
-def test_peak_memory_is_this_process_own():
+def test_peak_bytes_is_of_this_process():
     before = bench_worker.peak_bytes()
     held = np.ones(64 << 20, np.uint8)
     assert bench_worker.peak_bytes() >= before + held.nbytes // 2 or before > held.nbytes
     assert 1e7 < bench_worker.peak_bytes() < 1e11
 
 
-# ---- for real, in child processes ----
+# ---- in child processes ----
 
 FIGURES = (
     "load_ms",
@@ -256,7 +256,7 @@ FIGURES = (
 )
 
 
-def test_a_model_without_text_from_end_to_end(gguf, tmp_path):
+def test_bench_command_model_without_tokenizer(gguf, tmp_path):
     done = call(
         "-m", gguf, "--prompt-tokens", "4,20", "--new-tokens", 8, "--repeat", 2, "--context", "16,64,1000",
         "--threads", "1", "--repetition-penalty", 1.2, "--temperature", 0.8, "--json", "--csv", tmp_path / "a.csv",
@@ -278,7 +278,7 @@ def test_a_model_without_text_from_end_to_end(gguf, tmp_path):
     assert ElementTree.parse(tmp_path / "a.svg").getroot().tag.endswith("svg")
 
 
-def test_a_folder_is_converted_before_anything_is_timed(stories, tmp_path):
+def test_bench_command_folder_is_converted_first(stories, tmp_path):
     pytest.importorskip("gguf")
     pytest.importorskip("llama_cpp")
     done = call("-m", stories, "--runtime", "llama.cpp", "--quant", "q8_0", "--new-tokens", 4, "--repeat", 1,
@@ -292,7 +292,7 @@ def test_a_folder_is_converted_before_anything_is_timed(stories, tmp_path):
     assert not (tmp_path / "cache" / "threads").exists()
 
 
-@pytest.mark.parametrize("arguments, status, words", [
+@pytest.mark.parametrize("arguments, status, message", [
     (["--prompt-tokens", "60"], 1, "a prompt of 60 tokens and 128 new ones do not fit into its context of 64"),
     (["--prompt-tokens", "4;5"], 2, "'4;5' is not a comma-separated list of whole numbers"),
     (["--prompt-tokens", "none"], 2, "'none' is not a comma-separated list"),
@@ -305,13 +305,13 @@ def test_a_folder_is_converted_before_anything_is_timed(stories, tmp_path):
     (["--runtime", "nonsense"], 2, "unknown runtime 'nonsense': choose from"),
     (["--quant", "q4_0"], 2, "--quant does not apply: llamacpp opens tiny.gguf as it is"),
 ])  # fmt: skip
-def test_mistakes_are_one_line(gguf, arguments, status, words):
+def test_bench_command_invalid_call_is_one_line(gguf, arguments, status, message):
     done = call("-m", gguf, *arguments)
-    assert done.exit_code == status and words in done.stderr and "Traceback" not in done.output
+    assert done.exit_code == status and message in done.stderr and "Traceback" not in done.output
     assert len(done.stderr.strip().splitlines()[-1]) < 300
 
 
-def test_a_model_that_is_not_there(tmp_path):
+def test_bench_command_unusable_model_is_one_line(tmp_path):
     done = call("-m", tmp_path / "none.gguf")
     assert done.exit_code == 1 and "does not exist" in done.stderr
     (tmp_path / "text.txt").write_text("no model")
@@ -322,8 +322,8 @@ def test_a_model_that_is_not_there(tmp_path):
     assert done.exit_code == 2 and "broken.onnx runs on onnx only" in done.stderr
 
 
-def test_a_child_that_dies_is_one_line(monkeypatch, tmp_path):
-    for script, words in (
+def test_child_that_dies_raises_one_line(monkeypatch, tmp_path):
+    for script, message in (
         ("import os, signal; os.kill(os.getpid(), signal.SIGABRT)", "ended with SIGABRT: no output"),
         ("import sys; sys.stderr.write('first\\nGGML_ASSERT(x) failed\\n'); sys.exit(3)", "status 3: GGML_ASSERT"),
         ("print('no json')", "status 0: no output"),
@@ -333,12 +333,12 @@ def test_a_child_that_dies_is_one_line(monkeypatch, tmp_path):
         fake.chmod(0o755)
         with monkeypatch.context() as changed:
             changed.setattr(bench.sys, "executable", str(fake))
-            with pytest.raises(RuntimeFailure, match=words) as raised:
+            with pytest.raises(RuntimeFailure, match=message) as raised:
                 bench.child({"verb": "measure", "model": "a.gguf"})
         assert "\n" not in str(raised.value)
 
 
-def test_a_childs_error_keeps_its_kind(monkeypatch):
+def test_child_error_keeps_its_class(monkeypatch):
     def unknown(job):
         raise UnknownPluginError("unknown runtime 'x'")
 
@@ -351,7 +351,7 @@ def test_a_childs_error_keeps_its_kind(monkeypatch):
         bench.child({"verb": "prepare", "model": None})
 
 
-# ---- the peers' script ----
+# ---- the scripts in benchmarks/ ----
 
 
 def test_the_peers_script_compares_contestants(monkeypatch, tmp_path):
@@ -364,25 +364,25 @@ def test_the_peers_script_compares_contestants(monkeypatch, tmp_path):
         made.decode = [rate * 1.1 for rate in rates]
         return made
 
-    found = [
+    result = [
         one("hf fp32", 100.0, 50.0, tokens=[1, 2, 3]), one("edgekit torch bf16", 700.0, 400.0, tokens=[1, 2, 4]),
         one("edgekit torch int8", 100.0, 50.0), one("optimum int8", 300.0, 300.0), one("optimum int8", 2, 2, threads=2),
         one("edgekit onnx int8", 900.0, 900.0),
     ]  # fmt: skip
-    found.append(peers.Contestant("genai int4", ["python"], 1, absent="not installed"))
-    ratios = {v["ratio"]: v for v in peers.ratios_measured(found)}
+    result.append(peers.Contestant("genai int4", ["python"], 1, absent="not installed"))
+    ratios = {v["ratio"]: v for v in peers.ratios_measured(result)}
     assert ratios["edgekit torch bf16 / hf fp32"]["measured"] == pytest.approx(7.5)
     assert ratios["edgekit torch bf16 / hf fp32"]["reached"]
     assert not ratios["edgekit onnx int8 / optimum int8"]["reached"]
     assert ratios["edgekit onnx int4 / genai int4"]["measured"] is None
     assert ratios["edgekit onnx int8 / optimum int8"]["quartiles"] == [3, 3]  # of the faster of optimum's two
-    shown = peers.report(found, "about", markdown=True)
+    shown = peers.report(result, "about", markdown=True)
     assert "| edgekit torch bf16 | 1 | 550 |" in shown and "2 of 3" in shown and "- genai int4: not installed" in shown
     assert {name for ours, _, theirs in peers.LOWEST_MEASURED for name in (*ours, theirs)} <= set(peers.NAMES)
 
 
 def test_the_peers_pipe(monkeypatch, tmp_path):
-    """One contestant end to end, with a model that costs nothing."""
+    """One contestant end to end, with a model that does nothing."""
     benchmarks = Path(__file__).resolve().parents[1] / "benchmarks"
     monkeypatch.syspath_prepend(str(benchmarks))
     import peers
@@ -401,12 +401,12 @@ def test_the_peers_pipe(monkeypatch, tmp_path):
     bad = peers.Contestant("bad", [sys.executable, str(script), "bad"], 1)
     gone = peers.Contestant("gone", [str(tmp_path / "no-python")], 2)
     job = {"prompt": [1, 2], "new_tokens": 6}
-    said = []
-    peers.prepare([good, bad, gone], tmp_path, said.append)
-    peers.compare([good, bad, gone], 2, job, said.append)
+    lines = []
+    peers.prepare([good, bad, gone], tmp_path, lines.append)
+    peers.compare([good, bad, gone], 2, job, lines.append)
     assert len(good.rates) == len(good.decode) == 2 and good.tokens == [0, 1, 2, 3, 4, 5]
     assert bad.absent == "ValueError: cannot" and "is not there" in gone.absent
-    assert [line for line in said if line.startswith("round")] == [f"round {i} of 2: good, threads: 1" for i in (1, 2)]
+    assert [line for line in lines if line.startswith("round")] == [f"round {i} of 2: good, threads: 1" for i in (1, 2)]
 
 
 def test_the_profile_finds_every_kernel(monkeypatch, tmp_path):
@@ -419,12 +419,12 @@ def test_the_profile_finds_every_kernel(monkeypatch, tmp_path):
 
     folder = write_model(tmp_path / "m", LlamaConfig(128, 64, 128, 3, 2, 2, 32, 64, tie_word_embeddings=True))
     path = convert(folder, "onnx", tmp_path / "m.onnx", settings=Converting(quant="int4_pure"), verify=False).path
-    found = kernels.profile(path, 20, tmp_path)
-    rows = {row["kind"]: row for row in found["rows"]}
+    result = kernels.profile(path, 20, tmp_path)
+    rows = {row["kind"]: row for row in result["rows"]}
     assert rows["GroupQueryAttention"]["nodes"] == 3 and rows["SkipSimplifiedLayerNormalization"]["nodes"] == 6
     product = rows["MatMulNBits 64 -> 256, 4 bits in blocks of 32"]
     assert product["nodes"] == 3 and product["bytes"] == 3 * (256 * 32 + 4 * 256 * 2)
-    assert found["step"] > found["call"] > 0 and found["rows"] == sorted(found["rows"], key=lambda row: -row["us"])
+    assert result["step"] > result["call"] > 0 and result["rows"] == sorted(result["rows"], key=lambda row: -row["us"])
 
 
 def test_the_seeded_model_is_one_that_edgekit_reads(monkeypatch, tmp_path):

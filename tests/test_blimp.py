@@ -1,4 +1,4 @@
-"""BLiMP: against lm-evaluation-harness's rules written out with plain transformers, and on a runtime made by hand."""
+"""BLiMP: against lm-evaluation-harness's rules on plain transformers, and on a runtime small enough to predict."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ PAIRS = [
 
 
 class Fickle(Remembering):
-    """Like dynamic int8: how many tokens come at once moves the logits."""
+    """Like dynamic int8: the number of tokens in a call changes the logits."""
 
     def forward(self, tokens, *, every=False):
         return super().forward(tokens, every=every) + np.float32(0.01 * len(tokens)) * np.arange(self.vocab_size)
@@ -48,18 +48,18 @@ def score(model, text, prefix):
 
 @pytest.mark.parametrize("reuse", [False, True, None])
 @pytest.mark.parametrize("protocol, space, prefix", [("lm-eval", " ", [0]), ("bare", "", [])])
-def test_protocols_by_hand(model, protocol, space, prefix, reuse):
-    found = blimp(model, PAIRS, protocol=protocol, reuse=reuse)
-    for paradigm in found.paradigms:
+def test_blimp_protocols_equal_hand_computed(model, protocol, space, prefix, reuse):
+    result = blimp(model, PAIRS, protocol=protocol, reuse=reuse)
+    for paradigm in result.paradigms:
         mine = [p for p in PAIRS if p.paradigm == paradigm.name]
         right = sum(score(model, space + p.good, prefix) >= score(model, space + p.bad, prefix) for p in mine)
         assert (paradigm.pairs, paradigm.right) == (len(mine), right)
-    assert [p.name for p in found.paradigms] == ["agreement", "island"]
-    assert found.prefix == (prefix[0] if prefix else None) and found.reuse is (reuse is not False)
+    assert [p.name for p in result.paradigms] == ["agreement", "island"]
+    assert result.prefix == (prefix[0] if prefix else None) and result.reuse is (reuse is not False)
     assert model.runtime.length == 0
 
 
-def test_reuse_changes_no_score_and_saves_work(model):
+def test_scorer_reuse_keeps_scores_and_saves_calls(model):
     sentences = [sequence(model, " " + text, 0) for p in PAIRS for text in (p.good, p.bad)]
     alone = Scorer(model.runtime, False).scores(sentences)
     fed = sum(map(len, model.runtime.calls))
@@ -69,32 +69,32 @@ def test_reuse_changes_no_score_and_saves_work(model):
     assert alone == pytest.approx([score(model, " " + t, [0]) for p in PAIRS for t in (p.good, p.bad)], abs=1e-5)
 
 
-def test_reuse_survives_any_order_of_sentences(model):
+def test_scorer_reuse_any_order_keeps_scores(model):
     rng = np.random.default_rng(3)
     sentences = [[0, *rng.integers(1, 3, rng.integers(0, 6)).tolist()] for _ in range(200)]
     scorer, alone = Scorer(model.runtime, True), Scorer(Remembering(64), False)
     assert [scorer.score(ids) for ids in sentences] == [alone.score(ids) for ids in sentences]
 
 
-def test_no_reuse_by_default_where_it_would_change_numbers():
+def test_blimp_reuse_is_off_where_logits_change():
     fickle = Model(Fickle(64), Letters())
-    found = blimp(fickle, PAIRS)
-    assert found.reuse is False and found.paradigms == blimp(fickle, PAIRS, reuse=False).paradigms
+    result = blimp(fickle, PAIRS)
+    assert result.reuse is False and result.paradigms == blimp(fickle, PAIRS, reuse=False).paradigms
 
 
-def test_the_prefix_is_not_put_twice(model):
+def test_sequence_prefix_is_not_repeated(model):
     assert sequence(model, "abc", 1) == [1, 2, 3], "as lm-eval: the first id becomes the context"
     assert sequence(model, "abc", 0) == [0, 1, 2, 3]
     assert sequence(model, "abc", None) == [1, 2, 3]
 
 
-def test_a_tie_is_right(model):
+def test_blimp_tie_counts_as_right(model):
     same = [Pair("tie", "abc", "abc"), Pair("tie", "x", "y")]
     assert blimp(model, same, protocol="bare").paradigms[0].right == 2, "a single token scores 0 without a prefix"
     assert blimp(model, same[:1]).paradigms[0].right == 1
 
 
-def test_means_are_of_paradigms_and_levels_as_in_the_card():
+def test_blimp_means_are_over_paradigms():
     rows = [
         ("a", "f", 1000, 850),
         ("b", "f", 10, 5),
@@ -102,31 +102,31 @@ def test_means_are_of_paradigms_and_levels_as_in_the_card():
         ("d", "g", 1000, 551),
         ("e", "g", 1000, 550),
     ]
-    found = Blimp("bare", None, True, tuple(Paradigm(n, f, "t", pairs, right) for n, f, pairs, right in rows))
-    assert [p.level for p in found.paradigms] == ["strong", "weak", "moderate", "moderate", "weak"]
-    assert found.accuracy == pytest.approx((85 + 50 + 84.9 + 55.1 + 55) / 5)
-    assert found.by("field")["f"] == (2, pytest.approx(67.5))
-    assert {name: n for name, (n, _) in found.by("level").items()} == {"strong": 1, "moderate": 2, "weak": 2}
+    result = Blimp("bare", None, True, tuple(Paradigm(n, f, "t", pairs, right) for n, f, pairs, right in rows))
+    assert [p.level for p in result.paradigms] == ["strong", "weak", "moderate", "moderate", "weak"]
+    assert result.accuracy == pytest.approx((85 + 50 + 84.9 + 55.1 + 55) / 5)
+    assert result.by("field")["f"] == (2, pytest.approx(67.5))
+    assert {name: n for name, (n, _) in result.by("level").items()} == {"strong": 1, "moderate": 2, "weak": 2}
     for markdown in (False, True):
-        text = blimp_report(found, markdown=markdown)
+        text = blimp_report(result, markdown=markdown)
         assert "Strong (≥ 85 %)" in text and "Weak (≤ 55 %)" in text and "5 of 67" in text and "66.00 %" in text
 
 
-def test_limit_and_paradigms(model):
-    found = blimp(model, PAIRS, limit=2, paradigms=("island",))
-    assert [(p.name, p.pairs) for p in found.paradigms] == [("island", 2)]
+def test_blimp_limit_and_paradigms_select_pairs(model):
+    result = blimp(model, PAIRS, limit=2, paradigms=("island",))
+    assert [(p.name, p.pairs) for p in result.paradigms] == [("island", 2)]
     with pytest.raises(UsageError, match="no paradigm 'iland': did you mean island"):
         blimp(model, PAIRS, paradigms=("iland",))
     with pytest.raises(UsageError, match="no paradigm 'zzz': there are 2"):
         blimp(model, PAIRS, paradigms=("zzz",))
 
 
-def test_what_cannot_be_judged_is_refused(model):
+def test_blimp_invalid_input_raises(model):
     with pytest.raises(DataError, match="no sentence pairs"):
         blimp(model, [])
     with pytest.raises(ContextError, match="66 tokens does not fit into the context of 64"):
         blimp(model, [Pair("long", "a" * 65, "b")], protocol="bare", prefix="eos")
-    blimp(model, [Pair("long", "a" * 64, "b")], protocol="bare", prefix="eos")  # the last is never fed
+    blimp(model, [Pair("long", "a" * 64, "b")], protocol="bare", prefix="eos")  # the last token is never fed
     with pytest.raises(UsageError, match="neither BOS nor EOS"):
         letters = Letters()
         letters.stop = frozenset()
@@ -140,7 +140,7 @@ def line(good="g", bad="b", **more):
     return json.dumps({"sentence_good": good, "sentence_bad": bad, **more}) + "\n"
 
 
-def test_reads_zips_folders_and_files(tmp_path):
+def test_read_zip_folder_and_file(tmp_path):
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
         archive.writestr("data/x.jsonl", line(UID="x", field="syntax/semantics", linguistics_term="t"))
         archive.writestr("data/w.jsonl", line("é", field="syntax_semantics"))
@@ -153,23 +153,23 @@ def test_reads_zips_folders_and_files(tmp_path):
     assert read(tmp_path / "folder" / "data" / "x.jsonl") == expected[1:]
 
 
-def test_bad_files_are_named(tmp_path):
+def test_read_damaged_file_is_named(tmp_path):
     zipfile.ZipFile(tmp_path / "empty.zip", "w").close()
     (tmp_path / "broken.zip").write_bytes(b"PK\3\4 and no more")
     (tmp_path / "bad.jsonl").write_text(line() + json.dumps({"sentence_good": "g"}))
-    for name, said in (
+    for name, message in (
         ("empty.zip", "no .jsonl files with sentence pairs"),
         ("broken.zip", "not a complete zip"),
         ("bad.jsonl", 'line 2 has no "sentence_bad"'),
     ):
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             read(tmp_path / name)
     for name in ("absent.zip", "absent"):
         with pytest.raises(FileError, match="No such file"):
             read(tmp_path / name)
 
 
-def test_the_published_files(shared):
+def test_read_published_files(shared):
     pairs = read(shared / "data" / "blimp.zip")
     assert len(pairs) == 67_000 and len({p.paradigm for p in pairs}) == 67
     assert {p.field for p in pairs} == {"syntax", "morphology", "semantics", "syntax_semantics"}
@@ -179,7 +179,7 @@ def test_the_published_files(shared):
 # ----------------------------------------------------------------------------- the command
 
 
-def test_command_prints_tables_json_and_csv(tmp_path, monkeypatch, model):
+def test_blimp_command_prints_tables_json_and_csv(tmp_path, monkeypatch, model):
     monkeypatch.setattr("edgekit.model.load", lambda path, **options: model)
     file = tmp_path / "p.jsonl"
     file.write_text("".join(line(p.good, p.bad, UID=p.paradigm, field=p.field, linguistics_term=p.term) for p in PAIRS))
@@ -190,8 +190,8 @@ def test_command_prints_tables_json_and_csv(tmp_path, monkeypatch, model):
     assert [r["right"] for r in csv.DictReader((tmp_path / "out.csv").open())] == [
         str(p.right) for p in expected.paradigms
     ]
-    said = json.loads(run("blimp", file, "--json", "--no-reuse", "--paradigm", "island").stdout)
-    assert said["reuse"] is False and [p["name"] for p in said["paradigms"]] == ["island"]
+    record = json.loads(run("blimp", file, "--json", "--no-reuse", "--paradigm", "island").stdout)
+    assert record["reuse"] is False and [p["name"] for p in record["paradigms"]] == ["island"]
     assert "#### By field" in run("blimp", file, "--markdown").stdout
     for status, text, arguments in (
         (2, "no paradigm 'nonsense'", [file, "--paradigm", "nonsense"]),
@@ -213,7 +213,7 @@ def some(shared, count):
 
 
 def lm_eval_score(model, tokenizer, sentence, space, prefix):
-    """lm_eval.models.huggingface: the continuation after an empty context, which the prefix token stands for."""
+    """lm_eval.models.huggingface: the continuation after an empty context, for which the prefix token stands in."""
     import torch
 
     continuation = tokenizer(space + sentence, add_special_tokens=False).input_ids
@@ -225,7 +225,7 @@ def lm_eval_score(model, tokenizer, sentence, space, prefix):
 
 
 @pytest.mark.parametrize("protocol", ["lm-eval", "bare"])
-def test_scores_equal_lm_evals_rules_in_transformers(opened, plain, shared, protocol):  # noqa: F811
+def test_blimp_scores_equal_lm_eval_on_transformers(opened, plain, shared, protocol):  # noqa: F811
     ours, pairs = opened("torch"), some(shared, 6)
     space, prefix = (" ", plain[1].bos_token_id) if protocol == "lm-eval" else ("", None)
     sentences = [text for p in pairs for text in (p.good, p.bad)]
@@ -240,7 +240,7 @@ def test_scores_equal_lm_evals_rules_in_transformers(opened, plain, shared, prot
 
 
 @pytest.mark.parametrize("runtime", [r for r in registry.names("runtimes") if r != "torch"])
-def test_runtimes_agree_and_reuse_is_on_at_f32(opened, shared, runtime):  # noqa: F811
+def test_blimp_runtimes_agree_and_reuse_is_on_at_f32(opened, shared, runtime):  # noqa: F811
     pairs = some(shared, 5)
     sentences = [sequence(opened("torch"), " " + text, 1) for p in pairs for text in (p.good, p.bad)]
     expected = Scorer(opened("torch").runtime, False).scores(sentences)

@@ -1,4 +1,4 @@
-"""Perplexity: against plain transformers on the same checkpoint, and its rules on a runtime small enough to predict."""
+"""Perplexity: against plain transformers on the same checkpoint, and on a runtime small enough to predict."""
 
 import csv
 import gzip
@@ -45,7 +45,7 @@ VOCABULARY = 40
 
 
 class Remembering:
-    """Logits that depend on every token in the cache, exactly: whoever forgets one gets other numbers."""
+    """Logits that depend on every token in the cache, so that a forgotten one changes them."""
 
     def __init__(self, context_length=16, files=None):
         self.vocab_size, self.context_length, self.files = VOCABULARY, context_length, files or {}
@@ -99,7 +99,7 @@ def model():
 
 
 def by_hand(model, windows):
-    """Negative log-probabilities of windows given as (ids, first scored place), token by token."""
+    """Negative log-probabilities of windows given as (ids, index of the first scored one), token by token."""
     return -sum(model.runtime.logprob(list(ids[: i + 1])) for ids, first in windows for i in range(first, len(ids)))
 
 
@@ -120,12 +120,12 @@ def test_log_sum_exp_in_float32_is_within_1e_6_of_float64(size, scale):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_logits_that_are_no_numbers_are_refused(bad):
+def test_log_sum_exp_non_finite_logits_raise(bad):
     with pytest.raises(RuntimeFailure, match="not finite"):
         log_sum_exp(np.array([[0, bad]], np.float32))
 
 
-def test_large_vocabularies_are_scored_in_parts(model, monkeypatch):
+def test_window_logprobs_large_vocabulary_is_scored_in_parts(model, monkeypatch):
     window = list(range(1, 14))
     whole = window_logprobs(model.runtime, window)
     monkeypatch.setattr(scoring, "MOST_LOGITS", 3 * VOCABULARY)
@@ -140,34 +140,34 @@ def test_large_vocabularies_are_scored_in_parts(model, monkeypatch):
 
 def guide(length, context, stride):
     """The loop of Hugging Face's guide: which targets each window scores, after its shift by one."""
-    previous, found = 0, []
+    previous, result = 0, []
     for begin in range(0, length, stride):
         end = min(begin + context, length)
         first = end - (end - previous)
-        found.append((begin, end, max(first, begin + 1)))
+        result.append((begin, end, max(first, begin + 1)))
         previous = end
         if end == length:
             break
-    return found
+    return result
 
 
 def harness(tokens, prefix, most):
     """lm_eval.utils.get_rolling_token_windows with context_len 1, and make_disjoint_window: (context, predicted)."""
-    found, predicted = [], 0
+    result, predicted = [], 0
     length = min(most, len(tokens))
-    found.append(([prefix, *tokens[: length - 1]], tokens[:length]))
+    result.append(([prefix, *tokens[: length - 1]], tokens[:length]))
     predicted += length
     while predicted < len(tokens):
         size = min(len(tokens) - predicted, most)
         end = predicted + size
-        found.append((tokens[end - most - 1 : end - 1], tokens[end - size : end]))
+        result.append((tokens[end - most - 1 : end - 1], tokens[end - size : end]))
         predicted += size
-    return [(a[: len(a) - (len(b) - 1)], b) for a, b in found]
+    return [(a[: len(a) - (len(b) - 1)], b) for a, b in result]
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 16, 17, 31])
 @pytest.mark.parametrize("stride", [1, 3, 4, 8])
-def test_strided_windows_are_the_guides(length, stride):
+def test_strided_windows_equal_the_guides(length, stride):
     ids = list(range(length))
     ours = [(w[0], w[-1] + 1, w[0] + first) for w, first in strided(ids, 8, None, stride)]
     assert ours == guide(length, 8, stride)
@@ -176,29 +176,29 @@ def test_strided_windows_are_the_guides(length, stride):
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 16, 17, 31])
-def test_rolling_windows_are_lm_evals(length):
+def test_rolling_windows_equal_lm_evals(length):
     ids = list(range(100, 100 + length))
     ours = [(list(w[:first]), list(w[first:])) for w, first in rolling(ids, 8, 7)]
     assert ours == harness(ids, 7, 8)
     assert [t for w, first in rolling(ids, 8, None) for t in w[first:]] == ids[1:]
 
 
-def test_blockwise_windows_start_anew():
+def test_blockwise_windows_are_separate():
     ids = list(range(10))
     assert list(blockwise(ids, 4, None)) == [([0, 1, 2, 3], 1), ([4, 5, 6, 7], 1), ([8, 9], 1)]
     assert list(blockwise(ids, 4, 30)) == [([30, 0, 1, 2, 3], 1), ([30, 4, 5, 6, 7], 1), ([30, 8, 9], 1)]
 
 
-# ----------------------------------------------------------------------------- the measure
+# ----------------------------------------------------------------------------- perplexity
 
 
 TEXTS = [Document("a", "the cat sat on the mat and slept"), Document("b", "é bé"), Document("a", "dogs")]
 
 
-def test_sums_and_means_by_hand(model):
-    found = perplexity(model, TEXTS)
-    assert (found.prefix, found.context, found.stride) == (0, 16, None), "no BOS: EOS comes before"
-    a, b = found.corpora["a"], found.corpora["b"]
+def test_score_sums_and_means_equal_hand_computed(model):
+    result = perplexity(model, TEXTS)
+    assert (result.prefix, result.context, result.stride) == (0, 16, None), "no BOS: EOS comes before"
+    a, b = result.corpora["a"], result.corpora["b"]
     assert (a.documents, a.tokens, a.scored, a.bytes, a.words) == (2, 36, 36, 36, 9)
     assert (b.documents, b.tokens, b.scored, b.bytes, b.words) == (1, 4, 4, 6, 2)
     ids = [model.tokenizer.encode(d.text) for d in TEXTS]
@@ -207,7 +207,7 @@ def test_sums_and_means_by_hand(model):
     assert a.loss == pytest.approx(a.nats / 36) and a.perplexity == pytest.approx(math.exp(a.loss))
     assert a.bits_per_byte == pytest.approx(a.nats / math.log(2) / 36)
     assert a.bits_per_word == pytest.approx(a.nats / math.log(2) / 9)
-    assert found.total.nats == pytest.approx(a.nats + b.nats) and found.total.documents == 3
+    assert result.total.nats == pytest.approx(a.nats + b.nats) and result.total.documents == 3
     assert model.runtime.length == 0
 
 
@@ -218,32 +218,32 @@ def test_sums_and_means_by_hand(model):
     ({"protocol": "strided", "stride": 3, "context": 9, "prefix": "none"}, lambda ids: strided(ids, 9, None, 3)),
     ({"protocol": "rolling", "context": 11}, lambda ids: rolling(ids, 11, 0)),
 ])  # fmt: skip
-def test_protocols_by_hand(model, settings, windows):
-    found = perplexity(model, [TEXTS[0].text], **settings)
+def test_perplexity_protocols_equal_hand_computed(model, settings, windows):
+    result = perplexity(model, [TEXTS[0].text], **settings)
     cut = list(windows(model.tokenizer.encode(TEXTS[0].text)))
-    assert found.total.nats == pytest.approx(by_hand(model, cut), abs=1e-5)
-    assert found.total.scored == sum(len(w) - first for w, first in cut)
+    assert result.total.nats == pytest.approx(by_hand(model, cut), abs=1e-5)
+    assert result.total.scored == sum(len(w) - first for w, first in cut)
 
 
-def test_packed_documents_are_joined_with_eos(model):
-    found = perplexity(model, TEXTS, pack=True)
+def test_perplexity_pack_joins_documents_with_eos(model):
+    result = perplexity(model, TEXTS, pack=True)
     joined = [*model.tokenizer.encode(TEXTS[0].text), 0, *model.tokenizer.encode("dogs"), 0]
-    assert found.prefix is None and found.corpora["a"].tokens == 38 and found.corpora["a"].scored == 38 - 3
-    assert found.corpora["a"].nats == pytest.approx(by_hand(model, blockwise(joined, 16, None)), abs=1e-5)
-    a = found.corpora["a"]
+    assert result.prefix is None and result.corpora["a"].tokens == 38 and result.corpora["a"].scored == 38 - 3
+    assert result.corpora["a"].nats == pytest.approx(by_hand(model, blockwise(joined, 16, None)), abs=1e-5)
+    a = result.corpora["a"]
     assert a.bits_per_byte == pytest.approx(a.loss * 38 / 36 / math.log(2)), "the unscored cost what the others do"
 
 
-def test_limits_count_by_corpus(model):
-    found = perplexity(model, TEXTS, limit=1)
-    assert found.corpora["a"].documents == 1 and found.corpora["b"].documents == 1
+def test_perplexity_limits_count_per_corpus(model):
+    result = perplexity(model, TEXTS, limit=1)
+    assert result.corpora["a"].documents == 1 and result.corpora["b"].documents == 1
     for pack in (False, True):
-        found = perplexity(model, [Document("a", "abc")] * 5 + [Document("b", "abc")], max_tokens=7, pack=pack)
-        assert found.corpora["a"].documents == (2 if pack else 3) and found.corpora["b"].documents == 1
+        result = perplexity(model, [Document("a", "abc")] * 5 + [Document("b", "abc")], max_tokens=7, pack=pack)
+        assert result.corpora["a"].documents == (2 if pack else 3) and result.corpora["b"].documents == 1
 
 
-def test_what_cannot_be_meant_is_refused(model):
-    for error, said, settings in (
+def test_perplexity_invalid_settings_raise(model):
+    for error, message, settings in (
         (ContextError, "windows of 17 tokens do not fit into the context of 16", {"context": 17}),
         (UsageError, "stride needs", {"stride": 4}),
         (UsageError, "stride of 9 would skip", {"protocol": "strided", "context": 8, "stride": 9}),
@@ -251,7 +251,7 @@ def test_what_cannot_be_meant_is_refused(model):
         (UsageError, "outside the vocabulary of 40", {"prefix": "40"}),
         (UsageError, "prefix must be", {"prefix": "nonsense"}),
     ):
-        with pytest.raises(error, match=said):
+        with pytest.raises(error, match=message):
             perplexity(model, ["abc"], **settings)
     for texts in ([], [""], ["a"]):
         with pytest.raises(DataError, match="nothing to score"):
@@ -262,8 +262,8 @@ def test_what_cannot_be_meant_is_refused(model):
         perplexity(model, ["\ud800"])
 
 
-def test_the_model_s_own_prefix_and_lm_evals():
-    """Stentor2 declares a BOS that its training never used: its texts begin after EOS, but lm-eval puts BOS."""
+def test_prefix_id_model_and_lm_eval():
+    """Stentor2 declares a BOS that its training never used: its texts follow EOS, but lm-eval adds BOS."""
     files = files_for(small(1).to_bytes())
     size = json.loads(files["tokenizer_config.json"])["vocab_size"]
     runtime = Remembering(files=files)
@@ -291,7 +291,7 @@ def test_the_model_s_own_prefix_and_lm_evals():
 # ----------------------------------------------------------------------------- texts
 
 
-def test_reads_texts_json_lines_and_folders(tmp_path):
+def test_read_texts_json_lines_and_folders(tmp_path):
     (tmp_path / "book-01.txt").write_text("One.\n<|endoftext|>\nTwo.\n \n")
     (tmp_path / "b.jsonl").write_text('{"text": "x", "corpus": "c"}\n\n{"text": "y\\u2028z"}\n')
     (tmp_path / "web-00.jsonl.gz").write_bytes(gzip.compress('{"text": "é"}'.encode()))
@@ -306,7 +306,7 @@ def test_reads_texts_json_lines_and_folders(tmp_path):
     assert read([tmp_path / "b.jsonl"]) == [("c", "x"), ("b", "y\u2028z")]
 
 
-@pytest.mark.parametrize("name, data, said", [
+@pytest.mark.parametrize("name, data, message", [
     ("a.txt", b"", "is empty"),
     ("a.txt", b" \n", "is empty"),
     ("a.txt", b"a\0b", "binary"),
@@ -318,13 +318,13 @@ def test_reads_texts_json_lines_and_folders(tmp_path):
     ("a.jsonl.gz", gzip.compress(b'{"text": "x"}' * 9, mtime=0)[:-9], "not a whole gzip"),
     ("a.pdf", b"x", "is none of .txt"),
 ])  # fmt: skip
-def test_bad_texts_are_named(tmp_path, name, data, said):
+def test_read_damaged_file_is_named(tmp_path, name, data, message):
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         read([tmp_path / name])
 
 
-def test_missing_texts_are_named(tmp_path):
+def test_read_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match="holds no .txt"):
         read([tmp_path])
     with pytest.raises(FileError, match="No such file"):
@@ -349,7 +349,7 @@ def loaded(monkeypatch, model):
     return model
 
 
-def test_command_prints_tables_json_and_csv(tmp_path, loaded):
+def test_ppl_command_prints_table_json_and_csv(tmp_path, loaded):
     texts = tmp_path / "t.jsonl"
     texts.write_text("".join(json.dumps({"text": d.text, "corpus": d.corpus}) + "\n" for d in TEXTS))
     expected = perplexity(loaded, TEXTS)
@@ -358,15 +358,15 @@ def test_command_prints_tables_json_and_csv(tmp_path, loaded):
     assert f"{expected.total.loss:.4f}" in done.stdout and "each document separately" in done.stdout
     rows = list(csv.DictReader((tmp_path / "out.csv").open()))
     assert [r["corpus"] for r in rows] == ["a", "b", "all"] and float(rows[2]["loss"]) == expected.total.loss
-    said = json.loads(run("ppl", texts, "--json").stdout)
-    assert said["corpora"]["a"]["loss"] == expected.corpora["a"].loss and said["protocol"] == "blockwise"
+    record = json.loads(run("ppl", texts, "--json").stdout)
+    assert record["corpora"]["a"]["loss"] == expected.corpora["a"].loss and record["protocol"] == "blockwise"
     assert "| corpus |" in run("ppl", texts, "--markdown", "--pack").stdout
 
 
-def test_command_fails_in_one_line(tmp_path, loaded):
+def test_ppl_command_error_is_one_line(tmp_path, loaded):
     (tmp_path / "e.txt").write_text("")
     (tmp_path / "t.txt").write_text("abc")
-    for status, said, arguments in (
+    for status, message, arguments in (
         (1, "is empty", [tmp_path / "e.txt"]),
         (1, "No such file", [tmp_path / "absent.txt"]),
         (1, "do not fit into the context", [tmp_path / "t.txt", "--context", 99]),
@@ -375,11 +375,11 @@ def test_command_fails_in_one_line(tmp_path, loaded):
         (2, "Missing argument", []),
     ):
         done = run("ppl", *arguments)
-        assert done.exit_code == status and said in done.stderr, (arguments, done.stderr)
+        assert done.exit_code == status and message in done.stderr, (arguments, done.stderr)
         assert len(done.stderr.strip().splitlines()) == (4 if not arguments else 1)
 
 
-def test_help_imports_nothing_heavy():
+def test_eval_help_imports_nothing_heavy():
     from test_layout import HEAVY, loaded_by
 
     assert not loaded_by("import edgekit.cli.eval") & HEAVY
@@ -397,16 +397,16 @@ def tinystories(shared):
 @pytest.fixture(scope="module")
 def opened(stories, tmp_path_factory):
     """runtime name -> stories260K on it, float32 throughout."""
-    patch, found = pytest.MonkeyPatch(), {}
+    patch, result = pytest.MonkeyPatch(), {}
     patch.setenv("EDGEKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
 
     def get(runtime):
-        if runtime not in found:
+        if runtime not in result:
             try:
-                found[runtime] = edgekit.load(stories, runtime=runtime, kv_type="f32", threads=1)
+                result[runtime] = edgekit.load(stories, runtime=runtime, kv_type="f32", threads=1)
             except MissingExtraError as error:
                 pytest.skip(str(error))
-        return found[runtime]
+        return result[runtime]
 
     yield get
     patch.undo()
@@ -420,7 +420,7 @@ def plain(stories):
     return model, transformers.AutoTokenizer.from_pretrained(stories)
 
 
-def test_documents_after_bos_equal_transformers_loss(opened, plain, tinystories):
+def test_perplexity_after_bos_equals_transformers_loss(opened, plain, tinystories):
     import torch
 
     model, tokenizer = plain
@@ -434,21 +434,21 @@ def test_documents_after_bos_equal_transformers_loss(opened, plain, tinystories)
                 logits = model(window[:, :-1]).logits
                 nats += float(torch.nn.functional.cross_entropy(logits[0], targets[0], reduction="sum"))
                 count += targets.shape[1]
-    found = perplexity(opened("torch"), few)
-    assert found.prefix == 1 and found.total.scored == found.total.tokens == count
-    assert found.total.loss == pytest.approx(nats / count, abs=1e-5)
-    assert found.total.bytes == sum(len(d.text.encode()) for d in few)
+    result = perplexity(opened("torch"), few)
+    assert result.prefix == 1 and result.total.scored == result.total.tokens == count
+    assert result.total.loss == pytest.approx(nats / count, abs=1e-5)
+    assert result.total.bytes == sum(len(d.text.encode()) for d in few)
 
 
-def test_whole_stories_cost_what_others_measured(opened, tinystories):
-    """BOS + document, stories that fit into the context: near 1.37 nats a token (1.3717 over all 679)."""
+def test_perplexity_of_stories_equals_measured_elsewhere(opened, tinystories):
+    """BOS + document, stories that fit into the context: near 1.37 nats per token (1.3717 over all 679)."""
     model = opened("torch")
     fitting = [d for d in tinystories if len(model.tokenizer.encode(d.text)) < model.runtime.context_length]
     assert perplexity(model, fitting[::5]).total.loss == pytest.approx(1.37, abs=0.03)
 
 
-def test_strided_equals_hugging_faces_guide(opened, plain, tinystories):
-    """The guide's own loop, labels and -100 and all; BOS as its tokenizer puts it."""
+def test_perplexity_strided_equals_hugging_faces_guide(opened, plain, tinystories):
+    """The guide's own loop, labels and -100 and all; BOS as its tokenizer adds it."""
     import torch
 
     model, tokenizer = plain
@@ -466,14 +466,14 @@ def test_strided_equals_hugging_faces_guide(opened, plain, tinystories):
         nats, count, previous = nats + float(loss) * valid, count + valid, end
         if end == length:
             break
-    found = perplexity(opened("torch"), [text], protocol="strided", stride=stride)
-    assert found.total.scored == count and found.total.loss == pytest.approx(nats / count, abs=1e-5)
+    result = perplexity(opened("torch"), [text], protocol="strided", stride=stride)
+    assert result.total.scored == count and result.total.loss == pytest.approx(nats / count, abs=1e-5)
 
 
 @pytest.mark.parametrize("runtime", [r for r in registry.names("runtimes") if r != "torch"])
-def test_runtimes_agree(opened, tinystories, runtime):
+def test_perplexity_runtimes_agree(opened, tinystories, runtime):
     for settings in ({}, {"protocol": "strided", "context": 100, "stride": 60}, {"pack": True}):
         few = tinystories[:8]
         reference = perplexity(opened("torch"), few, **settings).total
-        found = perplexity(opened(runtime), few, **settings).total
-        assert found.scored == reference.scored and found.loss == pytest.approx(reference.loss, abs=1e-4)
+        result = perplexity(opened(runtime), few, **settings).total
+        assert result.scored == reference.scored and result.loss == pytest.approx(reference.loss, abs=1e-4)

@@ -1,4 +1,4 @@
-"""The examples that embed edgekit, run as they are and held to edgekit's own tokens."""
+"""The examples that embed edgekit, run as they are and compared with edgekit's own tokens."""
 
 import dataclasses
 import importlib.util
@@ -86,7 +86,7 @@ def test_average_weights(tmp_path):
 # ---- fifteen lines of Python ---------------------------------------------------------------------------------------
 
 
-def test_fifteen_lines_are_fifteen():
+def test_fifteen_lines_function_has_fifteen_lines():
     import ast
 
     tree = ast.parse((EXAMPLES / "embedding" / "fifteen_lines.py").read_text())
@@ -96,7 +96,7 @@ def test_fifteen_lines_are_fifteen():
 
 
 @pytest.mark.parametrize("to, quant", [("onnx", "fp32"), ("gguf", "q8_0")])
-def test_fifteen_lines_tell_what_the_library_tells(made, to, quant):
+def test_fifteen_lines_text_equals_generate(made, to, quant):
     try:
         model = edgekit.load(made(to, quant), threads=1)
     except MissingExtraError as error:
@@ -106,14 +106,14 @@ def test_fifteen_lines_tell_what_the_library_tells(made, to, quant):
     for defaults, prompts in ((GREEDY, PROMPTS[:2]), (usual, PROMPTS)):
         model.defaults = type(model.defaults)(**defaults)
         for prompt in prompts:
-            wanted = model.generate(prompt, max_new_tokens=40)
-            assert "".join(tell(model, prompt, 40)) == wanted.text
-    # To the last place of the context, and no further.
+            expected = model.generate(prompt, max_new_tokens=40)
+            assert "".join(tell(model, prompt, 40)) == expected.text
+    # To the end of the context, and no further.
     prompt = list(range(100, 100 + model.runtime.context_length - 5))
     assert "".join(tell(model, prompt)) == model.generate(prompt).text
 
 
-def test_fifteen_lines_as_a_script(made):
+def test_fifteen_lines_script_prints_the_text(made):
     done = subprocess.run(
         [sys.executable, EXAMPLES / "embedding" / "fifteen_lines.py", made("onnx", "fp32"), "Once upon a time"],
         capture_output=True, text=True, timeout=120,
@@ -147,43 +147,43 @@ def story(tmp_path_factory) -> Path:
     return program
 
 
-def told(story: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+def run_story(story: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(story), *map(str, arguments)], capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.parametrize("quant", ["f32", "q4_0"])
-def test_c_gives_edgekits_greedy_ids(made, story, quant):
+def test_story_c_ids_equal_greedy_generate(made, story, quant):
     path = made("gguf", quant)
     model = edgekit.load(path, threads=1)
     for prompt in PROMPTS:
-        wanted = model.generate(prompt, max_new_tokens=48, **GREEDY).tokens
-        done = told(story, path, 48, *model.tokenizer.encode(prompt))
+        expected = model.generate(prompt, max_new_tokens=48, **GREEDY).tokens
+        done = run_story(story, path, 48, *model.tokenizer.encode(prompt))
         assert done.returncode == 0, done.stderr
-        assert [int(word) for word in done.stdout.split()] == [id for id in wanted if id not in model.tokenizer.stop]
+        assert [int(word) for word in done.stdout.split()] == [id for id in expected if id not in model.tokenizer.stop]
 
 
-def test_c_stops_where_the_context_is_full(made, story):
+def test_story_c_full_context_stops(made, story):
     model = edgekit.load(made("gguf", "f32"), threads=1)
     prompt = list(range(100, 100 + model.runtime.context_length - 4))
-    wanted = model.generate([model.tokenizer.bos, *prompt], **GREEDY).tokens
-    done = told(story, made("gguf", "f32"), 99, *prompt)
-    assert [int(word) for word in done.stdout.split()] == wanted and len(wanted) == 4
+    expected = model.generate([model.tokenizer.bos, *prompt], **GREEDY).tokens
+    done = run_story(story, made("gguf", "f32"), 99, *prompt)
+    assert [int(word) for word in done.stdout.split()] == expected and len(expected) == 4
 
 
 @pytest.mark.parametrize(
-    "arguments, status, said",
+    "arguments, status, message",
     [
         (["MODEL", 5], 2, "usage: story"),
         (["none.gguf", 5, 1], 1, "cannot load the model"),
         (["MODEL", 5, "8064"], 2, "outside the vocabulary"),
-        (["MODEL", 5, "12x"], 2, "is no number"),
+        (["MODEL", 5, "12x"], 2, "is not a number"),
         (["MODEL", 5, *range(600)], 1, "does not fit"),
     ],
 )
-def test_c_refuses_what_it_cannot_do(made, story, arguments, status, said):
+def test_story_c_invalid_call_is_refused(made, story, arguments, status, message):
     path = made("gguf", "f32")
-    done = told(story, *(path if word == "MODEL" else word for word in arguments))
-    assert done.returncode == status and said in done.stderr and not done.stdout
+    done = run_story(story, *(path if word == "MODEL" else word for word in arguments))
+    assert done.returncode == status and message in done.stderr and not done.stdout
 
 
 # ---- the notebook --------------------------------------------------------------------------------------------------

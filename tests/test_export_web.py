@@ -1,4 +1,4 @@
-"""`edgekit export-web`: what is in the folder, and that the model in it says in WebAssembly what it says in Python."""
+"""`edgekit export-web`: the folder, and that its model gives the same tokens in WebAssembly as in Python."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ def folder():
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """An npm package with the right names and next to nothing in it: what packing the real one takes is a second."""
+    """An npm package with the right names and tiny files; packing the real one takes a second."""
     place = tmp_path_factory.mktemp("package")
     (place / "package.json").write_text('{"name": "onnxruntime-web", "version": "1.30.0"}')
     (place / "dist").mkdir()
@@ -50,7 +50,7 @@ def listed(folder):
 # ---- the folder --------------------------------------------------------------------------------------------------
 
 
-def test_the_service_worker_knows_every_file(folder):
+def test_service_worker_lists_every_file(folder):
     script = (folder / "sw.js").read_text()
     found = json.loads(re.search(r"^const SITE = (.*);$", script, re.MULTILINE)[1])
     told = [*found["shell"], *found["assets"]]
@@ -60,7 +60,7 @@ def test_the_service_worker_knows_every_file(folder):
     assert re.fullmatch("[0-9a-f]{12}", found["version"])
 
 
-def test_large_files_are_named_by_their_content(folder):
+def test_large_files_have_their_hash_in_the_name(folder):
     described = json.loads((folder / "site.json").read_text())
     large = [(model["file"], model["bytes"]) for model in described["models"]]
     large += [(one["wasm"], one["bytes"]) for one in described["runtimes"].values()]
@@ -71,7 +71,7 @@ def test_large_files_are_named_by_their_content(folder):
         assert size < export_web.LIMIT
 
 
-def test_modules_import_what_is_there_and_nothing_from_elsewhere(folder):
+def test_modules_import_local_files_only(folder):
     for path in [*folder.glob("*.js"), *(folder / "core").glob("*.js"), *PAGES.glob("*.js")]:
         for name in re.findall(r'^(?:import|export)\b[^"]*?from "([^"]+)";$', path.read_text(), re.MULTILINE):
             assert name.startswith("./") and (path.parent / name).is_file(), f"{path.name} imports {name}"
@@ -83,19 +83,19 @@ def test_modules_import_what_is_there_and_nothing_from_elsewhere(folder):
         assert (folder / name).is_file(), name
 
 
-def test_without_a_type_it_is_fp16_up_to_the_limit(folder, small, tmp_path, monkeypatch):
-    made = export_web.export_web([None], tmp_path / "a", onnxruntime_web=small, webgpu=True)
-    assert [model["format"] for model in made.models] == ["onnx fp16"]
-    assert (tmp_path / "a" / made.models[0]["file"]).read_bytes() == artefact("fp16").read_bytes()
+def test_export_default_type_is_fp16_up_to_the_limit(folder, small, tmp_path, monkeypatch):
+    exported = export_web.export_web([None], tmp_path / "a", onnxruntime_web=small, webgpu=True)
+    assert [model["format"] for model in exported.models] == ["onnx fp16"]
+    assert (tmp_path / "a" / exported.models[0]["file"]).read_bytes() == artefact("fp16").read_bytes()
     later = next((tmp_path / "a").rglob("*asyncify*.wasm.gz"))
-    assert made.first_visit == made.total - later.stat().st_size
+    assert exported.first_visit == exported.total - later.stat().st_size
     monkeypatch.setattr(export_web, "LIMIT", 14_000_000)
-    made = export_web.export_web([None], tmp_path / "b", onnxruntime_web=small)
-    assert [model["format"] for model in made.models] == ["onnx int8_rows"]
-    assert (tmp_path / "b" / made.models[0]["file"]).read_bytes() == artefact("int8_rows").read_bytes()
+    exported = export_web.export_web([None], tmp_path / "b", onnxruntime_web=small)
+    assert [model["format"] for model in exported.models] == ["onnx int8_rows"]
+    assert (tmp_path / "b" / exported.models[0]["file"]).read_bytes() == artefact("int8_rows").read_bytes()
 
 
-def test_two_models_of_one_name_are_told_apart(folder, small, tmp_path):
+def test_export_equal_names_get_distinct_ids(folder, small, tmp_path):
     onnx = pytest.importorskip("onnx")
     files = [tmp_path / name / "model.onnx" for name in ("a", "b")]
     for path in files:
@@ -104,21 +104,21 @@ def test_two_models_of_one_name_are_told_apart(folder, small, tmp_path):
     other = onnx.load(files[1])
     other.doc_string = "another one"
     onnx.save(other, files[1])
-    made = export_web.export_web([files[0], files[1], files[0]], tmp_path / "out", onnxruntime_web=small)
-    assert [model["id"] for model in made.models] == ["model-int8_rows", "model-int8_rows-2"]
+    exported = export_web.export_web([files[0], files[1], files[0]], tmp_path / "out", onnxruntime_web=small)
+    assert [model["id"] for model in exported.models] == ["model-int8_rows", "model-int8_rows-2"]
     assert len(list((tmp_path / "out" / "models").iterdir())) == 2
 
 
-# ---- the model in it ---------------------------------------------------------------------------------------------
+# ---- its model ---------------------------------------------------------------------------------------------
 
 
-def test_fp16_is_the_model_itself(folder):
+def test_export_fp16_tokens_equal_the_model(folder):
     asked = {**MENU, "seed": 5, "max_new_tokens": 60}
-    wanted = edgekit.load().generate("The old fisherman", **asked)
-    assert edgekit.load(artefact("fp16")).generate("The old fisherman", **asked).tokens == wanted.tokens
+    expected = edgekit.load().generate("The old fisherman", **asked)
+    assert edgekit.load(artefact("fp16")).generate("The old fisherman", **asked).tokens == expected.tokens
 
 
-def test_int8_rows_are_off_by_half_a_step_at_most(folder):
+def test_export_int8_rows_error_is_half_a_step_at_most(folder):
     onnx = pytest.importorskip("onnx")
     graph = onnx.load(artefact("int8_rows")).graph
     stored = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
@@ -137,14 +137,14 @@ def test_int8_rows_are_off_by_half_a_step_at_most(folder):
 
 
 @pytest.mark.parametrize("kind", ["fp16", "int8_rows"])
-def test_webassembly_says_what_python_says(folder, kind):
+def test_webassembly_tokens_equal_python(folder, kind):
     node = shutil.which("node")
     if node is None:
         pytest.skip("needs Node 18 or newer")
     model = edgekit.load(artefact(kind), threads=1)
     requests = [
         {"prompt": "Once upon a time", "settings": {**MENU, "seed": 7, "max_new_tokens": 40}},
-        # (The page names every setting; Python has a penalty of its own for TokenMonster models.)
+        # The page sets every setting; Python has its own default penalty for TokenMonster models.
         {"prompt": "“Ça va?” she said", "settings": {**MENU, "temperature": 0, "max_new_tokens": 12}, "top": 10},
         {"prompt": "Science is", "settings": {**MENU, "seed": 99, "max_new_tokens": 12, "top_k": 40}, "top": 10},
     ]
@@ -156,30 +156,30 @@ def test_webassembly_says_what_python_says(folder, kind):
     assert done.returncode == 0, done.stderr
     for request, line in zip(requests, done.stdout.splitlines(), strict=True):
         start, *tokens, end = json.loads(line)
-        wanted = model.generate(request["prompt"], logprobs=10, **request["settings"])
-        assert start["tokens"] == wanted.prompt
+        expected = model.generate(request["prompt"], logprobs=10, **request["settings"])
+        assert start["tokens"] == expected.prompt
         assert "".join(start["pieces"]) == unicodedata.normalize("NFD", request["prompt"])
-        assert end["tokens"] == wanted.tokens == [token["id"] for token in tokens]
-        assert end["text"] == wanted.text == "".join(token["text"] for token in tokens)
-        assert end["finish_reason"] == wanted.finish_reason and end["tokens_per_second"] > 0
+        assert end["tokens"] == expected.tokens == [token["id"] for token in tokens]
+        assert end["text"] == expected.text == "".join(token["text"] for token in tokens)
+        assert end["finish_reason"] == expected.finish_reason and end["tokens_per_second"] > 0
         if not request.get("top"):
             continue
-        for token, known in zip(tokens, wanted.logprobs, strict=True):
+        for token, known in zip(tokens, expected.logprobs, strict=True):
             assert token["before"] == pytest.approx(np.exp(known.logprob), rel=1e-3)
             assert {one["id"] for one in token["top"][:5]} <= {id for id, _ in known.top}
             assert token["after"] == 1 if not request["settings"]["temperature"] else 0 < token["after"] <= 1
             assert sum(one["after"] for one in token["top"]) <= 1 + 1e-9
-    # A branch: the ids as they are, the probabilities those of a forward pass over them.
+    # A branch: the ids are used as they are, the probabilities are those of a forward pass over them.
     ids = [*model.encode("Once upon a time"), 5, 9]
     model.runtime.rewind(0)
     best = token_logprob(model.runtime.forward(ids), 0, 1).top[0][0]
     assert model.generate(ids, temperature=0, max_new_tokens=1).tokens == [best]
 
 
-# ---- what cannot be exported -------------------------------------------------------------------------------------
+# ---- errors -------------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_meant(folder, small, tmp_path, monkeypatch):
+def test_export_invalid_call_raises_and_leaves_nothing(folder, small, tmp_path, monkeypatch):
     def export(model=None, out="out", **more):
         return export_web.export_web([model], tmp_path / out, onnxruntime_web=small, **more)
 
@@ -203,14 +203,14 @@ def test_what_cannot_be_meant(folder, small, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["mine"], "nothing is left behind"
 
 
-def test_an_ordinary_tokenizer_is_refused(small, stories, tmp_path):
+def test_export_ordinary_tokenizer_raises(small, stories, tmp_path):
     with pytest.raises(
         VocabularyError, match="does not have a TokenMonster tokenizer, the only kind that a page supports"
     ):
         export_web.export_web([stories], tmp_path / "out", onnxruntime_web=small)
 
 
-def test_the_package_is_asked_for_in_one_line(tmp_path, monkeypatch):
+def test_npm_missing_or_wrong_package_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(export_web_npm.shutil, "which", lambda name: None)
     with pytest.raises(
@@ -224,7 +224,7 @@ def test_the_package_is_asked_for_in_one_line(tmp_path, monkeypatch):
     with pytest.raises(FileError, match=r"could not fetch onnxruntime-web@1.30.0 \(npm error no network\): install"):
         export_web_npm.assets(None, webgpu=False)
     assert not list((tmp_path / "cache").glob("*"))
-    for content, said in (
+    for content, message in (
         (None, "is not an npm package: it has no package.json"),
         ("{", "is damaged"),
         (
@@ -239,11 +239,11 @@ def test_the_package_is_asked_for_in_one_line(tmp_path, monkeypatch):
     ):
         if content is not None:
             (tmp_path / "package.json").write_text(content)
-        with pytest.raises(FileError, match=said):
+        with pytest.raises(FileError, match=message):
             export_web_npm.assets(tmp_path, webgpu=False)
 
 
-def test_the_command(folder, small, tmp_path):
+def test_export_web_command_prints_folder_and_json(folder, small, tmp_path):
     out = tmp_path / "site"
     asked = ["-m", str(artefact("int8_rows")), "-o", str(out), "--onnxruntime-web", str(small), "--webgpu"]
     done = CliRunner().invoke(command.COMMAND, asked)
@@ -257,8 +257,8 @@ def test_the_command(folder, small, tmp_path):
     assert (out / "sw.js").read_bytes() == worker, "the same pages are the same version"
 
 
-def test_stentors_shape_stays_under_the_limit(small, shared, tmp_path):
+def test_export_stentor_shape_is_under_the_limit(small, shared, tmp_path):
     vocab = (shared / "tokenmonster" / "vocabs" / "english-8000-strict-nocapcode-v1.vocab").read_bytes()
     model = write_model(tmp_path / "stentor", STENTOR, files=tokenmonster_files(vocab), dtype=np.float16)
-    made = export_web.export_web([model], tmp_path / "out", onnxruntime_web=small)
-    assert made.models[0]["format"] == "onnx int8_rows" and made.models[0]["bytes"] < 13_000_000
+    exported = export_web.export_web([model], tmp_path / "out", onnxruntime_web=small)
+    assert exported.models[0]["format"] == "onnx int8_rows" and exported.models[0]["bytes"] < 13_000_000

@@ -1,4 +1,4 @@
-"""The loop's own rules, on a runtime small enough to predict: it counts, and its tokenizer spells."""
+"""The generation loop, on a runtime small enough to predict: it counts, and its tokenizer maps bytes."""
 
 import codecs
 import threading
@@ -16,7 +16,7 @@ from edgekit.tokenizers.load import from_files
 
 
 class Counting:
-    """After token t the likeliest is t + 1, by a wide margin; byte 0 is the end of a text."""
+    """After token t the likeliest is t + 1, by a wide margin; byte 0 ends a text."""
 
     vocab_size = 256
 
@@ -37,7 +37,7 @@ class Counting:
 
 
 class Bytes:
-    """One id a byte."""
+    """One id per byte."""
 
     vocab_size, bos, stop = 256, None, frozenset({0})
 
@@ -67,7 +67,7 @@ def model():
     return Model(Counting(), Bytes())
 
 
-def test_streams_and_stops_at_max_new_tokens(model):
+def test_stream_max_new_tokens_ends_with_length(model):
     stream = model.stream("a", max_new_tokens=4)
     assert list(stream) == ["b", "c", "d", "e"]
     result = stream.result
@@ -76,26 +76,26 @@ def test_streams_and_stops_at_max_new_tokens(model):
     assert model.runtime.calls == [[97], [98], [99], [100]], "no forward after the last token"
 
 
-def test_ends_at_the_end_of_text(model):
+def test_generate_end_of_text_token_ends_with_stop(model):
     result = model.generate([253], max_new_tokens=10)
     assert result.tokens == [254, 255, 0] and result.finish_reason == "stop"
     assert result.text == "\ufffd\ufffd"
 
 
-def test_ignore_eos_goes_on(model):
+def test_generate_ignore_eos_continues_past_it(model):
     assert model.generate([254], max_new_tokens=4, ignore_eos=True).tokens == [255, 0, 1, 2]
 
 
 @pytest.mark.parametrize(
     "stop, text", [("d", "bc"), ("de", "bc"), ("ef", "bcd"), ("gx", "bcdefghi"), (["zz", "ghi"], "bcdef")]
 )
-def test_stop_strings_across_token_borders(model, stop, text):
+def test_stop_strings_across_tokens_end_the_text(model, stop, text):
     stream = model.stream("a", max_new_tokens=8, stop=stop)
     assert "".join(stream) == stream.result.text == text
     assert stream.result.finish_reason == ("length" if text == "bcdefghi" else "stop")
 
 
-def test_a_piece_that_may_begin_a_stop_string_waits():
+def test_stop_text_possible_beginning_is_kept_back():
     text = StopText(["<end>", "<e"])
     assert [text.add(p) for p in ("a<", "b<", "x<", "en")] == ["a", "<b", "<x", ""]
     assert text.found
@@ -105,7 +105,7 @@ def test_a_piece_that_may_begin_a_stop_string_waits():
     assert text.add("1<en") == "1" and text.flush() == "<en"
 
 
-def test_context_limit(model):
+def test_generate_full_context_ends_with_length(model):
     result = model.generate([1] * 60, max_new_tokens=100)
     assert result.finish_reason == "length" and len(result.tokens) == 5  # the 65th needs no place in the cache
     with pytest.raises(ContextError, match="65 tokens.* 64"):
@@ -113,20 +113,14 @@ def test_context_limit(model):
     assert len(model.generate([1] * 64).tokens) == 1
 
 
-def test_truncate_left_keeps_bos_and_the_end():
+def test_fit_truncate_left_keeps_bos_and_the_end():
     settings = Generating(truncate="left", max_new_tokens=4)
-    assert fit([9, 1, 2, 3, 4, 5, 6, 7, 8, 8, 7], 10, settings, bos=9) == [9, 4, 5, 6, 7, 8, 8, 7][0:1] + [
-        6,
-        7,
-        8,
-        8,
-        7,
-    ]
+    assert fit([9, 1, 2, 3, 4, 5, 6, 7, 8, 8, 7], 10, settings, bos=9) == [9, 6, 7, 8, 8, 7]
     assert fit(list(range(30)), 10, settings, bos=None) == list(range(24, 30))
     assert fit(list(range(30)), 10, Generating(truncate="left", max_new_tokens=99), None) == list(range(25, 30))
 
 
-def test_cancel_by_closing_by_callback_and_from_a_thread(model):
+def test_stream_cancelled_by_close_callback_or_thread(model):
     stream = model.stream("a")
     assert [next(stream), next(stream)] == ["b", "c"]
     stream.close()
@@ -146,13 +140,13 @@ def test_cancel_by_closing_by_callback_and_from_a_thread(model):
     assert len(list(stream)) <= 1 and stream.result.finish_reason == "cancelled"
 
 
-def test_half_a_character_waits_and_is_flushed(model):
+def test_stream_half_a_character_waits_and_is_flushed(model):
     stream = model.stream([0xC2], max_new_tokens=3)  # lead bytes C3 C4 C5, none with what it needs
     # C2 of the prompt shows once C3 has broken it, and so on; C5 is still waiting when the text ends.
     assert list(stream) == ["\ufffd", "\ufffd", "\ufffd\ufffd"]
 
 
-def test_logprobs(model):
+def test_generate_logprobs_are_of_the_model(model):
     result = model.generate("a", max_new_tokens=2, logprobs=3)
     first = result.logprobs[0]
     assert first.token == 98 and first.top[0] == (98, first.logprob) and [i for i, _ in first.top] == [98, 0, 1]
@@ -161,7 +155,7 @@ def test_logprobs(model):
     assert model.generate("a", max_new_tokens=1).logprobs is None
 
 
-def test_bad_prompts_and_settings(model):
+def test_generate_invalid_prompt_or_setting_raises(model):
     with pytest.raises(PromptError, match="empty"):
         model.generate("")
     with pytest.raises(PromptError, match="empty"):
@@ -174,13 +168,13 @@ def test_bad_prompts_and_settings(model):
         model.generate("a", temperature=-1)
 
 
-def test_defaults_hold_where_a_call_says_nothing():
+def test_generate_unset_settings_take_the_defaults():
     model = Model(Counting(), Bytes(), Generating(max_new_tokens=2))
     assert model.generate("a").text == "bc"
     assert model.generate("a", max_new_tokens=1).text == "b"
 
 
-def test_a_second_text_starts_anew(model):
+def test_generate_second_text_is_independent(model):
     first = model.generate("hello", max_new_tokens=3).tokens
     model.generate("other", max_new_tokens=9)
     assert model.generate("hello", max_new_tokens=3).tokens == first
@@ -245,11 +239,11 @@ def test_steps_distribution_is_what_the_token_was_drawn_from(settings):
     logits = again.forward(history)
     for step in steps:
         ids, weights = candidates(logits, Generating(**settings), history)
-        found = step.distribution
-        assert found.ids.tolist() == ids.tolist() and found.probabilities.tolist() == (weights / weights.sum()).tolist()
-        assert found.probabilities.sum() == pytest.approx(1) and found.probability(step.token) > 0
+        drawn = step.distribution
+        assert drawn.ids.tolist() == ids.tolist() and drawn.probabilities.tolist() == (weights / weights.sum()).tolist()
+        assert drawn.probabilities.sum() == pytest.approx(1) and drawn.probability(step.token) > 0
         left_out = np.setdiff1d(np.arange(256), ids)
-        assert left_out.size == 0 or found.probability(int(left_out[0])) == 0
+        assert left_out.size == 0 or drawn.probability(int(left_out[0])) == 0
         history.append(step.token)
         logits = again.forward([step.token])
 
@@ -272,7 +266,7 @@ def test_steps_distribution_respects_the_utf8_mask(bundled):
 
 
 @pytest.mark.parametrize("sampling", ["coupled", "rejection"])
-def test_steps_with_a_draft_equal_generate_and_contain_the_token(sampling):
+def test_steps_with_a_draft_equal_generate(sampling):
     settings = {"temperature": 0.8, "top_k": 20, "seed": 5, "draft_sampling": sampling, "draft_tokens": 3}
     expected = seeded().generate("once", draft=seeded(), **settings)
     model = seeded()
@@ -300,7 +294,7 @@ def test_steps_and_pieces_are_one_stream(model):
     assert model.runtime.calls == [[97], [98], [99], [100]]
 
 
-def test_steps_are_computed_when_asked_for(model):
+def test_steps_are_computed_lazily(model):
     steps = model.stream("a", max_new_tokens=9).steps()
     assert model.runtime.calls == []
     next(steps)
@@ -315,7 +309,7 @@ def test_steps_result_is_complete_at_the_last_step(model):
     assert reasons == ["cancelled", "cancelled", "length"]
 
 
-def test_steps_closed_early_keep_the_result_and_the_model_goes_on(model):
+def test_steps_closed_early_keep_the_result_and_the_model_usable(model):
     expected = model.generate("a", max_new_tokens=5).tokens
     stream = model.stream("a", max_new_tokens=5)
     assert [next(stream.steps()).token, next(stream.steps()).token] == expected[:2]
@@ -326,7 +320,7 @@ def test_steps_closed_early_keep_the_result_and_the_model_goes_on(model):
     assert model.generate("a", max_new_tokens=5).tokens == expected
 
 
-def test_steps_closed_early_with_a_draft_leave_statistics_and_a_usable_model():
+def test_steps_closed_early_with_a_draft_keep_statistics():
     model, draft = seeded(), seeded()
     expected = seeded().generate("once").tokens
     stream = model.stream("once", draft=draft, draft_tokens=4)
@@ -337,7 +331,7 @@ def test_steps_closed_early_with_a_draft_leave_statistics_and_a_usable_model():
     assert model.generate("once", draft=draft).tokens == expected
 
 
-def test_steps_cancelled_keep_back_text_in_the_result_alone(model):
+def test_steps_cancelled_put_the_rest_into_the_result(model):
     stream = model.stream("a", stop="cde")
     texts = []
     for step in stream.steps():

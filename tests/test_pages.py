@@ -18,19 +18,19 @@ import edgekit
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
 expect = sync_api.expect
-PATIENCE = 120_000  # milliseconds: a core that has other things to do
+PATIENCE = 120_000  # milliseconds: for a busy machine
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True, "is_mobile": True}
 
 
 @pytest.fixture(scope="module")
 def browser():
-    found = next(
+    executable = next(
         (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
     )
-    if found is None:
-        pytest.skip("needs a Chromium of the system's")
+    if executable is None:
+        pytest.skip("needs a system Chromium")
     with sync_api.sync_playwright() as play:
-        started = play.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        started = play.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield started
         started.close()
 
@@ -77,16 +77,16 @@ def served(folder):
 
 
 class Page:
-    """A page and what went wrong in it."""
+    """A page, its errors and its requests."""
 
     def __init__(self, browser, address, **how):
         self.context = browser.new_context(**how)
         self.page = self.context.new_page()
         self.page.set_default_timeout(PATIENCE)
-        self.wrong, self.elsewhere = [], []
-        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self.page.on("console", lambda said: self.wrong.append(said.text) if said.type == "error" else None)
-        self.context.on("request", lambda asked: self.elsewhere.append(asked.url))
+        self.errors, self.requests = [], []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        self.context.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(address)
         self.has("body[data-ready]")
 
@@ -103,9 +103,9 @@ class Page:
         for name, value in values.items():
             self.page.fill(f"#set-{name}", str(value))
 
-    def run(self, said):
+    def run(self, status):
         self.page.click("#run")
-        self.has("#status", said)
+        self.has("#status", status)
         expect(self.page.locator("#stop")).to_be_hidden(timeout=PATIENCE)
 
     def text(self, selector):
@@ -113,34 +113,34 @@ class Page:
 
     def close(self, address):
         self.context.close()
-        assert not self.wrong and all(url.startswith(address) for url in self.elsewhere)
+        assert not self.errors and all(url.startswith(address) for url in self.requests)
 
 
 SETTINGS = {"temperature": 0.8, "top_p": 0.7, "repetition_penalty": 1.2}
 
 
-def said(kind, prompt="Once upon a time", **settings):
+def generated(kind, prompt="Once upon a time", **settings):
     return edgekit.load(artefact(kind), threads=1).generate(prompt, **SETTINGS | settings)
 
 
 @pytest.mark.slow
-def test_the_playground(browser, demo):
+def test_playground_in_a_browser(browser, demo):
     it = Page(browser, demo, viewport={"width": 1280, "height": 860}, color_scheme="dark")
     page = it.page
-    # Generate, with a prompt that would be markup if anything took it for that.
+    # Generate, with a prompt that must not be taken for markup.
     prompt = 'She wrote <img src=x onerror="document.title=1"> & laughed'
     it.set(seed=7, max_new_tokens=24)
     page.fill("#prompt", prompt)
     it.run("24 tokens;")
     assert it.text(".prose .given") == prompt and page.locator("#panel img").count() == 0
-    assert it.text(".prose .text") == said("fp16", prompt, seed=7, max_new_tokens=24).text
+    assert it.text(".prose .text") == generated("fp16", prompt, seed=7, max_new_tokens=24).text
     assert "tokens/s" in it.text(".figures") and "ms" in it.text(".figures") and page.title() == "edgekit playground"
-    # Going on takes the ids that were said.
+    # Continuing uses the generated ids.
     page.get_by_role("button", name="Continue").click()
     it.has(".figures dd >> nth=2", "24")
     expect(page.locator("#stop")).to_be_hidden(timeout=PATIENCE)
-    first = said("fp16", prompt, seed=7, max_new_tokens=24)
-    assert it.text(".prose .text") == said("fp16", [*first.prompt, *first.tokens], seed=7, max_new_tokens=24).text
+    first = generated("fp16", prompt, seed=7, max_new_tokens=24)
+    assert it.text(".prose .text") == generated("fp16", [*first.prompt, *first.tokens], seed=7, max_new_tokens=24).text
     # Streaming, and stopping from the keyboard.
     page.fill("#prompt", "Once upon a time")
     it.set(max_new_tokens=480)
@@ -151,11 +151,11 @@ def test_the_playground(browser, demo):
     it.has("#status", "Stopped after")
     expect(page.locator("#run")).to_be_visible()
     assert 0 < int(it.text(".figures dd >> nth=2")) < 480
-    # A setting out of its range is said in one line, by the server.
+    # The server reports a setting out of range in one line.
     it.set(top_p=3, max_new_tokens=12)
     page.click("#run")
     it.has("#error", "top_p must be a number above 0 and at most 1, not 3")
-    it.wrong.clear()  # browsers log a status of 400
+    it.errors.clear()  # browsers log a status of 400
     it.set(top_p=0.7)
 
     # Explore: by keyboard to the tabs and along the tokens.
@@ -163,9 +163,9 @@ def test_the_playground(browser, demo):
     page.keyboard.press("ArrowRight")
     assert page.locator("#tab-explore").get_attribute("aria-selected") == "true"
     it.run("Choose a token")
-    wanted = said("fp16", seed=7, max_new_tokens=12, logprobs=10)
+    expected = generated("fp16", seed=7, max_new_tokens=12, logprobs=10)
     chips = page.locator(".chips button")
-    assert chips.count() == len(wanted.tokens)
+    assert chips.count() == len(expected.tokens)
     chips.first.focus()
     for _ in range(4):
         page.keyboard.press("ArrowRight")
@@ -175,37 +175,37 @@ def test_the_playground(browser, demo):
     shown = [
         float(cell.split()[0]) for cell in rows.locator("td:nth-child(2)").all_text_contents()[:10] if "<" not in cell
     ]
-    known = [100 * 2.718281828459045**logprob for _, logprob in wanted.logprobs[4].top]
+    known = [100 * 2.718281828459045**logprob for _, logprob in expected.logprobs[4].top]
     assert shown == pytest.approx(known[: len(shown)], abs=0.06)
-    # Branching: the tokens before it stay, another one takes the place, the rest is new.
-    place = next(i for i, (id, _) in enumerate(wanted.logprobs[4].top) if id != wanted.tokens[4])
+    # Branching: the tokens before it stay, another one replaces it, the rest is new.
+    place = next(i for i, (id, _) in enumerate(expected.logprobs[4].top) if id != expected.tokens[4])
     before = chips.all_text_contents()
     rows.nth(place).get_by_role("button").click()
     it.has("#status", "Branched at token 5")
     after = chips.all_text_contents()
     assert after[:4] == before[:4] and after[4] != before[4] and chips.nth(4).get_attribute("class") == "chip branch"
-    branch = [*wanted.prompt, *wanted.tokens[:4], wanted.logprobs[4].top[place][0]]
-    assert len(after) == 5 + len(said("fp16", branch, seed=7, max_new_tokens=7).tokens)
+    branch = [*expected.prompt, *expected.tokens[:4], expected.logprobs[4].top[place][0]]
+    assert len(after) == 5 + len(generated("fp16", branch, seed=7, max_new_tokens=7).tokens)
 
     # Sweep: one seed, three temperatures.
     page.click("#tab-sweep")
     page.fill("#temperatures", "0, 0.8 1.5")
     it.run("3 texts, seed 7")
     for i, temperature in enumerate((0, 0.8, 1.5)):
-        text = said("fp16", seed=7, max_new_tokens=12, temperature=temperature).text
+        text = generated("fp16", seed=7, max_new_tokens=12, temperature=temperature).text
         assert page.locator(".columns .prose").nth(i).text_content() == "Once upon a time" + text
 
-    # Compare: what the two formats say, and where they part.
+    # Compare: the texts of two formats, and where they differ.
     page.click("#tab-versus")
     it.set(max_new_tokens=40)
     it.run("Both are done")
-    texts = [said(kind, seed=7, max_new_tokens=40) for kind in ("fp16", "int8_rows")]
+    texts = [generated(kind, seed=7, max_new_tokens=40) for kind in ("fp16", "int8_rows")]
     for i, known in enumerate(texts):
         assert page.locator(".columns .prose").nth(i).text_content() == "Once upon a time" + known.text
     parted = next((i for i, (a, b) in enumerate(zip(texts[0].tokens, texts[1].tokens, strict=False)) if a != b), None)
     assert page.locator("mark").count() == (0 if parted is None else 2)
     it.has(".verdict", "The same 40 tokens" if parted is None else f"first differ at token {parted + 1}:")
-    # Nothing is cut off at either side, and every control has a name.
+    # Nothing is cut off horizontally, and every control has a name.
     for width in (390, 1280):
         page.set_viewport_size({"width": width, "height": 860})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -215,7 +215,7 @@ def test_the_playground(browser, demo):
 
 
 @pytest.mark.slow
-def test_a_phone_without_a_network(browser):
+def test_exported_page_works_offline_on_a_phone(browser):
     with served(site()) as address:
         it = Page(browser, address, **PHONE)
         it.has("#status", "works offline")
@@ -223,10 +223,10 @@ def test_a_phone_without_a_network(browser):
         it.set(seed=7, max_new_tokens=24)
         it.page.tap("#run")
         it.has("#status", "24 tokens;")
-        wanted = said("fp16", seed=7, max_new_tokens=24).text
-        assert it.text(".prose .text") == wanted and "tokens/s" in it.text(".figures")
+        expected = generated("fp16", seed=7, max_new_tokens=24).text
+        assert it.text(".prose .text") == expected and "tokens/s" in it.text(".figures")
         assert it.page.evaluate("() => document.documentElement.scrollWidth") <= 390
-        # Stopping: the worker hears it between two tokens.
+        # Stopping: the worker sees it between two tokens.
         it.set(max_new_tokens=400)
         it.page.tap("#run")
         it.page.wait_for_selector(".story .text:not(:empty)")

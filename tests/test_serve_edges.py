@@ -1,4 +1,4 @@
-"""The server's edges: who may ask, the queue and clients that leave, several models, pages, settings."""
+"""The server's edges: access control, the queue, clients that disconnect, several models, pages, settings."""
 
 import asyncio
 import base64
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from serving import HERE, LONG, PROMPT, Asking, complete, gated, generate, pool_module, served, until, web
+from serving import HERE, LONG, PROMPT, RawRequest, complete, gated, generate, pool_module, served, until, web
 
 import edgekit
 from edgekit.errors import SettingError, UsageError
@@ -22,7 +22,7 @@ from edgekit.web.worker import Done, ModelWorker
 
 @pytest.fixture(scope="module")
 def model():
-    """The bundled model, opened as anybody would: what the server must agree with."""
+    """The bundled model, which the server's answers are compared with."""
     return edgekit.load(runtime="onnx")
 
 
@@ -37,7 +37,7 @@ def client(pool):
         yield client
 
 
-# ----------------------------------------------------------------------------- who may ask
+# ----------------------------------------------------------------------------- access control
 
 
 @pytest.mark.parametrize("host, status", [
@@ -45,11 +45,11 @@ def client(pool):
     ("evil.example", 403), ("evil.example:8000", 403), ("127.0.0.1.evil.example", 403), ("localhost.evil.example", 403),
     ("", 403), ("192.168.1.5:8000", 403), ("[::1].evil.example", 403), ("[::1", 403), ("127.0.0.1:80:80", 403),
 ])  # fmt: skip
-def test_dns_rebinding(client, host, status):
+def test_guard_foreign_host_is_refused_on_loopback(client, host, status):
     assert client.get("/v1/models", headers={"Host": host}).status_code == status
 
 
-def test_other_names_are_welcome_where_a_key_is_asked(pool):
+def test_guard_any_host_is_accepted_off_loopback(pool):
     with served(pool, host="0.0.0.0", api_key="k") as client:
         answer = client.get("/v1/models", headers={"Host": "pi.local:8000", "Authorization": "Bearer k"})
         assert answer.status_code == 200
@@ -59,15 +59,15 @@ def test_other_names_are_welcome_where_a_key_is_asked(pool):
     (HERE, 200), ("http://127.0.0.1:9000", 403), ("https://evil.example", 403), ("null", 403), ("", 403),
     ("file://", 403), ("http://127.0.0.1:8000.evil.example", 403), ("http://[", 403),
 ])  # fmt: skip
-def test_pages_of_others_may_not_call(client, origin, status):
-    """Without CORS a page cannot read an answer; it could make this machine work all the same."""
+def test_guard_foreign_origin_is_refused(client, origin, status):
+    """Without CORS a page cannot read a response, but it could still make this machine work."""
     answer = client.post(
         "/v1/completions", json={"prompt": "a", "max_tokens": 1}, headers={"Origin": origin, "Host": "127.0.0.1:8000"}
     )
     assert answer.status_code == status and "access-control-allow-origin" not in answer.headers
 
 
-def test_cors_where_it_is_allowed(pool):
+def test_guard_allowed_origin_gets_cors_headers(pool):
     page = "https://page.example"
     asks = {"Origin": page, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
     with served(pool, allow_origin=(page,), api_key="k") as client:
@@ -83,7 +83,7 @@ def test_cors_where_it_is_allowed(pool):
         assert client.get("/v1/models", headers={"Origin": "https://evil.example"}).status_code == 403
 
 
-def test_the_api_key(pool, site):
+def test_guard_api_key_is_required_everywhere_but_health(pool, site):
     def basic(text):
         return "Basic " + base64.b64encode(text.encode()).decode()
 
@@ -105,7 +105,7 @@ def test_the_api_key(pool, site):
             assert client.get("/health").status_code == 200
 
 
-def test_large_bodies(pool):
+def test_body_or_prompt_too_large_is_413(pool):
     with served(pool, max_body_bytes=1000, max_prompt_tokens=5) as client:
         assert client.post("/v1/completions", json={"prompt": "a" * 2000}).status_code == 413
 
@@ -114,7 +114,7 @@ def test_large_bodies(pool):
                 yield b" " * 100
 
         for path in ("/v1/completions", "/api/generate"):
-            answer = client.post(path, content=pieces())  # chunked: no length is said
+            answer = client.post(path, content=pieces())  # chunked: without a Content-Length
             assert answer.status_code == 413 and "1000 bytes" in answer.text
         answer = client.post("/v1/completions", json={"prompt": [5] * 6, "max_tokens": 1})
         assert answer.status_code == 413 and answer.json()["error"]["param"] == "prompt"
@@ -124,21 +124,21 @@ def test_large_bodies(pool):
 # ----------------------------------------------------------------------------- the queue
 
 
-def test_a_full_queue_is_said_at_once():
+def test_queue_full_is_503_at_once():
     async def play():
         with gated(queue_size=2) as (app, gate, worker):
-            running = Asking(app, "/v1/completions", LONG)
+            running = RawRequest(app, "/v1/completions", LONG)
             await until(lambda: worker.busy)
-            waiting = [Asking(app, "/v1/completions", LONG | {"max_tokens": 1}) for _ in range(2)]
+            waiting = [RawRequest(app, "/v1/completions", LONG | {"max_tokens": 1}) for _ in range(2)]
             await until(lambda: worker.waiting == 2)
-            late = Asking(app, "/v1/completions", LONG)
+            late = RawRequest(app, "/v1/completions", LONG)
             await late.task
             assert late.status == 503 and "queue_full" in late.text
             assert 1 <= int(dict(late.sent[0]["headers"])[b"retry-after"]) <= 60
             gate.free.release(1000)
             await asyncio.gather(running.task, *(one.task for one in waiting))
             assert [one.status for one in (running, *waiting)] == [200] * 3
-            again = Asking(app, "/v1/completions", LONG | {"max_tokens": 1})
+            again = RawRequest(app, "/v1/completions", LONG | {"max_tokens": 1})
             await again.task
             assert again.status == 200, "the queue is free again"
 
@@ -150,30 +150,30 @@ def test_a_full_queue_is_said_at_once():
     ("/v1/completions", LONG),
     ("/api/generate", {"prompt": PROMPT, "settings": {"max_new_tokens": 100, "ignore_eos": True}}),
 ])  # fmt: skip
-def test_a_client_that_leaves_ends_its_text(path, body):
+def test_client_disconnect_ends_its_text(path, body):
     async def play():
         with gated() as (app, gate, worker):
-            one = Asking(app, path, body)
+            one = RawRequest(app, path, body)
             gate.free.release(3)
             await until(lambda: gate.calls == 3)
             one.leave()
             await one.task
             gate.free.release(50)
             await until(lambda: not worker.busy)
-            assert gate.calls <= 5, "it stopped after the token that was under way"
-            other = Asking(app, "/v1/completions", LONG | {"max_tokens": 2})
+            assert gate.calls <= 5, "it stopped after the current token"
+            other = RawRequest(app, "/v1/completions", LONG | {"max_tokens": 2})
             await other.task
             assert other.status == 200, "and the model is free"
 
     asyncio.run(play())
 
 
-def test_a_client_that_leaves_the_queue_is_never_worked_for():
+def test_client_disconnect_in_the_queue_removes_its_job():
     async def play():
         with gated() as (app, gate, worker):
-            first = Asking(app, "/v1/completions", LONG | {"max_tokens": 2})
+            first = RawRequest(app, "/v1/completions", LONG | {"max_tokens": 2})
             await until(lambda: worker.busy)
-            second = Asking(app, "/v1/completions", LONG)
+            second = RawRequest(app, "/v1/completions", LONG)
             await until(lambda: worker.waiting == 1)
             second.leave()
             await second.task
@@ -187,17 +187,17 @@ def test_a_client_that_leaves_the_queue_is_never_worked_for():
     asyncio.run(play())
 
 
-def test_the_time_limit():
+def test_time_limit_is_504_or_an_error_event():
     async def play():
         with gated(time_limit=0.3) as (app, gate, worker):
-            running = Asking(app, "/v1/completions", LONG)
-            stream = Asking(app, "/v1/completions", LONG | {"stream": True})
+            running = RawRequest(app, "/v1/completions", LONG)
+            stream = RawRequest(app, "/v1/completions", LONG | {"stream": True})
             await asyncio.gather(running.task, stream.task)
             assert running.status == stream.status == 504 and "0.3 s" in running.text
             gate.free.release(1)
             await until(lambda: not worker.busy)
             gate.free.release(2)
-            begun = Asking(app, "/api/generate", {"prompt": PROMPT, "settings": {"max_new_tokens": 50}})
+            begun = RawRequest(app, "/api/generate", {"prompt": PROMPT, "settings": {"max_new_tokens": 50}})
             await begun.task
             assert begun.status == 200 and '"type":"start"' in begun.text
             last = json.loads(begun.text.strip().split("\n\n")[-1][6:])
@@ -206,10 +206,10 @@ def test_the_time_limit():
     asyncio.run(play())
 
 
-def test_a_body_that_does_not_come():
+def test_body_incomplete_is_408_or_499():
     async def play():
         with gated(time_limit=0.2) as (app, gate, worker):
-            slow, left = (Asking(app, "/v1/completions", LONG, whole=False) for _ in range(2))
+            slow, left = (RawRequest(app, "/v1/completions", LONG, whole=False) for _ in range(2))
             left.leave()
             await asyncio.gather(slow.task, left.task)
             assert slow.status == 408 and left.status == 499 and not worker.busy
@@ -217,13 +217,13 @@ def test_a_body_that_does_not_come():
     asyncio.run(play())
 
 
-def test_stopping_sends_home_who_waits_and_ends_who_runs():
+def test_worker_close_refuses_waiting_and_interrupt_ends_running():
     async def play():
         with gated() as (app, gate, worker):
-            running = Asking(app, "/v1/completions", LONG | {"stream": True})
+            running = RawRequest(app, "/v1/completions", LONG | {"stream": True})
             gate.free.release(3)
             await until(lambda: gate.calls == 3)
-            waiting = Asking(app, "/v1/completions", LONG)
+            waiting = RawRequest(app, "/v1/completions", LONG)
             await until(lambda: worker.waiting == 1)
             worker.close()
             await waiting.task
@@ -233,23 +233,23 @@ def test_stopping_sends_home_who_waits_and_ends_who_runs():
             worker.interrupt()
             await running.task
             assert "the server is stopping" in running.text and running.text.endswith("data: [DONE]\n\n")
-            late = Asking(app, "/v1/completions", LONG)
+            late = RawRequest(app, "/v1/completions", LONG)
             await late.task
             assert late.status == 503
 
     asyncio.run(play())
 
 
-def test_a_bug_is_logged_and_the_server_goes_on(caplog):
+def test_unexpected_exception_is_logged_and_the_server_continues(caplog):
     async def play():
         with gated() as (app, gate, worker):
             gate.free.release(1000)
             good, gate.forward = gate.forward, lambda tokens, every=False: 1 / 0
-            bad = Asking(app, "/v1/completions", LONG)
+            bad = RawRequest(app, "/v1/completions", LONG)
             await bad.task
             assert bad.status == 500 and "division" not in bad.text and '"server_error"' in bad.text
             gate.forward = good
-            fine = Asking(app, "/v1/completions", LONG | {"max_tokens": 2})
+            fine = RawRequest(app, "/v1/completions", LONG | {"max_tokens": 2})
             await fine.task
             assert fine.status == 200
 
@@ -257,8 +257,8 @@ def test_a_bug_is_logged_and_the_server_goes_on(caplog):
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_one_after_the_other_needs_no_queue(pool):
-    """Whoever has an answer finds the place free, however soon the next request comes."""
+def test_queue_size_zero_accepts_sequential_requests(pool):
+    """Once a response has arrived the worker is free, however soon the next request comes."""
     with served(pool, queue_size=0) as client:
         statuses = [
             client.post("/v1/completions", json={"prompt": "a", "max_tokens": 0}).status_code for _ in range(100)
@@ -266,7 +266,7 @@ def test_one_after_the_other_needs_no_queue(pool):
         assert statuses == [200] * 100
 
 
-def test_the_desk_keeps_the_order_and_its_events():
+def test_worker_runs_jobs_in_order():
     async def play():
         worker, order = ModelWorker(10), []
         worker.start()
@@ -281,8 +281,8 @@ def test_the_desk_keeps_the_order_and_its_events():
     asyncio.run(play())
 
 
-def test_metrics(pool):
-    parser = pytest.importorskip("prometheus_client.parser", reason="its parser is the oracle")
+def test_metrics_count_requests_tokens_and_seconds(pool):
+    parser = pytest.importorskip("prometheus_client.parser", reason="needs its parser")
     with served(pool) as client:
         usage = complete(client, prompt=PROMPT, max_tokens=7, temperature=0)["usage"]
         generate(client, prompt=PROMPT, settings={"max_new_tokens": 5, "temperature": 0})
@@ -291,28 +291,28 @@ def test_metrics(pool):
         client.get("/v1/models", headers={"Host": "evil.example"})
         answer = client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
-    found = {
+    response = {
         (sample.name, *sorted(sample.labels.items())): sample.value
         for family in parser.text_string_to_metric_families(answer.text)
         for sample in family.samples
     }
     requests = "edgekit_requests_total"
-    assert found[requests, ("path", "/v1/completions"), ("status", "200")] == 1
-    assert found[requests, ("path", "other"), ("status", "404")] == 3
-    assert found[requests, ("path", "/v1/models"), ("status", "403")] == 1
-    assert found[("edgekit_prompt_tokens_total",)] == 2 * usage["prompt_tokens"]
-    assert found[("edgekit_new_tokens_total",)] == 12
-    assert found[("edgekit_queue_length",)] == 0
+    assert response[requests, ("path", "/v1/completions"), ("status", "200")] == 1
+    assert response[requests, ("path", "other"), ("status", "404")] == 3
+    assert response[requests, ("path", "/v1/models"), ("status", "403")] == 1
+    assert response[("edgekit_prompt_tokens_total",)] == 2 * usage["prompt_tokens"]
+    assert response[("edgekit_new_tokens_total",)] == 12
+    assert response[("edgekit_queue_length",)] == 0
     for name in ("edgekit_first_token_seconds", "edgekit_decode_seconds"):
-        assert found[(f"{name}_count",)] == found[f"{name}_bucket", ("le", "+Inf")] == 2
-        assert found[(f"{name}_sum",)] > 0
+        assert response[(f"{name}_count",)] == response[f"{name}_bucket", ("le", "+Inf")] == 2
+        assert response[(f"{name}_sum",)] > 0
 
 
 # ----------------------------------------------------------------------------- several models
 
 
 class Counted:
-    """Stands for a loaded model: counts how often it was closed."""
+    """A stand-in for a loaded model that records when it is closed."""
 
     def __init__(self, tokenizer, closed, key):
         self.tokenizer, self.runtime, self.closed, self.key = tokenizer, self, closed, key
@@ -322,7 +322,7 @@ class Counted:
         self.closed.append(self.key)
 
 
-def test_few_models_are_open_at_a_time(monkeypatch, bundled, model):
+def test_pool_closes_the_least_recently_used_model(monkeypatch, bundled, model):
     opened, closed = [], []
 
     def load(path, *, runtime, **_):
@@ -335,29 +335,29 @@ def test_few_models_are_open_at_a_time(monkeypatch, bundled, model):
     entries = list(pool.entries.values())
     for entry in entries[:4]:
         pool.open(entry, "onnx")
-    pool.open(entries[0], "onnx")  # used of late
+    pool.open(entries[0], "onnx")  # used recently
     assert len(opened) == 4 and not closed
     pool.open(entries[4], "onnx")
     assert len(closed) == 1 and len(opened) == 5
     pool.open(entries[0], "onnx")
-    assert len(opened) == 5, "the least recently used one went"
+    assert len(opened) == 5, "the least recently used one was closed"
     pool.open(entries[0], "torch")
     assert len(opened) == 6 and len(closed) == 2, "the same model on another runtime is another pair"
     pool.close()
     assert len(closed) == 6
 
 
-def test_two_models_are_asked_by_name(bundled, stories, model):
+def test_pool_two_models_are_chosen_by_id(bundled, stories, model):
     pool = ModelPool([bundled, stories], runtime="onnx")
     with served(pool) as client:
         assert [one["id"] for one in client.get("/api/models").json()["models"]] == ["story-7m", "hf"]
         other = edgekit.load(stories, runtime="onnx")
         for id, loaded in (("story-7m", model), ("hf", other), ("story-7m", model)):
-            wanted = loaded.generate(PROMPT, max_new_tokens=8, temperature=0).text
-            found = complete(client, model=id, prompt=PROMPT, max_tokens=8, temperature=0)
-            assert found["choices"][0]["text"] == wanted and found["model"] == id
+            expected = loaded.generate(PROMPT, max_new_tokens=8, temperature=0).text
+            response = complete(client, model=id, prompt=PROMPT, max_tokens=8, temperature=0)
+            assert response["choices"][0]["text"] == expected and response["model"] == id
             *_, end = generate(client, model=id, prompt=PROMPT, settings={"max_new_tokens": 8, "temperature": 0})
-            assert end["text"] == wanted
+            assert end["text"] == expected
 
 
 @pytest.mark.parametrize("suffix, runtimes", [
@@ -369,7 +369,7 @@ def test_runtimes_for_each_format_lists_usable_runtimes(tmp_path, suffix, runtim
     assert pool_module.runtimes_for(path) == runtimes
 
 
-def test_a_runtime_without_its_package_is_not_offered(monkeypatch, bundled):
+def test_pool_runtime_without_its_package_is_not_listed(monkeypatch, bundled):
     there = pool_module.importlib.util.find_spec
     monkeypatch.setattr(pool_module.importlib.util, "find_spec", lambda n: None if n in ("torch", "onnx") else there(n))
     assert set(ModelPool([bundled]).first.runtimes) <= {"llamacpp"}
@@ -393,7 +393,7 @@ def site(tmp_path_factory):
     return folder
 
 
-def test_pages(pool, site):
+def test_pages_are_served_with_types_and_etags(pool, site):
     with served(pool, site) as client:
         assert "here" in client.get("/").text
         for path, kind in (
@@ -416,7 +416,7 @@ def test_pages(pool, site):
         assert client.get("/", headers={"Host": "evil.example"}).status_code == 403
 
 
-def test_the_playground_is_there_and_needs_nothing_from_elsewhere(pool):
+def test_playground_page_loads_local_files_only(pool):
     if not (web.PAGES / "index.html").is_file():
         pytest.skip("no pages in this checkout")
     with served(pool, web.pages()) as client:
@@ -426,7 +426,7 @@ def test_the_playground_is_there_and_needs_nothing_from_elsewhere(pool):
             assert client.get("/" + name.removeprefix("./")).status_code == 200, name
 
 
-def test_pages_that_are_missing_are_said(monkeypatch, tmp_path):
+def test_pages_missing_raises_file_error(monkeypatch, tmp_path):
     monkeypatch.setattr(web, "PAGES", tmp_path)
     with pytest.raises(edgekit.EdgekitError, match="install edgekit again"):
         web.pages()
@@ -440,7 +440,7 @@ def test_pages_that_are_missing_are_said(monkeypatch, tmp_path):
     ("0.0.0.0", False), ("::", False), ("", False), ("192.168.1.5", False), ("pi.local", False),
     ("localhost.evil", False),
 ])  # fmt: skip
-def test_whoever_can_be_reached_asks_for_a_key(host, good):
+def test_serving_reachable_host_needs_a_key(host, good):
     if good:
         Serving(host=host).check_reach()
     else:
@@ -454,12 +454,12 @@ def test_whoever_can_be_reached_asks_for_a_key(host, good):
     {"allow_origin": ("example.org",)}, {"allow_origin": ("https://a/b",)}, {"time_limit": 0}, {"time_limit": math.nan},
     {"max_prompt_tokens": 0}, {"max_body_bytes": 1}, {"grace": -1},
 ])  # fmt: skip
-def test_settings_out_of_range(wrong):
+def test_serving_setting_out_of_range_raises(wrong):
     with pytest.raises(SettingError, match=next(iter(wrong))):
         Serving(**wrong)
 
 
-def test_help_needs_no_server():
+def test_help_imports_nothing_heavy():
     script = (
         "import sys, contextlib, io\nfrom edgekit.cli.serve import COMMAND\n"
         "from edgekit.cli.demo import COMMAND as demo\n"

@@ -1,4 +1,4 @@
-"""`edgekit serve` as a process of its own, asked by the official openai client; how it starts, and how it ends."""
+"""`edgekit serve` as a separate process, with the official openai client; start-up and shutdown."""
 
 import http.client
 import json
@@ -18,7 +18,7 @@ EDGEKIT = [sys.executable, "-m", "edgekit"]
 
 
 class Server:
-    """A running `edgekit serve`; `address` is the line that it prints once it answers."""
+    """A running `edgekit serve`; `address` is the line it prints once it is ready."""
 
     def __init__(self, *arguments, command="serve"):
         self.process = subprocess.Popen(
@@ -32,7 +32,7 @@ class Server:
         return http.client.HTTPConnection(urlsplit(self.address).netloc, timeout=60)
 
     def ask(self, path, body=None):
-        """(status, text) of one request on a connection of its own."""
+        """(status, text) of one request on a new connection."""
         connection = self.connect()
         try:
             connection.request("GET" if body is None else "POST", path, body and json.dumps(body))
@@ -46,9 +46,9 @@ class Server:
         return next(float(line.split()[1]) for line in lines if line.startswith(name + " "))
 
     def ended(self, timeout=30):
-        """(exit status, what it said on stderr)."""
-        said = self.process.communicate(timeout=timeout)[1]
-        return self.process.returncode, said
+        """(exit status, stderr)."""
+        errors = self.process.communicate(timeout=timeout)[1]
+        return self.process.returncode, errors
 
     def end(self):
         if self.process.poll() is None:
@@ -75,45 +75,45 @@ def client(server):
         yield client
 
 
-def test_openais_client_gets_the_text_of_generate(client, model):
+def test_openai_client_text_equals_generate(client, model):
     for way in ({"temperature": 0}, {"temperature": 0.8, "top_p": 0.7, "seed": 7}, {"seed": 1, "stop": [".", "!"]}):
-        wanted = model.generate(PROMPT, max_new_tokens=24, **way)
-        found = client.completions.create(model="story-7m", prompt=PROMPT, max_tokens=24, **way)
-        assert found.choices[0].text == wanted.text and found.choices[0].finish_reason == wanted.finish_reason
-        assert found.usage.completion_tokens == len(wanted.tokens)
+        expected = model.generate(PROMPT, max_new_tokens=24, **way)
+        response = client.completions.create(model="story-7m", prompt=PROMPT, max_tokens=24, **way)
+        assert response.choices[0].text == expected.text and response.choices[0].finish_reason == expected.finish_reason
+        assert response.usage.completion_tokens == len(expected.tokens)
         streamed = list(client.completions.create(model="story-7m", prompt=PROMPT, max_tokens=24, stream=True, **way))
-        assert "".join(chunk.choices[0].text for chunk in streamed) == wanted.text
-        assert streamed[-1].choices[0].finish_reason == wanted.finish_reason
+        assert "".join(chunk.choices[0].text for chunk in streamed) == expected.text
+        assert streamed[-1].choices[0].finish_reason == expected.finish_reason
     more = {"repetition_penalty": 1.3, "top_k": 20, "min_p": 0.05}
-    wanted = model.generate(PROMPT, max_new_tokens=16, seed=2, **more)
-    found = client.completions.create(model="story-7m", prompt=PROMPT, max_tokens=16, seed=2, extra_body=more)
-    assert found.choices[0].text == wanted.text
+    expected = model.generate(PROMPT, max_new_tokens=16, seed=2, **more)
+    response = client.completions.create(model="story-7m", prompt=PROMPT, max_tokens=16, seed=2, extra_body=more)
+    assert response.choices[0].text == expected.text
 
 
-def test_openais_client_gets_logprobs(client, model):
-    wanted = model.generate(PROMPT, max_new_tokens=8, seed=3, logprobs=2)
-    found = client.completions.create(model="story-7m", prompt=PROMPT, max_tokens=8, seed=3, logprobs=2, echo=True)
-    choice, skip = found.choices[0], len(wanted.prompt)
-    assert choice.text == PROMPT + wanted.text and choice.logprobs.token_logprobs[0] is None
-    assert choice.logprobs.token_logprobs[skip:] == pytest.approx([t.logprob for t in wanted.logprobs], abs=1e-9)
+def test_openai_client_logprobs_equal_generate(client, model):
+    expected = model.generate(PROMPT, max_new_tokens=8, seed=3, logprobs=2)
+    response = client.completions.create(model="story-7m", prompt=PROMPT, max_tokens=8, seed=3, logprobs=2, echo=True)
+    choice, skip = response.choices[0], len(expected.prompt)
+    assert choice.text == PROMPT + expected.text and choice.logprobs.token_logprobs[0] is None
+    assert choice.logprobs.token_logprobs[skip:] == pytest.approx([t.logprob for t in expected.logprobs], abs=1e-9)
     for offset, token in zip(choice.logprobs.text_offset[skip:], choice.logprobs.tokens[skip:], strict=True):
         assert choice.text[offset:].startswith(token)
 
 
-def test_openais_client_understands_refusals(client):
+def test_openai_client_invalid_request_raises_its_errors(client):
     import openai
 
-    with pytest.raises(openai.BadRequestError) as refused:
+    with pytest.raises(openai.BadRequestError) as caught:
         client.completions.create(model="story-7m", prompt=PROMPT, n=2)
-    assert refused.value.param == "n" and "n is not supported" in refused.value.message
-    with pytest.raises(openai.NotFoundError) as refused:
+    assert caught.value.param == "n" and "n is not supported" in caught.value.message
+    with pytest.raises(openai.NotFoundError) as caught:
         client.completions.create(model="gpt-4", prompt=PROMPT)
-    assert refused.value.code == "model_not_found"
+    assert caught.value.code == "model_not_found"
     assert [one.id for one in client.models.list()] == ["story-7m"]
     assert client.models.retrieve("story-7m").owned_by == "edgekit"
 
 
-def test_a_client_that_leaves_frees_the_model(server):
+def test_server_client_disconnect_frees_the_model(server):
     before = server.counter("edgekit_new_tokens_total")
     body = json.dumps({"prompt": PROMPT, "max_tokens": 500, "ignore_eos": True, "stream": True, "seed": 1}).encode()
     with socket.create_connection(urlsplit(server.address).netloc.split(":")) as connection:
@@ -122,10 +122,10 @@ def test_a_client_that_leaves_frees_the_model(server):
         assert connection.recv(1000).startswith(b"HTTP/1.1 200")
     status, _ = server.ask("/v1/completions", {"prompt": PROMPT, "max_tokens": 1})
     assert status == 200 and server.counter("edgekit_busy") == server.counter("edgekit_queue_length") == 0
-    assert 2 <= server.counter("edgekit_new_tokens_total") - before < 400, "the text ended when its reader left"
+    assert 2 <= server.counter("edgekit_new_tokens_total") - before < 400, "the text ended when its client left"
 
 
-def test_sigterm_ends_the_running_text(bundled):
+def test_server_sigterm_ends_the_running_text(bundled):
     server = Server("-m", bundled, "--runtime", "onnx", "--grace", 0.1)
     try:
         connection = server.connect()
@@ -136,26 +136,26 @@ def test_sigterm_ends_the_running_text(bundled):
         server.process.send_signal(signal.SIGTERM)
         rest = answer.read().decode()
         assert "the server is stopping" in rest and rest.endswith("data: [DONE]\n\n"), rest[-300:]
-        status, said = server.ended()
-        assert status == 0 and "Traceback" not in said, said
+        status, message = server.ended()
+        assert status == 0 and "Traceback" not in message, message
     finally:
         server.end()
 
 
-def test_ctrl_c_ends_it_as_it_ends_every_command():
+def test_server_ctrl_c_exits_with_130():
     server = Server("--runtime", "onnx")
     try:
-        idle = server.connect()  # a connection that is kept open must not keep the server
+        idle = server.connect()  # an open connection must not keep the server running
         idle.request("GET", "/health")
         assert idle.getresponse().read()
         server.process.send_signal(signal.SIGINT)
-        status, said = server.ended()
-        assert status == 130 and said == "story-7m · Ctrl-C stops\n", said
+        status, message = server.ended()
+        assert status == 130 and message == "story-7m · Ctrl-C stops\n", message
     finally:
         server.end()
 
 
-def refused(*arguments, **environment):
+def refused_call(*arguments, **environment):
     done = subprocess.run(
         [*EDGEKIT, *map(str, arguments)], capture_output=True, text=True, timeout=60, env=os.environ | environment
     )
@@ -163,17 +163,17 @@ def refused(*arguments, **environment):
     return done.returncode, done.stderr
 
 
-def test_calls_that_cannot_be_meant():
-    status, said = refused("serve", "--host", "0.0.0.0", EDGEKIT_API_KEY="")
-    assert status == 2 and "EDGEKIT_API_KEY" in said
-    status, said = refused("serve", "-m", "no-such-model.gguf")
-    assert status == 1 and "no-such-model.gguf" in said
+def test_serve_invalid_call_is_one_line():
+    status, message = refused_call("serve", "--host", "0.0.0.0", EDGEKIT_API_KEY="")
+    assert status == 2 and "EDGEKIT_API_KEY" in message
+    status, message = refused_call("serve", "-m", "no-such-model.gguf")
+    assert status == 1 and "no-such-model.gguf" in message
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        status, said = refused("serve", "--port", taken.getsockname()[1])
-    assert status == 1 and "--port" in said
+        status, message = refused_call("serve", "--port", taken.getsockname()[1])
+    assert status == 1 and "--port" in message
 
 
-def test_the_key_comes_from_the_environment(monkeypatch):
+def test_serve_key_is_read_from_the_environment(monkeypatch):
     monkeypatch.setenv("EDGEKIT_API_KEY", "s3cret")
     server = Server("--runtime", "onnx")
     try:
@@ -185,7 +185,7 @@ def test_the_key_comes_from_the_environment(monkeypatch):
         server.end()
 
 
-def test_the_demo_has_pages():
+def test_demo_serves_pages_and_the_api():
     from edgekit.web import app
 
     if not (app.PAGES / "index.html").is_file():

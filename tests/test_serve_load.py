@@ -1,4 +1,4 @@
-"""`edgekit serve` under load: sixteen clients, five hundred requests, every answer known beforehand."""
+"""`edgekit serve` under load: sixteen clients, five hundred requests, every answer known in advance."""
 
 import json
 import threading
@@ -12,7 +12,7 @@ import edgekit
 
 CLIENTS, REQUESTS = 16, 500
 MOST_GROWTH = 4 << 10
-"""KiB between request 100 and request 500: what an allocator keeps, not what a leak of 400 requests would add."""
+"""KiB of growth between request 100 and request 500: room for the allocator, less than 400 leaked requests."""
 
 
 def resident(process):
@@ -21,21 +21,21 @@ def resident(process):
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
 
 
-def works(path):
-    """Requests of every kind with their answers: (path, body, what must come back)."""
+def requests_with_answers(path):
+    """Requests of every kind with their answers: (path, body, expected text)."""
     model = edgekit.load(path, runtime="onnx")
-    found = []
+    requests = []
     for seed in range(24):
         way = {"seed": seed, "temperature": (0, 0.7, 1.0)[seed % 3], "top_p": 0.9, "repetition_penalty": 1.1}
         count, prompt = 1 + seed % 7, PROMPT[: 4 + seed % 12]
-        wanted = model.generate(prompt, max_new_tokens=count, **way).text
+        expected = model.generate(prompt, max_new_tokens=count, **way).text
         body = {"prompt": prompt, "max_tokens": count, **way}
-        found.append(
-            ("/v1/completions", body | {"stream": seed % 2 == 0, "logprobs": 2 if seed % 5 == 0 else None}, wanted)
+        requests.append(
+            ("/v1/completions", body | {"stream": seed % 2 == 0, "logprobs": 2 if seed % 5 == 0 else None}, expected)
         )
         settings = way | {"max_new_tokens": count}
-        found.append(("/api/generate", {"prompt": prompt, "settings": settings, "top": 3}, wanted))
-    return found
+        requests.append(("/api/generate", {"prompt": prompt, "settings": settings, "top": 3}, expected))
+    return requests
 
 
 def text_of(body, answer):
@@ -50,23 +50,23 @@ def text_of(body, answer):
 
 
 @pytest.mark.slow
-def test_many_clients_get_their_own_answers_and_memory_stays(stories):
+def test_server_many_clients_get_their_answers_in_constant_memory(stories):
     if not Path("/proc/self/status").is_file():
         pytest.skip("memory is read from /proc")
-    known = works(stories)
+    known = requests_with_answers(stories)
     server = Server("-m", stories, "--runtime", "onnx", "--queue-size", CLIENTS)
     wrong, memory, lock, place = [], {}, threading.Lock(), iter(range(REQUESTS))
 
     def client():
         connection = server.connect()
         while (n := next(place, None)) is not None:
-            path, body, wanted = known[n * 7 % len(known)]
+            path, body, expected = known[n * 7 % len(known)]
             connection.request("POST", path, json.dumps(body))
             answer = connection.getresponse()
-            said = answer.read().decode()
+            body_text = answer.read().decode()
             with lock:
-                if answer.status != 200 or text_of(body, said) != wanted:
-                    wrong.append((n, answer.status, said))
+                if answer.status != 200 or text_of(body, body_text) != expected:
+                    wrong.append((n, answer.status, body_text))
                 if n in (99, REQUESTS - 1):
                     memory[n] = resident(server.process)
         connection.close()
@@ -85,22 +85,22 @@ def test_many_clients_get_their_own_answers_and_memory_stays(stories):
         server.end()
 
 
-def test_a_queue_that_is_too_small_says_so_and_loses_nothing(stories):
-    """Each request is answered: with its text, or with 503 and when to come again."""
-    known = works(stories)[:8]
+def test_server_small_queue_answers_every_request(stories):
+    """Each request gets its text, or 503 with Retry-After."""
+    known = requests_with_answers(stories)[:8]
     server = Server("-m", stories, "--runtime", "onnx", "--queue-size", 1)
     answers = []
 
     def client(n):
         connection = server.connect()
-        for path, body, wanted in known[n % 4 :]:
+        for path, body, expected in known[n % 4 :]:
             connection.request("POST", path, json.dumps(body))
             answer = connection.getresponse()
-            said = answer.read().decode()
+            body_text = answer.read().decode()
             if answer.status == 503:
                 answers.append(int(answer.headers["Retry-After"]) >= 1)
             else:
-                answers.append(answer.status == 200 and text_of(body, said) == wanted)
+                answers.append(answer.status == 200 and text_of(body, body_text) == expected)
         connection.close()
 
     try:

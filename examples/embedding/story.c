@@ -1,4 +1,4 @@
-// Token ids in, token ids out, greedily: a GGUF of edgekit's in plain C, through llama.cpp's C API alone.
+// Greedy decoding from token ids to token ids: a GGUF from edgekit in plain C, with llama.cpp's C API alone.
 //
 //     pip install 'edgekit-lm[llamacpp,gguf]'                       # brings libllama and its headers
 //     edgekit convert --to gguf --quant q8_0 -o story.gguf
@@ -6,8 +6,8 @@
 //     cc -O2 story.c -I$SITE/include -L$SITE/llama_cpp/lib -Wl,-rpath,$SITE/llama_cpp/lib -lllama -o story
 //     ./story story.gguf 40 $(edgekit tokenize "Once upon a time" | awk '{ print $1 }') | edgekit tokenize --decode
 //
-// No text passes through here: llama.cpp would split a TokenMonster text otherwise than the model learnt it. BOS is put
-// first as the file asks. Settings are those that edgekit runs with.
+// It handles no text, since llama.cpp would split a text differently from the TokenMonster tokenizer that the model was
+// trained with. BOS is added as the file asks. The settings are those of edgekit's own runtime.
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,7 +24,7 @@ static int fail(const char *what) {
     return 1;
 }
 
-// The lowest id among the likeliest.
+// The likeliest id; of equals the lowest.
 static llama_token likeliest(const float *logits, int count) {
     llama_token best = 0;
     for (llama_token id = 1; id < count; id++)
@@ -48,9 +48,9 @@ int main(int argc, char **argv) {
     params.n_ctx = llama_model_n_ctx_train(model);
     params.n_batch = params.n_ctx;
     params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;  // the cache is float16 anyway
-    params.n_threads = params.n_threads_batch = 1;  // a small model is over before a second thread has woken
+    params.n_threads = params.n_threads_batch = 1;  // a small model finishes a step before a second thread wakes up
     struct llama_context *context = llama_init_from_model(model, params);
-    if (!context) return fail("cannot make a context");
+    if (!context) return fail("cannot create a context");
 
     const int most = atoi(argv[2]);
     const int bos = llama_vocab_get_add_bos(vocab);
@@ -61,12 +61,12 @@ int main(int argc, char **argv) {
     for (int i = 3; i < argc; i++) {
         char *end;
         const long id = strtol(argv[i], &end, 10);
-        if (*end || id < 0 || id >= size) return fail("an id is no number, or outside the vocabulary"), 2;
+        if (*end || id < 0 || id >= size) return fail("an id is not a number, or outside the vocabulary"), 2;
         ids[count++] = (llama_token)id;
     }
     if (count > (int)params.n_ctx) return fail("the prompt does not fit into the context");
 
-    // The prompt at once, then a token at a time: llama.cpp keeps what came before in its KV cache.
+    // The whole prompt first, then token by token: llama.cpp keeps the tokens before in its KV cache.
     llama_token *next = ids;
     int used = count;
     for (int said = 0; said < most && used <= (int)params.n_ctx; said++, used++) {
