@@ -12,6 +12,7 @@ from edgekit.inference.generate import StopText, fit, token_logprob
 from edgekit.inference.runtime import check_forward, check_rewind
 from edgekit.model import Model
 from edgekit.settings import Generating
+from edgekit.tokenizers.base import utf8
 from edgekit.tokenizers.load import from_files
 
 
@@ -40,9 +41,10 @@ class Bytes:
     """One id per byte."""
 
     vocab_size, bos, stop = 256, None, frozenset({0})
+    token_bytes = [b"", *(bytes([byte]) for byte in range(1, 256))]
 
     def encode(self, text):
-        return list(text.encode())
+        return list(utf8(text))
 
     def decode(self, tokens):
         return bytes(t for t in tokens if t).decode(errors="replace")
