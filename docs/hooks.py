@@ -3,8 +3,12 @@
 A page links to a file of the repository by its relative path, as it reads on any forge: `../benchmarks/README.md`.
 Files in `MIRRORED` are part of the site, under `repository/`. A link to any other file becomes a link into the
 repository if mkdocs.yml has a `repo_url`, and plain text otherwise. A file that does not exist fails the build.
+
+A line `<!-- docstring: edgekit/web/__init__.py -->` becomes the docstring of that file, preformatted: some hold a
+reference in columns, which Markdown would run together.
 """
 
+import ast
 import posixpath
 import re
 from pathlib import Path
@@ -25,6 +29,7 @@ MIRRORED = (
     "examples/pictures/*",
 )
 LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]\n]*)\]\((?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?\)")
+DOCSTRING = re.compile(r"^<!-- docstring: (?P<path>\S+) -->$", re.MULTILINE)
 
 
 def mirrored() -> list[str]:
@@ -56,4 +61,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return f"[{link['text']}]({config.repo_url.rstrip('/')}/blob/main/{name})"
         return link["text"]
 
-    return LINK.sub(replaced, markdown)
+    return DOCSTRING.sub(docstring, LINK.sub(replaced, markdown))
+
+
+def docstring(line: re.Match[str]) -> str:
+    """The docstring of the file that a line names, as a block of text."""
+    text = ast.get_docstring(ast.parse((ROOT / line["path"]).read_text(encoding="utf-8")))
+    return f"```text\n{text}\n```"

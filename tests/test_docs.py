@@ -90,7 +90,7 @@ def test_extras_table_matches_pyproject(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     table = text[text.index("| extra |") :].partition("\n\n")[0]
     named = set(re.findall(rf"^\| `(?:{registry.DISTRIBUTION}\[)?(\w+)\]?`", table, re.MULTILINE))
-    assert named <= extras and extras - named <= {"all", "plot"}
+    assert named <= extras and extras - named <= {"all"}
 
 
 def test_pip_commands_name_the_distribution():
