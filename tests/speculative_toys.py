@@ -1,5 +1,5 @@
-"""Models for the tests of drafts that no file is needed for: logits that are a hash of the context, exactly the same
-whichever way they are asked for, and a tokenizer that spells with a list of pieces."""
+"""Models for the tests of drafts that need no file: logits that are a hash of the context, exactly the same in one call
+or many, and a tokenizer with a given list of pieces."""
 
 import codecs
 import hashlib
@@ -11,10 +11,10 @@ from edgekit.tokenizers.utf8_mask import Masks
 
 
 class Hashed:
-    """A runtime. Of the last `order` tokens, a hash seeds the logits.
+    """A runtime: a hash of the last `order` tokens seeds the logits.
 
     Args:
-        wrong: how much of a draft's logits is noise of its own; 0 is the target itself.
+        wrong: fraction of a draft's logits that is noise of its own; 0 is the target itself.
     """
 
     def __init__(self, vocab_size, context_length=64, *, order=3, spread=3.0, wrong=0.0, only=None):
@@ -28,12 +28,12 @@ class Hashed:
 
     def logits(self, context):
         key = repr(tuple(int(token) for token in context[-self.order :]))
-        found = self.spread * _normal("target" + key, self.vocab_size)
+        logits = self.spread * _normal("target" + key, self.vocab_size)
         if self.wrong:
-            found = (1 - self.wrong) * found + self.wrong * self.spread * _normal("draft" + key, self.vocab_size)
+            logits = (1 - self.wrong) * logits + self.wrong * self.spread * _normal("draft" + key, self.vocab_size)
         if self.only is not None:
-            found[~self.only] = -40
-        return found.astype(np.float32)
+            logits[~self.only] = -40
+        return logits.astype(np.float32)
 
     def forward(self, tokens, *, every=False):
         check_forward(self, tokens)
@@ -55,7 +55,7 @@ def _normal(key, size):
 
 
 class Spelled:
-    """A tokenizer: the longest piece that fits, from left to right. Empty pieces are specials."""
+    """A tokenizer: the longest piece that fits, from left to right. Empty pieces are special tokens."""
 
     def __init__(self, pieces, *, stop=(), bos=None):
         self.token_bytes, self.stop, self.bos = list(pieces), frozenset(stop), bos
@@ -67,7 +67,7 @@ class Spelled:
         data, ids, at = text.encode(), [], 0
         while at < len(data):
             end = next((e for e in range(min(len(data), at + 12), at, -1) if data[at:e] in self._ids), at + 1)
-            ids += [self._ids[data[at:end]]] if data[at:end] in self._ids else []  # U+FFFD it cannot write
+            ids += [self._ids[data[at:end]]] if data[at:end] in self._ids else []  # it cannot write U+FFFD
             at = end
         return ids
 
@@ -95,8 +95,8 @@ class _Stream:
 
 
 HEARTS = [bytes([byte]) for byte in "♥é".encode()]
-"""The five bytes of two characters, of which any may come without the others."""
+"""The five bytes of two characters; any of them may come without the others."""
 SMALL = [b"", b"a", b"b", b"c", b" ", b".", b"ab", b" a", b"bc", *HEARTS, b""]
 """Id 0 ends a text, the last one is padding."""
 OTHER = [b"", b" ", b".", b"a", b"b", b"c", b" ab", b"abc", b"ca", b" b", "♥".encode(), *HEARTS, b"", b" c"]
-"""Another vocabulary for the same texts: other ids, other pieces, whole characters; the empty ones are specials."""
+"""Another vocabulary for the same texts: other ids, other pieces, whole characters; the empty ones are special."""

@@ -1,4 +1,4 @@
-"""Speculative decoding: whatever the draft says, the text is the one that the target says alone."""
+"""Speculative decoding: whatever the draft guesses, the text is that of the target alone."""
 
 import dataclasses
 
@@ -12,25 +12,25 @@ from edgekit.errors import SettingError
 from edgekit.inference.speculative.draft import GAP, Follower
 from edgekit.model import Model
 
-MINE, THEIRS = Spelled(SMALL, stop=[0]), Spelled(OTHER, stop=[0], bos=len(OTHER) - 2)
+TARGETS, OTHERS = Spelled(SMALL, stop=[0]), Spelled(OTHER, stop=[0], bos=len(OTHER) - 2)
 DRAFTS = ["itself", "alike", "nonsense", "forgetful", "smaller", "other", "other with BOS", "ngram"]
 
 
 def target(**more):
-    return Model(Hashed(len(SMALL), **more), MINE)
+    return Model(Hashed(len(SMALL), **more), TARGETS)
 
 
 def drafter(name):
-    """A draft that is always right, mostly, never; one with a context of 9, one of fewer ids, one of other ids."""
+    """A draft that is right always, mostly or never; one with a context of 9, with fewer ids, with other ids."""
     if name == "ngram":
         return name
     if name.startswith("other"):
-        tokenizer = THEIRS if name.endswith("BOS") else Spelled(OTHER, stop=[0])
+        tokenizer = OTHERS if name.endswith("BOS") else Spelled(OTHER, stop=[0])
         return Model(Hashed(len(OTHER)), tokenizer)
     if name == "smaller":
         return Model(Hashed(len(SMALL) - 1, wrong=0.2), Spelled(SMALL[:-1], stop=[0]))
     wrong = {"itself": 0.0, "alike": 0.15, "nonsense": 1.0, "forgetful": 0.0}[name]
-    return Model(Hashed(len(SMALL), 9 if name == "forgetful" else 64, wrong=wrong), MINE)
+    return Model(Hashed(len(SMALL), 9 if name == "forgetful" else 64, wrong=wrong), TARGETS)
 
 
 TEXTS = st.text("abc .♥é", min_size=1, max_size=12)
@@ -56,8 +56,8 @@ SETTINGS = st.fixed_dictionaries(
 )
 
 
-def told(model, prompt, cancel_after=None, **more):
-    """Everything that a text is, and what it leaves behind."""
+def outcome(model, prompt, cancel_after=None, **more):
+    """All of a text's result and the cache that it leaves, and the statistics of the draft."""
     asked = []
     cancelled = None if cancel_after is None else lambda: (asked.append(1), len(asked) > cancel_after)[1]
     stream = model.stream(prompt, cancelled=cancelled, **more)
@@ -71,35 +71,35 @@ def told(model, prompt, cancel_after=None, **more):
     st.one_of(st.none(), st.integers(0, 9)),
 )  # fmt: skip
 @settings(max_examples=250, deadline=None)
-def test_a_draft_changes_nothing_that_is_said(prompt, chain, seed, name, count, cancel_after):
-    alone, _ = told(target(), prompt, cancel_after, **chain, seed=seed)
+def test_stream_any_draft_changes_nothing_but_the_calls(prompt, chain, seed, name, count, cancel_after):
+    alone, _ = outcome(target(), prompt, cancel_after, **chain, seed=seed)
     model, draft = target(), drafter(name)
-    drafted, stats = told(model, prompt, cancel_after, **chain, seed=seed, draft=draft, draft_tokens=count)
+    drafted, stats = outcome(model, prompt, cancel_after, **chain, seed=seed, draft=draft, draft_tokens=count)
     assert drafted == alone
     assert stats.tokens == len(alone["tokens"]) - 1 and stats.accepted <= stats.drafted
     assert stats.calls + stats.accepted >= stats.tokens >= stats.calls
-    assert sum(model.runtime.calls[1:]) == stats.calls + stats.drafted, "nothing is asked that is not counted"
+    assert sum(model.runtime.calls[1:]) == stats.calls + stats.drafted, "every token fed is counted"
 
 
 @pytest.mark.parametrize("temperature", [0, 1])
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
-def test_a_draft_that_is_the_target_is_always_right(temperature, penalty):
+def test_stream_draft_equal_to_target_is_always_right(temperature, penalty):
     chain = {"temperature": temperature, "repetition_penalty": penalty, "top_p": 0.9, "seed": 1, "ignore_eos": True}
-    for name in ("itself", "forgetful"):  # three tokens of context are all that the toy looks at
-        _, stats = told(target(), "ab", max_new_tokens=51, draft=drafter(name), draft_tokens=5, **chain)
-        # Two calls of one token each to measure what they cost, then rounds of five guesses and one token more.
+    for name in ("itself", "forgetful"):  # the toy's logits depend on three tokens of context
+        _, stats = outcome(target(), "ab", max_new_tokens=51, draft=drafter(name), draft_tokens=5, **chain)
+        # Two calls of one token each to measure their cost, then rounds of five guesses and one more token.
         assert stats.drafted == stats.accepted == 40 and stats.calls == 2 + 8, name
 
 
-def test_a_loop_is_found_in_the_text_itself():
+def test_ngram_draft_finds_a_loop_in_the_text():
     model = target(order=1)
-    _, stats = told(model, "ab", max_new_tokens=60, ignore_eos=True, draft="ngram", draft_tokens=4)
-    assert stats.kind == "ngram" and stats.accepted > 30  # a hash of one token soon goes round in circles
+    _, stats = outcome(model, "ab", max_new_tokens=60, ignore_eos=True, draft="ngram", draft_tokens=4)
+    assert stats.kind == "ngram" and stats.accepted > 30  # a hash of one token soon repeats itself
 
 
-def test_the_draft_itself_is_refused():
+def test_stream_invalid_draft_is_refused():
     model = target()
-    with pytest.raises(SettingError, match="model of its own"):
+    with pytest.raises(SettingError, match="the draft must be a second model"):
         model.generate("ab", draft=model)
     with pytest.raises(SettingError, match="draft_tokens must be a whole number from 1 to 64, or `auto`, not 0"):
         model.generate("ab", draft="ngram", draft_tokens=0)
@@ -108,7 +108,7 @@ def test_the_draft_itself_is_refused():
     assert model.generate("ab", max_new_tokens=2).draft is None
 
 
-def test_a_draft_that_somebody_else_uses_meanwhile():
+def test_stream_draft_used_elsewhere_meanwhile_stays_right():
     model, draft = target(), drafter("itself")
     alone = target().generate("abc", max_new_tokens=40, ignore_eos=True).tokens
     stream = model.stream("abc", max_new_tokens=40, ignore_eos=True, draft=draft, draft_tokens=4)
@@ -117,7 +117,7 @@ def test_a_draft_that_somebody_else_uses_meanwhile():
     assert stream.result.tokens == alone and stream.result.draft.acceptance == 1
 
 
-def test_closing_early_keeps_what_was_said():
+def test_stream_closed_early_keeps_its_text_and_cache():
     alone, model = target().stream("abc", max_new_tokens=40), target()
     stream = model.stream("abc", max_new_tokens=40, draft=drafter("itself"), draft_tokens=4)
     for one, other in zip([next(alone) for _ in range(3)], stream, strict=False):
@@ -128,7 +128,7 @@ def test_closing_early_keeps_what_was_said():
 
 
 class Recorder(Hashed):
-    """Remembers what each call was asked after, and answers by all that it holds."""
+    """Counts the tokens fed; its logits depend on the whole cache."""
 
     def __init__(self, context_length):
         super().__init__(50, context_length, order=10**6)
@@ -140,33 +140,33 @@ class Recorder(Hashed):
 
 
 @given(st.lists(st.tuples(st.integers(0, 200), st.lists(st.integers(0, 3), max_size=70)), min_size=1, max_size=8))
-@example([(1, [0] * 37), (19, [])])  # cut back to just behind what was dropped
-@example([(0, [0] * 37), (18, [])])  # to all of it, after somebody else's use
+@example([(1, [0] * 37), (19, [])])  # cut back to just after what was dropped
+@example([(0, [0] * 37), (18, [])])  # to all of it, after another use
 @settings(max_examples=150, deadline=None)
-def test_a_follower_holds_the_end_of_the_text_it_is_asked_about(turns):
-    """Ids are cut somewhere and go on otherwise, again and again; at times somebody else uses the runtime."""
+def test_follower_changing_text_returns_logits_of_its_end(turns):
+    """The text is cut and continued differently, again and again; at times the runtime is used for something else."""
     runtime, ids = Recorder(40), [0]
     follower, last = Follower(runtime), []
     for cut, more in turns:
         ids = ids[: max(cut, 1)] + more
-        follower.shorten(ids, 3)
+        follower.make_room(ids, 3)
         same = next((i for i, (a, b) in enumerate(zip(ids, last, strict=False)) if a != b), min(len(ids), len(last)))
-        found = follower.after(ids, same)
-        if found is not None:
-            held = runtime.cache
-            assert held == ids[len(ids) - len(held) :] and np.array_equal(found, runtime.logits(held))
-            assert len(ids) > 30 or len(held) == len(ids) or len(held) >= 19, "half the context at least"
+        logits = follower.after(ids, same)
+        if logits is not None:
+            cache = runtime.cache
+            assert cache == ids[len(ids) - len(cache) :] and np.array_equal(logits, runtime.logits(cache))
+            assert len(ids) > 30 or len(cache) == len(ids) or len(cache) >= 19, "at least half the context"
             before = runtime.fed
-            assert np.array_equal(follower.after(ids, len(ids)), found) and runtime.fed == before, "kept"
+            assert np.array_equal(follower.after(ids, len(ids)), logits) and runtime.fed == before, "not computed again"
         last = list(ids)
         if cut % 7 == 0:
             runtime.rewind(0)
 
 
-def test_what_is_read_after_a_rest_is_bounded():
+def test_follower_after_a_pause_reads_at_most_the_gap():
     runtime = Recorder(4000)
     follower = Follower(runtime)
     follower.after([1] * 500, 0)
-    assert runtime.fed == 500, "the prompt is read whole"
+    assert runtime.fed == 500, "the whole prompt is read"
     follower.after([1] * 1500, 500)
     assert runtime.fed == 500 + GAP

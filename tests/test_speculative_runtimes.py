@@ -1,6 +1,6 @@
-"""Speculative decoding on every runtime and in mixes of them, with trained models: the tokens are the target's own.
+"""Speculative decoding on every runtime and on pairs of them, with trained models: the tokens are the target's own.
 
-At float32 with a float32 cache, where a call with many tokens gives the same logits as many calls with one, to 1e-5.
+All in float32 with a float32 cache, where a call with many tokens gives the logits of many calls with one, to 1e-5.
 """
 
 import json
@@ -26,7 +26,7 @@ CHAINS = [
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory, request):
-    """(model name, runtime name, which) -> Model; each of them loaded once."""
+    """(model name, runtime name, which) -> Model, each loaded once."""
     patch = pytest.MonkeyPatch()
     patch.setenv("EDGEKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
     loaded: dict[tuple[str, str, int], edgekit.Model] = {}
@@ -45,7 +45,7 @@ def opened(tmp_path_factory, request):
     patch.undo()
 
 
-# Each runtime is a target of each vocabulary, and a draft of each, once.
+# Each runtime is once a target and once a draft of each vocabulary.
 @pytest.mark.parametrize(
     "target, on, draft, by",
     [
@@ -57,7 +57,7 @@ def opened(tmp_path_factory, request):
         ("bundled", "llamacpp", "stories", "onnx"),
     ],
 )
-def test_a_draft_of_another_vocabulary(opened, target, on, draft, by):
+def test_generate_draft_of_another_vocabulary_keeps_the_tokens(opened, target, on, draft, by):
     model, drafter = opened(target, on), opened(draft, by)
     right = []
     for prompt, chain in zip(PROMPTS, CHAINS, strict=True):
@@ -66,12 +66,12 @@ def test_a_draft_of_another_vocabulary(opened, target, on, draft, by):
         assert (result.tokens, result.text, result.finish_reason) == (alone.tokens, alone.text, alone.finish_reason)
         assert result.draft.kind == "other vocabulary"
         right.append(result.draft.accepted)
-    assert right[0] >= 6, "and many guesses were right"
+    assert right[0] >= 6, "many guesses were right"
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_a_draft_of_the_same_vocabulary_from_another_runtime(opened, runtime):
-    """The same weights elsewhere: with the target's own random numbers nearly every guess is right, also sampled."""
+def test_generate_same_weights_on_another_runtime_guess_nearly_all(opened, runtime):
+    """With the target's own random numbers nearly every guess is right, also when sampling."""
     model, drafter = opened("stories", runtime), opened("stories", RUNTIMES[RUNTIMES.index(runtime) - 1], 1)
     for prompt, chain in zip(PROMPTS, CHAINS, strict=True):
         alone = model.generate(prompt, **chain, max_new_tokens=60)
@@ -81,7 +81,7 @@ def test_a_draft_of_the_same_vocabulary_from_another_runtime(opened, runtime):
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_lookup_and_the_end_of_the_context(opened, runtime):
+def test_generate_ngram_draft_up_to_the_end_of_the_context(opened, runtime):
     model = opened("stories", runtime)
     prompt = model.encode("The cat sat on the mat. " * 80)[: model.runtime.context_length - 30]
     alone = model.generate(prompt, temperature=0, repetition_penalty=1.0, max_new_tokens=99)
@@ -92,7 +92,7 @@ def test_lookup_and_the_end_of_the_context(opened, runtime):
     assert result.draft.kind == "ngram" and result.draft.drafted > 20
 
 
-def test_the_command_line_says_what_came_of_it(bundled, stories, tmp_path):
+def test_run_draft_reports_statistics(bundled, stories, tmp_path):
     pytest.importorskip("onnxruntime")
 
     def run(*more):

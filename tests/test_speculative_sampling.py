@@ -1,4 +1,4 @@
-"""What a draft must not change when tokens are drawn: their distribution, and with coupled numbers the tokens."""
+"""What a draft must not change when tokens are drawn: their distribution and, if coupled, the tokens themselves."""
 
 from collections import Counter
 from functools import cache
@@ -18,7 +18,7 @@ LENGTH, TEXTS = 4, 2500
 
 
 class Cached(Hashed):
-    """The same logits as before are not hashed again."""
+    """With a cache of the logits."""
 
     def __init__(self, **more):
         super().__init__(len(PIECES), order=2, spread=1.5, **more)
@@ -29,37 +29,37 @@ class Cached(Hashed):
 
 
 def exactly(runtime, prompt):
-    """The probability of every text of LENGTH tokens, by following all of them with the sampler's own distribution."""
-    found = {}
+    """The probability of every text of LENGTH tokens, from the sampler's own distribution after each prefix."""
+    texts = {}
 
-    def follow(said, chance):
-        if len(said) == LENGTH:
-            found[tuple(said)] = chance
+    def follow(text, probability):
+        if len(text) == LENGTH:
+            texts[tuple(text)] = probability
             return
-        sampler = Sampler(Sampling(**CHAIN), len(PIECES), [*prompt, *said])
-        for id, each in zip(*sampler.distribution(runtime.logits([*prompt, *said])), strict=True):
-            follow([*said, int(id)], chance * each)
+        sampler = Sampler(Sampling(**CHAIN), len(PIECES), [*prompt, *text])
+        for id, each in zip(*sampler.distribution(runtime.logits([*prompt, *text])), strict=True):
+            follow([*text, int(id)], probability * each)
 
     follow([], 1.0)
-    return found
+    return texts
 
 
-def chi_square(counts, chances):
-    """(statistic, limit): above the limit, five standard deviations, the counts are not of these probabilities."""
+def chi_square(counts, probabilities):
+    """(statistic, limit): above the limit, five standard deviations, the counts do not have these probabilities."""
     total, statistic, cells = sum(counts.values()), 0.0, 0
-    assert set(counts) <= set(chances), "something was said that cannot be"
-    rare = {text for text, chance in chances.items() if chance * total < 8}
-    groups = [{text} for text in set(chances) - rare] + ([rare] if rare else [])
+    assert set(counts) <= set(probabilities), "no text of probability 0"
+    rare = {text for text, each in probabilities.items() if each * total < 8}
+    groups = [{text} for text in set(probabilities) - rare] + ([rare] if rare else [])
     for group in groups:
-        wanted = total * sum(chances[text] for text in group)
-        statistic += (sum(counts[text] for text in group) - wanted) ** 2 / wanted
+        expected = total * sum(probabilities[text] for text in group)
+        statistic += (sum(counts[text] for text in group) - expected) ** 2 / expected
         cells += 1
     return statistic, cells - 1 + 5 * np.sqrt(2 * (cells - 1))
 
 
 @pytest.mark.parametrize("kind", ["coupled", "rejection"])
-def test_texts_are_distributed_as_the_targets_alone(kind, monkeypatch):
-    monkeypatch.setattr(pace, "PLAIN", 0)  # guess from the first token on
+def test_generate_texts_have_the_distribution_of_the_target_alone(kind, monkeypatch):
+    monkeypatch.setattr(pace, "PLAIN_CALLS", 0)  # guess from the first token on
     target, draft = Model(Cached(), Spelled(PIECES)), Model(Cached(wrong=0.3), Spelled(PIECES))
     prompt, counts, drafted, accepted = [1, 2], Counter(), 0, 0
     for seed in range(TEXTS):
@@ -73,14 +73,14 @@ def test_texts_are_distributed_as_the_targets_alone(kind, monkeypatch):
     assert 0.3 < accepted / drafted < 0.9, "both ways of a choice are taken often"
     statistic, limit = chi_square(counts, exactly(target.runtime, prompt))
     assert statistic < limit
-    # And it could tell: the draft's own texts are distributed otherwise.
+    # The test is sensitive: the draft's own texts have another distribution.
     alike = dict.fromkeys(counts, 0.0001) | exactly(draft.runtime, prompt)
     assert chi_square(counts, alike)[0] > 4 * limit
 
 
 @pytest.mark.parametrize("kind", ["coupled", "rejection"])
-def test_how_often_a_guess_is_right(kind):
-    """One choice: rejection takes 1 - d of the guesses at total variation distance d, coupling (1 - d) / (1 + d) of
+def test_choose_guess_is_right_as_often_as_theory_says(kind):
+    """One choice: rejection accepts 1 - d of the guesses at total variation distance d, coupling (1 - d) / (1 + d) of
     them or more (Daliri et al. 2024, theorem 1); both draw from the target's distribution."""
     rng = np.random.default_rng(5)
     logits = (2 * rng.standard_normal(20)).astype(np.float32)
@@ -108,7 +108,7 @@ def test_how_often_a_guess_is_right(kind):
         assert (1 - distance) / (1 + distance) - 0.015 < right / draws <= 1 - distance + 0.015
 
 
-def test_rejection_heeds_what_is_masked():
+def test_rejection_masked_and_banned_ids_are_never_chosen():
     logits = np.zeros(4, np.float32)
     allowed = np.array([False, True, True, False])
     for seed in range(200):
@@ -118,22 +118,22 @@ def test_rejection_heeds_what_is_masked():
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
-def test_the_sampler_goes_back(temperature):
+def test_sampler_rewind_restores_the_state(temperature):
     rng = np.random.default_rng(2)
     rows = rng.standard_normal((12, 30)).astype(np.float32)
     settings = Sampling(temperature=temperature, repetition_penalty=1.5, seed=3, top_k=9)
     plain, other = (Sampler(settings, 30, [4, 5]) for _ in range(2))
-    wanted = [plain.choose(row) for row in rows]
+    expected = [plain.choose(row) for row in rows]
     for at in range(len(rows)):
         mark = other.mark()
-        for row in rows[: at % 4]:  # guesses that come to nothing
+        for row in rows[: at % 4]:  # guesses that are dropped
             other.guess(row)
         other.rewind(mark)
-        token, sure = Sampler.guess(other, rows[at])
-        assert token == wanted[at] and 0 < sure <= 1
+        token, confidence = Sampler.guess(other, rows[at])
+        assert token == expected[at] and 0 < confidence <= 1
         other.rewind(mark)
         if temperature:
-            ids, chances = other.distribution(rows[at])
-            assert sure == pytest.approx(chances[ids.searchsorted(token)])
-        other.accept(wanted[at])
+            ids, probabilities = other.distribution(rows[at])
+            assert confidence == pytest.approx(probabilities[ids.searchsorted(token)])
+        other.accept(expected[at])
     assert other.step == (12 if temperature else 0)

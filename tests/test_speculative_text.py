@@ -1,17 +1,17 @@
-"""A text from one vocabulary into another and back, with real models' tokenizers and every TokenMonster kind."""
+"""A text from one vocabulary to another and back, with tokenizers of real models and every TokenMonster capcode."""
 
 import codecs
 
 import pytest
 from handmade import small
-from helpers import SHARED
+from helpers import NO_SHARED, SHARED
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from speculative_toys import OTHER, SMALL, Spelled
 
 from edgekit.formats.hub import BUNDLED
 from edgekit.inference.speculative.begin import same_vocabulary
-from edgekit.inference.speculative.transcript import Openings, Transcript, ends_of, formed, forms
+from edgekit.inference.speculative.transcript import PrefixIndex, Transcript, ends_of, normal_forms, normalized
 from edgekit.tokenizers.huggingface import JsonTokenizer
 from edgekit.tokenizers.load import from_files
 from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer
@@ -39,87 +39,91 @@ def tokenizer(request):
 
 
 def writable(tokenizer, text):
-    """The text as the tokenizer gives it back: decomposed, or without what it has no ids for."""
+    """The text after a round trip: decomposed, or without what the tokenizer has no ids for."""
     return tokenizer.decode(tokenizer.encode(text))
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 @given(WORDS)
 @settings(max_examples=60, deadline=None)
-def test_a_text_that_took_another_turn_is_written_again(name, words):
+def test_reencode_changed_text_prints_the_new_text(name, words):
     tokenizer = TOKENIZERS[name]
     text, other = writable(tokenizer, "".join(words)), writable(tokenizer, "".join(words[:-3]) + " then")
-    own = Transcript(tokenizer, tokenizer.encode(other))
-    assert own.text == other[: len(own.text)] and own.ends == ends_of(tokenizer, own.ids)
+    transcript = Transcript(tokenizer, tokenizer.encode(other))
+    assert transcript.text == other[: len(transcript.text)] and transcript.ends == ends_of(tokenizer, transcript.ids)
     same = next(
-        (i for i, (a, b) in enumerate(zip(text, own.text, strict=False)) if a != b), min(len(text), len(own.text))
+        (i for i, (a, b) in enumerate(zip(text, transcript.text, strict=False)) if a != b),
+        min(len(text), len(transcript.text)),
     )
-    found = own.respell(text, same)
-    if found is None:  # never where the text can be written at all
+    encoded = transcript.reencode(text, same)
+    if encoded is None:  # only if the text cannot be written
         assert tokenizer.decode(tokenizer.encode(text)) != text
         return
-    kept, ids = found
-    own.cut(kept)
-    own.extend(ids)
-    assert tokenizer.decode(own.ids) == text
-    assert own.text == text[: len(own.text)] and own.unchanged <= kept
+    kept, ids = encoded
+    transcript.cut(kept)
+    transcript.extend(ids)
+    assert tokenizer.decode(transcript.ids) == text
+    assert transcript.text == text[: len(transcript.text)] and transcript.unchanged <= kept
 
 
-def test_the_end_is_written_as_the_whole_would_be(tokenizer):
-    """And no more than a window's length is tokenized for it."""
+def test_reencode_shorter_text_equals_encoding_all_of_it(tokenizer):
+    """And only about a window is encoded for it."""
     text = writable(tokenizer, TEXT.split("\n")[0] * 5)
-    own = Transcript(tokenizer, tokenizer.encode(text + "s"))
+    transcript = Transcript(tokenizer, tokenizer.encode(text + "s"))
     whole = tokenizer.encode(text)
-    kept, ids = own.respell(text, len(text))
-    assert [*own.ids[:kept], *ids] == whole and len(ids) < len(whole) / 3
+    kept, ids = transcript.reencode(text, len(text))
+    assert [*transcript.ids[:kept], *ids] == whole and len(ids) < len(whole) / 3
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 @given(WORDS, WORDS)
 @settings(max_examples=80, deadline=None)
-def test_what_is_spelt_is_printed(name, before, more):
-    """From wherever the ids stand; and where the tokenizer itself would go on from them, as it does."""
+def test_encode_next_ids_print_the_text(name, before, more):
+    """After any ids; and where the tokenizer itself would continue from them, with the same ids."""
     tokenizer = TOKENIZERS[name]
     whole = tokenizer.encode("".join(before) + "".join(more))
-    own = Transcript(tokenizer, tokenizer.encode("".join(before)))
+    transcript = Transcript(tokenizer, tokenizer.encode("".join(before)))
     more = writable(tokenizer, "".join(more))
-    ids = own.spell(more)
+    ids = transcript.encode_next(more)
     if ids is not None:
-        decoder = tokenizer.decoder(own.ids)
+        decoder = tokenizer.decoder(transcript.ids)
         assert "".join(map(decoder.feed, ids)) == more
     text = Transcript(tokenizer, whole).text
-    if whole[: len(own.ids)] == own.ids and text == own.text + more and ids is not None:
-        assert ids == whole[len(own.ids) :] or len(own.text) > 48  # a window may see it otherwise
+    if whole[: len(transcript.ids)] == transcript.ids and text == transcript.text + more and ids is not None:
+        assert ids == whole[len(transcript.ids) :] or len(transcript.text) > 48  # the context of a window may differ
 
 
-def test_half_a_character_is_finished_with_its_bytes():
+def test_encode_next_half_a_character_is_completed_with_bytes():
     tokenizer = Spelled(SMALL, stop=[0])
     heart = [SMALL.index(bytes([byte])) for byte in "♥".encode()]
     for known in (0, 1, 2):
-        own = Transcript(tokenizer, [1, 4, *heart[:known]])
-        assert own.text == "a " and own.spell("♥b") == [*heart[known:], 2]
-    assert Transcript(tokenizer, [1, heart[0]]).spell("b") is None, "no id goes on from half a character to a letter"
+        transcript = Transcript(tokenizer, [1, 4, *heart[:known]])
+        assert transcript.text == "a " and transcript.encode_next("♥b") == [*heart[known:], 2]
+    assert Transcript(tokenizer, [1, heart[0]]).encode_next("b") is None, (
+        "no id continues half a character with a letter"
+    )
 
 
-def test_after_a_lone_delete_marker():
-    """TokenMonster's marker takes away the next space: what follows it must bring one to be taken away."""
+def test_encode_next_after_a_lone_delete_marker():
+    """TokenMonster's marker deletes the next space, so what follows it must begin with one."""
     tokenizer = TOKENIZERS["level 1"]
     vocabulary = tokenizer.vocabulary
     ids = vocabulary.encode("cat.the")
-    own = Transcript(tokenizer, [*vocabulary.encode("cat."), vocabulary.delete_token])
-    assert own.text == "cat." and tokenizer.decode(ids) == "cat.the"
-    found = own.spell(" the")
-    assert found is None or tokenizer.decode(own.ids + found) == "cat. the"
-    found = own.spell("the")
-    assert found is not None and tokenizer.decode(own.ids + found) == "cat.the"
+    transcript = Transcript(tokenizer, [*vocabulary.encode("cat."), vocabulary.delete_token])
+    assert transcript.text == "cat." and tokenizer.decode(ids) == "cat.the"
+    found = transcript.encode_next(" the")
+    assert found is None or tokenizer.decode(transcript.ids + found) == "cat. the"
+    found = transcript.encode_next("the")
+    assert found is not None and tokenizer.decode(transcript.ids + found) == "cat.the"
 
 
 @given(st.lists(st.binary(min_size=1, max_size=4), unique=True, max_size=30), st.binary(min_size=1, max_size=3))
 @example([b"a", b"a\xff", b"a\xff\xff\xff\xff", b"b"], b"a")
 @settings(max_examples=100, deadline=None)
-def test_openings(made, text):
-    assert Openings([b"", *made]).of(text) == sorted(
-        (i for i, piece in enumerate([b"", *made]) if piece.startswith(text) and piece), key=([b"", *made]).__getitem__
+def test_prefix_index_returns_all_ids_that_begin_with_the_text(others, text):
+    assert PrefixIndex([b"", *others]).starting_with(text) == sorted(
+        (i for i, piece in enumerate([b"", *others]) if piece.startswith(text) and piece),
+        key=([b"", *others]).__getitem__,
     )
 
 
@@ -132,15 +136,19 @@ def test_pieces_are_what_ids_print_in_a_text(tokenizer):
         assert said == writable(tokenizer, TEXT).strip()
 
 
-def test_unicode_forms():
-    apart, composed = TOKENIZERS["level 1"], Spelled(OTHER)
-    assert forms(apart, composed) == ("NFD", "NFC") and forms(composed, apart) == ("NFC", "NFD")
-    assert forms(apart, apart) == (None, None) and formed("é", "NFD") == "e\u0301" and formed("é", None) == "é"
+def test_normal_forms_of_each_pair():
+    decomposed, composed = TOKENIZERS["level 1"], Spelled(OTHER)
+    assert normal_forms(decomposed, composed) == ("NFD", "NFC") and normal_forms(composed, decomposed) == ("NFC", "NFD")
+    assert (
+        normal_forms(decomposed, decomposed) == (None, None)
+        and normalized("é", "NFD") == "e\u0301"
+        and normalized("é", None) == "é"
+    )
 
 
-def test_which_vocabularies_are_the_same():
+def test_same_vocabulary_ignores_only_padding():
     one = TOKENIZERS["level 1"]
-    assert same_vocabulary(one, TokenMonsterTokenizer(small(1), 900)), "but for padding"
+    assert same_vocabulary(one, TokenMonsterTokenizer(small(1), 900)), "apart from padding"
     assert not same_vocabulary(one, TOKENIZERS["level 2"]) and not same_vocabulary(one, Spelled(OTHER))
     assert same_vocabulary(Spelled(SMALL), Spelled([*SMALL, b"", b""]))
     assert not same_vocabulary(Spelled(SMALL), Spelled([*SMALL, b"x"])) and not same_vocabulary(
@@ -148,8 +156,8 @@ def test_which_vocabularies_are_the_same():
     )
 
 
-@pytest.mark.skipif(not STORIES.is_dir(), reason="needs the project's shared folder beside the checkout")
-def test_a_vocabulary_is_the_same_read_by_edgekit_or_by_llamacpp():
+@pytest.mark.skipif(not STORIES.is_dir(), reason=NO_SHARED)
+def test_same_vocabulary_read_by_edgekit_and_by_llamacpp():
     load = pytest.importorskip("edgekit.model").load
     pytest.importorskip("llama_cpp")
     foreign = load(STORIES.parent / "stories260K.f32.gguf", threads=1)

@@ -1,4 +1,4 @@
-"""Which draft a model is, and the start of speculative decoding for one text."""
+"""Which kind of draft a model is, and the start of speculative decoding for one text."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,52 +16,53 @@ from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer
 
 
 class Pair(NamedTuple):
-    """A model as speculative decoding needs it."""
+    """The parts of a model that speculative decoding needs."""
 
     runtime: Runtime
     tokenizer: Tokenizer
 
 
 def begin(target: Pair, draft: Pair | str, drafting: Drafting, settings: Generating) -> Begin:
-    """Speculative decoding of one text.
+    """Prepare speculative decoding of one text.
 
     Args:
-        target: whose text it is.
+        target: the model that writes the text.
         draft: another model, or "ngram".
+        drafting: how many tokens to draft, and how they are sampled.
         settings: of the text.
 
     Raises:
-        SettingError: the draft is the target itself, whose one cache cannot hold two texts.
+        SettingError: the draft is the target itself, which has a cache for one text only.
     """
     if not isinstance(draft, str) and draft.runtime is target.runtime:
-        raise SettingError("the draft must be a model of its own: load it a second time")
+        raise SettingError("the draft must be a second model: load it once more")
 
-    def make(prompt: Sequence[int], seed: int) -> Speculation:
+    def start(prompt: Sequence[int], seed: int) -> Speculation:
         count = None if drafting.draft_tokens == "auto" else int(drafting.draft_tokens)
-        own = dataclasses.replace(settings, seed=seed)
-        made: Draft
+        seeded = dataclasses.replace(settings, seed=seed)
+        guesses: Draft
         if isinstance(draft, str):
-            made = NgramDraft()
+            guesses = NgramDraft()
         elif same_vocabulary(target.tokenizer, draft.tokenizer):
             ends = frozenset() if settings.ignore_eos else target.tokenizer.stop
             rejecting = drafting.draft_sampling == "rejection" and settings.temperature > 0
-            made = ModelDraft(draft.runtime, target.runtime.vocab_size, prompt, own, ends, rejecting)
+            guesses = ModelDraft(draft.runtime, target.runtime.vocab_size, prompt, seeded, ends, rejecting)
         else:
-            made = TextDraft(draft.runtime, draft.tokenizer, target.tokenizer, own)
-        return Speculation(target.runtime, made, prompt, Pace(count))
+            guesses = TextDraft(draft.runtime, draft.tokenizer, target.tokenizer, seeded)
+        return Speculation(target.runtime, guesses, prompt, Pace(count))
 
-    return make
+    return start
 
 
 def same_vocabulary(a: Tokenizer, b: Tokenizer) -> bool:
-    """Whether every id prints the same in both, as far as both go; what is longer has only padding there.
+    """Whether every id prints the same in both; where one is longer, the rest of it is only padding.
 
-    That is all that matters: an id that means something else to the draft costs a wrong guess, never a wrong text.
+    Nothing else matters: an id with another meaning for the draft costs a wrong guess, never a wrong text.
     """
     if isinstance(a, TokenMonsterTokenizer) and isinstance(b, TokenMonsterTokenizer):
         return a.vocabulary is b.vocabulary or a.vocabulary.to_bytes() == b.vocabulary.to_bytes()
     if isinstance(a, TokenMonsterTokenizer) or isinstance(b, TokenMonsterTokenizer):
-        return False  # the bytes of one undergo capcode, those of the other do not
-    ours, theirs = a.token_bytes, b.token_bytes
-    shared = min(len(ours), len(theirs))
-    return ours[:shared] == theirs[:shared] and not any(ours[shared:]) and not any(theirs[shared:])
+        return False  # capcode applies to the bytes of only one of them
+    one, other = a.token_bytes, b.token_bytes
+    shared = min(len(one), len(other))
+    return one[:shared] == other[:shared] and not any(one[shared:]) and not any(other[shared:])

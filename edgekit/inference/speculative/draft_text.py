@@ -1,22 +1,22 @@
-"""A draft of another vocabulary: what passes between it and the target is text.
+"""A draft of another vocabulary, which exchanges text with the target.
 
 In each round:
 
-1. The text so far, as the target's ids print it, is put into the draft's ids. Ids that the draft already has, whether
-   read or guessed by itself, stay as long as they print that text.
-2. The last word may not be over, and its beginning alone would be spelt by ids that the draft hardly ever saw before
+1. The text so far, as the target's ids print it, is encoded into the draft's ids. Ids that the draft already has, read
+   or guessed, stay as long as they print that text.
+2. The last word may be incomplete. Its beginning alone would be written with ids that the draft hardly ever saw before
    the rest of it (" walk" and "ing" for a model that knows " walking"; a TokenMonster vocabulary knows " She said" as
-   well). So the draft goes back to the first of its ids that a longer one could stand for, and says from there again
-   what is known, either by the tokenizer's ids or by a longer one, whichever it finds likelier ("token healing",
-   after Lundberg's guidance). That takes no more calls than reading it.
-3. It guesses on. The last guess stays back: of the target's ids for that text the last might be another if the draft
-   had gone on (a " walk" that becomes " walking"), and what is held back need not be guessed again in the next round.
-4. The text guessed is put into the target's ids, in its context, where they go on from the ids that are there.
+   well). So the draft goes back to the first of its ids that could be the beginning of a longer one, and writes the
+   known text again from there, with the tokenizer's ids or a longer one, whichever it finds more likely ("token
+   healing", after Lundberg's guidance). That takes no more calls than reading it.
+3. It guesses further tokens. The last guess is withheld: with a longer text, the last of the target's ids might be
+   another one (a " walk" that becomes " walking"), and a withheld guess need not be made again in the next round.
+4. The text of the guesses is encoded into the target's ids, as a continuation of the ids that are there.
 
-`transformers` does 1 and 4 too (universal assisted generation, `assistant_tokenizer`).
+`transformers` does steps 1 and 4 too (universal assisted generation, `assistant_tokenizer`).
 
-Guesses are the draft's likeliest ids, also where the target samples: its race has no numbers for another vocabulary,
-and of all independent guesses the likeliest is most often right.
+Guesses are the draft's most likely ids, also where the target samples: the sampler's race has no common numbers for two
+vocabularies, and of all independent guesses the most likely one is right most often.
 """
 
 import dataclasses
@@ -30,22 +30,22 @@ from edgekit.inference.sampling import Sampler
 from edgekit.inference.speculative.draft import Follower
 from edgekit.inference.speculative.pace import Pace
 from edgekit.inference.speculative.speculation import Proposal
-from edgekit.inference.speculative.transcript import CONTEXT, Openings, Transcript, formed, forms
+from edgekit.inference.speculative.transcript import CONTEXT, PrefixIndex, Transcript, normal_forms, normalized
 from edgekit.settings import Generating
 from edgekit.tokenizers.base import Tokenizer
 from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer
 
 LONGEST = 40
-"""Characters that an id may stand for; so far back it is asked whether a longer one could."""
+"""Characters of the text's end in which step 2 looks for the beginning of a longer id."""
 
 
 class TextDraft:
-    """See above, and `edgekit.speculative.Draft`.
+    """A model of another vocabulary; see the module's docstring.
 
     Args:
         runtime, tokenizer: the draft's.
         target: the target's tokenizer.
-        settings: of the text; the repetition penalty counts for the draft's ids too.
+        settings: of the text; the repetition penalty counts the draft's ids too.
     """
 
     kind = "other vocabulary"
@@ -55,28 +55,30 @@ class TextDraft:
         self._settings = dataclasses.replace(settings, temperature=0.0, logit_bias={}, banned=())
         self._sampler = Sampler(self._settings, self._size)
         self._target, self._stop = Transcript(target), sorted(target.stop)
-        begin = [] if tokenizer.bos is None else [tokenizer.bos]
-        self._own, self._begin = Transcript(tokenizer, begin), len(begin)
-        self._sure = [1.0] * len(begin)
-        """Of each id of the draft's own: how sure it was, if it was guessed."""
-        self._agreed = self._left_out = 0
-        """Characters that the draft's text is known to share with the target's, and those that it begins behind."""
+        bos = [] if tokenizer.bos is None else [tokenizer.bos]
+        self._draft, self._bos_count = Transcript(tokenizer, bos), len(bos)
+        self._confidence = [1.0] * len(bos)
+        """Of each id in `_draft`; 1 for those that were read."""
+        self._common = 0
+        """Characters at the beginning of both texts that are known to be equal."""
+        self._skipped = 0
+        """Characters of the target's text before the beginning of the draft's."""
         self._ends = tokenizer.stop
-        self._openings = Openings(tokenizer.token_bytes)
+        self._index = PrefixIndex(tokenizer.token_bytes)
         self._bytes: Callable[[str], bytes] = str.encode
         if isinstance(tokenizer, TokenMonsterTokenizer) and tokenizer.vocabulary.capcode == 2:
             self._bytes = tokenizer.vocabulary.normalize
-        self._form, self._back = forms(tokenizer, target)
+        self._form, self._target_form = normal_forms(tokenizer, target)
 
     def propose(self, history: Sequence[int], count: int, pace: Pace) -> Proposal:
-        """See `edgekit.speculative.Draft.propose`."""
+        """See `edgekit.inference.speculative.speculation.Draft.propose`."""
         self._target.extend(history[len(self._target.ids) :])
-        text = formed(self._target.text, self._form)[self._left_out :]
+        text = normalized(self._target.text, self._form)[self._skipped :]
         if self._settings.repetition_penalty != 1:
-            self._sampler = Sampler(self._settings, self._size, self._own.ids)
+            self._sampler = Sampler(self._settings, self._size, self._draft.ids)
         if not text or not self._catch_up(text):
-            self._cut(self._begin)  # something that it has no ids for: begin anew behind it
-            self._agreed, self._left_out = 0, self._left_out + len(text)
+            self._cut(self._bos_count)  # the draft has no ids for some of the text: start over after it
+            self._common, self._skipped = 0, self._skipped + len(text)
             return Proposal()
         ended = self._guess(len(text), count * max(len(text) / len(history), 1.0), count, pace)
         return self._translate(len(text), count, ended)
@@ -84,117 +86,122 @@ class TextDraft:
     # ---- the text, in the draft's ids ------------------------------------------------------------------------------
 
     def _catch_up(self, text: str) -> bool:
-        """Make the draft's own text begin with `text`; False if it has no way to say it."""
-        own = self._own
-        same = self._agreed + len(os.path.commonprefix([own.text[self._agreed :], text[self._agreed :]]))
-        self._agreed = same if self._form is None else 0  # composing may change what was there
+        """Make the draft's text begin with `text`; False if its tokenizer cannot write it."""
+        draft = self._draft
+        same = self._common + len(os.path.commonprefix([draft.text[self._common :], text[self._common :]]))
+        self._common = same if self._form is None else 0  # composition may change earlier characters
         if same == len(text):
-            return True  # what more it has, it guessed before
-        found = own.respell(text, same, self._begin)
-        if found is None:
+            return True  # anything after it was guessed before
+        encoded = draft.reencode(text, same, self._bos_count)
+        if encoded is None:
             return False
-        self._cut(found[0])
-        start, ids = len(own.text), found[1]
-        ends = [start, *self._ends_after(ids)]
+        kept, ids = encoded
+        self._cut(kept)
+        ends = [len(draft.text), *self._ends_after(ids)]
         if ends[-1] != len(text):
             return False
-        # The first id that a longer one could stand for, all that is known of it included.
+        # The first id whose text, with all that follows it, could be the beginning of a longer id.
         near = (i for i, end in enumerate(ends[:-1]) if len(text) - end <= LONGEST)
-        again = next((i for i in near if self._open(text[ends[i] :])), None)
+        again = next((i for i in near if self._starting_with(text[ends[i] :])), None)
         self._read(ids[:again])
-        if again is not None and not self._say(text, ids[again:]):
+        if again is not None and not self._heal(text, ids[again:]):
             self._read(ids[again:])
-        return own.text.startswith(text)
+        return draft.text.startswith(text)
 
     def _ends_after(self, ids: Sequence[int]) -> list[int]:
-        decoder, end, found = self._own.tokenizer.decoder(self._own.ids[-CONTEXT:]), len(self._own.text), []
+        """Where in the draft's text each of the ids would end."""
+        decoder, end, ends = self._draft.tokenizer.decoder(self._draft.ids[-CONTEXT:]), len(self._draft.text), []
         for id in ids:
             end += len(decoder.feed(id))
-            found.append(end)
-        return found
+            ends.append(end)
+        return ends
 
-    def _open(self, text: str) -> list[int]:
-        """Ids that stand for `text` and more, or for it alone."""
-        return self._openings.of(self._bytes(text))
+    def _starting_with(self, text: str) -> list[int]:
+        """Ids that stand for `text`, or for `text` and more."""
+        return self._index.starting_with(self._bytes(text))
 
     def _read(self, ids: Sequence[int]) -> None:
-        self._own.extend(ids)
-        self._sure += [1.0] * len(ids)
+        self._draft.extend(ids)
+        self._confidence += [1.0] * len(ids)
 
-    def _say(self, text: str, ids: Sequence[int]) -> bool:
-        """Go on at least to the end of `text`, by these ids or one that ends it; False, and nothing, if it fails."""
-        own, start = self._own, len(self._own.ids)
+    def _heal(self, text: str, ids: Sequence[int]) -> bool:
+        """Write at least to the end of `text`, with these ids or one that reaches beyond; False, and no change, if
+        that fails."""
+        draft, start = self._draft, len(self._draft.ids)
         for id in ids:
             allowed = np.zeros(self._size, bool)
-            allowed[[each for each in (id, *self._open(text[len(own.text) :])) if each < self._size]] = True
+            candidates = (id, *self._starting_with(text[len(draft.text) :]))
+            allowed[[each for each in candidates if each < self._size]] = True
             logits = self._logits() if allowed.any() else None
             if logits is None:
                 break
-            token, sure = self._sampler.guess(logits, allowed)
-            self._feed(token, sure)
+            token, confidence = self._sampler.guess(logits, allowed)
+            self._append(token, confidence)
             if token != id:
                 break
-        if own.text.startswith(text):
+        if draft.text.startswith(text):
             return True
         self._cut(start)
         return False
 
     # ---- guesses ---------------------------------------------------------------------------------------------------
 
-    def _guess(self, start: int, wanted: float, count: int, pace: Pace) -> bool:
-        """Guess about `wanted` characters behind `start`, and one id more; True if the text ends there."""
-        own = self._own
-        self._follower.shorten(own.ids, count)
+    def _guess(self, start: int, length: float, count: int, pace: Pace) -> bool:
+        """Guess about `length` characters after `start`, and one id more; True if the text ends there."""
+        draft = self._draft
+        self._follower.make_room(draft.ids, count)
         for _ in range(2 * count + 2):
-            first = own.count_to(start)
-            guesses = len(own.ids) - first
-            if guesses > 0 and own.ends[-2] - start >= wanted:
+            first = draft.count_until(start)
+            guesses = len(draft.ids) - first
+            if guesses > 0 and draft.ends[-2] - start >= length:
                 break
-            if guesses > 0 and not pace.goes_on(self._sure[first:]):
+            if guesses > 0 and not pace.should_continue(self._confidence[first:]):
                 break
             logits = self._logits()
             if logits is None:
                 break
-            token, sure = self._sampler.guess(logits)
+            token, confidence = self._sampler.guess(logits)
             if token in self._ends:
                 return True
-            self._feed(token, sure)
+            self._append(token, confidence)
         return False
 
     def _translate(self, start: int, count: int, ended: bool) -> Proposal:
-        """The guesses behind `start`, in the target's ids."""
-        own, target = self._own, self._target
-        more = formed(own.text[start:], self._back)
-        # Up to where the last guess begins; of a single one, all but the target's last id.
-        certain = len(formed(own.text[start : own.ends[-2]], self._back)) if len(own.ends) > 1 else 0
-        ids = (target.spell(more) if more else []) or []
-        found, decoder, end = Proposal(), None, 0
-        for place, id in enumerate(ids[:count]):
+        """The guesses after `start`, in the target's ids."""
+        draft, target = self._draft, self._target
+        more = normalized(draft.text[start:], self._target_form)
+        # Up to where the last guess begins; if there is only one, all but the target's last id.
+        certain = len(normalized(draft.text[start : draft.ends[-2]], self._target_form)) if len(draft.ends) > 1 else 0
+        ids = (target.encode_next(more) if more else []) or []
+        proposal, decoder, end = Proposal(), None, 0
+        for index, id in enumerate(ids[:count]):
             decoder = decoder or target.tokenizer.decoder(target.ids[-CONTEXT:])
             end += len(decoder.feed(id))
-            if not ended and (end > certain if certain > 0 else place == len(ids) - 1):
+            if not ended and (end > certain if certain > 0 else index == len(ids) - 1):
                 break
-            found.tokens.append(id)
-            found.sure.append(self._sure[min(own.count_to(start + end), len(self._sure)) - 1])
-        if ended and self._stop and len(found.tokens) == len(ids) < count:
-            found.tokens.append(self._stop[0])
-            found.sure.append(1.0)
-        return found
+            proposal.tokens.append(id)
+            guess = min(draft.count_until(start + end), len(self._confidence)) - 1
+            proposal.confidence.append(self._confidence[guess])
+        if ended and self._stop and len(proposal.tokens) == len(ids) < count:
+            proposal.tokens.append(self._stop[0])
+            proposal.confidence.append(1.0)
+        return proposal
 
     # ---- the model -------------------------------------------------------------------------------------------------
 
     def _logits(self) -> Logits | None:
-        own = self._own
-        if not own.ids:
+        """What follows the draft's text; None if its context is full, or it has no ids yet."""
+        draft = self._draft
+        if not draft.ids:
             return None
-        found = self._follower.after(own.ids, own.unchanged)
-        own.unchanged = len(own.ids)
-        return found
+        logits = self._follower.after(draft.ids, draft.unchanged)
+        draft.unchanged = len(draft.ids)
+        return logits
 
-    def _feed(self, token: int, sure: float) -> None:
-        self._own.extend([token])
-        self._sure.append(sure)
+    def _append(self, token: int, confidence: float) -> None:
+        self._draft.extend([token])
+        self._confidence.append(confidence)
 
     def _cut(self, count: int) -> None:
-        self._own.cut(count)
-        del self._sure[count:]
+        self._draft.cut(count)
+        del self._confidence[count:]
