@@ -185,9 +185,9 @@ class Stream(Iterator[str]):
         result.finish_reason = "cancelled"  # unless it is replaced below
         # The last token needs no place in the cache.
         limit = min(settings.max_new_tokens, runtime.context_length + 1 - len(result.prompt))
-        ahead = None if self._begin_draft is None else self._begin_draft(result.prompt, sampler.seed)
-        if ahead is not None:
-            result.draft = ahead.stats
+        speculation = None if self._begin_draft is None else self._begin_draft(result.prompt, sampler.seed)
+        if speculation is not None:
+            result.draft = speculation.stats
         begin = clock()
         runtime.rewind(0)
         logits = runtime.forward(result.prompt)
@@ -199,7 +199,9 @@ class Stream(Iterator[str]):
             if settings.ban_replacement:  # no character is begun that cannot be finished in time
                 allowed = self._tokenizer.utf8_mask(decoder, limit - 1 - len(tokens))
             distribution = Distribution(*sampler.distribution(logits, allowed)) if self._distributions else None
-            token = sampler.choose(logits, allowed) if ahead is None else ahead.choose(sampler, logits, allowed)
+            token = (
+                sampler.choose(logits, allowed) if speculation is None else speculation.choose(sampler, logits, allowed)
+            )
             now = clock()
             if not first:
                 first = now
@@ -207,8 +209,8 @@ class Stream(Iterator[str]):
             tokens.append(token)
             timings.decode = now - first
             timings.new_tokens = len(tokens)
-            if ahead is not None:
-                ahead.stats.seconds = timings.decode
+            if speculation is not None:
+                speculation.stats.seconds = timings.decode
             logprob = None
             if result.logprobs is not None:
                 logprob = token_logprob(logits, token, settings.logprobs or 0)
@@ -228,19 +230,19 @@ class Stream(Iterator[str]):
             result.text += piece
             if reason:
                 result.finish_reason = reason
-                if ahead is not None:
-                    ahead.finish(timings.decode)
+                if speculation is not None:
+                    speculation.finish(timings.decode)
             yield Step(token, piece, logprob, distribution, forward_seconds)
             if reason:
                 return
             if self._stopped or (self._cancelled and self._cancelled()):
-                if ahead is not None:
-                    ahead.finish(timings.decode)
+                if speculation is not None:
+                    speculation.finish(timings.decode)
                 self._rest = text.add(self._flush(decoder)) + text.flush()
                 result.text += self._rest
                 return
             begin_forward = clock()
-            logits = runtime.forward([token]) if ahead is None else ahead.after(token, limit - len(tokens))
+            logits = runtime.forward([token]) if speculation is None else speculation.after(token, limit - len(tokens))
             forward_seconds = clock() - begin_forward
 
     def _flush(self, decoder: Decoder) -> str:
