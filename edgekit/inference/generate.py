@@ -199,9 +199,10 @@ class Stream(Iterator[str]):
             if settings.ban_replacement:  # no character is begun that cannot be finished in time
                 allowed = self._tokenizer.utf8_mask(decoder, limit - 1 - len(tokens))
             distribution = Distribution(*sampler.distribution(logits, allowed)) if self._distributions else None
-            token = (
-                sampler.choose(logits, allowed) if speculation is None else speculation.choose(sampler, logits, allowed)
-            )
+            if speculation is None:
+                token = sampler.choose(logits, allowed)
+            else:
+                token = speculation.choose(sampler, logits, allowed)
             now = clock()
             if not first:
                 first = now

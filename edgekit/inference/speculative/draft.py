@@ -187,9 +187,8 @@ class NgramDraft:
                 self._ends[tuple(history[end - size : end])] = end
         self._read = len(history)
         for size in range(min(LONGEST_NGRAM, len(history)), 0, -1):
-            end = self._ends.get(tuple(history[-size:]))
-            if end is not None:
-                return self._copy(history, end, count, (size - 0.5) / LONGEST_NGRAM, pace)
+            if (start := self._ends.get(tuple(history[-size:]))) is not None:
+                return self._copy(history, start, count, (size - 0.5) / LONGEST_NGRAM, pace)
         return Proposal()
 
     def _copy(self, history: Sequence[int], start: int, count: int, confidence: float, pace: Pace) -> Proposal:
