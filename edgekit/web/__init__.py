@@ -6,7 +6,6 @@
     state.py        what the parts share
     worker.py       the one thread that runs models, and the bounded queue in front of it
     models.py       the pool of models, opened on first use
-    tokens.py       log-probabilities of a prompt, the text of single tokens
     responses.py    from a job to an HTTP response; what happens when a client leaves
     playground.py, completions.py    the two APIs
     metrics.py      counters and histograms for Prometheus

@@ -26,14 +26,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from edgekit.inference.generate import TokenLogprob
+from edgekit.inference.generate import TokenLogprob, token_logprob
+from edgekit.inference.runtime import Runtime
 from edgekit.model import Model
 from edgekit.settings import is_whole
 from edgekit.tokenizers.base import Tokenizer
 from edgekit.web import responses
 from edgekit.web.models import Entry
 from edgekit.web.state import AppState
-from edgekit.web.tokens import prompt_logprobs
 from edgekit.web.validation import Fields, RequestError, is_ids, shown
 from edgekit.web.worker import Job
 
@@ -41,6 +41,8 @@ MAX_TOKENS = 16
 MAX_LOGPROBS = 5
 LEAST = -9999.0
 """In place of minus infinity, which JSON does not have."""
+CHUNK = 64
+"""Prompt tokens whose logits are in memory at once: 2 MB at a vocabulary of 8,000."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,19 @@ def _prompt_entries(model: Model, prompt: Sequence[int], top: int, length: int) 
         )
         offset += len(decoder.feed(id))
     return entries
+
+
+def prompt_logprobs(runtime: Runtime, prompt: Sequence[int], top: int) -> list[TokenLogprob | None]:
+    """For each token of a prompt, given those before it; None for the first. The runtime's cache is emptied first.
+
+    `top`: how many of the likeliest ids each entry lists.
+    """
+    logprobs: list[TokenLogprob | None] = [None]
+    runtime.rewind(0)
+    for begin in range(0, len(prompt) - 1, CHUNK):
+        rows = runtime.forward(prompt[begin : min(begin + CHUNK, len(prompt) - 1)], every=True)
+        logprobs += [token_logprob(row, token, top) for row, token in zip(rows, prompt[begin + 1 :], strict=False)]
+    return logprobs
 
 
 # -----------------------------------------------------------------------------
