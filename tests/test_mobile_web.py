@@ -684,7 +684,7 @@ def test_log_probabilities(node):
     assert [id for id, _ in found["top"]] == [id for id, _ in wanted.top]
 
 
-# ---- the house's rules for the pages -----------------------------------------------------------------------------
+# ---- rules for the pages -----------------------------------------------------------------------------
 
 
 def test_no_dependency_and_every_module_explained():
