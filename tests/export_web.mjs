@@ -1,5 +1,5 @@
-// Runs an exported folder without a browser: onnxruntime-web's WebAssembly, the folder's own modules, its model.
-// node export_web.mjs FOLDER MODEL < requests, a JSON a line; events of each come out as one JSON line.
+// Runs an exported folder without a browser: onnxruntime-web's WebAssembly, the folder's modules and its model.
+// node export_web.mjs FOLDER MODEL < requests. A JSON request per line in, a JSON list of its events per line out.
 
 import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";

@@ -1,5 +1,5 @@
-// Answers test_mobile_web.py about edgekit/web/pages/core: a request a line (JSON) on stdin, an answer a line on stdout.
-// Bytes travel as base64, arrays of float32 as files.
+// Runs edgekit/web/pages/core for test_mobile_web.py: a JSON request per line on stdin, a JSON answer per line on stdout.
+// Bytes are sent as base64, float32 arrays as files.
 
 import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
@@ -20,7 +20,7 @@ const floats = (path) => {
   const data = readFileSync(path);
   return new Float32Array(data.buffer.slice(data.byteOffset, data.byteOffset + data.length));
 };
-// JSON has no BigInt and no Map: a seed comes as text, a bias as pairs.
+// JSON has no BigInt and no Map: a seed is sent as a string, a bias as pairs.
 const settingsOf = ({ seed, logit_bias, ...others }) => {
   if (seed !== undefined) others.seed = typeof seed === "string" ? BigInt(seed) : seed;
   if (logit_bias !== undefined) others.logit_bias = new Map(logit_bias);
@@ -43,7 +43,7 @@ function tokenizerOf({ path, vocab_size, options, files }) {
   return TokenMonsterTokenizer.fromFiles(opened, vocab_size);
 }
 
-/** Logits from a table, by what was fed so far: the same as `Table` in test_mobile_web.py. */
+/** Logits from a table, chosen by the tokens so far: the same as `Table` in test_mobile_web.py. */
 class Table {
   constructor(path, vocabSize, contextLength) {
     this.rows = floats(path);
@@ -66,13 +66,13 @@ class Table {
 }
 
 async function generate({ tokenizer, table, context, prompt, settings, cancel_after = null, how }) {
-  const made = tokenizerOf(tokenizer);
-  const runtime = new Table(table, made.vocabSize, context);
+  const opened = tokenizerOf(tokenizer);
+  const runtime = new Table(table, opened.vocabSize, context);
   const pieces = [];
   const controller = new AbortController();
   const enough = () => cancel_after !== null && pieces.length >= cancel_after;
-  const asked = how === "signal" ? { signal: controller.signal } : how === "callback" ? { cancelled: enough } : {};
-  const stream = new Stream(runtime, made, prompt, settingsOf(settings), asked);
+  const options = how === "signal" ? { signal: controller.signal } : how === "callback" ? { cancelled: enough } : {};
+  const stream = new Stream(runtime, opened, prompt, settingsOf(settings), options);
   for await (const piece of stream) {
     pieces.push(piece);
     if (how === "signal" && enough()) controller.abort();
@@ -150,9 +150,9 @@ const OPERATIONS = {
   sum: ({ all }) => all.map((values) => sum(values)),
   sample: ({ table, vocab_size, runs }) => {
     const rows = floats(table);
-    return runs.map(({ settings, seen, rows: wanted }) => {
+    return runs.map(({ settings, seen, rows: chosen }) => {
       const sampler = new Sampler(settingsOf(settings), vocab_size, seen);
-      return wanted.map((row) => sampler.choose(rows.subarray(row * vocab_size, (row + 1) * vocab_size)));
+      return chosen.map((row) => sampler.choose(rows.subarray(row * vocab_size, (row + 1) * vocab_size)));
     });
   },
   distribution: ({ logits, settings, seen, allowed }) => {

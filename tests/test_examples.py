@@ -1,4 +1,4 @@
-"""The examples that embed edgekit, run as they are and compared with edgekit's own tokens."""
+"""Runs the examples and compares them with edgekit's own tokens."""
 
 import dataclasses
 import importlib.util
@@ -28,7 +28,7 @@ GREEDY = {"temperature": 0.0, "repetition_penalty": 1.0}  # which is not what th
 
 
 def opened_script(path: Path) -> ModuleType:
-    """A script as a module, without running what stands below `__main__`."""
+    """A script as a module, without its `__main__` part."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -56,7 +56,7 @@ def made(tmp_path_factory):
 # ---- weights averaged ----------------------------------------------------------------------------------------------
 
 
-def test_average_weights(tmp_path):
+def test_average_weights_two_models_writes_the_mean(tmp_path):
     from safetensors.numpy import load_file
 
     shape = LlamaConfig(
@@ -200,13 +200,13 @@ def notebook(tmp_path, monkeypatch) -> dict:
     return json.loads((EXAMPLES / "embedding.ipynb").read_text())
 
 
-def test_the_notebook_is_kept_without_its_output(notebook):
+def test_notebook_cells_have_no_output(notebook):
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert cells and not any(cell["outputs"] or cell["execution_count"] for cell in cells)
 
 
-def test_the_notebook_runs(notebook, tmp_path, capsys):
-    """By Jupyter itself where it is installed, else cell by cell."""
+def test_notebook_runs_and_prints_the_models_text(notebook, tmp_path, capsys):
+    """Runs in Jupyter if it is installed, else cell by cell."""
     if importlib.util.find_spec("nbclient") and importlib.util.find_spec("ipykernel"):
         pictures, printed = by_jupyter(notebook)
     else:
@@ -235,19 +235,19 @@ def by_jupyter(notebook: dict) -> tuple[list[str], str]:
     return pictures, "".join(o.text for o in outputs if o.output_type == "stream")
 
 
-# ---- the golden vectors of cores in other languages ----------------------------------------------------------------
+# ---- golden vectors for other languages ----------------------------------------------------------------
 
 GOLDEN = EXAMPLES / "golden"
 VOCABULARY = BUNDLED / "tokenmonster.vocab"
 
 
-def judged(command: list) -> str:
+def checked_output(command: list) -> str:
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_the_golden_vectors_are_what_edgekit_answers(tmp_path, monkeypatch):
+def test_golden_vectors_equal_edgekits_results(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path))
     make = opened_script(GOLDEN / "make.py")
     try:
@@ -259,20 +259,20 @@ def test_the_golden_vectors_are_what_edgekit_answers(tmp_path, monkeypatch):
 
 
 def javascript() -> Path:
-    """The core in JavaScript, wherever the phone's pages keep it."""
+    """The folder of the JavaScript core."""
     return next(
         path.parent for path in (EXAMPLES.parent / "edgekit" / "web", EXAMPLES) for path in path.rglob("sampler.js")
     )
 
 
-def test_javascript_gives_the_golden_answers(tmp_path):
+def test_javascript_core_passes_the_golden_vectors(tmp_path):
     node = shutil.which("node")
     if node is None:
         pytest.skip("needs node (https://nodejs.org), which is not on the PATH")
     golden = json.loads((GOLDEN / "golden.json").read_text())
     cases = sum(len(part) for name, part in golden.items() if name not in ("vocabulary", "model"))
-    assert judged([node, GOLDEN / "check.mjs", javascript(), VOCABULARY]) == f"{cases} cases, all right\n"
-    # And says so when an answer is not the golden one.
+    assert checked_output([node, GOLDEN / "check.mjs", javascript(), VOCABULARY]) == f"{cases} cases, all right\n"
+    # It reports answers that differ from the golden ones.
     golden["sample"][2]["tokens"][-1] += 1
     golden["decode"][3]["pieces"][-1] += "x"
     (tmp_path / "golden.json").write_text(json.dumps(golden))
@@ -282,8 +282,8 @@ def test_javascript_gives_the_golden_answers(tmp_path):
     assert done.returncode == 1 and done.stdout.endswith("\n2 differences\n")
 
 
-def test_the_graph_as_the_phones_call_it(made):
-    """OnnxModel.kt and OnnxModel.swift hand keys and values from call to call, beginning with none: said in Python."""
+def test_onnx_graph_called_like_the_phones_gives_golden_tokens(made):
+    """OnnxModel.kt and OnnxModel.swift pass keys and values from call to call, starting with none; so does this."""
     import numpy as np
 
     path = made("onnx", "fp32")
@@ -298,34 +298,36 @@ def test_the_graph_as_the_phones_call_it(made):
         ids, tokens, length = case["prompt_ids"], [], 0
         while len(tokens) < len(case["tokens"]):
             length += len(ids)
-            own = {
+            inputs = {
                 "input_ids": np.array([ids], np.int64), "logit_positions": np.array([len(ids) - 1], np.int64),
                 "seqlens_k": np.array([length - 1], np.int32), "total_sequence_length": np.array(length, np.int32),
             }  # fmt: skip
-            found = dict(zip(outputs, session.run(outputs, own | cache), strict=True))
-            cache = {f"past_key_values.{name}": found[f"present.{name}"] for name in names}
-            ids = [int(found["logits"][0, 0].argmax())]
+            results = dict(zip(outputs, session.run(outputs, inputs | cache), strict=True))
+            cache = {f"past_key_values.{name}": results[f"present.{name}"] for name in names}
+            ids = [int(results["logits"][0, 0].argmax())]
             tokens += ids
         assert case["settings"]["temperature"] == 0 and tokens == case["tokens"]
 
 
 @pytest.mark.slow
-def test_kotlin_gives_the_golden_answers(tmp_path):
+def test_kotlin_core_passes_the_golden_vectors(tmp_path):
     compiler, java = shutil.which("kotlinc"), shutil.which("java")
     if compiler is None or java is None:
         pytest.skip("needs kotlinc and java: npm install kotlin-compiler, apt install default-jre-headless")
     android = EXAMPLES / "android"
     core = [path for path in sorted((android / "edgekit").glob("*.kt")) if path.name != "OnnxModel.kt"]
-    judged([compiler, "-Werror", "-include-runtime", "-d", tmp_path / "check.jar", *core, android / "GoldenCheck.kt"])
-    assert "all right" in judged([java, "-jar", tmp_path / "check.jar", GOLDEN / "golden.json", VOCABULARY])
+    checked_output(
+        [compiler, "-Werror", "-include-runtime", "-d", tmp_path / "check.jar", *core, android / "GoldenCheck.kt"]
+    )
+    assert "all right" in checked_output([java, "-jar", tmp_path / "check.jar", GOLDEN / "golden.json", VOCABULARY])
 
 
 @pytest.mark.slow
-def test_swift_gives_the_golden_answers(tmp_path):
+def test_swift_core_passes_the_golden_vectors(tmp_path):
     compiler = shutil.which("swiftc")
     if compiler is None:
         pytest.skip("needs swiftc (https://swift.org)")
     sources = EXAMPLES / "ios" / "Sources"
     core = sorted((sources / "Edgekit").glob("*.swift"))
-    judged([compiler, "-O", "-o", tmp_path / "check", *core, sources / "GoldenCheck" / "main.swift"])
-    assert "all right" in judged([tmp_path / "check", GOLDEN / "golden.json", VOCABULARY])
+    checked_output([compiler, "-O", "-o", tmp_path / "check", *core, sources / "GoldenCheck" / "main.swift"])
+    assert "all right" in checked_output([tmp_path / "check", GOLDEN / "golden.json", VOCABULARY])

@@ -1,4 +1,4 @@
-"""The phone's JavaScript core held to this package: one Node process answers, and every answer must equal Python's."""
+"""Compares the JavaScript core with this package: one Node process answers, and every answer must equal Python's."""
 
 import base64
 import functools
@@ -30,11 +30,11 @@ from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
 STORY = ROOT / "training" / "recipes" / "story-8000.vocab"
-OLDEST = 18  # the Node that examples/mobile_web/README.md names
+OLDEST = 18  # the oldest Node version that examples/mobile_web/README.md supports
 
 
 class Refused(Exception):
-    """An error that the JavaScript raised on purpose: its class and its one line."""
+    """An error raised by the JavaScript: its class and message."""
 
 
 class Node:
@@ -74,18 +74,18 @@ def node():
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory) -> dict[str, str]:
-    """Every vocabulary there is: ours, hand-made ones of all levels, and the published ones."""
+    """All vocabularies: ours, hand-made ones of all capcode levels, and the published ones."""
     folder = tmp_path_factory.mktemp("vocabularies")
-    found = {"story-8000": str(STORY)}
-    made = HANDMADE | {
+    paths = {"story-8000": str(STORY)}
+    vocabularies = HANDMADE | {
         "level 1, all flags": small(1, normalization=255),
         "many branches": build([bytes(random.Random(n).choices(range(33, 127), k=30)) for n in range(120)], 1),
         "level 2, folded": small(2, normalization=capcode.LOWERCASE | capcode.ACCENTS),
     }
-    for name, vocabulary in made.items():
-        found[name] = str(folder / f"{name}.vocab")
-        vocabulary.save(found[name])
-    return found | {path.stem: str(path) for path in VOCABS}
+    for name, vocabulary in vocabularies.items():
+        paths[name] = str(folder / f"{name}.vocab")
+        vocabulary.save(paths[name])
+    return paths | {path.stem: str(path) for path in VOCABS}
 
 
 @functools.cache
@@ -118,26 +118,26 @@ BROKEN = [bytes.fromhex(part) for part in "c3 a9 f09f f0c3a9 eda080 edb4 c0af ff
 
 
 def texts(rng: random.Random, count: int) -> list[str | bytes]:
-    """Texts and bytes: likely ones, rare corners, anything at all."""
-    made: list[str | bytes] = [""]
-    while len(made) < count:
+    """Texts and bytes: common ones, rare cases, random ones."""
+    results: list[str | bytes] = [""]
+    while len(results) < count:
         kind = rng.random()
         if kind < 0.5:
-            made.append("".join(rng.choices(PARTS, k=rng.randrange(12))))
+            results.append("".join(rng.choices(PARTS, k=rng.randrange(12))))
         elif kind < 0.6:
-            made.append("".join(rng.choices(string.ascii_letters + " .,'\n-1", k=rng.randrange(60))))
+            results.append("".join(rng.choices(string.ascii_letters + " .,'\n-1", k=rng.randrange(60))))
         elif kind < 0.75:
             points = (rng.choice([0x250, 0x3100, 0x20000, 0x110000]) for _ in range(rng.randrange(15)))
             chars = (chr(rng.randrange(top)) for top in points)
-            made.append("".join(char for char in chars if not "\ud800" <= char <= "\udfff"))
+            results.append("".join(char for char in chars if not "\ud800" <= char <= "\udfff"))
         else:
             parts = [part.encode() for part in rng.choices(PARTS, k=8)] + BROKEN
-            made.append(b"".join(rng.choices(parts, k=rng.randrange(9))))
-    return made
+            results.append(b"".join(rng.choices(parts, k=rng.randrange(9))))
+    return results
 
 
 def sequences(rng: random.Random, size: int, count: int) -> list[list[int]]:
-    """Ids as a model may give them: single bytes come first, so low ids make broken characters and markers."""
+    """Random ids. Single bytes come first, so low ids produce broken characters and markers."""
     tops = rng.choices([260, size + 3], k=count)
     return [[rng.randrange(-1, top) for _ in range(rng.randrange(30))] for top in tops]
 
@@ -145,19 +145,19 @@ def sequences(rng: random.Random, size: int, count: int) -> list[list[int]]:
 # ---- Unicode and normalisation -------------------------------------------------------------------------------------
 
 
-def test_unicode_13_is_pythons_for_every_code_point(node):
-    points = [chr(point) for point in range(0x20000)]  # no case and no non-starter lies above these two planes
-    found = node("unicode", below=len(points))
+def test_unicode13_every_code_point_equals_python(node):
+    points = [chr(point) for point in range(0x20000)]  # no case mapping and no non-starter is above these two planes
+    answer = node("unicode", below=len(points))
     starts, classes = unicode13.runs()
     lengths = [b - a for a, b in itertools.pairwise([*starts, 0x110000])]
-    assert found["classes"] == "".join(kind * n for kind, n in zip(classes, lengths, strict=True))
+    assert answer["classes"] == "".join(kind * n for kind, n in zip(classes, lengths, strict=True))
     for name, change in (("upper", unicode13.simple_upper), ("lower", unicode13.simple_lower)):
-        assert found[name] == [[c, change(c)] for c in points if change(c) != c], name
+        assert answer[name] == [[c, change(c)] for c in points if change(c) != c], name
     counts = ((c, *unicode13.nonstarters(c)) for c in points)
-    assert found["nonstarters"] == [list(each) for each in counts if each[1:] != (0, 0)]
+    assert answer["nonstarters"] == [list(each) for each in counts if each[1:] != (0, 0)]
 
 
-def test_nfd_with_many_marks(node):
+def test_nfd_many_marks_equals_python(node):
     rng = random.Random(1)
     marks = "a\u0301\u0323\u0344\u0345\u0334\uff9e\u1161\u11a8각é\u1f82\u1dfa\u0898\u0f71\u0f72\u09d7中\u034f"
     some = ["".join(rng.choices(marks, k=rng.randrange(80))) for _ in range(500)]
@@ -165,16 +165,16 @@ def test_nfd_with_many_marks(node):
 
 
 @pytest.mark.parametrize("level", [0, 1, 2])
-def test_normalisation_with_any_flags(node, level):
+def test_normalize_any_flags_equals_python(node, level):
     rng = random.Random(level)
     cases = [(text, rng.choice([0, 1, rng.randrange(256), rng.randrange(256)])) for text in texts(rng, 1500)]
-    found = node("normalize", cases=[(sent(text), flags, level) for text, flags in cases])
-    for (text, flags), stream in zip(cases, found, strict=True):
+    answer = node("normalize", cases=[(sent(text), flags, level) for text, flags in cases])
+    for (text, flags), stream in zip(cases, answer, strict=True):
         data = text.encode() if isinstance(text, str) else text
         assert base64.b64decode(stream) == capcode.normalize(data, flags, level), (text, flags)
 
 
-def test_the_tail_that_nfd_leaves_alone(node):
+def test_incomplete_tail_any_bytes_equals_python(node):
     rng = random.Random(2)
     some = [
         bytes(rng.choices([0x41, 0xC0, 0xC2, 0xE0, 0xF0, 0xF7, 0xF8, 0xA9], k=rng.randrange(6))) for _ in range(300)
@@ -185,7 +185,7 @@ def test_the_tail_that_nfd_leaves_alone(node):
 # ---- vocabularies --------------------------------------------------------------------------------------------------
 
 
-def test_all_golden_vectors(node, paths):
+def test_vocabulary_golden_vectors_all_match(node, paths):
     if not VOCABS:
         pytest.skip(NO_SHARED)
     vectors = list(golden())
@@ -193,25 +193,27 @@ def test_all_golden_vectors(node, paths):
     for name, group in itertools.groupby(sorted(vectors, key=lambda v: v[0]), key=lambda v: v[0]):
         mine = list(group)
         with_text = [(source, ids) for _, source, ids, _ in mine if source is not None]
-        found = node("encode", path=paths[name], texts=[sent(source) for source, _ in with_text])
-        for (source, ids), answer in zip(with_text, found, strict=True):
+        answers = node("encode", path=paths[name], texts=[sent(source) for source, _ in with_text])
+        for (source, ids), answer in zip(with_text, answers, strict=True):
             assert answer == ids, (name, source)
-        found = node("decode", path=paths[name], all=[ids for _, _, ids, _ in mine])
-        for (_, _, ids, decoded), (raw, text, pieces) in zip(mine, found, strict=True):
+        answers = node("decode", path=paths[name], all=[ids for _, _, ids, _ in mine])
+        for (_, _, ids, decoded), (raw, text, pieces) in zip(mine, answers, strict=True):
             assert base64.b64decode(raw) == decoded, (name, ids)
             assert text == "".join(pieces) == decoded.decode("utf-8", "replace"), (name, ids)
 
 
-def test_files_are_read_alike(node, paths):
+def test_vocabulary_file_fields_equal_python(node, paths):
     for path in paths.values():
         v = opened(path)
-        found = node("load", data=b64(Path(path).read_bytes()), name="a")
-        assert [base64.b64decode(piece) for piece in found.pop("pieces")] == [v.piece(id) for id in range(v.table_size)]
-        assert sorted(found.pop("special_ids")) == sorted(v.special_ids)
-        assert found == {name: getattr(v, name) for name in found}
+        answer = node("load", data=b64(Path(path).read_bytes()), name="a")
+        assert [base64.b64decode(piece) for piece in answer.pop("pieces")] == [
+            v.piece(id) for id in range(v.table_size)
+        ]
+        assert sorted(answer.pop("special_ids")) == sorted(v.special_ids)
+        assert answer == {name: getattr(v, name) for name in answer}
 
 
-def test_any_text_gives_pythons_ids(node, paths):
+def test_encode_random_text_equals_python(node, paths):
     for seed, (name, path) in enumerate(paths.items()):
         some = texts(random.Random(seed), 400)
         for text, ids in zip(some, node("encode", path=path, texts=[sent(text) for text in some]), strict=True):
@@ -220,17 +222,17 @@ def test_any_text_gives_pythons_ids(node, paths):
 
 @given(data=st.data())
 @how(max_examples=150, deadline=None)
-def test_hypothesis_finds_no_other_text(node, paths, data):
+def test_encode_and_decode_hypothesis_text_equal_python(node, paths, data):
     path = paths[data.draw(st.sampled_from(sorted(paths)))]
     text = data.draw(st.one_of(st.text(), st.binary(), st.lists(st.sampled_from(PARTS)).map("".join)))
     ids = opened(path).encode(text)
     assert node("encode", path=path, texts=[sent(text)]) == [ids]
     ids += data.draw(st.lists(st.integers(0, 300), max_size=8))
-    (found,) = node("decode", path=path, all=[ids])
-    assert found[2] == pieces_of(opened(path).decoder(), ids)
+    (answer,) = node("decode", path=path, all=[ids])
+    assert answer[2] == pieces_of(opened(path).decoder(), ids)
 
 
-def test_any_ids_give_pythons_pieces(node, paths):
+def test_decode_random_ids_equals_python(node, paths):
     for seed, (name, path) in enumerate(paths.items()):
         v = opened(path)
         some = sequences(random.Random(seed), v.table_size, 500)
@@ -239,7 +241,7 @@ def test_any_ids_give_pythons_pieces(node, paths):
             assert text == v.decode(ids) and pieces == pieces_of(v.decoder(), ids), (name, ids)
 
 
-def test_a_long_text(node, paths):
+def test_encode_and_decode_long_text_equal_python(node, paths):
     rng = random.Random(4)
     text = "".join(rng.choices([*PARTS, " and", " then", "\n"], k=20_000))
     ids = opened(str(STORY)).encode(text)
@@ -247,7 +249,7 @@ def test_a_long_text(node, paths):
     assert node("decode", path=str(STORY), all=[ids])[0][1] == opened(str(STORY)).decode(ids)
 
 
-def test_lone_surrogates_and_utf16_are_refused(node, tmp_path):
+def test_encode_lone_surrogate_or_utf16_charset_raises(node, tmp_path):
     with pytest.raises(Refused, match=r"PromptError: the text is not UTF-8 \(at character 3\)"):
         node("encode", path=str(STORY), texts=["🙂a\udc80"])
     data = bytearray(HANDMADE["level 0"].to_bytes())
@@ -258,7 +260,7 @@ def test_lone_surrogates_and_utf16_are_refused(node, tmp_path):
         node("encode", path=str(path), texts=["a"])
 
 
-def judged(data: bytes, text: str) -> dict:
+def outcome(data: bytes, text: str) -> dict:
     try:
         vocabulary = Vocabulary.from_bytes(data, "lie")
     except EdgekitError as error:
@@ -267,7 +269,7 @@ def judged(data: bytes, text: str) -> dict:
     return {"ids": ids, "pieces": pieces_of(vocabulary.decoder(), ids)}
 
 
-def test_damaged_files_are_refused_in_the_same_words(node):
+def test_vocabulary_damaged_file_raises_pythons_message(node):
     rng = random.Random(7)
     originals = [vocabulary.to_bytes() for vocabulary in HANDMADE.values()]
     lies = list(LIES.values())
@@ -280,13 +282,13 @@ def test_damaged_files_are_refused_in_the_same_words(node):
                 del data[rng.randrange(len(data)) :]
             lies.append(bytes(data))
     text = "The cat's (MAT), there were 12 é\x00\x7f <eos>" * 3
-    found = node("damaged", all=[b64(data) for data in lies], text=text)
+    answers = node("damaged", all=[b64(data) for data in lies], text=text)
     refused = 0
-    for data, answer in zip(lies, found, strict=True):
-        wanted = judged(data, text)
-        if "has score" in wanted.get("error", ""):  # the two languages write a float in different ways
-            wanted, answer = ({"error": each["error"].split(" score ")[0]} for each in (wanted, answer))
-        assert answer == wanted
+    for data, answer in zip(lies, answers, strict=True):
+        expected = outcome(data, text)
+        if "has score" in expected.get("error", ""):  # the two languages format a float differently
+            expected, answer = ({"error": each["error"].split(" score ")[0]} for each in (expected, answer))
+        assert answer == expected
         refused += "error" in answer
     assert len(LIES) < refused < len(lies)
 
@@ -307,7 +309,7 @@ TOKENIZERS = [
 
 
 @pytest.mark.parametrize("name, size, options", TOKENIZERS)
-def test_eos_bos_and_padding(node, paths, name, size, options):
+def test_tokenizer_eos_bos_and_padding_equal_python(node, paths, name, size, options):
     vocabulary = opened(paths[name])
     options = {key: sorted(vocabulary.special_ids) if value == "special" else value for key, value in options.items()}
     python = TokenMonsterTokenizer(vocabulary, size, **options)
@@ -323,13 +325,13 @@ def compare_tokenizers(node, python, javascript):
     high = [*range(python.vocab_size - 70, python.vocab_size), *python.specials.values()]
     all = [ids + rng.choices(high, k=3) + ids[:2] for ids in sequences(rng, python.vocab_size, 150)]
     contexts = [(ids[:cut], ids[cut:]) for ids in all for cut in [rng.randrange(len(ids))]]
-    found = node("tokenizer", tokenizer=javascript, texts=some, all=all, contexts=contexts)
-    eos, bos_id, bos, pad, stop, specials = found["facts"]
+    answer = node("tokenizer", tokenizer=javascript, texts=some, all=all, contexts=contexts)
+    eos, bos_id, bos, pad, stop, specials = answer["facts"]
     assert (eos, bos_id, bos, pad) == (python.eos, python.bos_id, python.bos, python.pad)
     assert set(stop) == python.stop and dict(specials) == python.specials
-    assert found["ids"] == [[python.encode(text), python.encode(text, specials=True)] for text in some]
-    assert found["texts"] == [[python.decode(ids), pieces_of(python.decoder(), ids)] for ids in all]
-    assert found["continued"] == [pieces_of(python.decoder(before), ids) for before, ids in contexts]
+    assert answer["ids"] == [[python.encode(text), python.encode(text, specials=True)] for text in some]
+    assert answer["texts"] == [[python.decode(ids), pieces_of(python.decoder(), ids)] for ids in all]
+    assert answer["continued"] == [pieces_of(python.decoder(before), ids) for before, ids in contexts]
 
 
 @pytest.mark.parametrize("config, more", [
@@ -340,7 +342,7 @@ def compare_tokenizers(node, python, javascript):
     ({"eos_token": None}, {"generation_config.json": {"eos_token_id": [8002, 8000]},
                            "config.json": {"bos_token_id": 8001}, "special_tokens_map.json": {"eos_token": "<e>"}}),
 ])  # fmt: skip
-def test_a_checkpoints_files(node, config, more):
+def test_tokenizer_from_files_equals_python(node, config, more):
     files = tokenmonster_files(STORY.read_bytes(), **config)
     files |= {name: json.dumps(value).encode() for name, value in more.items()}
     python = TokenMonsterTokenizer.from_files(files, 8064)
@@ -356,29 +358,29 @@ def test_a_checkpoints_files(node, config, more):
     ({"tokenmonster.vocab": b"nothing"}, 8064),
     ({}, 7999),
 ])  # fmt: skip
-def test_a_checkpoints_bad_files(node, change, size):
+def test_tokenizer_from_bad_files_raises_pythons_message(node, change, size):
     files = tokenmonster_files(STORY.read_bytes()) | change
-    with pytest.raises(EdgekitError) as wanted:
+    with pytest.raises(EdgekitError) as expected:
         TokenMonsterTokenizer.from_files(files, size)
-    with pytest.raises(Refused) as found:
+    with pytest.raises(Refused) as refusal:
         node("generate", tokenizer={"files": {n: b64(d) for n, d in files.items()}, "vocab_size": size})
-    # What a JSON parser says of a broken file differs; everything before that does not.
-    ours, theirs = (str(each.value).split("not JSON")[0].replace("'", '"') for each in (wanted, found))
+    # The JSON parsers' messages differ; everything before them is the same.
+    ours, theirs = (str(each.value).split("not JSON")[0].replace("'", '"') for each in (expected, refusal))
     assert theirs == f"VocabularyError: {ours}" and "\n" not in theirs
 
 
-def test_utf8_masks(node, paths):
+def test_utf8_mask_random_walks_equal_python(node, paths):
     rng = random.Random(6)
     for name in ("story-8000", "level 0", "level 1", "level 2", "special"):
         python = TokenMonsterTokenizer(opened(paths[name]), 8064)
         walks = [(ids, rng.choice([None, 0, 1, 2, 3, 4, 9])) for ids in sequences(rng, 8064, 12)]
         walks = [([id for id in ids if id >= 0], remaining) for ids, remaining in walks]
-        found = node("masks", tokenizer={"path": paths[name], "vocab_size": 8064}, walks=walks)
-        for (ids, remaining), masks in zip(walks, found, strict=True):
+        answer = node("masks", tokenizer={"path": paths[name], "vocab_size": 8064}, walks=walks)
+        for (ids, remaining), masks in zip(walks, answer, strict=True):
             decoder = python.decoder()
             for id, mask in zip([*ids, None], masks, strict=True):
-                wanted = python.utf8_mask(decoder, remaining)
-                assert base64.b64decode(mask) == wanted.astype(np.uint8).tobytes(), (name, ids, id, remaining)
+                expected = python.utf8_mask(decoder, remaining)
+                assert base64.b64decode(mask) == expected.astype(np.uint8).tobytes(), (name, ids, id, remaining)
                 if id is not None:
                     decoder.feed(id)
 
@@ -395,25 +397,25 @@ def test_utf8_masks(node, paths):
         {"truncate": "right"}, {"logprobs": -1},
     ],
 )  # fmt: skip
-def test_bad_settings_are_refused_by_name(node, values):
+def test_settings_out_of_range_raise_pythons_message(node, values):
     (name,) = values
     python = {key: int(value) if key == "seed" else value for key, value in values.items()}
-    with pytest.raises(SettingError) as wanted:
+    with pytest.raises(SettingError) as expected:
         Generating(**python)
-    with pytest.raises(Refused) as found:
+    with pytest.raises(Refused) as refusal:
         node("settings", values=values)
-    range_ = str(wanted.value).split(", not ")[0]
-    assert str(found.value).startswith(f"SettingError: {range_}") and "\n" not in str(found.value)
+    range_ = str(expected.value).split(", not ")[0]
+    assert str(refusal.value).startswith(f"SettingError: {range_}") and "\n" not in str(refusal.value)
 
 
-def test_unknown_settings_and_defaults(node):
+def test_settings_unknown_name_raises_and_defaults_equal_python(node):
     with pytest.raises(
         Refused, match="SettingError: unknown setting 'temprature': choose from ban_replacement, banned"
     ):
         node("settings", values={"temprature": 1})
     defaults = Generating()
-    found = node("settings", values={})
-    assert found == {name: list(v) if isinstance(v := getattr(defaults, name), tuple) else v for name in found}
+    answer = node("settings", values={})
+    assert answer == {name: list(v) if isinstance(v := getattr(defaults, name), tuple) else v for name in answer}
     good = {
         "temperature": 1e9,
         "top_k": 2**53 - 1,
@@ -422,20 +424,20 @@ def test_unknown_settings_and_defaults(node):
         "repetition_penalty": 0.01,
         "truncate": "left",
     }
-    found = node("settings", values={**good, "seed": str(2**63), "stop": "x", "logprobs": 0})
-    assert found["stop"] == ["x"] and found["seed"] == str(2**63) and good.items() <= found.items()
+    answer = node("settings", values={**good, "seed": str(2**63), "stop": "x", "logprobs": 0})
+    assert answer["stop"] == ["x"] and answer["seed"] == str(2**63) and good.items() <= answer.items()
 
 
-def test_uniform_numbers_are_pythons(node):
+def test_uniform_random_arguments_equal_python(node):
     rng = random.Random(8)
     seeds = [0, 7, 2**63, *(rng.getrandbits(rng.choice([32, 63])) for _ in range(50))]
     cases = [(seed, rng.choice([0, 1, rng.randrange(9999)])) for seed in seeds]
     ids = [0, 1, 2, 8063, *(rng.randrange(1 << 24) for _ in range(60))]
-    found = node("uniform", cases=[(str(seed), step, ids) for seed, step in cases])
-    assert found == [uniform(seed, step, np.array(ids)).tolist() for seed, step in cases]
+    answer = node("uniform", cases=[(str(seed), step, ids) for seed, step in cases])
+    assert answer == [uniform(seed, step, np.array(ids)).tolist() for seed, step in cases]
 
 
-def test_sums_are_rounded_as_numpys(node):
+def test_sum_any_length_is_rounded_like_numpy(node):
     rng = np.random.default_rng(9)
     all = [rng.random(n) for n in [0, 1, 7, 8, 9, 127, 128, 129, 136, 137, 1000, 8000, 8064, 20001]]
     assert node("sum", all=[values.tolist() for values in all]) == [float(values.sum()) for values in all]
@@ -444,9 +446,9 @@ def test_sums_are_rounded_as_numpys(node):
 DRAWS = 6000
 
 
-def test_thousands_of_draws_are_pythons(node, tmp_path):
-    """Random logits and settings, 8064 ids. The last bits of exp and log are the machine's own: a race that is decided
-    by them alone would show here."""
+def test_sampler_thousands_of_draws_equal_python(node, tmp_path):
+    """Random logits and settings, 8064 ids. The last bits of exp and log differ by platform: a draw that depends on
+    them would show here."""
     rng = np.random.default_rng(10)
     size = 8064
     spread = rng.choice([0.3, 2.0, 5.0], (64, 1))
@@ -462,18 +464,18 @@ def test_thousands_of_draws_are_pythons(node, tmp_path):
             "banned": rng.integers(0, size, rng.integers(3)).tolist(),
             "logit_bias": [(int(id), float(rng.normal())) for id in rng.integers(0, size, rng.integers(3))],
         }  # fmt: skip
-        seen, wanted = rng.integers(0, size, 30).tolist(), rng.integers(0, 64, 20).tolist()
-        runs.append({"settings": settings, "seen": seen, "rows": wanted})
-    found = node("sample", table=str(tmp_path / "rows.bin"), vocab_size=size, runs=runs)
+        seen, expected = rng.integers(0, size, 30).tolist(), rng.integers(0, 64, 20).tolist()
+        runs.append({"settings": settings, "seen": seen, "rows": expected})
+    answer = node("sample", table=str(tmp_path / "rows.bin"), vocab_size=size, runs=runs)
     differ = 0
-    for run, tokens in zip(runs, found, strict=True):
+    for run, tokens in zip(runs, answer, strict=True):
         sampler = Sampler(Generating(**python_settings(run["settings"])), size, run["seen"])
         differ += [sampler.choose(rows[row]) for row in run["rows"]] != tokens
     assert differ == 0
 
 
 def python_settings(values: dict) -> dict:
-    """Settings as Python wants them, from what is sent to Node."""
+    """Settings for Python from those sent to Node."""
     change = {"seed": int, "logit_bias": dict, "banned": tuple, "stop": tuple}
     return {name: change.get(name, lambda v: v)(value) for name, value in values.items()}
 
@@ -483,7 +485,7 @@ def python_settings(values: dict) -> dict:
         st.one_of(st.floats(-30, 30, width=32), st.sampled_from([0.0, -0.0, 1.0, 2.0, -np.inf])),
         min_size=2,
         max_size=300,
-    ).filter(lambda values: max(values[1::3], default=-np.inf) > -np.inf),  # which no mask takes away
+    ).filter(lambda values: max(values[1::3], default=-np.inf) > -np.inf),  # a token that no mask removes
     temperature=st.sampled_from([0.0, 0.5, 1.0, 3.0]),
     top_k=st.integers(0, 9),
     top_p=st.one_of(st.just(1.0), st.floats(0.01, 1), st.sampled_from([0.25, 0.5, 0.75])),
@@ -491,7 +493,7 @@ def python_settings(values: dict) -> dict:
     mask=st.integers(0, 7),
 )
 @how(max_examples=250, deadline=None)
-def test_distributions_are_pythons(node, logits, temperature, top_k, top_p, min_p, mask):
+def test_sampler_distribution_equals_python(node, logits, temperature, top_k, top_p, min_p, mask):
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "repetition_penalty": 1.3}
     allowed = None if mask == 0 else [i % 3 > 0 or mask > 4 for i in range(len(logits))]
     sampler = Sampler(Generating(**settings), len(logits), [0, 0, 1])
@@ -499,9 +501,9 @@ def test_distributions_are_pythons(node, logits, temperature, top_k, top_p, min_
         np.array(logits, np.float32), None if allowed is None else np.array(allowed, bool)
     )
     sendable = [value if value > -np.inf else "-Infinity" for value in logits]
-    found = node("distribution", logits=sendable, settings=settings, seen=[0, 0, 1], allowed=allowed)
-    assert found[0] == ids.tolist()
-    assert found[1] == pytest.approx(probabilities.tolist(), rel=1e-13)
+    answer = node("distribution", logits=sendable, settings=settings, seen=[0, 0, 1], allowed=allowed)
+    assert answer[0] == ids.tolist()
+    assert answer[1] == pytest.approx(probabilities.tolist(), rel=1e-13)
 
 
 @pytest.mark.parametrize("settings, logits", [
@@ -515,20 +517,20 @@ def test_distributions_are_pythons(node, logits, temperature, top_k, top_p, min_
     ({}, [1, "Infinity", 3]),
     ({}, ["-Infinity", "-Infinity"]),
 ])  # fmt: skip
-def test_what_cannot_be_sampled_is_refused(node, settings, logits):
-    with pytest.raises(SettingError) as wanted, np.errstate(all="ignore"):
+def test_sampler_impossible_logits_raise_pythons_message(node, settings, logits):
+    with pytest.raises(SettingError) as expected, np.errstate(all="ignore"):
         size = len(logits)
         Sampler(Generating(**python_settings(settings)), size).choose(np.array([float(v) for v in logits], np.float32))
-    with pytest.raises(Refused) as found:
+    with pytest.raises(Refused) as refusal:
         node("distribution", logits=logits, settings=settings, seen=[])
-    assert str(found.value) == f"SettingError: {wanted.value}"
+    assert str(refusal.value) == f"SettingError: {expected.value}"
 
 
 # ---- the loop ------------------------------------------------------------------------------------------------------
 
 
 class Table:
-    """Logits from a table, by what was fed so far: the same as `Table` in mobile_web.mjs."""
+    """Logits from a table, chosen by the tokens so far: the same as `Table` in mobile_web.mjs."""
 
     def __init__(self, rows: np.ndarray, context_length: int):
         self.rows, self.vocab_size, self.context_length = rows, rows.shape[1], context_length
@@ -545,7 +547,7 @@ class Table:
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> tuple[str, np.ndarray]:
-    """97 rows for 8064 ids. Single bytes, spaces and EOS are likely, so that characters break and texts end."""
+    """97 rows for 8064 ids. Single bytes, spaces and EOS are likely, so characters break and texts end."""
     rng = np.random.default_rng(11)
     rows = rng.standard_normal((97, 8064)).astype(np.float32)
     rows[:, :220] += 1.5
@@ -563,13 +565,13 @@ def story_tokenizer(add_bos: bool) -> TokenMonsterTokenizer:
 def both(
     node, table, prompt="Once upon a time", *, context=200, cancel_after=None, manner="", add_bos=True, **settings
 ):
-    """The same text in both languages; the one result, its pieces and the calls to the runtime, once they are equal."""
+    """Generate in both languages and compare result, pieces and calls to the runtime; returns result and pieces."""
     tokenizer = story_tokenizer(add_bos)
     runtime, pieces = Table(table[1], context), []
     enough = lambda: cancel_after is not None and len(pieces) >= cancel_after  # noqa: E731
-    made = Generating(**python_settings(settings))
+    generating = Generating(**python_settings(settings))
     ids = Model(runtime, tokenizer).encode(prompt)  # type: ignore[arg-type]
-    stream = Stream(runtime, tokenizer, ids, made, enough if manner == "callback" else None)
+    stream = Stream(runtime, tokenizer, ids, generating, enough if manner == "callback" else None)
     for piece in stream:
         pieces.append(piece)
         if enough() and manner in ("method", "signal"):
@@ -577,32 +579,32 @@ def both(
         if enough() and manner == "break":
             stream.close()
             break
-    found = node(
+    answer = node(
         "generate", tokenizer={"path": str(STORY), "vocab_size": 8064, "options": {"addBos": add_bos}}, table=table[0],
         context=context, prompt=prompt, settings=settings, cancel_after=cancel_after, how=manner,
     )  # fmt: skip
     result = stream.result
-    assert found["tokens"] == result.tokens
-    assert found["pieces"] == pieces and found["text"] == result.text
-    assert found["finish_reason"] == result.finish_reason
-    assert found["prompt"] == result.prompt and found["calls"] == runtime.calls
+    assert answer["tokens"] == result.tokens
+    assert answer["pieces"] == pieces and answer["text"] == result.text
+    assert answer["finish_reason"] == result.finish_reason
+    assert answer["prompt"] == result.prompt and answer["calls"] == runtime.calls
     if settings.get("seed") is not None:
-        assert found["seed"] == str(result.seed)
-    assert {name: found["timings"][name] for name in ("prompt_tokens", "new_tokens")} == {
+        assert answer["seed"] == str(result.seed)
+    assert {name: answer["timings"][name] for name in ("prompt_tokens", "new_tokens")} == {
         "prompt_tokens": result.timings.prompt_tokens, "new_tokens": result.timings.new_tokens,
     }  # fmt: skip
-    assert all(found["timings"][name] >= 0 for name in ("prefill", "first_token", "decode"))
+    assert all(answer["timings"][name] >= 0 for name in ("prefill", "first_token", "decode"))
     if result.logprobs is None:
-        assert found["logprobs"] is None
+        assert answer["logprobs"] is None
     else:
-        for mine, theirs in zip(result.logprobs, found["logprobs"], strict=True):
+        for mine, theirs in zip(result.logprobs, answer["logprobs"], strict=True):
             assert theirs["token"] == mine.token and theirs["logprob"] == pytest.approx(mine.logprob, rel=1e-12)
             assert [id for id, _ in theirs["top"]] == [id for id, _ in mine.top]
             assert [p for _, p in theirs["top"]] == pytest.approx([p for _, p in mine.top], rel=1e-12)
     return result, pieces
 
 
-def test_texts_are_pythons(node, table):
+def test_stream_random_settings_equals_python(node, table):
     rng = random.Random(12)
     reasons = set()
     for _ in range(60):
@@ -619,7 +621,7 @@ def test_texts_are_pythons(node, table):
     assert reasons == {"stop", "length"}
 
 
-def test_stop_strings_across_pieces(node, table):
+def test_stream_stop_string_across_pieces_equals_python(node, table):
     whole, pieces = both(node, table, temperature=0.9, seed="3", max_new_tokens=40, ban_replacement=True)
     middle = len(whole.text) // 2
     for width in (1, 2, 5, 9):
@@ -633,31 +635,31 @@ def test_stop_strings_across_pieces(node, table):
     stops=st.lists(st.text("ab🙂", min_size=1, max_size=4), max_size=3), pieces=st.lists(st.text("ab🙂", max_size=3))
 )
 @how(max_examples=200, deadline=None)
-def test_held_back_pieces(node, stops, pieces):
+def test_stop_text_pieces_equal_python(node, stops, pieces):
     text = StopText(stops)
     assert node("stops", stops=stops, pieces=pieces) == [[text.add(p) for p in pieces], text.found, text.flush()]
 
 
 @pytest.mark.parametrize("manner", ["method", "signal", "callback", "break"])
-def test_cancelling(node, table, manner):
+def test_stream_cancelled_keeps_the_text_so_far(node, table, manner):
     result, _ = both(node, table, cancel_after=3, manner=manner, temperature=1, seed="5", ignore_eos=True)
     assert result.finish_reason == "cancelled" and 3 <= len(result.tokens) < 40
 
 
-def test_a_seed_is_drawn_and_told(node, table):
+def test_stream_without_seed_draws_and_reports_one(node, table):
     asked = {"tokenizer": {"path": str(STORY), "vocab_size": 8064}, "table": table[0], "context": 50, "prompt": "a"}
     seeds = {node("generate", settings={"temperature": 1, "max_new_tokens": 1}, **asked)["seed"] for _ in range(3)}
     assert len(seeds) == 3 and all(0 <= int(seed) < 2**32 for seed in seeds)
 
 
-def test_prompts_held_to_the_context(node, table, paths):
+def test_fit_prompt_longer_than_context_truncates_or_raises(node, table, paths):
     rng = random.Random(13)
     for _ in range(60):
         prompt, context = list(range(rng.randrange(1, 40))), rng.randrange(1, 30)
         settings = {"truncate": "left", "max_new_tokens": rng.randrange(1, 40)}
         bos = rng.choice([0, None])
-        found = node("fit", prompt=prompt, context=context, settings=settings, bos=bos)
-        assert found == fit(prompt, context, Generating(**settings), bos)
+        answer = node("fit", prompt=prompt, context=context, settings=settings, bos=bos)
+        assert answer == fit(prompt, context, Generating(**settings), bos)
     long = " and then" * 300
     result, _ = both(node, table, long, truncate="left", context=64, max_new_tokens=8, temperature=1, seed="1")
     assert len(result.prompt) == 56 and result.prompt[0] == 8001
@@ -675,23 +677,23 @@ def test_prompts_held_to_the_context(node, table, paths):
              prompt="\x01", settings={})  # fmt: skip
 
 
-def test_log_probabilities(node):
+def test_token_logprob_with_ties_equals_python(node):
     logits = np.random.default_rng(14).standard_normal(50).astype(np.float32)
     logits[7] = logits[3]
-    found = node("logprob", logits=logits.tolist(), token=7, top=50)
-    wanted = token_logprob(logits, 7, 50)
-    assert found["logprob"] == pytest.approx(wanted.logprob, rel=1e-12)
-    assert [id for id, _ in found["top"]] == [id for id, _ in wanted.top]
+    answer = node("logprob", logits=logits.tolist(), token=7, top=50)
+    expected = token_logprob(logits, 7, 50)
+    assert answer["logprob"] == pytest.approx(expected.logprob, rel=1e-12)
+    assert [id for id, _ in answer["top"]] == [id for id, _ in expected.top]
 
 
 # ---- rules for the pages -----------------------------------------------------------------------------
 
 
-def test_no_dependency_and_every_module_explained():
+def test_pages_import_only_their_own_modules_and_readme_lists_each():
     readme = (ROOT / "examples" / "mobile_web" / "README.md").read_text(encoding="utf-8")
     modules = sorted((ROOT / "edgekit" / "web" / "pages").rglob("*.js"))
     assert len(modules) > 20
     for path in modules:
         imported = [line.split(' from "')[1] for line in path.read_text().splitlines() if ' from "' in line]
         assert all(name.startswith("./") for name in imported), f"{path.name} imports {imported}"
-        assert f"`{path.name}`" in readme, f"README.md does not say what {path.name} is"
+        assert f"`{path.name}`" in readme, f"README.md does not describe {path.name}"

@@ -1,4 +1,4 @@
-"""The Raspberry Pi's example: a button without a board, an installer without a network, a unit that systemd reads."""
+"""The Raspberry Pi example: the button without a board, the installer without a network, the systemd unit."""
 
 import os
 import re
@@ -37,7 +37,7 @@ def model(tmp_path_factory) -> edgekit.Model:
 
 @pytest.fixture
 def pin():
-    """GPIO 17 of a board that is not there: high, as the pull-up leaves it."""
+    """GPIO 17 of a mock board: high, because of the pull-up resistor."""
     gpiozero = pytest.importorskip("gpiozero", reason="needs gpiozero: pip install gpiozero")
     from gpiozero.pins.mock import MockFactory
 
@@ -48,7 +48,7 @@ def pin():
 
 
 class Page:
-    """What was shown."""
+    """Collects the text that was shown."""
 
     def __init__(self):
         self.text = ""
@@ -59,9 +59,9 @@ class Page:
             self.text += piece
             self.grew.notify_all()
 
-    def wait(self, wanted) -> None:
+    def wait(self, expected) -> None:
         with self.grew:
-            assert self.grew.wait_for(lambda: wanted(self.text), timeout=60), self.text
+            assert self.grew.wait_for(lambda: expected(self.text), timeout=60), self.text
 
 
 def press(pin, seconds: float) -> None:
@@ -70,31 +70,31 @@ def press(pin, seconds: float) -> None:
     pin.drive_high()
 
 
-def test_a_press_tells_a_story(model, pin, monkeypatch):
+def test_button_press_tells_and_speaks_a_story(model, pin, monkeypatch):
     story_button = opened_script(PI / "story_button.py")
     monkeypatch.setattr(story_button, "BEGINNINGS", ["Once upon a time"])
     page, spoken = Page(), []
     settings = GREEDY | {"max_new_tokens": 40}
     teller = story_button.StoryTeller(model, page.show, spoken.append, **settings)
     button = story_button.connect(teller, 17, hold=30)
-    wanted = "Once upon a time" + model.generate("Once upon a time", **settings).text
-    for count in (1, 2):  # and once more, when the first one is over
+    expected = "Once upon a time" + model.generate("Once upon a time", **settings).text
+    for count in (1, 2):  # and again, after the first one has ended
         press(pin, 0.05)
-        page.wait(lambda text, count=count: text == (wanted + "\n\n") * count)
+        page.wait(lambda text, count=count: text == (expected + "\n\n") * count)
         teller.wait()
     button.close()
-    # Read aloud are the words of the story, all of them, in order, in sentences.
-    words = re.findall(r"\w+", wanted) * 2
+    # All words of the story are spoken, in order, in sentences.
+    words = re.findall(r"\w+", expected) * 2
     assert re.findall(r"\w+", " ".join(spoken)) == words
     assert len(spoken) >= 4 and all(sentence.count(". ") <= 1 for sentence in spoken)
 
 
-def test_a_second_press_changes_nothing_and_a_long_one_stops(model, pin, monkeypatch):
+def test_button_second_press_is_ignored_and_long_press_stops(model, pin, monkeypatch):
     story_button = opened_script(PI / "story_button.py")
     monkeypatch.setattr(story_button, "BEGINNINGS", ["Once upon a time"])
     page, hushed, turn = Page(), threading.Event(), threading.Semaphore(0)
 
-    def show(piece: str) -> None:  # one piece at a time, as the test lets it
+    def show(piece: str) -> None:  # one piece at a time, when the test allows it
         page.show(piece)
         turn.acquire()
 
@@ -116,7 +116,7 @@ def test_a_second_press_changes_nothing_and_a_long_one_stops(model, pin, monkeyp
     assert whole.startswith(page.text.strip()) and len(page.text) < len(whole)
 
 
-def test_a_voice_speaks_in_turn_and_is_hushed(tmp_path):
+def test_voice_speaks_in_order_and_hush_drops_the_rest(tmp_path):
     story_button = opened_script(PI / "story_button.py")
     log = tmp_path / "spoken"
     program = tmp_path / "espeak-ng"
@@ -124,10 +124,10 @@ def test_a_voice_speaks_in_turn_and_is_hushed(tmp_path):
     program.chmod(0o755)
     voice = story_button.Voice(str(program))
 
-    def until(wanted: list[str]) -> None:
+    def until(expected: list[str]) -> None:
         end = time.monotonic() + 30
-        while (log.read_text().splitlines() if log.exists() else []) != wanted:
-            assert time.monotonic() < end, "the voice said something else"
+        while (log.read_text().splitlines() if log.exists() else []) != expected:
+            assert time.monotonic() < end, "the voice spoke something else"
             time.sleep(0.02)
 
     for sentence in ("One.", "Two.", "Long.", "Never."):
@@ -138,14 +138,14 @@ def test_a_voice_speaks_in_turn_and_is_hushed(tmp_path):
     until(["One.", "Two.", "Long.", "Three."])
 
 
-def test_the_script_waits_for_the_button_until_it_is_interrupted(tmp_path):
+def test_story_button_script_waits_until_interrupted(tmp_path):
     pytest.importorskip("gpiozero", reason="needs gpiozero: pip install gpiozero")
     pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'edgekit-lm[onnx]'")
     script = subprocess.Popen(
         [sys.executable, PI / "story_button.py", "--pin", "27"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"GPIOZERO_PIN_FACTORY": "mock", "EDGEKIT_CACHE": str(tmp_path)},
-        # Ctrl-C is heard even where the shell that started the tests has told its jobs not to.
+        # Ctrl-C works even if the shell that started the tests made its jobs ignore it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     assert "GPIO 27" in script.stderr.readline()
@@ -154,7 +154,7 @@ def test_the_script_waits_for_the_button_until_it_is_interrupted(tmp_path):
     assert script.returncode == 0 and not out and "Traceback" not in errors, errors
 
 
-def test_the_button_without_a_model_is_one_line():
+def test_story_button_missing_model_prints_one_line():
     pytest.importorskip("gpiozero", reason="needs gpiozero: pip install gpiozero")
     done = subprocess.run([sys.executable, PI / "story_button.py", "-m", "none.gguf"], capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("story_button: ") and done.stderr.count("\n") == 1
@@ -174,7 +174,7 @@ exit 0
 
 @pytest.fixture
 def install(tmp_path):
-    """install.sh with a python3 that only writes down what it was asked, and nothing else of this machine's."""
+    """Runs install.sh with a python3 that only records its arguments, isolated from this machine."""
     stubs, log = tmp_path / "stubs", tmp_path / "log"
     stubs.mkdir()
     for tool in "sh dirname uname id cp mkdir sed install".split():
@@ -199,32 +199,32 @@ def install(tmp_path):
     return run
 
 
-def test_it_installs_into_a_venv_and_again(install, tmp_path):
-    done, asked = install()
+def test_install_twice_creates_then_updates_the_venv(install, tmp_path):
+    done, calls = install()
     assert done.returncode == 0, done.stderr
     venv = tmp_path / "home" / ".local" / "share" / "edgekit"
-    assert f"python3 -m venv {venv}" in asked
-    (pip,) = (line for line in asked if " pip install " in line)
+    assert f"python3 -m venv {venv}" in calls
+    (pip,) = (line for line in calls if " pip install " in line)
     assert pip.startswith("python -m pip") and pip.endswith(f" {PI.parents[1]}[onnx]")
     assert f'ready: {venv}/bin/edgekit run "Once upon a time"' in done.stdout
-    done, asked = install()
-    assert done.returncode == 0 and not [line for line in asked if "-m venv" in line]
-    assert [line for line in asked if " pip install " in line] == [pip] and "updating" in done.stdout
+    done, calls = install()
+    assert done.returncode == 0 and not [line for line in calls if "-m venv" in line]
+    assert [line for line in calls if " pip install " in line] == [pip] and "updating" in done.stdout
 
 
-def test_it_takes_another_source_and_extra(install, tmp_path):
+def test_install_options_choose_source_extra_and_folder(install, tmp_path):
     install.stub("c++", "#!/bin/sh\n")
-    done, asked = install("--with", "llamacpp", "--from", "edgekit-lm", "--to", str(tmp_path / "a b"))
+    done, calls = install("--with", "llamacpp", "--from", "edgekit-lm", "--to", str(tmp_path / "a b"))
     assert done.returncode == 0, done.stderr
-    assert any(line.endswith(" edgekit-lm[llamacpp,gguf]") for line in asked)
+    assert any(line.endswith(" edgekit-lm[llamacpp,gguf]") for line in calls)
     assert (tmp_path / "a b" / "bin" / "python").exists()
-    _, asked = install("--from", "new.whl")
-    first, second = (line for line in asked if " pip install " in line)
+    _, calls = install("--from", "new.whl")
+    first, second = (line for line in calls if " pip install " in line)
     assert first.endswith(" new.whl[onnx]") and second.endswith("--no-deps --force-reinstall new.whl")
 
 
 @pytest.mark.parametrize(
-    "arguments, status, said",
+    "arguments, status, message",
     [
         (["--frm", "x"], 2, "unknown argument '--frm'"),
         (["--to"], 2, "--to needs a value"),
@@ -232,13 +232,13 @@ def test_it_takes_another_source_and_extra(install, tmp_path):
         (["--with", "llamacpp"], 1, "sudo apt install g++"),
     ],
 )
-def test_it_refuses_before_it_does_anything(install, arguments, status, said):
-    done, asked = install(*arguments)
-    assert done.returncode == status and said in done.stderr and done.stderr.count("\n") == 1
-    assert not any("-m venv" in line or " pip install " in line for line in asked)
+def test_install_bad_arguments_fail_before_any_change(install, arguments, status, message):
+    done, calls = install(*arguments)
+    assert done.returncode == status and message in done.stderr and done.stderr.count("\n") == 1
+    assert not any("-m venv" in line or " pip install " in line for line in calls)
 
 
-def test_what_the_system_lacks_is_said(install):
+def test_install_unsuitable_system_reports_what_is_missing(install):
     install.stub("getconf", "#!/bin/sh\necho 32\n")
     assert "64-bit Raspberry Pi OS" in install()[0].stderr
     install.stub("getconf", "#!/bin/sh\necho 64\n")
@@ -248,24 +248,24 @@ def test_what_the_system_lacks_is_said(install):
     assert "edgekit needs 3.11" in install()[0].stderr
 
 
-def test_the_service_wants_root_and_systemd(install):
+def test_install_service_needs_root_and_systemd(install):
     install.stub("id", "#!/bin/sh\necho 1000\n")
     assert "run it with sudo" in install("--service")[0].stderr
     install.stub("id", "#!/bin/sh\necho 0\n")
-    done, asked = install("--service", "--to", "/elsewhere")
-    assert done.returncode == 1 and not asked
+    done, calls = install("--service", "--to", "/elsewhere")
+    assert done.returncode == 1 and not calls
     assert "does not run systemd" in done.stderr or "leave out --to" in done.stderr
 
 
-def test_torch_is_never_accepted(install, tmp_path):
-    # The environment's python, asked for torch on its standard input, answers that it is there.
+def test_install_torch_in_the_venv_fails(install, tmp_path):
+    # The environment's python, asked about torch on its standard input, reports that it is installed.
     install.stub("python3", PYTHON.replace("LOG", "/dev/null").replace("exit 0", '[ "$1" != - ]'))
     done, _ = install()
     assert done.returncode == 1 and "torch or transformers was installed too" in done.stderr
 
 
 @pytest.mark.parametrize("script", sorted(PI.glob("*.sh")), ids=lambda path: path.name)
-def test_shellcheck_finds_nothing(script):
+def test_shell_scripts_shellcheck_has_no_findings(script):
     if shutil.which("shellcheck") is None:
         pytest.skip("needs shellcheck")
     done = subprocess.run(["shellcheck", script], capture_output=True, text=True)
@@ -275,7 +275,7 @@ def test_shellcheck_finds_nothing(script):
 # ---- the service ---------------------------------------------------------------------------------------------------
 
 
-def test_systemd_reads_the_unit(tmp_path):
+def test_service_unit_systemd_verifies(tmp_path):
     if shutil.which("systemd-analyze") is None:
         pytest.skip("needs systemd-analyze")
     text = (PI / "edgekit.service").read_text()
@@ -286,7 +286,7 @@ def test_systemd_reads_the_unit(tmp_path):
     assert done.returncode == 0 and str(unit) not in done.stderr, done.stderr
 
 
-def test_the_unit_says_what_serve_understands():
+def test_service_arguments_are_options_of_serve():
     serve = pytest.importorskip("edgekit.cli.serve", reason="needs `edgekit serve`")
     known = {name for option in serve.COMMAND.params for name in option.opts}
     for file in ("edgekit.service", "edgekit.conf"):
@@ -294,10 +294,10 @@ def test_the_unit_says_what_serve_understands():
         assert used and used <= known, (file, used - known)
 
 
-# ---- what is compared with the board's -----------------------------------------------------------------------------
+# ---- comparing tokens between machines -----------------------------------------------------------------------------
 
 
-def test_the_lines_that_machines_compare(model, tmp_path):
+def test_tokens_lines_equal_generate(model, tmp_path):
     tokens = opened_script(PI / "tokens.py")
     lines = list(tokens.lines(tmp_path, formats=[("onnx", "fp32")], length=6))
     assert len(lines) == len(tokens.PROMPTS) * len(tokens.SETTINGS)
@@ -307,16 +307,16 @@ def test_the_lines_that_machines_compare(model, tmp_path):
         assert line["format"] == "onnx fp32"
 
 
-def test_machines_are_compared():
+def test_tokens_compare_reports_first_difference():
     compare = opened_script(PI / "tokens.py").compare
     line = {"format": "onnx fp32", "settings": "greedy", "prompt": "a", "tokens": [1, 2, 3]}
-    for change, same, said in (
+    for change, same, text in (
         ({}, True, "3 tokens, the same"),
         ({"tokens": [1, 5, 3]}, False, "they differ after 1 tokens"),
         ({"tokens": [1, 2]}, False, "they differ after 2 tokens"),
         ({"prompt": "b"}, False, "they differ after 3 tokens"),
     ):
-        assert compare([line], [line | change]) == (same, [f"onnx fp32  greedy  'a': {said}"])
+        assert compare([line], [line | change]) == (same, [f"onnx fp32  greedy  'a': {text}"])
     rough = line | {"format": "onnx int8"}
     assert compare([line, rough], [line, rough | {"tokens": [1, 2, 4]}])[0]
     assert not compare([line], [])[0]

@@ -50,7 +50,7 @@ export class Sampler {
     const divisor = Math.fround(temperature);
     for (let id = 0; id < scores.length; id++) scores[id] /= divisor;
     if (!Number.isFinite(maximum(scores))) {
-      throw new SettingError(`temperature ${temperature} is too small to divide by: 0 takes the likeliest token`);
+      throw new SettingError(`temperature ${temperature} is too small to divide by: 0 takes the most likely token`);
     }
     let ids = keepTopK(scores, top_k);
     let probabilities = softmax(pick(scores, ids));
