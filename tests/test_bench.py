@@ -239,8 +239,8 @@ def test_worker_outside_is_decode_without_forward_calls(monkeypatch, sampling_se
 
 def test_peak_bytes_is_of_this_process():
     before = bench_worker.peak_bytes()
-    held = np.ones(64 << 20, np.uint8)
-    assert bench_worker.peak_bytes() >= before + held.nbytes // 2 or before > held.nbytes
+    block = np.ones(64 << 20, np.uint8)
+    assert bench_worker.peak_bytes() >= before + block.nbytes // 2 or before > block.nbytes
     assert 1e7 < bench_worker.peak_bytes() < 1e11
 
 

@@ -110,11 +110,11 @@ def by_hand(model, windows):
 @pytest.mark.parametrize("scale", [0.0, 1.0, 30.0])
 def test_log_sum_exp_in_float32_is_within_1e_6_of_float64(size, scale):
     logits = (scale * np.random.default_rng(0).standard_normal((5, size)) + scale).astype(np.float32)
-    kept, wide = logits.copy(), logits.astype(np.float64)
+    original, wide = logits.copy(), logits.astype(np.float64)
     largest = wide.max(-1, keepdims=True)
     exact = largest[:, 0] + np.log(np.exp(wide - largest).sum(-1))
     assert np.abs(log_sum_exp(logits) - exact).max() < 1e-6 * max(1, scale)
-    assert (logits == kept).all(), "the caller's array stays as it is"
+    assert (logits == original).all(), "the caller's array is not changed"
     targets = np.arange(5) % size
     assert np.allclose(target_logprobs(logits, targets), wide[range(5), targets] - exact, atol=1e-6 * max(1, scale))
 

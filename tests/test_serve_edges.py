@@ -197,10 +197,10 @@ def test_time_limit_is_504_or_an_error_event():
             gate.free.release(1)
             await until(lambda: not worker.busy)
             gate.free.release(2)
-            begun = RawRequest(app, "/api/generate", {"prompt": PROMPT, "settings": {"max_new_tokens": 50}})
-            await begun.task
-            assert begun.status == 200 and '"type":"start"' in begun.text
-            last = json.loads(begun.text.strip().split("\n\n")[-1][6:])
+            started = RawRequest(app, "/api/generate", {"prompt": PROMPT, "settings": {"max_new_tokens": 50}})
+            await started.task
+            assert started.status == 200 and '"type":"start"' in started.text
+            last = json.loads(started.text.strip().split("\n\n")[-1][6:])
             assert last["type"] == "error" and "0.3 s" in last["message"]
 
     asyncio.run(play())

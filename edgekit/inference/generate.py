@@ -138,7 +138,7 @@ class Stream(Iterator[str]):
     def steps(self, *, distribution: bool = False) -> Iterator[Step]:
         """The tokens, one by one, each as soon as it is chosen. No forward call is made before the next is asked for.
 
-        The texts of the steps, joined, are `result.text`, unless the stream is cancelled: what was held back then is
+        The texts of the steps, joined, are `result.text`, unless the stream is cancelled: what was kept back then is
         in `result.text` alone. Once the last step is there, `result` is complete.
 
         Args:
@@ -196,7 +196,7 @@ class Stream(Iterator[str]):
         first = 0.0
         while True:
             allowed = None
-            if settings.ban_replacement:  # no character is begun that cannot be finished in time
+            if settings.ban_replacement:  # start no character that cannot be finished in time
                 allowed = self._tokenizer.utf8_mask(decoder, limit - 1 - len(tokens))
             distribution = Distribution(*sampler.distribution(logits, allowed)) if self._distributions else None
             if speculation is None:

@@ -52,7 +52,7 @@ int main(int argc, char **argv) {
     struct llama_context *context = llama_init_from_model(model, params);
     if (!context) return fail("cannot create a context");
 
-    const int most = atoi(argv[2]);
+    const int limit = atoi(argv[2]);
     const int bos = llama_vocab_get_add_bos(vocab);
     int count = 0;
     llama_token *ids = malloc(sizeof *ids * (size_t)(argc - 3 + bos));
@@ -69,11 +69,11 @@ int main(int argc, char **argv) {
     // The whole prompt first, then token by token: llama.cpp keeps the tokens before in its KV cache.
     llama_token *next = ids;
     int used = count;
-    for (int said = 0; said < most && used <= (int)params.n_ctx; said++, used++) {
+    for (int printed = 0; printed < limit && used <= (int)params.n_ctx; printed++, used++) {
         if (llama_decode(context, llama_batch_get_one(next, count))) return fail("decoding failed");
         ids[0] = likeliest(llama_get_logits_ith(context, -1), size);
         if (llama_vocab_is_eog(vocab, ids[0])) break;
-        printf(said ? " %d" : "%d", ids[0]);
+        printf(printed ? " %d" : "%d", ids[0]);
         fflush(stdout);
         next = ids, count = 1;
     }
