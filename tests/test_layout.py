@@ -1,5 +1,6 @@
 """Rules of the package: what start-up may import, what plugins must offer, one version, one tree of errors."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -163,3 +164,31 @@ def test_every_package_is_installed():
     code = {path.parent.relative_to(ROOT) for path in (ROOT / "edgekit").rglob("__init__.py")}
     expected = {".".join(path.parts) for path in code} | {f"edgekit.{folder}" for folder in registry.PLUGIN_FOLDERS}
     assert set(packages) == expected | DATA_PACKAGES
+
+
+PROBED = {
+    ("edgekit/doctor/config.py", "__len__"),  # any JSON value
+    ("edgekit/evaluation/bench_worker.py", "__version__"),  # packages of others
+    ("edgekit/tokenizers/huggingface.py", "unk_token"),  # models of the package tokenizers
+}
+"""Objects from outside edgekit whose members no type checker knows: (file, name)."""
+
+
+def test_contracts_are_protocols_and_not_probed_by_name():
+    """No `hasattr(x, "name")` on a runtime, tokenizer or converter, nor getattr: mypy checks their members."""
+    found = set()
+    for path in sorted(path for top in ("edgekit", "runtimes", "converters") for path in (ROOT / top).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) > 1:
+                name = node.args[1]
+                if node.func.id in ("getattr", "hasattr", "setattr", "delattr") and isinstance(name, ast.Constant):
+                    found.add((path.relative_to(ROOT).as_posix(), name.value))
+    assert found == PROBED
+
+
+def test_private_plugin_files_are_loaded_only_inside_their_folder():
+    for path in sorted((ROOT / "edgekit").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("registry.load", "import_module")):
+                names = [each.value for each in node.args if isinstance(each, ast.Constant)]
+                assert not [name for name in names if str(name).rpartition(".")[2].startswith("_")], path
