@@ -1,4 +1,4 @@
-"""onnxruntime-genai, in an environment of its own: `PYTHON _genai.py QUANT FOLDER [prepare]`.
+"""onnxruntime-genai, in a separate environment: `PYTHON _genai.py QUANT FOLDER [prepare]`.
 
 Uses the standard library and onnxruntime-genai only. Its model builder (`prepare`) also needs torch, transformers and
 onnx-ir.

@@ -13,12 +13,12 @@ const { script, wasm } = site.runtimes.wasm;
 const ort = await load(script);
 ort.env.wasm.numThreads = 1;
 ort.env.wasm.wasmBinary = new Uint8Array(gunzipSync(readFileSync(`${folder}/${wasm}`))).buffer;
-const { Storyteller } = await load("storyteller.js");
-const { file } = site.models.find((model) => model.id === id);
-const teller = await Storyteller.open(ort, new Uint8Array(readFileSync(`${folder}/${file}`)), "wasm");
+const { Model } = await load("model.js");
+const { file } = site.models.find((entry) => entry.id === id);
+const model = await Model.open(ort, new Uint8Array(readFileSync(`${folder}/${file}`)), "wasm");
 
 for await (const line of createInterface({ input: process.stdin })) {
   const events = [];
-  for await (const event of teller.answer(JSON.parse(line))) events.push(event);
+  for await (const event of model.answer(JSON.parse(line))) events.push(event);
   process.stdout.write(JSON.stringify(events) + "\n");
 }

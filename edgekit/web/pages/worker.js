@@ -4,10 +4,10 @@
 // to the port, then {done: true} or {error}; "cancel" is received from it.
 
 import { bytesOf } from "./assets.js";
-import { Storyteller } from "./storyteller.js";
+import { Model } from "./model.js";
 
 const MAX_MODELS = 2; // models in memory: enough to compare two
-const tellers = new Map();
+const models = new Map();
 let runtime = null;
 let turn = Promise.resolve(); // one request at a time: a model's cache has one sequence
 
@@ -20,19 +20,19 @@ async function ortOf({ runtimes }, name, progress) {
   return ort;
 }
 
-async function tellerOf(id, name, site, progress) {
-  if (tellers.has(id)) return tellers.get(id);
+async function modelOf(id, name, site, progress) {
+  if (models.has(id)) return models.get(id);
   runtime ??= ortOf(site, name, progress);
   const ort = await runtime.catch((error) => {
     runtime = null; // allow the next request to try again
     throw error;
   });
-  const { file, bytes } = site.models.find((model) => model.id === id);
+  const { file, bytes } = site.models.find((entry) => entry.id === id);
   const data = await bytesOf(file, bytes, (loaded, total) => progress("the model", loaded, total));
   progress("the model", bytes, bytes);
-  while (tellers.size >= MAX_MODELS) tellers.delete(tellers.keys().next().value);
-  tellers.set(id, await Storyteller.open(ort, data, name));
-  return tellers.get(id);
+  while (models.size >= MAX_MODELS) models.delete(models.keys().next().value);
+  models.set(id, await Model.open(ort, data, name));
+  return models.get(id);
 }
 
 // Messages arrive only between tasks, and a promise alone does not end the task: WebAssembly runs on this thread.
@@ -42,11 +42,11 @@ const nextTask = () => new Promise((resolve) => {
   port2.postMessage(null);
 });
 
-async function serve({ type, model, runtime: name, site, request }, port, signal) {
+async function serve({ type, model: id, runtime: name, site, request }, port, signal) {
   const progress = (what, loaded, total) => port.postMessage({ what, loaded, total });
-  const teller = await tellerOf(model, name, site, progress);
+  const model = await modelOf(id, name, site, progress);
   if (type !== "generate") return;
-  for await (const event of teller.answer(request, signal)) {
+  for await (const event of model.answer(request, signal)) {
     port.postMessage(event);
     await nextTask();
   }

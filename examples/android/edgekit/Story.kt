@@ -44,7 +44,7 @@ class Story(
         private set
 
     init {
-        require(prompt.isNotEmpty()) { "the prompt is empty: give the model at least one character to continue" }
+        require(prompt.isNotEmpty()) { "the prompt is empty: give the model at least one character to continue from" }
         require(this.prompt.size <= runtime.contextLength) {
             "the prompt has ${this.prompt.size} tokens, but the model's context holds ${runtime.contextLength}"
         }

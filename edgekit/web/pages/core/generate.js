@@ -23,7 +23,7 @@ export function encodePrompt(tokenizer, prompt) {
   const ids = tokenizer.encode(prompt);
   if (!ids.length) {
     const why = prompt ? "has no character that the vocabulary can write" : "is empty";
-    throw new PromptError(`the prompt ${why}: give the model at least one character to go on from`);
+    throw new PromptError(`the prompt ${why}: give the model at least one character to continue from`);
   }
   return tokenizer.bos === null ? ids : [tokenizer.bos, ...ids];
 }
@@ -211,7 +211,7 @@ export function tokenLogprob(logits, token, top) {
  */
 export function fit(prompt, contextLength, settings, bos) {
   if (!prompt.length) {
-    throw new PromptError("the prompt is empty: give the model at least one character to go on from");
+    throw new PromptError("the prompt is empty: give the model at least one character to continue from");
   }
   if (prompt.length <= contextLength) return prompt;
   if (settings.truncate !== "left") {

@@ -57,7 +57,7 @@ const RUNS =
   "-78o121-o82-o135-12o14-2o5-3o3-5o7-9o25-7o7-9o3-13o7-41o147-o55-37n10-1030t42718-34t4149-11t222-2t5762-14t7473-3" +
   "103t542-1506t4939-715958o-30o96-128m240-65040o65534-2o65534-2";
 
-// Starters that are the second of a canonical composition pair, Hangul jamo aside.
+// Starters that are second in a canonical composition pair, without Hangul jamo.
 const COMPOSING = new Set(
   "\u09be\u09d7\u0b3e\u0b56\u0b57\u0bbe\u0bd7\u0cc2\u0cd5\u0cd6\u0d3e\u0d57\u0dcf\u0ddf\u102e\u1b35" +
     "\u{11127}\u{1133e}\u{11357}\u{114b0}\u{114ba}\u{114bd}\u{115af}\u{11930}",
@@ -65,7 +65,7 @@ const COMPOSING = new Set(
 
 export const UNASSIGNED = "-";
 
-// Runs of one class: where each begins, and its letter. The two planes that texts are made of are also laid out flat.
+// Runs of a class: the start and the class letter of each. The first two planes also have a flat table.
 const FLAT = 0x20000;
 let starts;
 let classes;

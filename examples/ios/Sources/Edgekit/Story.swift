@@ -48,7 +48,7 @@ public final class Story {
         self.runtime = runtime
         self.prompt = tokenizer.prompt(prompt)
         eos = tokenizer.eos
-        if prompt.isEmpty { throw EdgekitError("the prompt is empty: give the model at least one character to continue") }
+        if prompt.isEmpty { throw EdgekitError("the prompt is empty: give the model at least one character to continue from") }
         if self.prompt.count > runtime.contextLength {
             throw EdgekitError("the prompt has \(self.prompt.count) tokens, but the model's context holds \(runtime.contextLength)")
         }

@@ -6,16 +6,16 @@ import { TokenMonsterTokenizer } from "./core/tokenizer.js";
 import { readMetadata } from "./onnx_file.js";
 import { OnnxRuntime } from "./onnx_runtime.js";
 
-export class Storyteller {
+export class Model {
   /** `ort`: onnxruntime-web's module, configured; `data`: a fused `.onnx` from edgekit, a Uint8Array. */
   static async open(ort, data, provider) {
-    const teller = new Storyteller();
+    const model = new Model();
     const { files } = readMetadata(data);
     if (!files["config.json"]) throw new Error("this .onnx contains no config.json: create it with edgekit convert");
     const config = JSON.parse(new TextDecoder().decode(files["config.json"]));
-    teller.tokenizer = TokenMonsterTokenizer.fromFiles(files, config.vocab_size);
-    teller.runtime = await OnnxRuntime.open(ort, data, config, provider);
-    return teller;
+    model.tokenizer = TokenMonsterTokenizer.fromFiles(files, config.vocab_size);
+    model.runtime = await OnnxRuntime.open(ort, data, config, provider);
+    return model;
   }
 
   #pieces = new Map();
