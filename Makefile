@@ -21,7 +21,7 @@ LOG := build/install.log
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off -c constraints.txt
 say = @printf '\n\033[1m%s\033[0m\n' "$(1)"
 # $(call quietly,COMMAND): its output goes to the log, whose end is shown if the command fails.
-quietly = @mkdir -p build && { $(1); } >>$(LOG) 2>&1 || { echo "failed; the end of $(LOG):"; tail -n 30 $(LOG); exit 1; }
+quietly = @mkdir -p build && { $(1); } >$(LOG) 2>&1 || { echo "failed; the end of $(LOG):"; tail -n 30 $(LOG); exit 1; }
 
 .PHONY: install demo test test-fast lint docs cli clean
 
