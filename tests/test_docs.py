@@ -9,6 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 
 import edgekit
@@ -127,6 +128,27 @@ def test_workflows_and_issue_templates_parse():
     assert workflows["publish.yml"]["jobs"]["publish"]["permissions"] == {"id-token": "write"}
     templates = [yaml.safe_load(path.read_text()) for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")]
     assert len(templates) == 2 and all(template["name"] and template["body"] for template in templates)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_page_commands_and_flags_exist(page):
+    """Every `edgekit ...` in a block of code or in backticks, but for text that only looks like one."""
+    text = page.read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    lines += re.findall(r"`(edgekit [^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    for line in lines:
+        call = re.match(r"\s*(?:\$ |\S+=\S+ )?(?:\S*/)?edgekit (.*)", line)
+        if call is None or page.name == "cli.md":
+            continue
+        command: click.Command = cli.main
+        for word in re.split(r"  +#|[<|>]", call[1])[0].split():
+            if isinstance(command, click.Group) and word.replace("-", "").isalpha() and not word.startswith("-"):
+                child = command.get_command(click.Context(command), word)
+                assert child is not None, line
+                command = child
+            elif word.startswith("--"):
+                flags = {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)}
+                assert word.partition("=")[0].rstrip(",;:)") in flags | {"--help", "--version"}, line
 
 
 @pytest.mark.slow
