@@ -396,7 +396,7 @@ def test_the_saved_model_is_a_plain_one(mini, whole, tmp_path):
 def test_a_model_trained_with_bos_begins_its_prompts_with_it(mini, tmp_path):
     run(mini, tmp_path, "add_bos=true", "max_train_steps=3", "warmup_steps=1")
     found = from_files(open_folder(tmp_path / "model").files, 384)
-    assert found.bos == 257 and "BOS 257 begins it" in (tmp_path / "model" / "README.md").read_text()
+    assert found.bos == 257 and "BOS 257 starts it" in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_a_saved_model_in_float16(mini, tmp_path):

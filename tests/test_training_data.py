@@ -197,7 +197,7 @@ def test_weights(tmp_path):
     copies = np.floor(made.weights) + (rng.random(len(made.weights)) < made.weights % 1)
     assert set(copies[made.weights == 1]) == {1} and set(copies[made.weights == 2.5]) == {2, 3}
     assert made.count(0) == int((made.documents["tokens"] * copies).sum()) // 32
-    with pytest.raises(RecipeError, match=r"names 'evn', which is not there: it has even, odd"):
+    with pytest.raises(RecipeError, match=r"names 'evn', which is not in it: it has even, odd"):
         blocks(tmp_path / "x", weights={"evn": 2})
 
 
@@ -236,7 +236,7 @@ def test_validation_blocks(tmp_path):
         ("a.jsonl", b"[1]", "a.jsonl line 1 is not a JSON object"),
         ("a.jsonl.gz", b"\x1f\x8b\x08", "is not a whole gzip file"),
         ("a.jsonl.gz", b"plain", "is not a whole gzip file"),
-        ("a.pdf", b"x", "is none of .txt"),
+        ("a.pdf", b"x", "is not one of .txt"),
         ("", b"", "does not exist"),
     ],
 )
@@ -251,7 +251,7 @@ def test_bad_files_are_one_line(tmp_path, name, content, said):
 
 
 def test_an_empty_folder(tmp_path):
-    with pytest.raises(DataError, match=r"holds no \.txt"):
+    with pytest.raises(DataError, match=r"has no \.txt"):
         prepared(tmp_path, [Source(path=str(tmp_path / "x"))])
 
 

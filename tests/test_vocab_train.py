@@ -280,7 +280,7 @@ def test_samples_are_parts_and_keep_their_order(corpus):
     ("a.jsonl", b'{"text": "x"}\n{"text": ', "line 2 is not JSON"),
     ("a.jsonl", b'{"body": "x"}', "line 1 has no text"),
     ("a.jsonl", b'{"text": ""}', "no text in"),
-    ("a.gif", b"GIF", "is none of"),
+    ("a.gif", b"GIF", "is not one of"),
     ("a.txt", b"too little for so many", "lower the size"),
 ])  # fmt: skip
 def test_bad_data(tmp_path, name, content, words):
@@ -292,7 +292,7 @@ def test_bad_data(tmp_path, name, content, words):
 def test_missing_data(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         vocab_train.train([tmp_path / "nowhere.txt"], VocabTraining())
-    with pytest.raises(DataError, match="holds no"):
+    with pytest.raises(DataError, match="has no"):
         vocab_train.train([tmp_path], VocabTraining())
 
 

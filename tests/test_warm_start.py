@@ -80,7 +80,7 @@ def test_another_vocabulary_is_made_from_the_old_rows(first, tmp_path, caplog):
         torch.testing.assert_close(begin[EMBEDDING][ids[token]], old[EMBEDDING][list(token)].mean(0))
     eos = vocabulary.table_size
     assert torch.equal(begin[EMBEDDING][eos : eos + 2], old[EMBEDDING][256:258])
-    assert "of 258 tokens 256 are in its vocabulary, 2 are made from several of its tokens" in caplog.text
+    assert "of 258 tokens 256 are in its vocabulary, 2 are means of several of its tokens" in caplog.text
 
 
 def test_a_tokenizer_json_model_gives_its_rows_too(tmp_path, stories):
@@ -146,5 +146,5 @@ def test_dropout_is_for_training_only_and_keeps_the_mean(first):
 
 
 def test_a_share_of_one_is_refused(tmp_path):
-    with pytest.raises(RecipeError, match="dropout must be from 0 to below 1"):
+    with pytest.raises(RecipeError, match="dropout must be a number of at least 0 and below 1"):
         make(tmp_path / "a", dropout=1.0)

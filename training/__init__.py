@@ -1,1 +1,1 @@
-"""The recipe, the data and the loop that make a base model; installed as `edgekit.training`."""
+"""Training: recipes, data, the training loop, and vocabularies. Installed as `edgekit.training`."""

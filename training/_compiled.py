@@ -1,4 +1,4 @@
-"""How this room compiles its loops."""
+"""Compilation of loops with numba."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import numba
 
 
 def compiled(function: Any) -> Any:
-    """numba's `njit`: kept on disk for later processes where there is a folder for it, and free of the lock."""
+    """numba's `njit` without the interpreter lock, cached on disk for later processes if a folder can be written."""
     try:
         return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # no folder that a compiled form can be kept in: compile in each process
+    except RuntimeError:  # no writable cache folder: compile in each process
         return numba.njit(nogil=True)(function)

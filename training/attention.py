@@ -1,8 +1,8 @@
-"""Causal attention for training: PyTorch's SDPA on a GPU, products over blocks of queries on a CPU.
+"""Causal attention for training: PyTorch's SDPA on a GPU, matrix products over blocks of queries on a CPU.
 
-SDPA's CPU kernel spends most of its time between its matrix products. Here a block of queries is a few batched
-products and one fused softmax; the probabilities are kept for the backward pass, (B * H * T * T / 2) numbers a layer,
-which SDPA computes again. The softmax is computed in float32 inside PyTorch's own kernel.
+SDPA's CPU kernel spends most of its time between its matrix products. Here a block of queries takes a few batched
+products and one fused softmax. The probabilities, B * H * T * T / 2 numbers per layer, are stored for the backward
+pass; SDPA computes them again. The softmax is computed in float32 inside PyTorch's own kernel.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 128
-"""Queries at once. Keys after the block's last query are never touched, which is most of what causality saves."""
+"""Queries per block. Keys after the block's last query are not computed, which is most of what causality saves."""
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ class _Causal(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         T, D = q.shape[1:]
-        out, kept = torch.empty_like(q), []
+        out, probabilities = torch.empty_like(q), []
         q = q * D**-0.5
         later = torch.ones(min(BLOCK, T), min(BLOCK, T), dtype=torch.bool).triu_(1)
         for start in range(0, T, BLOCK):
@@ -41,17 +41,17 @@ class _Causal(torch.autograd.Function):
             scores[:, :, start:].masked_fill_(later[: end - start, : end - start], float("-inf"))
             p = torch.softmax(scores, dim=2)
             out[:, start:end] = torch.bmm(p, v[:, :end])
-            kept.append(p)
-        ctx.save_for_backward(q, k, v, *kept)
+            probabilities.append(p)
+        ctx.save_for_backward(q, k, v, *probabilities)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v, *kept = ctx.saved_tensors
+        q, k, v, *probabilities = ctx.saved_tensors
         grad = grads[0].contiguous()
         N, T, D = q.shape
         dq, dk, dv = torch.empty_like(q), torch.zeros(N, T, D), torch.zeros(N, T, D)
-        for p, start in zip(kept, range(0, T, BLOCK), strict=True):
+        for p, start in zip(probabilities, range(0, T, BLOCK), strict=True):
             end = min(start + BLOCK, T)
             g = grad[:, start:end]
             dv[:, :end] += torch.bmm(p.transpose(1, 2), g)

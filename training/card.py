@@ -1,4 +1,4 @@
-"""The model card written beside every saved model: what it is, what it was trained on and how, and what came of it."""
+"""The model card of a saved model: its shape, its data, how it was trained, and its results."""
 
 import json
 from collections.abc import Mapping
@@ -64,7 +64,7 @@ def text(
         ("batch", f"{t.per_device_train_batch_size} x {t.gradient_accumulation_steps} accumulated x {world} processes, "
          f"blocks of {recipe.data.block_size}: {batch * recipe.data.block_size:,} tokens a step"),
         ("steps", f"{position.step:,} of {steps:,}, {position.skipped} skipped"),
-        ("tokens", f"{position.tokens:,} ({position.epoch + 1} epochs begun)"),
+        ("tokens", f"{position.tokens:,} ({position.epoch + 1} epochs started)"),
         ("precision", f"{str(dtype).removeprefix('torch.')} products, float32 weights; {counts}"),
         ("weights at the start", f"those of {recipe.model.weights}" if recipe.model.weights
          else f"normal(0, {recipe.model.initializer_range:g}), norms 1"),
@@ -72,12 +72,12 @@ def text(
         ("cleaning", recipe.data.cleaning),
         ("seed", t.seed),
         ("hardware", f"{world} x {device}, {position.seconds / 3600:.2f} hours, "
-         f"{position.tokens / max(position.seconds, 1e-9):,.0f} tokens/s all told"),
+         f"{position.tokens / max(position.seconds, 1e-9):,.0f} tokens/s overall"),
     ]  # fmt: skip
     parts = [
         _front_matter(recipe),
-        f"# {recipe.name}\n\n{recipe.description or 'A small Llama'}. A base model: it goes on from a text, and "
-        f"follows no instructions. Made by `edgekit train`, edgekit {__version__}; these are the weights of {which}.",
+        f"# {recipe.name}\n\n{recipe.description or 'A small Llama'}. A base model: it continues a text and does "
+        f"not follow instructions. Made by `edgekit train`, edgekit {__version__}; these are the weights of {which}.",
         "## Model\n\n" + _table(("", ""), shape),
         "## Data\n\n" + _table(
             ("split", "corpus", "weight", "documents", "tokens", "MB"),
@@ -86,7 +86,7 @@ def text(
              for split, each in summary.items() for name, n in each.items()],
         ) + f"\n\nTokenizer: TokenMonster, `{recipe.tokenizer.vocabulary.rpartition('/')[2]}`, padded to "
         f"{config.vocab_size} rows; EOS {config.eos_token_id[0]} ends every document, BOS {config.bos_token_id} "
-        + ("begins it." if recipe.data.add_bos else "is not used."),
+        + ("starts it." if recipe.data.add_bos else "is not used."),
         "## Training\n\n" + _table(("", ""), how),
         "## Results\n\n" + (_results(scores) if scores else "Not evaluated."),
         "![Training curves](training_curves.svg)\n\nThe numbers are in `training_curves.csv`." if figure

@@ -1,8 +1,8 @@
-"""Blocks of tokens in an order that is a pure function of (seed, epoch, position).
+"""Blocks of tokens, in an order that is a pure function of (seed, epoch, position).
 
-An epoch takes each document as often as its weight says (a fraction is a chance, drawn anew each epoch), shuffles
-them, joins them into one stream, cuts the stream into blocks, and shuffles the blocks, so that a long book
-does not fill a batch. Nothing is remembered between blocks: a resumed run asks for the next position, and that is all.
+An epoch repeats each document by its weight (a fraction is a probability, drawn for each epoch), shuffles the
+documents, joins them into one stream, cuts the stream into blocks, and shuffles the blocks, so that a long book does
+not fill a batch. There is no state between blocks: a resumed run asks for the next position.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from edgekit.training.shards import TRAIN, VALIDATION, Shards
 
 
 class Packed:
-    """Documents joined in a given order and cut into blocks; the rest at the end is left out.
+    """Documents joined in a given order and cut into blocks; an incomplete last block is left out.
 
     Args:
         documents: rows of `Shards.documents`, in order, repeats allowed.
@@ -60,20 +60,20 @@ class Blocks:
     def __init__(self, shards: Shards, weights: NDArray[np.float64], size: int, seed: int):
         self.data, self.documents, self.weights = shards, shards.split(TRAIN), weights
         self.size, self.seed = size, seed
-        self._kept: tuple[int, Packed, NDArray[np.int64]] | None = None
+        self._last: tuple[int, Packed, NDArray[np.int64]] | None = None
         if (tokens := int((self.documents["tokens"] * np.ceil(weights)).sum())) < size:
             raise DataError(f"the training text has {tokens} tokens, fewer than one block of {size}")
 
     def epoch(self, epoch: int) -> tuple[Packed, NDArray[np.int64]]:
-        """The packed documents of an epoch and the order of their blocks. The last epoch asked for is kept."""
-        if self._kept is None or self._kept[0] != epoch:
+        """The packed documents of an epoch and the order of their blocks. The last result is cached."""
+        if self._last is None or self._last[0] != epoch:
             rng = np.random.default_rng([self.seed, epoch])
             whole = np.floor(self.weights)
             copies = (whole + (rng.random(len(whole)) < self.weights - whole)).astype(np.int64)
             rows = rng.permutation(np.repeat(np.arange(len(copies)), copies))
             packed = Packed(self.data, self.documents[rows], self.size)
-            self._kept = epoch, packed, rng.permutation(len(packed))
-        return self._kept[1:]
+            self._last = epoch, packed, rng.permutation(len(packed))
+        return self._last[1:]
 
     def count(self, epoch: int) -> int:
         """Blocks in an epoch."""
@@ -92,54 +92,54 @@ class Blocks:
 
 def validation(shards: Shards, size: int, limit: int | None) -> dict[str, NDArray[np.uint16]]:
     """Blocks to evaluate on by corpus, uint16 (n, size); at most `limit` in all, spread evenly. Corpora that
-    do not fill a block are joined as `(small)`. Raises `DataError` if there is no block at all."""
+    do not fill a block are joined as `(small)`. Raises `DataError` if there is no whole block."""
     rows, packed = shards.split(VALIDATION), {}
     small = []
     for index, name in enumerate(shards.corpora):
-        mine = rows[rows["corpus"] == index]
-        if int(mine["tokens"].sum()) >= size:
-            packed[name] = Packed(shards, mine, size)
+        own = rows[rows["corpus"] == index]
+        if int(own["tokens"].sum()) >= size:
+            packed[name] = Packed(shards, own, size)
         else:
-            small.append(mine)
+            small.append(own)
     if small and int((rest := np.concatenate(small))["tokens"].sum()) >= size:
         packed["(small)"] = Packed(shards, rest, size)
     if not packed:
         raise DataError(f"the validation text has {int(rows['tokens'].sum())} tokens, fewer than one block of {size}")
     total = sum(map(len, packed.values()))
-    found = {}
+    blocks = {}
     for name, each in packed.items():
         count = len(each) if limit is None or total <= limit else max(1, len(each) * limit // total)
-        found[name] = np.stack([each.block(i * len(each) // count) for i in range(count)])
-    return found
+        blocks[name] = np.stack([each.block(i * len(each) // count) for i in range(count)])
+    return blocks
 
 
 def bytes_per_token(shards: Shards) -> dict[str, float]:
-    """UTF-8 bytes of cleaned text by token of the validation set, by corpus; a document's EOS counts as a token."""
+    """UTF-8 bytes of cleaned text per token of the validation data, by corpus; EOS counts as a token."""
     rows = shards.split(VALIDATION)
-    found = {}
+    rates = {}
     for index, name in enumerate(shards.corpora):
-        mine = rows[rows["corpus"] == index]
-        if len(mine):
-            found[name] = float(mine["bytes"].sum() / mine["tokens"].sum())
+        own = rows[rows["corpus"] == index]
+        if len(own):
+            rates[name] = float(own["bytes"].sum() / own["tokens"].sum())
     if len(rows):
-        found["(small)"] = float(rows["bytes"].sum() / rows["tokens"].sum())
-    return found
+        rates["(small)"] = float(rows["bytes"].sum() / rows["tokens"].sum())
+    return rates
 
 
 def weights_of(recipe: Recipe, shards: Shards) -> NDArray[np.float64]:
-    """Each training document's weight, (n,). Raises `RecipeError` if one is for a corpus that is not there."""
+    """Each training document's weight, (n,). Raises `RecipeError` for the weight of a corpus that does not exist."""
     documents = shards.split(TRAIN)
     weights = np.zeros(len(documents))
     for number, source in enumerate(recipe.data.sources):
-        mine = documents["source"] == number
-        weights[mine] = source.weight
-        present = {shards.corpora[i]: i for i in np.unique(documents["corpus"][mine])}
+        own = documents["source"] == number
+        weights[own] = source.weight
+        present = {shards.corpora[i]: i for i in np.unique(documents["corpus"][own])}
         for name, weight in source.weights.items():
             if name not in present:
                 raise RecipeError(
-                    f"data.sources[{number}].weights names {name!r}, which is not there: it has {', '.join(present)}"
+                    f"data.sources[{number}].weights names {name!r}, which is not in it: it has {', '.join(present)}"
                 )
-            weights[mine & (documents["corpus"] == present[name])] = weight
+            weights[own & (documents["corpus"] == present[name])] = weight
     return weights
 
 

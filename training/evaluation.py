@@ -1,4 +1,4 @@
-"""Loss on held-out blocks, per corpus and over all, and as bits per byte, which vocabularies can be compared by."""
+"""Loss on validation blocks by corpus and in total, also in bits per byte, which is comparable across vocabularies."""
 
 import math
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ class ValidationScore:
     tokens: int
     """Tokens predicted."""
     bits_per_byte: float
-    """Of the cleaned text; the cost of every document's EOS is in it, and its bytes are none."""
+    """Of the cleaned text. The cost of each document's EOS is included, as zero bytes."""
 
     @property
     def perplexity(self) -> float:
@@ -38,7 +38,7 @@ def evaluate(
     batch_size: int,
     meter: Meter = silent,
 ) -> dict[str, ValidationScore]:
-    """Score each corpus, and all of them under "". Every process takes its share of the blocks and gets the result.
+    """The score of each corpus, and of all together under "". Processes share the work and all get the result.
 
     Args:
         blocks: uint16 (n, block size) by corpus; a block of T tokens has T - 1 predictions.
@@ -50,9 +50,9 @@ def evaluate(
     model.eval()
     with torch.inference_mode(), autocast(device, dtype):
         for index, name in enumerate(names):
-            mine = blocks[name][rank::world]
-            for start in range(0, len(mine), batch_size):
-                ids = torch.from_numpy(mine[start : start + batch_size].astype(np.int64)).to(device)
+            own = blocks[name][rank::world]
+            for start in range(0, len(own), batch_size):
+                ids = torch.from_numpy(own[start : start + batch_size].astype(np.int64)).to(device)
                 count = ids.numel() - len(ids)
                 sums[index] += torch.tensor([float(model(ids)) * count, count], dtype=torch.float64)
                 done += len(ids) * world

@@ -1,7 +1,7 @@
-"""The parts of a layer between its matrix products, with their gradients written out.
+"""The parts of a layer between its matrix products, with explicit gradients.
 
-Eager autograd runs each as five to twenty passes over the stream; written out they are two to eight. Under
-torch.compile the plain formulas are used, since the compiler fuses those itself. Tests hold both forms together.
+Eager autograd takes five to twenty passes over the activations for each of them; these take two to eight. Under
+torch.compile the plain formulas are used, since the compiler fuses them. Tests compare both forms.
 """
 
 from typing import Any
@@ -32,13 +32,14 @@ class _RMSNorm(torch.autograd.Function):
         normal = x * inverse
         product = grads[0] * normal
         dw = product.reshape(-1, n).sum(0)
-        # The part of the gradient along x does not count: x / rms(x) does not change with the length of x.
+        # Without the component along x: x / rms(x) does not depend on the length of x.
         along = torch.mv(product.reshape(-1, n), weight.to(x.dtype)).view(inverse.shape).div_(n)
         dx = (grads[0] * weight.to(x.dtype)).addcmul_(normal, along, value=-1).mul_(inverse)
         return dx, dw.to(weight.dtype), None
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding in Hugging Face's order of halves: x (B, T, heads, D) and cos (T, D); sin (T, D) has its
-    first half negated, so that (first, second) turns by (second, first) without a copy for the sign."""
+    """Rotary embedding in Hugging Face's order of halves: x (B, T, heads, D), cos and sin (T, D).
+
+    The first half of `sin` is negated, so that rolling x by half its width needs no copy for the sign."""
     return torch.addcmul(x * cos[:, None].to(x.dtype), x.roll(x.shape[-1] // 2, dims=-1), sin[:, None].to(x.dtype))

@@ -1,7 +1,7 @@
-"""What a run writes down: the same rows as CSV, for a spreadsheet, and as JSON lines, for a program.
+"""The log of a run: the same rows as CSV for spreadsheets and as JSON lines for programs.
 
-Rows are appended and flushed one by one. On a resume the rows after the checkpoint's step are dropped: those steps
-are taken again.
+Rows are appended and flushed one by one. When a run is resumed, rows after the checkpoint's step are dropped: these
+steps are trained again.
 """
 
 import csv
@@ -24,7 +24,7 @@ class Logs:
     """The two files in a run's folder.
 
     Args:
-        step: keep the rows up to this step (0: begin anew).
+        step: keep the rows up to this step; 0 starts empty.
     """
 
     def __init__(self, folder: Path, step: int = 0):
@@ -34,7 +34,7 @@ class Logs:
         files.write_bytes(folder / CSV, (_line(COLUMNS) + "".join(map(_csv, self.rows))).encode())
 
     def add(self, **values: Any) -> dict[str, Any]:
-        """Append a row of `COLUMNS`, and of anything else for the JSON lines. Raises `FileError`."""
+        """Append a row. `values` outside `COLUMNS` go into the JSON lines only. Raises `FileError`."""
         row = {"step": 0, **{k: v for k, v in values.items() if v is not None and v != ""}}
         self.rows.append(row)
         for name, line in ((JSONL, json.dumps(row) + "\n"), (CSV, _csv(row))):
@@ -47,7 +47,7 @@ class Logs:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run so far; a last line that a killed run left unfinished is passed over."""
+    """The rows of a run so far, without a last line that a killed run left incomplete."""
     if not (folder / JSONL).is_file():
         return []
     rows = []
@@ -72,7 +72,7 @@ def _csv(row: dict[str, Any]) -> str:
 
 
 def line(row: dict[str, Any], steps: int, utilisation: float | None) -> str:
-    """A row for a person. `utilisation` is the model FLOPs utilisation, 0 to 1, where it is known."""
+    """A row as one readable line. `utilisation`: the model FLOPs utilisation, 0 to 1, if known."""
     parts = [f"step {row['step']}/{steps}", f"epoch {row['epoch']:.2f}"]
     if "train_loss" in row:
         parts += [f"loss {row['train_loss']:.4f}", f"lr {row['lr']:.2e}", f"{row['tokens_per_s']:,.0f} tokens/s"]

@@ -1,5 +1,5 @@
-"""Head and cross entropy in one, so that the logits of a whole batch never exist: they are the largest thing in
-the training of a small model, and a plain loss goes over them a dozen times.
+"""Output matrix and cross entropy in one function. The logits of a whole batch are never in memory: they would be the
+largest tensor in training a small model, and a plain loss reads them a dozen times.
 """
 
 from typing import Any
@@ -8,35 +8,35 @@ import torch
 from torch import Tensor
 
 CHUNK, GROUP = 1 << 20, 1 << 25
-"""Elements of the logits held at once in float32, and of their gradient in the products' dtype: 4 MB stay in a CPU's
-cache, and the head's gradient, as large as the head, is not added up too often."""
+"""Elements of the logits in memory at once in float32 (4 MB stay in a CPU's cache), and of their gradient in the
+products' dtype (the output matrix's gradient, as large as the matrix, is not added to too often)."""
 
 CHUNK_CUDA = 1 << 28
-"""Both on a GPU, where large products are what is fast (1 GB in float32)."""
+"""Both on a GPU, where large products are fastest (1 GB in float32)."""
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Mean over rows of -log softmax(x @ weight.T)[target]; a float32 scalar.
 
     x (N, hidden), weight (vocabulary, hidden), targets (N,) of int64. Under autocast the products are in its dtype;
-    the softmax is in float32 always.
+    the softmax is always in float32.
     """
     dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
     return _LinearCrossEntropy.apply(x, weight, targets, dtype)
 
 
 def _sizes(device: torch.device) -> tuple[int, int]:
-    """Elements of a chunk and of a group. The compiler unrolls the loop over chunks: it gets few."""
+    """Elements of a chunk and of a group. The compiler unrolls the loop over chunks, so it gets few of them."""
     if device.type != "cpu":
         return CHUNK_CUDA, CHUNK_CUDA
     return (GROUP if torch.compiler.is_compiling() else CHUNK), max(CHUNK, GROUP)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """The gradient is computed with the loss, chunk by chunk, while the logits are there; `backward` scales it.
+    """The gradient is computed with the loss, chunk by chunk, while the logits are in memory; `backward` scales it.
 
-    fp16: what is kept is N times the gradient, softmax - onehot. Divided by N it would underflow before any loss
-    scale reaches it; in `backward` the loss scale is there, and N / scale is near one.
+    For fp16, N times the gradient is stored, softmax - onehot. Divided by N it would underflow before a loss scale is
+    applied; `backward` gets the loss scale, and N / scale is near one.
     """
 
     @staticmethod
@@ -53,12 +53,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for first in range(0, rows, group):
                 for start in range(first, min(first + group, rows), chunk):
                     end = min(start + chunk, first + group, rows)
-                    want = targets[start:end, None]
+                    target = targets[start:end, None]
                     logs = torch.log_softmax((h[start:end] @ w.T).float(), dim=1)
-                    loss -= logs.gather(1, want).sum()
+                    loss -= logs.gather(1, target).sum()
                     if dx is not None and errors is not None:
                         error = errors[start - first : end - first].copy_(logs.exp_())
-                        error.scatter_add_(1, want, torch.full_like(want, -1, dtype=dtype))
+                        error.scatter_add_(1, target, torch.full_like(target, -1, dtype=dtype))
                         torch.mm(error, w, out=dx[start:end])
                 if dw is not None and errors is not None:
                     part = h[first : first + group] * down

@@ -1,8 +1,8 @@
-"""The Llama that is trained: Hugging Face's parameters, names and arithmetic, without what training never uses.
+"""The Llama that is trained: Hugging Face's parameters, names and arithmetic, without what training does not need.
 
-`state_dict()` is that of transformers' `LlamaForCausalLM`, name for name, and so are the logits; a test holds both.
-What makes it faster is what is left out or done at once: no attention mask is built; query, key and value are one
-product, gate and up another; attention.py, kernels.py and loss.py have the rest.
+`state_dict()` has the names of transformers' `LlamaForCausalLM`, and the logits are the same; a test compares them. It
+is faster because no attention mask is built and because query, key and value are one product; see also attention.py,
+kernels.py and loss.py.
 """
 
 import math
@@ -18,7 +18,7 @@ from edgekit.training.loss import linear_cross_entropy
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last axis, in the dtype of x. `precision.py` makes float32 of it."""
+    """x / rms(x) * weight over the last axis, in the dtype of x. `precision.apply` makes it compute in float32."""
 
     def __init__(self, size: int, eps: float):
         super().__init__()
@@ -81,7 +81,7 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """What transformers calls `LlamaModel`: it exists so that the names of the parameters are the same."""
+    """transformers' `LlamaModel`: it gives the parameters the same names."""
 
     def __init__(self, config: LlamaConfig, dropout: float = 0.0):
         super().__init__()
@@ -91,11 +91,11 @@ class Decoder(nn.Module):
 
 
 class Llama(nn.Module):
-    """See the module. Parameters are float32; autocast decides what the products are computed in.
+    """See the module. Parameters are float32; autocast decides the dtype of the products.
 
     Args:
         config: the shape; `max_position_embeddings` is the longest input.
-        dropout: share of the embedding and of each layer's two additions to the stream that is left out in training.
+        dropout: of the embedding and of each layer's two additions to the residual stream, in training.
     """
 
     def __init__(self, config: LlamaConfig, dropout: float = 0.0):
@@ -116,7 +116,7 @@ class Llama(nn.Module):
         device = ids.device.type
         x = self.model.embed_tokens(ids)
         if torch.is_autocast_enabled(device):
-            # The stream between the layers is in half precision too: it is what every norm reads and returns.
+            # The residual stream is in half precision too: every norm reads and returns it.
             x = x.to(torch.get_autocast_dtype(device))
         if self.dropout and self.training:
             x = F.dropout(x, self.dropout)
@@ -132,7 +132,7 @@ class Llama(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Mean cross entropy in nats of each token of a block given those before it; float32 scalar.
 
-        ids (B, T) of int64. The labels are the ids themselves, as in transformers: T - 1 predictions a block.
+        ids (B, T) of int64. The labels are the ids themselves, as in transformers: T - 1 predictions per block.
         """
         x = self.hidden(ids)[:, :-1]
         return linear_cross_entropy(x.reshape(-1, x.shape[-1]), self.lm_head.weight, ids[:, 1:].reshape(-1))
@@ -150,9 +150,9 @@ def rope(config: LlamaConfig) -> tuple[Tensor, Tensor]:
 
 
 def initialize(model: nn.Module, std: float, seed: int) -> None:
-    """Linear and embedding weights normal(0, std), norms 1, biases 0, as Stentor2's model card gives it.
+    """Linear and embedding weights normal(0, std), norms 1, biases 0, as in Stentor2's model card.
 
-    Drawn on the CPU in the order of the modules, so that one seed is one model on every device.
+    Drawn on the CPU in the order of the modules, so that a seed gives the same model on every device.
     """
     generator = torch.Generator().manual_seed(seed)
     done: set[int] = set()
@@ -169,7 +169,7 @@ def initialize(model: nn.Module, std: float, seed: int) -> None:
 
 
 def parameters(config: LlamaConfig) -> int:
-    """How many parameters the model of this shape has; a tied head counts once."""
+    """The number of parameters of a model of this shape; a tied output matrix counts once."""
     return sum(math.prod(shape) for shape in config.shapes().values())
 
 

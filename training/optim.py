@@ -1,6 +1,6 @@
-"""The optimizers: AdamW as Stentor2 uses it, and Muon, which learns more from a token.
+"""The optimizers: AdamW as Stentor2 uses it, and Muon, which learns more from each token.
 
-Weight decay is for the weights of linear layers, none for biases, norms and embeddings.
+Only the weights of linear layers decay, not biases, norms and embeddings.
 """
 
 from typing import Any, cast
@@ -13,7 +13,7 @@ from edgekit.training.sections import Optimizer
 
 
 def make(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
-    """The recipe's optimizer over the parameters of `model`. Raises `RecipeError` where torch has no Muon."""
+    """The recipe's optimizer over the parameters of `model`. Raises `RecipeError` if torch has no Muon."""
     decayed, rest = groups(model, settings.weight_decay)
     if settings.algorithm == "adamw":
         return adamw([decayed, rest], settings)
@@ -24,11 +24,11 @@ def make(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
         decayed["params"], lr=settings.learning_rate, weight_decay=settings.weight_decay,
         momentum=settings.momentum, adjust_lr_fn="match_rms_adamw",
     )  # fmt: skip
-    return cast(torch.optim.Optimizer, Pair(muon, adamw([rest], settings)))
+    return cast(torch.optim.Optimizer, CombinedOptimizer(muon, adamw([rest], settings)))
 
 
 def groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two parameter groups, decayed and not. A head tied to the embedding is an embedding: not decayed."""
+    """Two parameter groups: with weight decay and without. An output matrix tied to the embedding does not decay."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)} - embeddings
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -39,13 +39,12 @@ def groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def adamw(parameters: list[dict[str, Any]], settings: Optimizer) -> torch.optim.AdamW:
-    """Fused on CUDA, where it also takes the loss scale in, and on the CPU, where it is one pass over the weights
-    instead of a dozen."""
+    """Fused: on CUDA it also applies the loss scale, on the CPU it is one pass over the weights instead of a dozen."""
     return torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps, fused=True)
 
 
-class Pair:
-    """Two optimizers that share out a model's parameters: all of an optimizer that the loop and GradScaler use."""
+class CombinedOptimizer:
+    """Several optimizers, each for its own parameters, with the methods that the loop and GradScaler use."""
 
     def __init__(self, *parts: torch.optim.Optimizer) -> None:
         self.parts = parts

@@ -1,12 +1,12 @@
 """Stentor2's T4 precision recipe: half-precision products, float32 where fp16 breaks.
 
 * autocast (fp16 with a gradient scaler, or bf16) over float32 master weights;
-* every RMSNorm in float32, returning the dtype it was given (25 modules at 12 layers);
-* the first two layers wholly in float32, with autocast off inside;
-* the softmax of attention left to SDPA, whose fast kernels want half precision and sum in float32 themselves.
+* every RMSNorm in float32, returning its input's dtype (25 modules at 12 layers);
+* the first two layers entirely in float32, with autocast off inside;
+* the softmax of attention left to SDPA, whose fast kernels need half precision and sum in float32.
 
-The patches are attributes of the module objects: nothing of them is in a state dict, and `remove` takes them off.
-They fit any Llama-shaped module, transformers' (4 and 5) as well as edgekit's.
+The patches are attributes of the module objects: state dicts do not contain them, and `remove` removes them. They work
+on any module with the structure of a Llama, transformers' (4 and 5) as well as edgekit's.
 """
 
 import contextlib
@@ -39,57 +39,57 @@ class Counts:
         return f"float32 under autocast: {self.norms} norms, {self.layers} layers, {self.softmax} softmax (SDPA's own)"
 
 
-def choose(wanted: str, device: torch.device) -> torch.dtype:
+def choose(mixed_precision: str, device: torch.device) -> torch.dtype:
     """The dtype of the products for a recipe's `mixed_precision`.
 
-    A GPU has bf16 from capability 8.0 on. `torch.cuda.is_bf16_supported()` is not asked: it counts emulation, and so
-    would pick a slow bf16 on a T4 (7.5).
+    A GPU has bf16 from capability 8.0 on. `torch.cuda.is_bf16_supported()` also counts emulation, which is slow, and
+    would choose bf16 on a T4 (7.5).
 
     Raises:
-        RecipeError: bf16 is asked for on a GPU without it.
+        RecipeError: bf16 is requested on a GPU without it.
     """
     if device.type != "cuda":
-        return torch.bfloat16 if wanted == "auto" else DTYPES[wanted]
+        return torch.bfloat16 if mixed_precision == "auto" else DTYPES[mixed_precision]
     capability = torch.cuda.get_device_capability(device)
-    if wanted == "auto":
+    if mixed_precision == "auto":
         return torch.bfloat16 if capability >= BF16_CAPABILITY else torch.float16
-    if wanted == "bf16" and capability < BF16_CAPABILITY:
+    if mixed_precision == "bf16" and capability < BF16_CAPABILITY:
         name = torch.cuda.get_device_name(device)
         raise RecipeError(f"precision.mixed_precision is bf16, which {name} only emulates: use fp16")
-    return DTYPES[wanted]
+    return DTYPES[mixed_precision]
 
 
 def apply(model: nn.Module, *, norms: bool = True, layers: int = 2) -> Counts:
-    """Patch a Llama in place; counts what was patched, and logs it.
+    """Patch a Llama in place; returns and logs what was patched.
 
     Args:
         model: has its layers under `.model.layers` (or `.layers`), each norm's class named `...RMSNorm`.
         norms: run every norm in float32.
-        layers: so many first layers wholly in float32; their weights are cast up if they are not float32.
+        layers: this many first layers entirely in float32, their weights included.
     """
     remove(model)
-    found = [m for m in model.modules() if type(m).__name__.lower().endswith("rmsnorm")] if norms else []
-    for norm in found:
+    rms_norms = [m for m in model.modules() if type(m).__name__.lower().endswith("rmsnorm")] if norms else []
+    for norm in rms_norms:
         _patch(norm, _float32_norm)
     inner: Any = getattr(model, "model", model)
     first = list(inner.layers)[:layers]
     for layer in first:
         layer.float()
         _patch(layer, _float32_layer)
-    counts = Counts(len(found), len(first))
+    counts = Counts(len(rms_norms), len(first))
     log.info("%s", counts)
     return counts
 
 
 def remove(model: nn.Module) -> None:
-    """Take the patches off: the model is as it was."""
+    """Undo `apply`."""
     for module in model.modules():
         if hasattr(module.__dict__.get("forward"), "edgekit_patch"):
             del module.__dict__["forward"]
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
-    """autocast to `dtype`, or nothing where that is float32."""
+    """autocast to `dtype`, or no autocast for float32."""
     return torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
 
 
@@ -100,7 +100,7 @@ def _patch(module: nn.Module, wrap: Callable[[Callable], Callable]) -> None:
 
 
 def _float32_norm(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """float32 in and out of the norm, the caller's dtype outside. `contiguous`: as the card, for strided inputs."""
+    """Compute a norm in float32 and return the input's dtype. Contiguous for strided inputs, as in the model card."""
 
     @functools.wraps(original)
     def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -110,7 +110,7 @@ def _float32_norm(original: Callable[..., torch.Tensor]) -> Callable[..., torch.
 
 
 def _float32_layer(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Every floating input cast up, autocast off inside, what comes out cast back to the stream's dtype."""
+    """Compute a layer in float32 without autocast and return the residual stream's dtype."""
 
     @functools.wraps(original)
     def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:

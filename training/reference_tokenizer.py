@@ -1,6 +1,6 @@
-"""The published `tokenmonster` package as a backend, to check edgekit's own tokenizer against.
+"""The published `tokenmonster` package, to compare edgekit's tokenizer with.
 
-The package talks to a Go program, which it downloads at its first use. Where that cannot be had, `load` says so.
+The package communicates with a Go program, which it downloads at first use; `load` raises if that is impossible.
 """
 
 import tempfile
@@ -15,18 +15,18 @@ from edgekit.errors import MissingExtraError
 from edgekit.utils import registry
 
 PATIENCE = 60.0
-"""Seconds that the package may take to download and start its server."""
+"""Seconds in which the package must have downloaded and started its server."""
 
 
 class Reference:
-    """A vocabulary in the reference's server. `encode` and `decode` as `edgekit.Vocabulary` has them."""
+    """A vocabulary in the reference's server, with the `encode` and `decode` of `edgekit.Vocabulary`."""
 
     def __init__(self, vocabulary: Any):
         self._vocabulary = vocabulary
 
     def encode(self, text: str) -> list[int]:
         ids = self._vocabulary.tokenize(text)
-        return [] if ids is None else [int(id) for id in ids]  # None is its answer to an empty text
+        return [] if ids is None else [int(id) for id in ids]  # it returns None for an empty text
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._vocabulary.decode(list(ids)) or ""
@@ -45,13 +45,13 @@ def load(vocabulary: bytes, *, patience: float = PATIENCE) -> Reference:
 
 
 def _within(seconds: float, call: Callable[[], Any]) -> Any:
-    """What `call` returns. In a thread of its own: the package's downloads and pipes have no time limits."""
+    """The result of `call`, which runs in a thread: the package's downloads and pipes have no time limits."""
     outcome: list[tuple[bool, Any]] = []
 
     def run() -> None:
         try:
             outcome.append((True, call()))
-        except BaseException as error:  # it also leaves by SystemExit
+        except BaseException as error:  # it also raises SystemExit
             outcome.append((False, error))
 
     thread = threading.Thread(target=run, daemon=True)
@@ -59,8 +59,9 @@ def _within(seconds: float, call: Callable[[], Any]) -> Any:
     thread.join(seconds)
     if outcome and outcome[0][0]:
         return outcome[0][1]
-    why = f"{type(outcome[0][1]).__name__}: {outcome[0][1]}" if outcome else f"no answer in {seconds:g} seconds"
-    why = " ".join(why.split())
+    reason = f"{type(outcome[0][1]).__name__}: {outcome[0][1]}" if outcome else f"no answer in {seconds:g} seconds"
+    reason = " ".join(reason.split())
     raise MissingExtraError(
-        f"the reference tokenizer's server cannot be had ({why}); with a network: {registry.install_command('train')}"
+        f"the reference tokenizer's server cannot be started ({reason}); with a network: "
+        f"{registry.install_command('train')}"
     )

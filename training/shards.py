@@ -1,10 +1,10 @@
-"""Text tokenized once, in parallel processes, into memory-mapped uint16 shards beside a manifest.
+"""Text tokenized once, in parallel processes, into memory-mapped uint16 shards with a manifest.
 
-    folder/000.bin, 001.bin ...   ids, one document after the other, each ended by EOS (and begun by BOS, if asked)
-    folder/documents.npy          where each document lies, its corpus and its split: a table of `DOCUMENT`
-    folder/manifest.json          what it was made from; a folder is reused if the same would be written again
+    folder/000.bin, 001.bin ...   ids of one document after another, each followed by EOS (and preceded by BOS if asked)
+    folder/documents.npy          where each document is, its corpus and its split: a table of `DOCUMENT`
+    folder/manifest.json          the inputs; a folder is reused if the same inputs are tokenized again
 
-The folder's name is a hash over the sources' bytes, the vocabulary and the cleaning, so that nothing stale is used.
+The folder's name is a hash of the sources' bytes, the vocabulary and the cleaning, so stale tokens are never used.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from edgekit.utils import files
 
 VERSION = 1
 SHARD = 1 << 26
-"""Tokens after which a new shard begins: 128 MiB."""
+"""Tokens after which a new shard starts: 128 MiB."""
 TRAIN, VALIDATION = 0, 1
 DOCUMENT = np.dtype(
     [("shard", "<u2"), ("corpus", "<u2"), ("source", "<u2"), ("split", "u1")]
@@ -44,7 +44,7 @@ class Shards:
     """Tokenized documents, memory-mapped.
 
     Attributes:
-        folder: where they lie.
+        folder: where the files are.
         corpora: names; `documents["corpus"]` is an index into them.
         documents: `DOCUMENT` (n,), in the order of the sources. `tokens` counts EOS and BOS, `bytes` is the cleaned
             text's UTF-8 length.
@@ -61,20 +61,20 @@ class Shards:
 
     def summary(self) -> dict[str, dict[str, dict[str, int]]]:
         """{split: {corpus: {documents, tokens, bytes}}}, for logs and the model card."""
-        found: dict[str, dict[str, dict[str, int]]] = {}
+        counts: dict[str, dict[str, dict[str, int]]] = {}
         for split, title in ((TRAIN, "train"), (VALIDATION, "validation")):
             rows = self.split(split)
             for index, name in enumerate(self.corpora):
-                mine = rows[rows["corpus"] == index]
-                if len(mine):
-                    found.setdefault(title, {})[name] = {
-                        "documents": len(mine), "tokens": int(mine["tokens"].sum()), "bytes": int(mine["bytes"].sum()),
+                own = rows[rows["corpus"] == index]
+                if len(own):
+                    counts.setdefault(title, {})[name] = {
+                        "documents": len(own), "tokens": int(own["tokens"].sum()), "bytes": int(own["bytes"].sum()),
                     }  # fmt: skip
-        return found
+        return counts
 
 
 def prepare(data: Data, vocabulary: Vocabulary, bos: int | None, eos: int, meter: Meter = silent) -> Shards:
-    """The tokenized data of a recipe, made now or found from an earlier run.
+    """The tokenized data of a recipe: from the cache, or tokenized now.
 
     Args:
         bos: the id put before each document, if `data.add_bos`.
@@ -85,16 +85,16 @@ def prepare(data: Data, vocabulary: Vocabulary, bos: int | None, eos: int, meter
         FileError: the shards cannot be written.
     """
     if eos >= 1 << 16:
-        raise DataError(f"the vocabulary has {eos} ids; shards hold at most 65,536")
+        raise DataError(f"the vocabulary has {eos} ids; shards can have at most 65,536")
     first = bos if data.add_bos else None
-    made_from = _inputs(data, vocabulary, first, eos)
-    key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:24]
+    inputs = _inputs(data, vocabulary, first, eos)
+    key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:24]
     root = Path(data.cache) if data.cache else _cache()
     folder = root / f"tokens-{key}"
     if not (folder / "manifest.json").is_file():
         with files.replacing(folder) as temporary:
             temporary.mkdir()
-            _write(temporary, data, vocabulary, first, eos, made_from, meter)
+            _write(temporary, data, vocabulary, first, eos, inputs, meter)
     return open_shards(folder)
 
 
@@ -108,7 +108,7 @@ def open_shards(folder: Path) -> Shards:
         if sum(map(len, shards)) != manifest["tokens"] or table.dtype != DOCUMENT:
             raise ValueError(f"{sum(map(len, shards))} tokens instead of {manifest['tokens']}")
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{folder} is damaged ({error}): delete it, and it is made again") from error
+        raise DataError(f"{folder} is damaged ({error}): delete it and run again") from error
     return Shards(folder, tuple(manifest["corpora"]), table, shards)
 
 
@@ -117,7 +117,7 @@ def _cache() -> Path:
 
 
 def _inputs(data: Data, vocabulary: Vocabulary, bos: int | None, eos: int) -> dict[str, Any]:
-    """Everything that the shards depend on, as JSON can hold it. Weights are not in it: they change the order only."""
+    """Everything that the shards depend on, for JSON. Weights are left out: they only change the order."""
 
     def described(source: Source) -> dict[str, Any]:
         values = {k: v for k, v in dataclasses.asdict(source).items() if k not in ("path", "weight", "weights")}
@@ -147,15 +147,17 @@ def _sha256(path: Path) -> str:
 
 
 def held_out(doc: str, fraction: float) -> bool:
-    """Whether a document is validation; by a hash of what it is called, so never the other way in another run."""
+    """Whether a document is validation data: decided by a hash of its name, so the same in every run."""
     return int.from_bytes(hashlib.sha256(doc.encode("utf-8", "replace")).digest()[:8], "big") < fraction * 2**64
 
 
 class _Writer:
-    """Appends documents to shards and keeps their table."""
+    """Appends documents to shards and records them in the table."""
 
     def __init__(self, folder: Path):
-        self.folder, self.rows, self.corpora = folder, [], {}  # type: ignore[var-annotated]
+        self.folder = folder
+        self.rows: list[tuple[int, ...]] = []  # of `DOCUMENT`
+        self.corpora: dict[str, int] = {}
         self.shard, self.filled, self.tokens = -1, SHARD, 0
         self.file: Any = None
 
@@ -176,32 +178,32 @@ class _Writer:
 
 
 def _write(
-    folder: Path, data: Data, vocabulary: Vocabulary, bos: int | None, eos: int, made_from: dict[str, Any], meter: Meter
+    folder: Path, data: Data, vocabulary: Vocabulary, bos: int | None, eos: int, inputs: dict[str, Any], meter: Meter
 ) -> None:
     writer, started = _Writer(folder), time.perf_counter()
     try:
         with Encoders(vocabulary, data.cleaning, bos, eos, data.workers) as encode:
             for i, source in enumerate(data.validation):
-                _one(source, i, VALIDATION, None, encode, writer, meter, data)
+                _write_source(source, i, VALIDATION, None, encode, writer, meter, data)
             budget, before = data.source_token_budget, writer.tokens
             for i, source in enumerate(data.sources):
-                # Equal parts of what is left, so that what one source lacks goes to those after it.
+                # Equal parts of the rest, so that the tokens one source lacks go to those after it.
                 left = None if budget is None else budget - (writer.tokens - before)
                 part = None if left is None else left // (len(data.sources) - i)
-                _one(source, i, TRAIN, part, encode, writer, meter, data)
+                _write_source(source, i, TRAIN, part, encode, writer, meter, data)
     finally:
         writer.close()
     if not any(row[3] == TRAIN for row in writer.rows):
-        raise DataError("the sources hold no text to train on")
+        raise DataError("the sources have no text to train on")
     np.save(folder / "documents.npy", np.array(writer.rows, DOCUMENT))
     manifest = {
-        **made_from, "shards": writer.shard + 1, "tokens": writer.tokens, "corpora": list(writer.corpora),
+        **inputs, "shards": writer.shard + 1, "tokens": writer.tokens, "corpora": list(writer.corpora),
         "seconds": round(time.perf_counter() - started, 1),
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
-def _one(
+def _write_source(
     source: Source,
     number: int,
     split: int,
@@ -211,20 +213,20 @@ def _one(
     meter: Meter,
     data: Data,
 ) -> None:
-    """One source, until it ends or has given its tokens."""
+    """Write the documents of one source until it ends or its token limit is reached."""
     limit = min((n for n in (budget, source.tokens) if n is not None), default=None)
     what = f"tokenizing {source.path or source.hub or source.builtin}"
     taken = 0
     for document, ids, length in encode(documents(source)):
         if len(ids) <= 1:  # nothing but the EOS
             continue
-        here = split
+        document_split = split
         if split == TRAIN and data.validation_fraction and held_out(document.doc, data.validation_fraction):
-            here = VALIDATION
-        writer.add(document.corpus, number, here, ids, length)
+            document_split = VALIDATION
+        writer.add(document.corpus, number, document_split, ids, length)
         taken += len(ids)
         meter(what, taken, limit, "tokens")
         if limit is not None and taken >= limit:
             break
     if taken == 0:
-        raise DataError(f"{what.removeprefix('tokenizing ')} (source {number}) holds no text")
+        raise DataError(f"{what.removeprefix('tokenizing ')} (source {number}) has no text")

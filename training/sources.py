@@ -25,17 +25,17 @@ class SourceDocument(NamedTuple):
 
 
 def clean(text: str, how: str) -> str:
-    """Stentor2's cleaning, `how` being a recipe's `cleaning`.
+    """Stentor2's cleaning. `how` is a recipe's `cleaning`.
 
     collapse: NFKC; lines stripped, empty ones dropped, and all white space one space (the model card's function).
     lines: NFKC and single spaces within a line; lines stripped, at most one empty line between paragraphs.
-    none: the text as it is.
+    none: the text unchanged.
     """
     if how == "none":
         return text
     text = unicodedata.normalize("NFKC", text)
     if how == "collapse":
-        return " ".join(text.split())  # equal to stripping and joining the lines first: split takes every white space
+        return " ".join(text.split())  # the same as stripping the lines first: split() takes all white space
     lines = "\n".join(" ".join(line.split()) for line in text.splitlines())
     return re.sub(r"\n{3,}", "\n\n", lines).strip()
 
@@ -44,8 +44,8 @@ def documents(source: Source) -> Iterator[SourceDocument]:
     """All documents of a source, uncleaned.
 
     Raises:
-        DataError: a file that is missing, empty, binary or damaged, or a record without text; names file and line.
-        MissingExtraError: the Hub is asked for and `datasets` is not installed.
+        DataError: a file is missing, empty, binary or damaged, or a record has no text; names file and line.
+        MissingExtraError: a Hub dataset without the package `datasets`.
     """
     if source.path is not None:
         for path in paths(source):
@@ -61,12 +61,12 @@ def paths(source: Source) -> list[Path]:
     root = Path(source.path or "")
     if root.is_file():
         if not root.name.endswith(texts.SUFFIXES):
-            raise DataError(f"{root} is none of {', '.join(texts.SUFFIXES)}")
+            raise DataError(f"{root} is not one of {', '.join(texts.SUFFIXES)}")
         return [root]
-    found = sorted(p for p in root.rglob("*") if p.is_file() and p.name.endswith(texts.SUFFIXES))
-    if not found:
-        raise DataError(f"{root} {'holds no ' + ', '.join(texts.SUFFIXES) if root.is_dir() else 'does not exist'}")
-    return found
+    matching = sorted(p for p in root.rglob("*") if p.is_file() and p.name.endswith(texts.SUFFIXES))
+    if not matching:
+        raise DataError(f"{root} {'has no ' + ', '.join(texts.SUFFIXES) if root.is_dir() else 'does not exist'}")
+    return matching
 
 
 def _file(path: Path, source: Source) -> Iterator[SourceDocument]:
@@ -89,7 +89,7 @@ def _record(record: dict[str, Any], source: Source, corpus: str, where: str) -> 
 
 def _hub(source: Source) -> Iterator[SourceDocument]:
     try:
-        import datasets  # here, not above: no other source needs it
+        import datasets  # here: no other source needs it
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"{source.hub} needs datasets, which is not installed: pip install datasets") from error
     try:
@@ -101,7 +101,7 @@ def _hub(source: Source) -> Iterator[SourceDocument]:
             yield _record(row, source, corpus, f"{source.hub} record {number}")
     except (DataError, GeneratorExit):
         raise
-    except Exception as error:  # whatever the Hub's client raises: no network, no such dataset, a gated one
+    except Exception as error:  # the Hub's client raises many classes: no network, no such dataset, a gated one
         raise DataError(f"cannot stream {source.hub}: {' '.join(str(error).split())[:300]}") from error
 
 
@@ -109,6 +109,6 @@ def _python(source: Source) -> Iterator[SourceDocument]:
     try:
         from pydoc_data.topics import topics
     except ModuleNotFoundError as error:
-        raise DataError("this Python comes without its manual (pydoc_data): give a path instead of builtin") from error
+        raise DataError("this Python has no manual (pydoc_data): give a path instead of builtin") from error
     for name in sorted(topics):
         yield SourceDocument(source.name or "python", name, topics[name])

@@ -1,10 +1,10 @@
-"""How fast the hardware could be: the other half of model FLOPs utilisation."""
+"""The peak speed of the hardware, which model FLOPs utilisation is relative to."""
 
 import time
 
 import torch
 
-# Dense peak of matrix products in FLOP/s: (fp16 or bf16 with float32 sums, float32). Makers' data sheets.
+# Dense peak of matrix products in FLOP/s: (fp16 or bf16 with float32 sums, float32). From the vendors' data sheets.
 PEAKS = {
     "T4": (65e12, 8.1e12),
     "V100": (125e12, 15.7e12),
@@ -21,17 +21,17 @@ PEAKS = {
 
 
 def peak(device: torch.device, dtype: torch.dtype) -> float | None:
-    """FLOP/s of one device in products of `dtype`: from the table for a GPU, measured on a CPU (a quarter of a
-    second); None where neither is known."""
+    """FLOP/s of one device in products of `dtype`: a GPU's from the table, a CPU's measured in a quarter of a
+    second; None if unknown."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         for known in sorted(PEAKS, key=len, reverse=True):
             if known in name:
                 return PEAKS[known][dtype == torch.float32]
         return None
-    if device.type != "cpu" or dtype == torch.float16:  # emulated, and slow enough to be felt
+    if device.type != "cpu" or dtype == torch.float16:  # emulated, and noticeably slow
         return None
-    # Its own generator: the global one is dropout's, and a resumed run draws from it where the last one stopped.
+    # A separate generator: dropout uses the global one, whose state a resumed run has just restored.
     a = torch.randn(1024, 1024, generator=torch.Generator().manual_seed(0)).to(dtype)
     best, end = float("inf"), time.perf_counter() + 0.25
     while time.perf_counter() < end:

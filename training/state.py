@@ -1,4 +1,4 @@
-"""Where a run is: what a checkpoint holds beside the weights, the optimizer and the scaler."""
+"""The position of a run and its random state, both saved in checkpoints."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,15 +8,15 @@ import torch
 
 @dataclass
 class Position:
-    """Where a run is, and what it has seen; all of it is saved."""
+    """How far a run is. All of it is saved."""
 
     step: int = 0
     epoch: int = 0
     block: int = 0
-    """Blocks of the epoch that are done."""
+    """Blocks of the epoch done so far."""
     tokens: int = 0
     skipped: int = 0
-    """Optimizer steps left out because fp16 gradients overflowed."""
+    """Optimizer steps skipped because fp16 gradients overflowed."""
     best_loss: float = math.inf
     best_step: int = 0
     seconds: float = 0.0
@@ -26,7 +26,7 @@ class Position:
 
 
 def random_state() -> dict[str, torch.Tensor]:
-    """Of this process and its device."""
+    """The state of torch's generators of this process and its device."""
     state = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -34,7 +34,7 @@ def random_state() -> dict[str, torch.Tensor]:
 
 
 def set_random_state(state: dict[str, torch.Tensor]) -> None:
-    """What `random_state` gave."""
+    """Restore what `random_state` returned."""
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

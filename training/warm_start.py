@@ -1,8 +1,8 @@
-"""A run that begins with the weights of a finished model, under its own vocabulary or another.
+"""Start a run with the weights of a finished model, with the same vocabulary or another.
 
-A new vocabulary's rows are made from the old ones: the row of the same token where the old vocabulary has it, else
-the mean of the rows of what the old tokenizer makes of the token's text (fast vocabulary transfer, Gee and others,
-EMNLP 2022). The layers are taken as they are.
+Each row of a new vocabulary's embedding is the old row of the same token if the old vocabulary has it, else the mean of
+the rows of the tokens that the old tokenizer encodes the token's text to (fast vocabulary transfer, Gee et al., EMNLP
+2022). The layers are copied.
 """
 
 import logging
@@ -22,7 +22,7 @@ from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
-# What both models must have in common: all that decides what the layers compute.
+# What must be equal in both models: everything that the layers' computation depends on.
 SHARED = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
     "rms_norm_eps", "rope_theta", "tie_word_embeddings",
@@ -32,15 +32,15 @@ SHARED = (
 def load(
     name: str | Path, config: LlamaConfig, vocabulary: Vocabulary, drawn: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """The first weights of a run, float32 by Hugging Face's names.
+    """The initial weights of a run, float32 by Hugging Face's names.
 
     Args:
         name: a model folder or Hub id; "bundled" for edgekit's own.
         config, vocabulary: of the run.
-        drawn: weights as drawn anew: rows that nothing is known of, such as padding, stay as they are here.
+        drawn: random weights, for the rows without an old token, such as padding.
 
     Raises:
-        RecipeError: the model has another shape; names the first key that differs.
+        RecipeError: the model has another shape; names a key that differs.
         CheckpointError, VocabularyError, FileError: the model cannot be read.
     """
     old = open_folder(hub.resolve(None if name == "bundled" else name))
@@ -53,18 +53,18 @@ def load(
         if key in weights:
             weights[key] = _mean_rows(weights[key], rows, drawn[key].detach().to("cpu", torch.float32))
     log.info(
-        "weights of %s: of %d tokens %d are in its vocabulary, %d are made from several of its tokens",
+        "weights of %s: of %d tokens %d are in its vocabulary, %d are means of several of its tokens",
         name, len(vocabulary), known, sum(len(ids) > 1 for ids in rows),
     )  # fmt: skip
     return weights
 
 
 def origins(old: Checkpoint, config: LlamaConfig, vocabulary: Vocabulary) -> tuple[list[NDArray[np.int64]], int]:
-    """For each row of the new embedding the rows of the old one that it is the mean of (none: unknown), and how many
-    tokens both vocabularies have."""
+    """For each row of the new embedding the old rows that it is the mean of (none: random), and the number of tokens
+    that both vocabularies have."""
     tokens = from_files(old.files, old.config.vocab_size)
     ours = isinstance(tokens, TokenMonsterTokenizer) and tokens.vocabulary.capcode == vocabulary.capcode
-    # Token by token as both files have them: text would lose what capcode's markers say.
+    # Compared as both files store them: decoded text would lose capcode's markers.
     same = {tokens.vocabulary.base_bytes(id): id for id in range(tokens.vocabulary.table_size)} if ours else {}  # type: ignore[attr-defined]
     rows, known = [np.empty(0, np.int64)] * config.vocab_size, 0
     for id in range(vocabulary.table_size):
@@ -75,11 +75,11 @@ def origins(old: Checkpoint, config: LlamaConfig, vocabulary: Vocabulary) -> tup
             rows[id], known = np.array([same[data]]), known + 1
             continue
         try:
-            made = tokens.encode(vocabulary.decode_bytes([id]).decode())
-        except UnicodeDecodeError:  # half a character, which only bytes could spell
+            ids = tokens.encode(vocabulary.decode_bytes([id]).decode())
+        except UnicodeDecodeError:  # part of a character: not a text
             continue
-        known += len(made) == 1
-        rows[id] = np.array(made, np.int64)
+        known += len(ids) == 1
+        rows[id] = np.array(ids, np.int64)
     for new, before in (
         (config.eos_token_id[0], min(tokens.stop, default=None)),
         (config.bos_token_id, tokens.bos_id if isinstance(tokens, TokenMonsterTokenizer) else tokens.bos),
@@ -90,8 +90,8 @@ def origins(old: Checkpoint, config: LlamaConfig, vocabulary: Vocabulary) -> tup
 
 
 def _mean_rows(old: torch.Tensor, rows: list[NDArray[np.int64]], drawn: torch.Tensor) -> torch.Tensor:
-    made = drawn.clone()
+    weights = drawn.clone()
     for row, ids in enumerate(rows):
         if len(ids):
-            made[row] = old[torch.from_numpy(ids)].mean(0)
-    return made
+            weights[row] = old[torch.from_numpy(ids)].mean(0)
+    return weights
