@@ -36,7 +36,7 @@ def setting(
     metavar: str | None = None,
     flag: bool = True,
 ) -> Any:
-    """A dataclass field of a settings class. Its annotation says the type; a tuple may hold any number of values.
+    """A dataclass field of a settings class. Its annotation says the type; a tuple may have any number of values.
 
     Args:
         default: value if the caller gives none. None is accepted only where the annotation has it.
@@ -135,7 +135,7 @@ def is_whole(value: Any) -> bool:
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a value is a number that a float can hold: no infinity, no NaN, not 10**400."""
+    """Whether a value is a number within the range of a float: no infinity, no NaN, not 10**400."""
     limit = sys.float_info.max
     return isinstance(value, Real) and not isinstance(value, bool) and -limit <= value <= limit  # type: ignore[operator]
 
@@ -161,21 +161,20 @@ def _limits(ge: float | None, gt: float | None, le: float | None, lt: float | No
         return f"from {ge} to {'2^63' if le == LARGEST else le}"
     lower = f"of at least {ge}" if ge is not None else f"above {gt}" if gt is not None else ""
     upper = f"at most {le}" if le is not None else f"below {lt}" if lt is not None else ""
-    return " and ".join(filter(None, (lower, upper)))
+    return f"of {upper}" if le is not None and not lower else " and ".join(filter(None, (lower, upper)))
 
 
 @functools.cache
 def specs(cls: type) -> dict[str, Spec]:
     """The settings of a dataclass by name, in order; fields that are not a `setting` are left out."""
-    hints, found = get_type_hints(cls), {}
+    hints, result = get_type_hints(cls), {}
     for f in dataclasses.fields(cls):
         if "custom_range" in f.metadata:
             kind, many, optional = _annotation(hints[f.name])
             default = f.default if f.default is not dataclasses.MISSING else {}
-            found[f.name] = Spec(
-                name=f.name, default=default, kind=kind, many=many, optional=optional, **f.metadata
-            )  # fmt: skip
-    return found
+            about = {"name": f.name, "default": default, "kind": kind, "many": many, "optional": optional}
+            result[f.name] = Spec(**about, **f.metadata)
+    return result
 
 
 def _annotation(hint: Any) -> tuple[type, bool, bool]:
@@ -296,7 +295,7 @@ class Running(Checked):
 
 @dataclass(frozen=True)
 class Converting(Checked):
-    """How an artefact is made."""
+    """How a model is converted."""
 
     quant: str | None = setting(None, "Type of the weights: q8_0, q4_0, ... for gguf; fp32, fp16, int8, int4 for onnx.")
     embedding_type: str | None = setting(None, "gguf: type of the token embedding, if not the one of --quant.")
@@ -334,7 +333,7 @@ def bytes_of(size: str) -> int | None:
 
 @dataclass(frozen=True)
 class Choosing(Checked):
-    """What an artefact may cost, where its type is to be found by measuring; `conversion/search.py` does it."""
+    """What an artefact may cost, if its type is chosen by measuring; conversion/search.py does it."""
 
     target_size: str | None = setting(
         None,

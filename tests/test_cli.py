@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -40,6 +41,12 @@ def test_help_of_commands_has_examples():
     for arguments in ([], ["run"], ["convert"], ["inspect"], ["tokenize"]):
         shown = CliRunner().invoke(main, [*arguments, "--help"])
         assert shown.exit_code == 0 and "edgekit " + " ".join(arguments) in shown.output
+
+
+def test_help_of_train_lists_every_recipe():
+    shown = " ".join(CliRunner().invoke(main, ["train", "--help"]).output.split()).replace("- ", "-")
+    recipes = sorted(path.stem for path in (Path(__file__).parents[1] / "training" / "recipes").glob("*.toml"))
+    assert recipes and f"comes with edgekit: {', '.join(recipes)}." in shown
 
 
 def test_run_prompt_streams_text_to_stdout_and_statistics_to_stderr(gguf):

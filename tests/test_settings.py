@@ -4,6 +4,7 @@ import ast
 import importlib
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from edgekit.cli._options import given as given_flags
 from edgekit.cli._options import options
 from edgekit.errors import EdgekitError, MissingExtraError, SettingError
-from edgekit.settings import LARGEST, Checked, Drafting, Generating, Spec, specs, split
+from edgekit.settings import LARGEST, Checked, Drafting, Generating, Spec, setting, specs, split
 from edgekit.web.validation import SETTINGS, RequestError, checked, ranges
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,6 +75,35 @@ def inside_and_outside(spec: Spec) -> tuple[list[float], list[float]]:
 def value_of(spec: Spec, number: float) -> object:
     """A number as the value of its setting; a tuple has as many as the default, so that fixed lengths fit."""
     return (number,) * max(1, len(spec.default)) if spec.many else number
+
+
+@dataclass(frozen=True)
+class Example(Checked):
+    whole: int = setting(1, "...", ge=0)
+    share: float = setting(0.5, "...", gt=0, le=1)
+    decay: float = setting(0.5, "...", ge=0, lt=1)
+    most: float = setting(1, "...", le=8)
+    less: float = setting(1, "...", lt=8)
+    any: float = setting(1, "...")
+    lengths: tuple[int, ...] = setting((1,), "...", ge=1, le=64)
+    threads: int | str = setting("auto", "...", ge=1, words=("auto",))
+    mode: str = setting("a", "...", choices=("a", "b", "c"))
+    verbose: bool = setting(False, "...")
+
+
+def test_range_each_combination_is_a_plain_phrase():
+    assert {name: spec.range for name, spec in specs(Example).items()} == {
+        "whole": "a whole number of at least 0",
+        "share": "a number above 0 and at most 1",
+        "decay": "a number of at least 0 and below 1",
+        "most": "a number of at most 8",
+        "less": "a number below 8",
+        "any": "a number",
+        "lengths": "whole numbers from 1 to 64",
+        "threads": "a whole number of at least 1, or `auto`",
+        "mode": "a, b or c",
+        "verbose": "true or false",
+    }
 
 
 def test_classes_of_every_folder_are_found():

@@ -47,7 +47,7 @@ def summary(name: str) -> str:
 
 
 class Commands(click.Group):
-    """The group of all commands. Here, and only here, an `EdgekitError` becomes one line and an exit status."""
+    """The group of all commands; an `EdgekitError` in any of them becomes one line and an exit status."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return names()

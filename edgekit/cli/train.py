@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from edgekit.cli.main import OneLine
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.utils import registry
 
@@ -96,7 +97,7 @@ def main() -> None:
     try:
         train()
     except EdgekitError as error:
-        click.echo(f"Error: {' '.join(str(error).split())}", err=True)
+        OneLine(error).show()
         sys.exit(error.exit_code)
 
 
