@@ -172,8 +172,7 @@ def specs(cls: type) -> dict[str, Spec]:
         if "custom_range" in f.metadata:
             kind, many, optional = _annotation(hints[f.name])
             default = f.default if f.default is not dataclasses.MISSING else {}
-            about = {"name": f.name, "default": default, "kind": kind, "many": many, "optional": optional}
-            result[f.name] = Spec(**about, **f.metadata)
+            result[f.name] = Spec(name=f.name, default=default, kind=kind, many=many, optional=optional, **f.metadata)
     return result
 
 
