@@ -152,7 +152,7 @@ def test_page_commands_and_flags_exist(page):
 
 
 @pytest.mark.slow
-def test_readme_commands_print_what_it_shows(tmp_path):
+def test_readme_commands_and_code_do_what_it_shows(tmp_path):
     """Each `console` block is run. `...` stands for omitted lines; measured figures may differ."""
     for package in ("onnxruntime", "onnx", "llama_cpp", "gguf"):
         pytest.importorskip(package, reason=f"the README's commands need {package}")
@@ -173,6 +173,11 @@ def test_readme_commands_print_what_it_shows(tmp_path):
             if line != "...":
                 assert figureless(line) in printed[position:], f"{command} does not print {line!r}:\n{done.stdout}"
                 position = printed.index(figureless(line), position) + 1
+    for name in ("README.md", "docs/python.md"):
+        code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL))
+        code = code.replace("checkpoint-q4_0.gguf", "story-7m-q8_0.gguf")  # written above
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0 and done.stdout, f"{name}: {done.stderr}"
 
 
 def figureless(line: str) -> str:
