@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 import edgekit.converters._gguf_package as gguf
 from edgekit.conversion.base import ArtefactTensor
-from edgekit.converters import _gguf_foreign
 from edgekit.errors import CheckpointError
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.embedded import FILES
 from edgekit.formats.gguf import GGUFFile
 from edgekit.formats.gguf_config import CARRIED_FIELDS, llama_config
 from edgekit.formats.gguf_tensors import gguf_name, unpermute
+from edgekit.tokenizers.llamacpp import rebuild
 
 
 def read(path: Path) -> Checkpoint:
@@ -35,7 +35,7 @@ def read(path: Path) -> Checkpoint:
     if "config.json" in files:
         config = _embedded_config(files["config.json"], config, path)
     if not any(name in files for name in FILES):
-        rebuilt, note = _gguf_foreign.files(file, config)
+        rebuilt, note = rebuild.files(file, config)
         files |= rebuilt
         notes += [note] if note else []
     files.setdefault("config.json", json.dumps(config.to_dict(), indent=2).encode())

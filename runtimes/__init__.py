@@ -1,1 +1,1 @@
-"""One backend, one file; the file name is what `--runtime` takes. Installed as `edgekit.runtimes`."""
+"""Runtime plugins, installed as `edgekit.runtimes`: one file for each backend, named as `--runtime` takes it."""

@@ -1,8 +1,8 @@
-"""The graph of `edgekit convert --to onnx`: one KV buffer that every step writes into, and nothing else to copy.
+"""The graph of `edgekit convert --to onnx`: one KV buffer that every step writes into, with nothing else to copy.
 
-Its interface is drawn in `converters/_onnx_fused.py`. All that a decode step reads or writes is bound beforehand: a
-step changes three integers, runs, and hands out a copy of the logits. Only when the text outgrows the buffer, one of
-twice the size takes its place.
+Its interface is described in `converters/_onnx_fused.py`. All that a decode step reads or writes is bound in advance: a
+step changes three integers, runs, and returns a copy of the logits. When the text outgrows the buffer, it is replaced
+by one of twice the size.
 """
 
 import re
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgekit.errors import MissingExtraError, RuntimeFailure
 from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.inference.runtime import Logits, check_forward, check_rewind
-from edgekit.runtimes._onnx_session import interface, present, reason, same
+from edgekit.runtimes._onnx_session import check_shape, interface, present, reason
 
 PLAIN = ("input_ids", "logit_positions", "seqlens_k", "total_sequence_length")
 
@@ -25,12 +25,12 @@ INT8, INT8_SINCE = "tensor(int8)", (1, 27)
 CHUNK = 512
 """Tokens of a prefill that run at once: what attention needs grows with their number times the context."""
 
-ROOM, ALIGNED = 4 << 20, 64
-"""Bytes that the KV cache begins with, which double as it fills, and where they lie: at a line of the CPU's caches."""
+INITIAL_BYTES, ALIGNMENT = 4 << 20, 64
+"""Bytes of the KV cache at first, which double as it fills, and their alignment: a line of the CPU's caches."""
 
 
 class FusedRuntime:
-    """A session, the KV buffer, and what is bound to it. See `edgekit.inference.runtime.Runtime`."""
+    """A session, its KV buffer and bindings. See `edgekit.inference.runtime.Runtime`."""
 
     def __init__(
         self, session: ort.InferenceSession, files: Mapping[str, bytes], config: LlamaConfig, path: Path
@@ -43,48 +43,48 @@ class FusedRuntime:
         self._session = session
         names = interface(session, config, PLAIN, (), "a fused graph of edgekit's", path)
         nodes = {node.name: node for node in (*session.get_inputs(), *session.get_outputs())}
-        # ONNX Runtime's attention wants a head_dim that 16 divides; the graph fills up others.
+        # ONNX Runtime's attention needs a head_dim that is a multiple of 16; the graph pads others.
         heads, wide = config.num_key_value_heads, -(-config.head_dim // 16) * 16
         for name in names:
-            same(nodes[name], (1, heads, None, wide), path, also=(INT8,))
+            check_shape(nodes[name], (1, heads, None, wide), path, also=(INT8,))
         small = {name for name in names if nodes[name].type == INT8}
         if small and version(ort.__version__) < INT8_SINCE:
             raise MissingExtraError(
                 f"{path} has an int8 KV cache, which needs onnxruntime {'.'.join(map(str, INT8_SINCE))}; this is "
                 f"{ort.__version__}: pip install -U onnxruntime"
             )
-        same(nodes["logits"], (1, None, config.vocab_size), path)
+        check_shape(nodes["logits"], (1, None, config.vocab_size), path)
         self._cache: dict[str, NDArray[np.generic]] = {
             name: np.zeros((1, heads, 0, wide), np.int8 if name in small else np.float32) for name in names
         }
-        self._room = 0  # tokens
+        self._capacity = 0  # tokens
         self._last, self._total = np.zeros(1, np.int32), np.zeros((), np.int32)
         self._id, self._logits = np.zeros((1, 1), np.int64), np.zeros((1, 1, self.vocab_size), np.float32)
         self._only = np.zeros(1, np.int64)
-        self._make_room(1)
+        self._grow(1)
 
     def forward(self, tokens: Sequence[int], *, every: bool = False) -> Logits:
         """Append tokens; float32 logits, (vocab_size,) or (len(tokens), vocab_size). See `Runtime.forward`."""
         check_forward(self, tokens)
         count = len(tokens)
-        if self.length + count > self._room:
-            self._make_room(self.length + count)
+        if self.length + count > self._capacity:
+            self._grow(self.length + count)
         if count == 1:
             self._id[0, 0] = tokens[0]
             self._run(self._step, self.length + 1)
             self.length += 1
             return self._logits[0].copy() if every else self._logits[0, 0].copy()
         ids = np.array([tokens], np.int64)
-        # Written straight into the caller's array; without `every` each piece writes one row, and the last one stays.
-        found = np.empty((1, count if every else 1, self.vocab_size), np.float32)
+        # Written straight into the caller's array; without `every` each piece overwrites the one row.
+        logits = np.empty((1, count if every else 1, self.vocab_size), np.float32)
         for start in range(0, count, CHUNK):
             part = ids[:, start : start + CHUNK]
             size = part.shape[1]
-            wanted = np.arange(size) if every else np.array([size - 1])
-            _bind(self._many, part, wanted, found[:, start : start + size] if every else found)
+            positions = np.arange(size) if every else np.array([size - 1])
+            _bind(self._many, part, positions, logits[:, start : start + size] if every else logits)
             self._run(self._many, self.length + start + size)
         self.length += count
-        return found[0] if every else found[0, 0]
+        return logits[0] if every else logits[0, 0]
 
     def rewind(self, length: int) -> None:
         """Keep the first `length` tokens; later cache entries are never read. See `Runtime.rewind`."""
@@ -94,34 +94,35 @@ class FusedRuntime:
     def close(self) -> None:
         """Nothing to do: the memory is freed with the last reference to this object."""
 
-    def _make_room(self, total: int) -> None:
-        """A cache for `total` tokens or more, holding what the old one does. Raises `RuntimeFailure` without memory.
+    def _grow(self, total: int) -> None:
+        """Make the cache large enough for `total` tokens, keeping its content. Raises `RuntimeFailure` without memory.
 
-        One block, for all of its rows are read at each step: the less it is scattered, the fewer pages those are.
+        It is one block, since all of it is read at each step and adjacent rows take fewer pages.
         """
         each = sum(array.shape[1] * array.shape[3] * array.itemsize for array in self._cache.values())
-        room = self._room or max(16, ROOM // each // 16 * 16)
-        while room < total:
-            room *= 2
-        room = min(room, self.context_length)
+        capacity = self._capacity or max(16, INITIAL_BYTES // each // 16 * 16)
+        while capacity < total:
+            capacity *= 2
+        capacity = min(capacity, self.context_length)
         try:
-            block = np.zeros(each * room + ALIGNED, np.uint8)
+            block = np.zeros(each * capacity + ALIGNMENT, np.uint8)
         except MemoryError as error:
-            raise RuntimeFailure(f"no memory for a KV cache of {room} tokens ({each * room / 1e6:.0f} MB)") from error
-        at = -block.ctypes.data % ALIGNED
+            megabytes = each * capacity / 1e6
+            raise RuntimeFailure(f"no memory for a KV cache of {capacity} tokens ({megabytes:.0f} MB)") from error
+        at = -block.ctypes.data % ALIGNMENT
         grown: dict[str, NDArray[np.generic]] = {}
         for name, old in self._cache.items():
-            size = old.shape[1] * room * old.shape[3] * old.itemsize
-            grown[name] = block[at : at + size].view(old.dtype).reshape(1, old.shape[1], room, old.shape[3])
+            size = old.shape[1] * capacity * old.shape[3] * old.itemsize
+            grown[name] = block[at : at + size].view(old.dtype).reshape(1, old.shape[1], capacity, old.shape[3])
             grown[name][:, :, : self.length] = old[:, :, : self.length]
             at += size
         step, many = self._bound(grown), self._bound(grown)
         _bind(step, self._id, self._only, self._logits)
-        # All at once: a Ctrl-C must not leave a step that is bound to memory given back.
-        self._room, self._cache, self._step, self._many = room, grown, step, many
+        # In one statement: a Ctrl-C must not leave a step bound to freed memory.
+        self._capacity, self._cache, self._step, self._many = capacity, grown, step, many
 
     def _bound(self, cache: Mapping[str, NDArray[np.generic]]) -> ort.IOBinding:
-        """A binding with the cache, as past and as present, and the two numbers that tell how much of it is in use."""
+        """A binding with the cache, as past and as present, and the two numbers for how much of it is in use."""
         binding = self._session.io_binding()
         for name, array in cache.items():
             value = ort.OrtValue.ortvalue_from_numpy(array)
@@ -146,11 +147,11 @@ def version(text: str) -> tuple[int, ...]:
 
 
 def _bind(
-    binding: ort.IOBinding, ids: NDArray[np.int64], wanted: NDArray[np.int64], logits: NDArray[np.float32]
+    binding: ort.IOBinding, ids: NDArray[np.int64], positions: NDArray[np.int64], logits: NDArray[np.float32]
 ) -> None:
-    """What changes between calls with many tokens. On the CPU an OrtValue is the array's own memory, and older versions
-    of ONNX Runtime do not keep the array alive for it: the caller does."""
+    """Bind what changes between calls with many tokens. On the CPU an OrtValue is the array's own memory, and older
+    versions of ONNX Runtime do not keep the array alive: the caller must."""
     value = ort.OrtValue.ortvalue_from_numpy
     binding.bind_ortvalue_input("input_ids", value(ids))
-    binding.bind_ortvalue_input("logit_positions", value(wanted))
+    binding.bind_ortvalue_input("logit_positions", value(positions))
     binding.bind_ortvalue_output("logits", value(logits))

@@ -1,8 +1,8 @@
 """Graphs with the interface of Hugging Face optimum's text-generation-with-past.
 
 `input_ids`, `attention_mask`, `position_ids` (int64, (1, n)) and `past_key_values.N.key|value` (float32, (1, kv_heads,
-past, head_dim)) go in; `logits` (float32, (1, n, vocab_size)) and `present.N.key|value` come out, the whole cache anew
-at each step.
+past, head_dim)) are inputs; `logits` (float32, (1, n, vocab_size)) and `present.N.key|value`, a new copy of the whole
+cache at each step, are outputs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ import onnxruntime as ort
 from edgekit.errors import RuntimeFailure
 from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.inference.runtime import Logits, check_forward, check_rewind
-from edgekit.runtimes._onnx_session import interface, present, reason, same
+from edgekit.runtimes._onnx_session import check_shape, interface, present, reason
 
 
 class PortableRuntime:
@@ -34,8 +34,8 @@ class PortableRuntime:
         self._shape = (1, config.num_key_value_heads, 0, config.head_dim)
         nodes = {node.name: node for node in (*session.get_inputs(), *session.get_outputs())}
         for name in self._names:
-            same(nodes[name], (None, self._shape[1], None, self._shape[3]), path)
-        same(nodes["logits"], (None, None, config.vocab_size), path)
+            check_shape(nodes[name], (None, self._shape[1], None, self._shape[3]), path)
+        check_shape(nodes["logits"], (None, None, config.vocab_size), path)
         self._outputs = ["logits", *map(present, self._names)]
         self._positional = "position_ids" in nodes
         self._binding = session.io_binding()
@@ -48,14 +48,14 @@ class PortableRuntime:
         check_forward(self, tokens)
         end = self.length + len(tokens)
         binding, ids = self._binding, np.array([tokens], np.int64)
-        # What one step put out, the next takes in: the cache passes by Python as a list of handles.
+        # The outputs of one step are inputs of the next: Python only passes handles.
         binding.bind_cpu_input("input_ids", ids)
         binding.bind_cpu_input("attention_mask", self._mask[:, :end])
         if self._positional:
             binding.bind_cpu_input("position_ids", self._positions[:, self.length : end])
         for name, value in zip(self._names, self._cache, strict=True):
             binding.bind_ortvalue_input(name, value)
-        # Bound anew, or ONNX Runtime would write into the outputs of the last step, which are now its inputs.
+        # Bound again, or ONNX Runtime would write into the outputs of the last step, which are now its inputs.
         binding.clear_binding_outputs()
         for name in self._outputs:
             binding.bind_output(name, "cpu")
@@ -65,7 +65,7 @@ class PortableRuntime:
             raise RuntimeFailure(f"ONNX Runtime: {reason(error)}") from error
         logits, *self._cache = binding.get_outputs()
         self.length = end
-        view = logits.numpy()[0]  # of memory that is ONNX Runtime's
+        view = logits.numpy()[0]  # of ONNX Runtime's memory
         return view.copy() if every else view[-1].copy()
 
     def rewind(self, length: int) -> None:

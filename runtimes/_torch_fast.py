@@ -1,9 +1,9 @@
-"""A Llama's forward pass by hand, for one sequence on the CPU: what remains when nothing is asked twice.
+"""A Llama's forward pass by hand, for one sequence on the CPU, with nothing computed twice.
 
-Beside transformers' model: memory is allocated when the model is opened, the KV cache among it; query, key and value
-are one product, gate and up another; a norm's weight is multiplied into the matrix behind it; only the last
-position goes through the head. One token takes about 15 small calls a layer. The arithmetic is the same, and so are
-the logits, to the rounding of float32 (1e-5 and less).
+Compared with transformers' model: memory is allocated when the model is opened, the KV cache included; query, key and
+value are one product, gate and up another; a norm's weight is multiplied into the next matrix; only the last position
+goes through the head. One token takes about 15 small calls per layer. The arithmetic is the same, and so are the
+logits, up to rounding in float32 (1e-5 and less).
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.runtimes._torch_products import Arena, Blocks, Product, cut
 
 CHUNK = 512
-"""Tokens that go through the layers together; bounds the memory of a long prompt."""
+"""Tokens that go through the layers together; limits the memory for a long prompt."""
 
 FEW = {"float32": 3, "bfloat16": 3, "int8": 6}
-"""So many tokens are quicker one by one: on one thread, 12.3M parameters, a step took 5.8, 4.9 and 2.1 ms where 4
+"""Up to so many tokens are faster one by one: on one thread, 12.3M parameters, a step took 5.8, 4.9 and 2.1 ms, while 4
 tokens together took 13.0, 15.0 and 17.8 (and 8 int8 tokens 12.8)."""
 
 
@@ -34,12 +34,12 @@ class Layer(NamedTuple):
 
 
 class FastLlama:
-    """The model and its cache. Tensors of the step are views of fixed memory: one sequence, one caller at a time.
+    """The model and its cache. A step works on views of fixed memory: one sequence, one caller at a time.
 
     Args:
         checkpoint: read, not kept.
         dtype: of the weights, see `Running.dtype`. Everything else (residual, norms, attention, cache) is float32.
-        threads: how many will run it; decides how products are shared out, not what comes out.
+        threads: how many will run it; determines how products are split, not their results.
     """
 
     def __init__(self, checkpoint: Checkpoint, dtype: str, threads: int) -> None:
@@ -52,38 +52,38 @@ class FastLlama:
         head = cut(config.vocab_size, dtype, threads)
         both = Blocks(2 * self._ff.count, self._ff.width)
         each = [(self._qkv, d), (self._sum, heads * size), (both, d), (self._sum, self._ff.padded)]
-        arena = Arena(Arena.room([*each * config.num_hidden_layers, (head, d)], dtype))
+        arena = Arena(Arena.size([*each * config.num_hidden_layers, (head, d)], dtype))
         take = _Weights(checkpoint)
         self._layers = []
         for i in range(config.num_hidden_layers):
             qkv, out, gate_up, down = take.layer(i, self._ff.padded)
             self._layers.append(
                 Layer(
-                    Product(_fill(qkv, self._qkv), self._qkv, dtype, arena),
-                    Product(_fill(out, self._sum), self._sum, dtype, arena),
+                    Product(_pad(qkv, self._qkv), self._qkv, dtype, arena),
+                    Product(_pad(out, self._sum), self._sum, dtype, arena),
                     Product(gate_up, both, dtype, arena),
-                    Product(_fill(down, self._sum), self._sum, dtype, arena),
+                    Product(_pad(down, self._sum), self._sum, dtype, arena),
                 )
             )
-        self._head = Product(_fill(take.head(), head), head, dtype, arena)
-        # Rows of their own even if tied: a column of the head's table lies scattered, one number to a cache line.
+        self._head = Product(_pad(take.head(), head), head, dtype, arena)
+        # A separate table even if tied: a column of the head's table is scattered, one number per cache line.
         self._embedding = take("model.embed_tokens.weight").to(torch.bfloat16 if dtype == "bfloat16" else torch.float32)
         self._rotation = rotation(config)
-        # Empty, so that a long context costs memory only as it fills; nothing behind the cached tokens is ever read.
+        # `empty`, so that a long context takes memory only as it fills; nothing after the cached tokens is ever read.
         self._cache = torch.empty(config.num_hidden_layers, 2, groups, config.max_position_embeddings, size)
         self._prepare()
 
     def _prepare(self) -> None:
-        """Fixed memory of one step, and the views of it that each layer uses."""
+        """Allocate the fixed memory of one step, and the views of it that each layer uses."""
         d, heads, groups, size = _sizes(self._config)
         queries, all_heads = heads * size, (heads + 2 * groups) * size
-        # The residual stream, with room for what fills up the last block of the products that are added to it.
+        # The residual stream, padded to the last block of the products that are added to it.
         self._padded = torch.zeros(self._sum.count, self._sum.width)
         self._hidden = self._padded.view(-1)[:d]
         self._for_qkv = self._hidden.expand(self._qkv.count, d)
         self._for_gate_up = self._hidden.expand(2 * self._ff.count, d)
         self._for_head = self._hidden.expand(self._head.blocks.count, d)
-        # Queries, keys and values after rotation; values are turned by 1 + 0j.
+        # Queries, keys and values after rotation; values are multiplied by 1 + 0j.
         turned = torch.zeros(self._qkv.padded)
         self._turned = turned.view(torch.complex64).view(self._qkv.count, -1)
         self._queries = turned[:queries].view(groups, -1, size)
@@ -96,10 +96,10 @@ class FastLlama:
         self._attended_flat = self._attended.view(-1)
 
     def append(self, tokens: Sequence[int], start: int, every: bool) -> Tensor:
-        """float32 logits (vocab_size,) or (len(tokens), vocab_size), in memory of their own.
+        """float32 logits (vocab_size,) or (len(tokens), vocab_size), in new memory.
 
-        The tokens take the places from `start` in the cache; what lay there is forgotten. If it fails, everything
-        before `start` still holds.
+        The tokens take the positions from `start` in the cache and replace what was there. If it fails, everything
+        before `start` remains valid.
         """
         if len(tokens) <= self._few:
             rows = []
@@ -108,14 +108,14 @@ class FastLlama:
                 if every or i == len(tokens):
                     rows.append(self._logits())
             return torch.stack(rows) if every else rows[-1]
-        found = torch.empty(len(tokens) if every else 0, self._config.vocab_size)
+        logits = torch.empty(len(tokens) if every else 0, self._config.vocab_size)
         for at in range(0, len(tokens), CHUNK):
             chunk = tokens[at : at + CHUNK]
             hidden = self._block(chunk, start + at)
             if every:
-                found[at : at + len(chunk)] = self._head.many(self._norm(hidden))[:, : self._config.vocab_size]
+                logits[at : at + len(chunk)] = self._head.many(self._norm(hidden))[:, : self._config.vocab_size]
         if every:
-            return found
+            return logits
         self._hidden.copy_(hidden[-1])
         return self._logits()
 
@@ -140,7 +140,7 @@ class FastLlama:
             torch.mul(self._for_qkv, self._scale(), out=layer.qkv.input)
             torch.mul(layer.qkv().view(torch.complex64), turn, out=turned)
             place.copy_(self._keys_values)
-            # Grouped queries are rows of one small product with their keys: (groups, heads / groups, end).
+            # The queries of a group are rows of one small product with its keys: (groups, heads / groups, end).
             torch.bmm(torch.bmm(queries, key).softmax(-1), value, out=attended)
             layer.out.input.copy_(attended_flat)
             padded.add_(layer.out())
@@ -154,7 +154,7 @@ class FastLlama:
         return self._head().view(-1)[: self._config.vocab_size]
 
     def _scale(self) -> float:
-        """1 / rms of the residual stream: the whole of a norm whose weight is in the next matrix."""
+        """1 / rms of the residual stream: all that remains of a norm whose weight is in the next matrix."""
         hidden = self._hidden
         return (torch.dot(hidden, hidden).item() / len(hidden) + self._config.rms_norm_eps) ** -0.5
 
@@ -167,7 +167,7 @@ class FastLlama:
         count, end, ff = len(tokens), start + len(tokens), self._ff.padded
         x = self._embedding[torch.tensor(tokens)].float()
         row = self._rotation[start:end, None]
-        # Token i sees what was there and the tokens up to itself. No mask is needed where there was nothing.
+        # Token i attends to the cache and to the tokens up to itself. With an empty cache `is_causal` does that.
         mask = torch.ones(count, end, dtype=torch.bool).tril_(start) if start else None
         for layer, cache in zip(self._layers, self._cache, strict=True):
             qkv = layer.qkv.many(self._norm(x))[:, : (heads + 2 * groups) * size].reshape(count, -1, size)
@@ -193,8 +193,8 @@ def _sizes(config: LlamaConfig) -> tuple[int, int, int, int]:
 def rotation(config: LlamaConfig) -> Tensor:
     """complex64 (context, head_dim / 2): cos + i sin of each position's angles.
 
-    In float32 step by step as transformers computes them (`LlamaRotaryEmbedding`): at position 1,000 its angles are
-    off by up to 3e-5, and a model shall be off by the same.
+    In float32, step by step as transformers computes them (`LlamaRotaryEmbedding`): at position 1,000 its angles are
+    off by up to 3e-5, and these must be off by the same.
     """
     places = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float()
     frequencies = 1.0 / (config.rope_theta ** (places / config.head_dim))
@@ -203,7 +203,7 @@ def rotation(config: LlamaConfig) -> Tensor:
 
 
 class _Weights:
-    """A checkpoint's tensors, arranged for the products above."""
+    """A checkpoint's tensors, arranged for the products."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
@@ -213,16 +213,16 @@ class _Weights:
         return torch.tensor(self._checkpoint.tensors[name], dtype=torch.float32)
 
     def layer(self, i: int, ff: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(qkv, out, gate_up, down) of a layer; gate and up filled up to `ff` outputs each, down to so many inputs."""
+        """(qkv, out, gate_up, down) of a layer; gate and up padded to `ff` outputs each, down to as many inputs."""
         config, name = self._checkpoint.config, f"model.layers.{i}."
         attention, mlp = name + "self_attn.", name + "mlp."
         q = _pairs(self(attention + "q_proj.weight"), config.head_dim)
         k = _pairs(self(attention + "k_proj.weight"), config.head_dim)
         qkv = torch.cat([q, k, self(attention + "v_proj.weight")]) * self(name + "input_layernorm.weight")
-        more = ff - config.intermediate_size
-        gate, up = (F.pad(self(mlp + part), (0, 0, 0, more)) for part in ("gate_proj.weight", "up_proj.weight"))
+        padding = ff - config.intermediate_size
+        gate, up = (F.pad(self(mlp + part), (0, 0, 0, padding)) for part in ("gate_proj.weight", "up_proj.weight"))
         gate_up = torch.cat([gate, up]) * self(name + "post_attention_layernorm.weight")
-        down = F.pad(self(mlp + "down_proj.weight"), (0, more))
+        down = F.pad(self(mlp + "down_proj.weight"), (0, padding))
         return qkv, self(attention + "o_proj.weight"), gate_up, down
 
     def head(self) -> Tensor:
@@ -236,5 +236,5 @@ def _pairs(weight: Tensor, head_dim: int) -> Tensor:
     return weight.view(-1, 2, head_dim // 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
 
 
-def _fill(weight: Tensor, blocks: Blocks) -> Tensor:
+def _pad(weight: Tensor, blocks: Blocks) -> Tensor:
     return F.pad(weight, (0, 0, 0, blocks.padded - len(weight)))

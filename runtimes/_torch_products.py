@@ -1,8 +1,8 @@
-"""A weight matrix times one vector, as fast as memory gives the matrix: an embedding bag rather than BLAS.
+"""A weight matrix times one vector, at the speed of memory: an embedding bag instead of BLAS.
 
-`weight @ x` is the sum of the columns of the weight, each times one number of x. PyTorch has a kernel for just that
-sum: `embedding_bag` with `per_sample_weights`, from FBGEMM on x86, compiled at run time and fetching ahead. For the
-matrices of a 12.3M Llama on two cores (AMD, AVX-512), all of one token's together, in milliseconds:
+`weight @ x` is the sum of the columns of the weight, each times one number of x. PyTorch has a kernel for exactly this
+sum: `embedding_bag` with `per_sample_weights`, from FBGEMM on x86, compiled at run time and with prefetching. For the
+matrices of a 12.3M Llama on two cores (AMD, AVX-512), all products of one token, in milliseconds:
 
     weights                            1 thread    2 threads
     float32, torch.mm (MKL)                 4.4          4.3
@@ -15,12 +15,12 @@ matrices of a 12.3M Llama on two cores (AMD, AVX-512), all of one token's togeth
     int8, aten::_weight_int8pack_mm         1.1          0.9
     int8, embedding_bag (bytes)             0.9          0.6
 
-`torch.embedding_bag` is what `torch.nn.functional.embedding_bag` calls, so it lasts. Its sibling for bytes is a private
-op of recommendation models (`torch.ops.quantized`), whose format is public: FBGEMM's fused 8-bit rows. Should it go
-away one day, the same rounded numbers are kept as float32: as exact, and no faster than float32.
+`torch.embedding_bag` is what `torch.nn.functional.embedding_bag` calls, so it is stable. Its counterpart for bytes is a
+private op of recommendation models (`torch.ops.quantized`), whose format is public: FBGEMM's fused 8-bit rows. Without
+that op, the same rounded numbers are stored as float32: as exact, and no faster than float32.
 
-The columns are cut into blocks, so that threads share them and a row of the table is not wider than the kernel reads in
-one go; the order of every sum stays that of the columns, whatever the blocks and threads.
+The columns are split into blocks, so that threads share them and a row of the table is not wider than the kernel reads
+at once; every sum keeps the order of the columns, whatever the blocks and threads.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,24 +40,24 @@ GROUP = 128
 """int8: at most so many outputs of one input share a scale, whatever the number of threads."""
 
 PER_ROW = 8
-"""Bytes behind each row of int8: scale and bias, float32. weight = byte * scale + bias."""
+"""Bytes after each row of int8: scale and bias, float32. weight = byte * scale + bias."""
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """How some outputs are cut: `count` blocks of `width` columns, the last filled up."""
+    """How outputs are split: `count` blocks of `width` columns, the last padded."""
 
-    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody asks for
+    count: int
     width: int
 
     @property
     def padded(self) -> int:
-        """All columns, those that fill up included."""
+        """All columns, padding included."""
         return self.count * self.width
 
 
 def cut(outputs: int, dtype: str, threads: int) -> Blocks:
-    """The blocks for so many outputs. `dtype` is one of `edgekit.settings.Running`'s."""
+    """The blocks for this many outputs. `dtype` is one of `Running.dtype`."""
     count = -(-outputs // (GROUP if dtype == "int8" else WIDEST))
     if dtype != "int8":
         count = max(count, min(threads, outputs // 64))
@@ -67,10 +67,10 @@ def cut(outputs: int, dtype: str, threads: int) -> Blocks:
 
 
 class Arena:
-    """One stretch of memory for all tables.
+    """One block of memory for all tables.
 
-    numpy asks Linux for huge pages where an array is large (PyTorch's allocator does not); with them the float32
-    matrices above took 3.2 ms instead of 3.9 on one thread, in one run: a page of 4 KB ends after a few rows.
+    numpy asks Linux for huge pages for large arrays (PyTorch's allocator does not); with them the float32 matrices
+    above took 3.2 ms instead of 3.9 on one thread, in one run: a page of 4 KB ends after a few rows.
     """
 
     def __init__(self, size: int) -> None:
@@ -78,16 +78,16 @@ class Arena:
         self._taken = -self._memory.data_ptr() % 64
 
     @staticmethod
-    def room(tables: Sequence[tuple[Blocks, int]], dtype: str) -> int:
-        """Bytes for products of these (blocks, inputs)."""
+    def size(tables: Sequence[tuple[Blocks, int]], dtype: str) -> int:
+        """Bytes needed for products of these (blocks, inputs)."""
         return 64 + sum(64 + b.count * inputs * _row(b.width, dtype) for b, inputs in tables)
 
     def take(self, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         """An uninitialized table."""
         size = shape[0] * shape[1] * dtype.itemsize
-        found = self._memory[self._taken : self._taken + size].view(dtype).view(shape)
+        table = self._memory[self._taken : self._taken + size].view(dtype).view(shape)
         self._taken += size + -size % 64
-        return found
+        return table
 
 
 def _row(width: int, dtype: str) -> int:
@@ -97,11 +97,11 @@ def _row(width: int, dtype: str) -> int:
 class Product:
     """`weight @ x` for one weight.
 
-    A call multiplies with what lies in `input`, (count, inputs): the vector, said once for each block, in the dtype
-    of `input`. It gives float32 (count, width) in new memory: the outputs in order, if the two axes are read as one.
+    A call multiplies with `input`, (count, inputs): the vector, repeated for each block. It returns float32 (count,
+    width) in new memory: the outputs in order, if the two axes are read as one.
 
     Args:
-        weight: float32 (blocks.padded, inputs), filled up by the caller.
+        weight: float32 (blocks.padded, inputs), padded by the caller.
         dtype: "float32", "bfloat16" (weights and `input`, and each sum is rounded to it in the end) or "int8".
     """
 
@@ -132,19 +132,19 @@ class Product:
         return sums if sums.dtype == torch.float32 else sums.float()
 
     def many(self, x: Tensor) -> Tensor:
-        """float32 (T, inputs) -> (T, blocks.padded): the same for many vectors, where BLAS is at its best.
+        """float32 (T, inputs) -> (T, blocks.padded): the same for many vectors, which BLAS is best at.
 
-        bfloat16 rounds at the same places as a call does, int8 nowhere but in the weights.
+        bfloat16 rounds where a call does, int8 only in the weights.
         """
         table = unpack_bytes(self._table) if self._table.dtype == torch.uint8 else self._table
         table = table.view(self.blocks.count, self.inputs, self.blocks.width)
-        found = torch.matmul(x.to(table.dtype), table)  # (count, T, width)
-        return found.transpose(0, 1).reshape(len(x), -1).float()
+        products = torch.matmul(x.to(table.dtype), table)  # (count, T, width)
+        return products.transpose(0, 1).reshape(len(x), -1).float()
 
 
 def pack_bytes(rows: Tensor, out: Tensor) -> Tensor:
-    """float32 (n, width) -> uint8 (n, width + 8) in `out`, FBGEMM's fused 8-bit rows: each from its least to its
-    greatest number in 255 equal steps, then scale and bias."""
+    """float32 (n, width) -> uint8 (n, width + 8) in `out`, FBGEMM's fused 8-bit rows: each from its smallest to its
+    largest number in 255 equal steps, then scale and bias."""
     low, high = torch.aminmax(rows, dim=1, keepdim=True)
     scale = (high - low) / 255
     steps = (rows - low) / scale.where(scale > 0, torch.ones(()))
@@ -154,7 +154,7 @@ def pack_bytes(rows: Tensor, out: Tensor) -> Tensor:
 
 
 def unpack_bytes(packed: Tensor) -> Tensor:
-    """The float32 (n, width) that the bytes stand for."""
+    """The float32 (n, width) that the bytes represent."""
     facts = packed[:, -PER_ROW:].contiguous().view(torch.float32)
     return packed[:, :-PER_ROW].float().mul_(facts[:, :1]).add_(facts[:, 1:])
 

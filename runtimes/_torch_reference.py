@@ -1,8 +1,8 @@
-"""The reference: plain Hugging Face transformers, float32, against which every other runtime is held.
+"""The reference: plain Hugging Face transformers, float32, with which every other runtime is compared.
 
-The tensors were checked by name, shape and value before transformers sees them, and no code of the model's folder
-ever runs. Works with transformers 4.48 and later, and 5. It is imported when asked for: transformers takes longer to
-import than PyTorch, and the fast path has no use for it.
+The tensors have been checked by name, shape and value before transformers sees them, and no code of the model's folder
+ever runs. Works with transformers 4.48 and later, and 5. Imported on request only: transformers takes longer to import
+than PyTorch, and the fast path does not use it.
 """
 
 from collections.abc import Sequence
@@ -23,15 +23,15 @@ ATTENTION = "sdpa"
 def build(checkpoint: Checkpoint) -> LlamaForCausalLM:
     """The transformers model of a checkpoint: float32, on the CPU, ready for inference."""
     config = LlamaConfig.from_dict(checkpoint.config.to_dict())
-    # Without memory at first: drawing initial weights takes longer than reading the real ones, and it would
-    # advance the caller's random generator.
+    # Without memory at first: drawing initial weights takes longer than reading the real ones, and it would advance the
+    # caller's random generator.
     with torch.device("meta"):
         model = LlamaForCausalLM._from_config(config, attn_implementation=ATTENTION)
     weights = {name: torch.from_numpy(np.array(tensor, np.float32, order="C")) for name, tensor in checkpoint}
     missing, unexpected = model.load_state_dict(weights, strict=False, assign=True)
     if unexpected or set(missing) - ({"lm_head.weight"} if checkpoint.config.tie_word_embeddings else set()):
         raise RuntimeFailure(f"{checkpoint.name}: transformers does not know {unexpected} or misses {missing}")
-    model.model.rotary_emb = LlamaRotaryEmbedding(config=config)  # computed, not stored: the meta one is empty
+    model.model.rotary_emb = LlamaRotaryEmbedding(config=config)  # computed, not stored: on `meta` it is empty
     model.tie_weights()
     return model.eval().requires_grad_(False)
 
@@ -44,12 +44,12 @@ class ReferenceLlama:
         self._cache, self._length = DynamicCache(), 0
 
     def append(self, tokens: Sequence[int], start: int, every: bool) -> Tensor:
-        """float32 logits (vocab_size,) or (len(tokens), vocab_size); the tokens come behind the first `start`."""
+        """float32 logits (vocab_size,) or (len(tokens), vocab_size); the tokens follow the first `start`."""
         self._keep(start)
         ids = torch.tensor([tokens])
-        self._length = -1  # until it is done: the layers before one that fails have appended already
+        self._length = -1  # until done: the layers before one that fails have already appended
         output = self.model.model(input_ids=ids, past_key_values=self._cache, use_cache=True)
-        # The head by hand, only where it is wanted: its keyword was renamed between versions of transformers.
+        # The head is applied by hand where it is needed: its keyword was renamed between versions of transformers.
         hidden = output.last_hidden_state[0]
         logits = self.model.lm_head(hidden if every else hidden[-1])
         self._length = start + len(tokens)

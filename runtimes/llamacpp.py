@@ -1,13 +1,14 @@
 """llama.cpp: a `.gguf` through llama-cpp-python's C bindings. No torch, no transformers.
 
-Its high-level `Llama` class, sampler and loop stay unused: one batch is laid out once, filled through numpy views,
-and the logits are read where llama.cpp leaves them. A decode step makes no Python object per token or logit.
+The high-level `Llama` class, its sampler and loop stay unused: one batch is allocated once and filled through numpy
+views, and the logits are read where llama.cpp leaves them. A decode step makes no Python object per token or logit.
 
-llama.cpp aborts the whole process on some files. So the file is read by edgekit first, and refused where it would.
+llama.cpp aborts the whole process on some files. edgekit therefore reads the file first and refuses those.
 """
 
 import ctypes
 import os
+import re
 import weakref
 from collections import deque
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ SUFFIX = ".gguf"
 
 KV_TYPES = {"f32": 0, "f16": 1}  # ggml.h, enum ggml_type
 
-# Tokens that llama.cpp takes at once, and the most logits that it makes room for with them: 4M floats are 16 MB.
+# Tokens that llama.cpp takes at once, and the most logits that it allocates for them: 4M floats are 16 MB.
 LARGEST_BATCH, SMALLEST_BATCH, MOST_LOGITS = 512, 32, 1 << 22
 
 
@@ -41,7 +42,7 @@ def load(path: Path, settings: Running) -> "LlamaCppRuntime":
 
     Raises:
         FileError: the file cannot be read.
-        CheckpointError: damaged, or no Llama that edgekit supports.
+        CheckpointError: damaged, or not a Llama that edgekit supports.
         RuntimeFailure: llama.cpp refuses it; the message has llama.cpp's reason.
     """
     return load_gguf(GGUFFile(path), settings)
@@ -53,10 +54,10 @@ def load_gguf(file: GGUFFile, settings: Running) -> "LlamaCppRuntime":
 
 
 class LlamaCppRuntime:
-    """See `edgekit.runtime.Runtime`.
+    """See `edgekit.inference.runtime.Runtime`. Also a `SetsThreads` and an `OwnsTokenizer`.
 
-    Prefill in one call, in several, or token by token agree to rounding (llama.cpp picks other kernels for other
-    batch sizes); with `kv_type` f32 and f32 weights that is 1e-5 and less.
+    A prefill in one call, in several, or token by token gives the same logits up to rounding (llama.cpp picks other
+    kernels for other batch sizes): to 1e-5 with `kv_type` f32 and f32 weights.
     """
 
     def __init__(self, file: GGUFFile, settings: Running):
@@ -66,7 +67,7 @@ class LlamaCppRuntime:
         check_vocabulary(file)
         self.files = file.files()
         self.vocab_size, self.context_length, self.length = config.vocab_size, config.max_position_embeddings, 0
-        _listen()
+        _capture_log()
         self._model = _open_model(path)
         context = None
         try:
@@ -81,16 +82,16 @@ class LlamaCppRuntime:
         self._memory = llama.llama_get_memory(context)
         self._size = llama.llama_n_batch(context)
         self._batch = batch = llama.llama_batch_init(self._size, 0, 1)
-        # Runs when the runtime is dropped, and at the interpreter's exit while the library still stands.
+        # Runs when the runtime is garbage collected, and at the interpreter's exit before the library is unloaded.
         self._free = weakref.finalize(self, _free, context, self._model, batch)
-        # Everything that never changes is laid out here; a step writes one id, one position and one flag.
+        # What never changes is written here; a step writes one id, one position and one flag.
         self._tokens = np.ctypeslib.as_array(batch.token, (self._size,))
         self._positions = np.ctypeslib.as_array(batch.pos, (self._size,))
-        self._wanted = np.ctypeslib.as_array(batch.logits, (self._size,))
+        self._output = np.ctypeslib.as_array(batch.logits, (self._size,))
         np.ctypeslib.as_array(batch.n_seq_id, (self._size,))[:] = 1
         for i in range(self._size):
             batch.seq_id[i][0] = 0
-        # As the bindings' own `llama_get_logits`, but an address: a pointer object costs more than the call.
+        # The bindings' `llama_get_logits` returns a pointer object, which costs more than the call; this an address.
         self._address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(("llama_get_logits", llama._lib))
         self._views: dict[tuple[int, int], Logits] = {}
 
@@ -99,8 +100,7 @@ class LlamaCppRuntime:
             return self._step(tokens[0], every)
         check_forward(self, tokens)
         before, count = self.length, len(tokens)
-        found = np.empty((count, self.vocab_size), np.float32) if every else None
-        last = None
+        logits = np.empty((count if every else 1, self.vocab_size), np.float32)
         try:
             for start in range(0, count, self._size):
                 part = tokens[start : start + self._size]
@@ -108,31 +108,29 @@ class LlamaCppRuntime:
                 self._batch.n_tokens = size
                 self._tokens[:size] = part
                 self._positions[:size] = np.arange(self.length, self.length + size) if size > 1 else self.length
-                self._wanted[:size] = every
-                self._wanted[size - 1] = every or start + size == count
+                self._output[:size] = every
+                self._output[size - 1] = every or start + size == count
                 self._run(size)
-                if found is not None:
-                    found[start : start + size] = self._logits(size)
+                if every:
+                    logits[start : start + size] = self._logits(size)
                 elif start + size == count:
-                    last = self._logits(1)[0].copy()
+                    logits[0] = self._logits(1)[0]
                 self.length += size
         except BaseException:
-            # All or nothing: what this call had appended is taken back.
+            # All or nothing: drop what this call has appended.
             llama.llama_memory_seq_rm(self._memory, 0, before, -1)
             self.length = before
             raise
-        result = last if found is None else found
-        assert result is not None
-        return result
+        return logits if every else logits[0]
 
     def _step(self, token: int, every: bool) -> Logits:
-        """`forward` of one token that was found good."""
+        """`forward` of one token that has been checked."""
         self._batch.n_tokens = 1
-        self._tokens[0], self._positions[0], self._wanted[0] = token, self.length, True
+        self._tokens[0], self._positions[0], self._output[0] = token, self.length, True
         self._run(1)
         self.length += 1
-        found = self._logits(1)
-        return found.copy() if every else found[0].copy()
+        logits = self._logits(1)
+        return logits.copy() if every else logits[0].copy()
 
     def rewind(self, length: int) -> None:
         check_rewind(self, length)
@@ -141,34 +139,31 @@ class LlamaCppRuntime:
         self.length = length
 
     def own_tokenizer(self) -> LlamaTokenizer:
-        """The tokenizer in llama.cpp's own keys, for files that carry none of edgekit's.
-
-        Raises `VocabularyError` if the file has none that can be used.
-        """
+        """llama.cpp's tokenizer, for files without embedded tokenizer files. See `OwnsTokenizer`."""
         return LlamaTokenizer(self, llama.llama_model_get_vocab(self._model), self._file)
 
     def close(self) -> None:
-        """Give the memory back now; the runtime is of no use afterwards."""
+        """Free the memory now. See `Runtime.close`."""
         self._free()
 
     def set_threads(self, threads: int) -> None:
-        """From the next call on; `edgekit.tuning` need not open the model again for each number it tries."""
+        """From the next call on. See `SetsThreads`."""
         llama.llama_set_n_threads(self._context, threads, threads)
 
     def _run(self, size: int) -> None:
         """Call llama.cpp with the first `size` tokens of the batch."""
-        _said.clear()
+        _errors.clear()
         if code := llama.llama_decode(self._context, self._batch):
             raise RuntimeFailure(f"llama.cpp failed on {size} tokens at {self.length}: {_reason() or f'code {code}'}")
 
     def _logits(self, rows: int) -> Logits:
-        """llama.cpp's own output buffer, float32 (rows, vocab_size): read before the next decode."""
+        """llama.cpp's own output buffer, float32 (rows, vocab_size); valid until the next decode."""
         address = self._address(self._context)
         view = self._views.get((address, rows))
         if view is None:
             if not address:
-                raise RuntimeFailure("llama.cpp gave no logits")
-            # The buffer moves only when it grows, so a handful of views serves a whole run.
+                raise RuntimeFailure("llama.cpp returned no logits")
+            # The buffer moves only when it grows, so a few views serve a whole run.
             pointer = ctypes.cast(address, ctypes.POINTER(ctypes.c_float))
             view = self._views[address, rows] = np.ctypeslib.as_array(pointer, (rows, self.vocab_size))
         return view
@@ -177,10 +172,10 @@ class LlamaCppRuntime:
 def _open_model(path: Path) -> int:
     params = llama.llama_model_default_params()  # maps the file, and may repack weights for faster kernels
     params.n_gpu_layers = 0
-    _said.clear()
+    _errors.clear()
     model = llama.llama_model_load_from_file(str(path).encode(), params)
     if not model:
-        raise RuntimeFailure(f"llama.cpp cannot load {path}: {_reason() or 'it does not say why'}")
+        raise RuntimeFailure(f"llama.cpp cannot load {path}: {_reason() or 'it gives no reason'}")
     return model
 
 
@@ -192,27 +187,27 @@ def _open_context(path: Path, model: int, config: LlamaConfig, settings: Running
     params.n_seq_max = 1
     params.n_threads = params.n_threads_batch = choose_threads(settings.threads, path.stat().st_size)
     params.type_k = params.type_v = KV_TYPES[settings.kv_type]
-    # Flash attention on the CPU rounds to f16 inside even where the cache is f32, which is asked for to be exact. With
-    # an f16 cache the rounding is there anyway, and a step of a small model is up to twice as fast with it.
+    # Flash attention on the CPU rounds to f16 internally even if the cache is f32, which is chosen to be exact. With an
+    # f16 cache values are rounded anyway, and a step of a small model is up to twice as fast with it.
     exact = settings.kv_type == "f32"
     params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED if exact else llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
     params.offload_kqv = params.op_offload = False
     params.no_perf = True
     _check_memory(path, config, 2 if settings.kv_type == "f16" else 4)
-    _said.clear()
+    _errors.clear()
     context = llama.llama_init_from_model(model, params)
     if not context:
-        raise RuntimeFailure(f"llama.cpp cannot run {path}: {_reason() or 'it does not say why'}")
+        raise RuntimeFailure(f"llama.cpp cannot run {path}: {_reason() or 'it gives no reason'}")
     return context
 
 
 def _check_memory(path: Path, config: LlamaConfig, width: int) -> None:
-    """Refuse a context whose cache cannot fit: llama.cpp would fill the memory with it, and the system kill us."""
+    """Refuse a context whose cache cannot fit: llama.cpp would fill the memory, and the system kill the process."""
     row = config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     needed = 2 * config.max_position_embeddings * row * width
     try:
         have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows does not say
+    except (AttributeError, ValueError, OSError):  # not known on Windows
         return
     if needed > have:
         raise RuntimeFailure(
@@ -227,23 +222,21 @@ def _free(context: int, model: int, batch: Any) -> None:
     llama.llama_model_free(model)
 
 
-_said: deque[str] = deque(maxlen=16)
+_errors: deque[str] = deque(maxlen=16)
 
 
 @llama.llama_log_callback
-def _hear(level: int, text: bytes, _data: object) -> None:
-    if level == 4:  # ggml.h, GGML_LOG_LEVEL_ERROR; the rest would only drown the program's own output
-        _said.append(text.decode("utf-8", "replace").strip())
+def _on_log(level: int, text: bytes, _data: object) -> None:
+    if level == 4:  # ggml.h, GGML_LOG_LEVEL_ERROR; the rest would only clutter the program's own output
+        _errors.append(text.decode("utf-8", "replace").strip())
 
 
-def _listen() -> None:
-    """Silence llama.cpp, whose log is one for the process, and keep what it says of errors."""
+def _capture_log() -> None:
+    """Silence llama.cpp's log, of which a process has one, and keep its error messages."""
     llama.llama_backend_init()
-    llama.llama_log_set(_hear, ctypes.c_void_p(0))
+    llama.llama_log_set(_on_log, ctypes.c_void_p(0))
 
 
 def _reason() -> str:
-    """llama.cpp's first error since the last call, without the names of its functions."""
-    import re
-
-    return re.sub(r"^(\w+: )+(error loading model: )?", "", _said[0]) if _said else ""
+    """llama.cpp's first error message since the last call, without the names of its functions."""
+    return re.sub(r"^(\w+: )+(error loading model: )?", "", _errors[0]) if _errors else ""

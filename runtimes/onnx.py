@@ -1,12 +1,13 @@
 """ONNX Runtime on the CPU, with nothing else imported: the runtime for small machines.
 
-It runs two graphs, told apart by their inputs: the fused one of `edgekit convert --to onnx`, and the one of Hugging
-Face optimum's text-generation-with-past, made by edgekit (`--graph portable`, and all before it had another) or by
-optimum itself, if `config.json` lies beside the file.
+It runs two graphs, recognized by their inputs: the fused one of `edgekit convert --to onnx`, and that of Hugging Face
+optimum's text-generation-with-past, written by edgekit (`--graph portable`, and versions before the fused graph) or by
+optimum itself, if `config.json` is next to the file.
 """
 
 from pathlib import Path
 
+from edgekit.formats import onnx
 from edgekit.runtimes import _onnx_session
 from edgekit.runtimes._onnx_fused import FusedRuntime
 from edgekit.runtimes._onnx_portable import PortableRuntime
@@ -20,11 +21,11 @@ def load(path: Path, settings: Running) -> FusedRuntime | PortableRuntime:
 
     Raises:
         FileError: the file cannot be read.
-        CheckpointError: it is no ONNX model, or not one with either interface; says what is missing.
+        CheckpointError: not an ONNX model, or not one with either interface; names what is missing.
     """
     path = Path(path)
     session = _onnx_session.session(path, settings)
-    files = _onnx_session.carried(session, path)
-    config = _onnx_session.config(files, path)
+    files = onnx.files_of(session.get_modelmeta().custom_metadata_map, path)
+    config = onnx.config_of(files, path)
     fused = any(node.name == "seqlens_k" for node in session.get_inputs())
     return (FusedRuntime if fused else PortableRuntime)(session, files, config, path)

@@ -1,7 +1,7 @@
-"""PyTorch on the CPU: by default a forward pass of edgekit's own, on request transformers' model, the reference.
+"""PyTorch on the CPU: by default edgekit's own forward pass, on request transformers' model, the reference.
 
-It opens what `edgekit.convert.open_model` reads: a Hugging Face folder, or a `.gguf` by dequantizing. Both ways give
-the same tokens at float32; `_torch_fast.py` has the one, `_torch_reference.py` the other.
+It opens what `edgekit.formats.open.open_model` reads: a Hugging Face folder, or a `.gguf`, dequantized. Both give the
+same tokens at float32; `_torch_fast.py` is the forward pass, `_torch_reference.py` the reference.
 """
 
 from collections.abc import Sequence
@@ -22,24 +22,28 @@ from edgekit.utils import registry
 SUFFIX = ""
 
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
-"""Of a weight."""
+"""Of one weight."""
 
 
 class Llama(Protocol):
     """A model and its cache, as `TorchRuntime` drives them."""
 
-    def append(self, tokens: Sequence[int], start: int, every: bool) -> torch.Tensor: ...
+    def append(self, tokens: Sequence[int], start: int, every: bool) -> torch.Tensor:
+        """Put tokens into the cache from `start` on; float32 logits, (vocab_size,) or (len(tokens), vocab_size)."""
+        ...
 
-    def holds(self, length: int) -> int: ...
+    def holds(self, length: int) -> int:
+        """How many of `length` tokens are still cached after a failed `append`."""
+        ...
 
 
 def load(path: Path, settings: Running) -> "TorchRuntime":
     """Open a model folder or a `.gguf`.
 
-    PyTorch has one thread pool: `settings.threads` holds for the whole process, and the last model loaded decides.
+    PyTorch has one thread pool: `settings.threads` applies to the whole process, and the last loaded model sets it.
 
     Raises:
-        FileError: a file cannot be read, or (`CheckpointError`) is damaged or no Llama that edgekit supports.
+        FileError: a file cannot be read, or (`CheckpointError`) is damaged or not a Llama that edgekit supports.
         MissingExtraError: reading a `.gguf` needs the `gguf` extra, the reference transformers.
         SettingError: the reference in another dtype than float32.
         RuntimeFailure: not enough memory.
@@ -62,7 +66,7 @@ def load(path: Path, settings: Running) -> "TorchRuntime":
 
 
 def failure(error: Exception) -> RuntimeFailure:
-    """What PyTorch says, in one line."""
+    """PyTorch's message in one line."""
     return RuntimeFailure(f"PyTorch: {(str(error).splitlines() or [type(error).__name__])[0]}")
 
 
@@ -79,7 +83,7 @@ class TorchRuntime:
     def forward(self, tokens: Sequence[int], *, every: bool = False) -> Logits:
         """Append tokens; float32 logits, (vocab_size,) or (len(tokens), vocab_size). See `Runtime.forward`.
 
-        If PyTorch itself fails (out of memory), nothing was appended; the reference then has forgotten everything.
+        If PyTorch itself fails (out of memory), nothing is appended; the cache of the reference is then empty.
         """
         check_forward(self, tokens)
         with torch.inference_mode():

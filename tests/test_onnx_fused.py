@@ -210,7 +210,7 @@ def test_what_a_step_is_bound_to_is_kept(exported, monkeypatch):
 def room_of(runtime, monkeypatch, tokens):
     """Have caches begin with room for so many tokens, as `runtime` counts them."""
     each = sum(array[0, :, 0].nbytes for array in runtime._cache.values())
-    monkeypatch.setattr(registry.load("runtimes", "_onnx_fused"), "ROOM", tokens * each)
+    monkeypatch.setattr(registry.load("runtimes", "_onnx_fused"), "INITIAL_BYTES", tokens * each)
 
 
 @pytest.mark.parametrize("name", ["gqa64", "odd"])
@@ -218,7 +218,7 @@ def test_a_cache_that_grows_holds_what_it_held(exported, monkeypatch, name):
     whole = load(exported(name))
     room_of(whole, monkeypatch, 16)
     grown = load(exported(name))
-    assert (whole._room, grown._room) == (whole.context_length, 16)
+    assert (whole._capacity, grown._capacity) == (whole.context_length, 16)
     sizes = []
     # To the brim, over it by a step, over it by a prefill, back and over it again, to the end of the context.
     for keep, part in ((0, 16), (16, 1), (17, 20), (5, 11), (16, 40), (3, 1), (4, 60)):
@@ -231,7 +231,7 @@ def test_a_cache_that_grows_holds_what_it_held(exported, monkeypatch, name):
             for runtime in (whole, grown):
                 runtime.rewind(keep)
         assert (whole.forward(ids) == grown.forward(ids)).all()
-        sizes.append(grown._room)
+        sizes.append(grown._capacity)
     assert sizes == [16, 32, 64, 64, 64, 64, 64] and all(len(a[0, 0]) == 64 for a in grown._cache.values())
     with pytest.raises(ContextError, match=f"fit into the context of {grown.context_length}"):
         grown.forward(TOKENS[:40])

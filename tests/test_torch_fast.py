@@ -202,7 +202,7 @@ def test_a_product_is_a_matrix_times_a_vector(outputs, inputs, threads, dtype):
     assert blocks.padded - outputs < blocks.width
     weight = torch.zeros(blocks.padded, inputs)
     weight[:outputs] = torch.randn(outputs, inputs, generator=generator)
-    product = products.Product(weight, blocks, dtype, products.Arena(products.Arena.room([(blocks, inputs)], dtype)))
+    product = products.Product(weight, blocks, dtype, products.Arena(products.Arena.size([(blocks, inputs)], dtype)))
     x = torch.randn(9, inputs, generator=generator)
     if dtype == "bfloat16":
         x, weight = x.bfloat16().float(), weight.bfloat16().float()

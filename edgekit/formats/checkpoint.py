@@ -6,7 +6,6 @@ either understood or refused by name, and every tensor is there, has the right s
 
 import hashlib
 import json
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -59,8 +58,6 @@ MUST_BE: dict[str, tuple[Any, ...]] = {
 MOST_ROWS, MOST_LAYERS = 1 << 22, 4096
 # So many may always be claimed: they cost nothing, and shapes are compared one by one afterwards.
 FEW_ROWS = 1 << 16
-# safetensors' own limit of the table of tensors.
-MOST_HEADER = 100 << 20
 
 # What training wrappers put before a tensor's name (DistributedDataParallel, torch.compile).
 PREFIXES = ("module.", "_orig_mod.")
@@ -281,11 +278,11 @@ def side_files(path: Path) -> dict[str, bytes]:
 
 
 def _check_counts(path: Path, config: Mapping[str, Any]) -> None:
-    """Hold the counts of a `config.json` to the tables of tensors alone, which are read in no time.
+    """Check the counts of a `config.json` against the headers of the weights, which are read in no time.
 
-    What is a little too many passes: `_check` compares shape by shape, and says it better.
+    Counts that are a little too large pass: `_check` compares shape by shape, with a better message.
     """
-    shapes = [shape for shard in _found(path) for shape in _shapes(shard)]
+    shapes = _shapes(path)
     rows = max((shape[0] for shape in shapes if len(shape) == 2), default=0)
     limits = {"vocab_size": (MOST_ROWS, f"without weights at most {MOST_ROWS} are believed")}
     if shapes:
@@ -299,25 +296,20 @@ def _check_counts(path: Path, config: Mapping[str, Any]) -> None:
             raise CheckpointError(f"{path / 'config.json'}: {key} is {count}, but {why}")
 
 
-def _found(path: Path) -> list[Path]:
-    """The folder's safetensors, or none: what is wrong with them is for `_shards` to say."""
-    try:
-        return _shards(path)
-    except FileError:
-        return []
-
-
 def _shapes(path: Path) -> list[tuple[int, ...]]:
-    """Shapes of a file's tensors by its header (eight bytes of length, then JSON); none of one that is damaged."""
+    """Shapes of all tensors in a folder, by the files' headers.
+
+    None if a file is missing or damaged: that is reported when the tensors are read.
+    """
+    shapes: list[tuple[int, ...]] = []
     try:
-        with path.open("rb") as file:
-            (size,) = struct.unpack("<Q", file.read(8))
-            if size > MOST_HEADER:
-                return []
-            header = json.loads(file.read(size))
-        return [tuple(map(int, t["shape"])) for name, t in header.items() if name != "__metadata__"]
-    except (OSError, struct.error, ValueError, RecursionError, AttributeError, KeyError, TypeError, OverflowError):
+        for shard in _shards(path):
+            with safetensors.safe_open(shard, framework="numpy") as file:
+                names = file.keys()
+                shapes += [tuple(file.get_slice(name).get_shape()) for name in names]
+    except (FileError, safetensors.SafetensorError, OSError):
         return []
+    return shapes
 
 
 def read_safetensors(path: Path) -> Iterator[tuple[str, NDArray, str]]:

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 from edgekit.errors import VocabularyError
-from edgekit.formats import hub
+from edgekit.formats import hub, onnx
 from edgekit.formats.checkpoint import side_files
+from edgekit.formats.gguf import GGUFFile
+from edgekit.formats.gguf_config import llama_config
 from edgekit.settings import Running
 from edgekit.tokenizers.base import Tokenizer
 from edgekit.tokenizers.load import from_files, tokenizer_of
@@ -32,13 +34,36 @@ def open_tokenizer(model: str | None, vocab: str | None, revision: str | None = 
         if not isinstance(size, int):
             raise VocabularyError(f"{where} has no config.json that says vocab_size")
         return from_files(files, size)
-    return _of_artefact(where)
+    if where.suffix == ".gguf":
+        return _of_gguf(where)
+    if where.suffix == ".onnx":
+        files = onnx.files_of(onnx.metadata(where), where)
+        return _found(tokenizer_of(files, onnx.config_of(files, where).vocab_size), where)
+    return _of_runtime(where)
 
 
-def _of_artefact(where: Path) -> Tokenizer:
-    """Through the runtime that opens it, which knows where the artefact keeps its files."""
-    opened = registry.load("runtimes", registry.for_path("runtimes", where)).load(where, Running())
-    tokenizer = tokenizer_of(opened.files, opened.vocab_size, opened)
+def _of_gguf(path: Path) -> Tokenizer:
+    """From the files that edgekit embedded; otherwise rebuilt from llama.cpp's keys, or llama.cpp's own."""
+    file = GGUFFile(path)
+    config = llama_config(file)
+    tokenizer = tokenizer_of(file.files(), config.vocab_size)
+    if tokenizer is not None:
+        return tokenizer
+    from edgekit.tokenizers.llamacpp import rebuild
+
+    files, difference = rebuild.files(file, config)
+    if difference:
+        return _of_runtime(path)
+    return from_files(files | {"config.json": json.dumps(config.to_dict()).encode()}, config.vocab_size)
+
+
+def _of_runtime(path: Path) -> Tokenizer:
+    """By opening the model."""
+    runtime = registry.load("runtimes", registry.for_path("runtimes", path)).load(path, Running())
+    return _found(tokenizer_of(runtime.files, runtime.vocab_size, runtime), path)
+
+
+def _found(tokenizer: Tokenizer | None, path: Path) -> Tokenizer:
     if tokenizer is None:
-        raise VocabularyError(f"{where} has no tokenizer")
+        raise VocabularyError(f"{path} has no tokenizer inside or next to it")
     return tokenizer

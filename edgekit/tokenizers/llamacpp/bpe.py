@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from edgekit.errors import VocabularyError
+from edgekit.formats import protobuf
 from edgekit.tokenizers.base import read_json
 from edgekit.tokenizers.llamacpp.vocabulary import (
     BYTE,
@@ -248,49 +249,20 @@ def sentencepiece(data: bytes) -> Pieces:
     """Walk a SentencePiece model (sentencepiece_model.proto). Raises `VocabularyError` if it is damaged."""
     found = Pieces()
     try:
-        for number, value in _fields(data):
+        for number, value in protobuf.fields(memoryview(data)):
             if number == 1:
-                parts = dict(_fields(value))
-                score = struct.unpack("<f", parts[2])[0] if 2 in parts else 0.0
-                found.pieces.append((parts.get(1, b""), score, parts.get(3, 1)))
-            elif number == 2:
-                found.kind = {2: "BPE", 3: "word", 4: "char"}.get(dict(_fields(value)).get(3, 1), "unigram")
-            elif number == 3:
-                found.add_dummy_prefix = bool(dict(_fields(value)).get(3, 1))
-    except (IndexError, TypeError, ValueError, struct.error) as error:
+                parts = dict(protobuf.fields(protobuf.message(value)))
+                score = struct.unpack("<f", protobuf.message(parts[2]))[0] if 2 in parts else 0.0
+                text = bytes(protobuf.message(parts[1])) if 1 in parts else b""
+                found.pieces.append((text, score, protobuf.number(parts.get(3, 1))))
+            elif number in (2, 3):
+                choice = protobuf.number(dict(protobuf.fields(protobuf.message(value))).get(3, 1))
+                if number == 2:
+                    found.kind = {2: "BPE", 3: "word", 4: "char"}.get(choice, "unigram")
+                else:
+                    found.add_dummy_prefix = bool(choice)
+    except (ValueError, struct.error) as error:
         raise VocabularyError("tokenizer.model is not a whole SentencePiece model") from error
     if not found.pieces:
         raise VocabularyError("tokenizer.model has no pieces")
     return found
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """(number, value) of a protobuf message's fields: int for a varint, bytes for the rest."""
-    at = 0
-
-    def varint() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = data[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-            shift += 7
-            if shift > 63:
-                raise ValueError("varint too long")
-
-    while at < len(data):
-        tag = varint()
-        number, wire = tag >> 3, tag & 7
-        if wire == 0:
-            yield number, varint()
-            continue
-        if wire not in (1, 2, 5):
-            raise ValueError(f"wire type {wire}")
-        size = varint() if wire == 2 else 8 if wire == 1 else 4
-        if at + size > len(data):
-            raise ValueError("cut off")
-        yield number, data[at : at + size]
-        at += size

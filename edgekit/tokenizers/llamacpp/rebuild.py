@@ -1,4 +1,4 @@
-"""A tokenizer for a GGUF file that edgekit did not write: `tokenizer.json` rebuilt from llama.cpp's keys."""
+"""The tokenizer of a GGUF file that edgekit did not write: `tokenizer.json` rebuilt from llama.cpp's keys."""
 
 import json
 from typing import Any
@@ -20,7 +20,8 @@ CUTS["smollm"] = ""
 def files(file: GGUFFile, config: LlamaConfig) -> tuple[dict[str, bytes], str]:
     """`tokenizer.json` and `tokenizer_config.json` for llama.cpp's `llama` and `gpt2` vocabularies, and a note.
 
-    Other kinds give no files and a note that says so. Raises `CheckpointError` if the keys are damaged.
+    The note is empty if the rebuilt tokenizer gives llama.cpp's ids. For other kinds there are no files and a note.
+    Raises `CheckpointError` if the keys are damaged.
     """
     keys = file.metadata
     kind = keys.get("tokenizer.ggml.model")
@@ -35,27 +36,30 @@ def files(file: GGUFFile, config: LlamaConfig) -> tuple[dict[str, bytes], str]:
         raise CheckpointError(f"{file.path}: tokenizer.ggml.token_type does not hold one type for each token")
     try:
         "".join(texts).encode()
-        made, note = _llama(keys, texts, types) if kind == "llama" else _gpt2(keys, texts)
+        library, note = (_llama(keys, texts, types), "") if kind == "llama" else _gpt2(keys, texts)
     except Exception as error:  # the tokenizers library raises plain Exception, over several lines
-        said = " ".join(str(error).split())
-        raise CheckpointError(f"{file.path}: the tokenizer's keys are damaged: {said}") from error
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{file.path}: the tokenizer's keys are damaged: {reason}") from error
     for id in np.flatnonzero((types == CONTROL) | (types == USER_DEFINED) | (types == UNKNOWN)):
         special = types[id] != USER_DEFINED
         token = AddedToken(texts[id], special=bool(special), normalized=False)
-        made.add_special_tokens([token]) if special else made.add_tokens([token])
+        library.add_special_tokens([token]) if special else library.add_tokens([token])
     names = {f"{name}_token": texts[id] for name, id in _ids(keys, len(texts)).items()}
     add_bos = bool(keys.get("tokenizer.ggml.add_bos_token", kind == "llama")) and "bos_token" in names
     if add_bos:
         bos = names["bos_token"]
-        made.post_processor = processors.TemplateProcessing(
+        library.post_processor = processors.TemplateProcessing(
             single=[bos, "$A"], pair=[bos, "$A", bos, "$B"], special_tokens=[(bos, texts.index(bos))]
         )
     values = {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": add_bos, **names}
     values |= {"model_max_length": config.max_position_embeddings, "clean_up_tokenization_spaces": False}
-    found = {"tokenizer.json": made.to_str().encode(), "tokenizer_config.json": json.dumps(values, indent=2).encode()}
+    result = {
+        "tokenizer.json": library.to_str().encode(),
+        "tokenizer_config.json": json.dumps(values, indent=2).encode(),
+    }
     if isinstance(template := keys.get("tokenizer.chat_template"), str):
-        found["chat_template.jinja"] = template.encode("utf-8", "surrogateescape")
-    return found, note
+        result["chat_template.jinja"] = template.encode("utf-8", "surrogateescape")
+    return result, note
 
 
 def _ids(keys: dict[str, Any], count: int) -> dict[str, int]:
@@ -64,13 +68,13 @@ def _ids(keys: dict[str, Any], count: int) -> dict[str, int]:
     return {name: id for name, id in ids.items() if isinstance(id, int) and 0 <= id < count}
 
 
-def _llama(keys: dict[str, Any], texts: list[str], types: np.ndarray) -> tuple[Tokenizer, str]:
+def _llama(keys: dict[str, Any], texts: list[str], types: np.ndarray) -> Tokenizer:
     scores = keys.get("tokenizer.ggml.scores")
     if not isinstance(scores, np.ndarray) or scores.shape != (len(texts),):
         raise ValueError("tokenizer.ggml.scores does not hold one score for each token")
     vocab = {text: id for id, text in enumerate(texts)}
-    # SentencePiece joins the pair whose whole scores best; so every way to halve a token is a merge, best first
-    # (transformers' generate_merges does the same).
+    # SentencePiece merges the pair whose result has the best score: every way to split a token in two is a merge, best
+    # first (transformers' generate_merges does the same).
     normal = {text for text, kind in zip(texts, types, strict=True) if kind == NORMAL}
     merges = [
         (-float(scores[vocab[text]]), vocab[text[:i]], vocab[text[i:]], text[:i], text[i:])
@@ -80,7 +84,7 @@ def _llama(keys: dict[str, Any], texts: list[str], types: np.ndarray) -> tuple[T
         if text[:i] in normal and text[i:] in normal
     ]
     unknown = next((t for t, kind in zip(texts, types, strict=True) if kind == UNKNOWN), None)
-    made = Tokenizer(
+    library = Tokenizer(
         models.BPE(
             vocab=vocab,
             merges=[(left, right) for *_, left, right in sorted(merges)],
@@ -90,32 +94,32 @@ def _llama(keys: dict[str, Any], texts: list[str], types: np.ndarray) -> tuple[T
         )
     )
     prefix = bool(keys.get("tokenizer.ggml.add_space_prefix", True))
-    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁")] * prefix + [normalizers.Replace(" ", "▁")])
-    made.decoder = decoders.Sequence(
+    library.normalizer = normalizers.Sequence([normalizers.Prepend("▁")] * prefix + [normalizers.Replace(" ", "▁")])
+    library.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()] + [decoders.Strip(" ", 1, 0)] * prefix
     )
-    return made, ""
+    return library
 
 
 def _gpt2(keys: dict[str, Any], texts: list[str]) -> tuple[Tokenizer, str]:
     merges = keys.get("tokenizer.ggml.merges")
     if not isinstance(merges, list) or not all(" " in merge[1:] for merge in merges):
-        raise ValueError("tokenizer.ggml.merges is missing or no list of pairs")
+        raise ValueError("tokenizer.ggml.merges is missing or not a list of pairs")
     pairs = [(merge[:at], merge[at + 1 :]) for merge in merges if (at := merge.index(" ", 1))]
     pre, note = keys.get("tokenizer.ggml.pre", "default"), ""
-    made = Tokenizer(models.BPE(vocab={text: id for id, text in enumerate(texts)}, merges=pairs))
+    library = Tokenizer(models.BPE(vocab={text: id for id, text in enumerate(texts)}, merges=pairs))
     if pre not in CUTS:
         note = f"the pre-tokenizer {pre!r} is not known here: tokenizer.json cuts words as GPT-2 does"
     if pre == "smollm":
-        made.pre_tokenizer = pre_tokenizers.Sequence(
+        library.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
     elif pre in CUTS and pre != "gpt-2":
         split = pre_tokenizers.Split(TokenizersRegex(CUTS[pre]), "isolated")
-        made.pre_tokenizer = pre_tokenizers.Sequence(
+        library.pre_tokenizer = pre_tokenizers.Sequence(
             [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
         )
     else:
-        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    return made, note
+        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    return library, note
