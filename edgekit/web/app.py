@@ -2,9 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -45,6 +44,9 @@ POLICY = (
     "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+
+
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def pages() -> Path:
@@ -111,14 +113,14 @@ def application(pool: ModelPool, settings: Serving, pages: Path | None = None) -
     return app
 
 
-def health(state: AppState) -> Any:
+def health(state: AppState) -> Endpoint:
     async def page(request: Request) -> Response:
         return JSONResponse({"status": "ok", "waiting": state.worker.waiting, "busy": state.worker.busy})
 
     return page
 
 
-def metrics_page(state: AppState) -> Any:
+def metrics_page(state: AppState) -> Endpoint:
     async def page(request: Request) -> Response:
         return PlainTextResponse(state.metrics.text(), media_type=metrics.CONTENT_TYPE)
 
