@@ -113,8 +113,8 @@ def test_ids_given_and_free():
 
 
 @pytest.mark.parametrize("tokens, words", [
-    ([Token(b"a"), Token(b"a")], "comes twice"),
-    ([Token(b"a"), Token(b"\x7f a")], "comes twice"),
+    ([Token(b"a"), Token(b"a")], "occurs twice"),
+    ([Token(b"a"), Token(b"\x7f a")], "occurs twice"),
     ([Token(b"")], "0 bytes"),
     ([Token(b"x" * 41)], "41 bytes"),
     ([Token(b"a", 3), Token(b"b", 3)], "same id"),

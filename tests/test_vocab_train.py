@@ -136,7 +136,7 @@ def test_progress_is_passed_in(corpus):
         yield from items
 
     vocab_train.train([corpus], VocabTraining(size=300), progress=progress)
-    assert {what for what, _, _ in seen} == {"reading", "counting substrings", "pruning", "refining", "tokenising"}
+    assert {what for what, _, _ in seen} == {"reading", "counting substrings", "pruning", "refining", "tokenizing"}
     assert all(right for _, _, right in seen)
 
 

@@ -1,4 +1,5 @@
-"""TokenMonster's choice of tokens, compiled: a double-array trie of the records, and the walk of edgekit/matcher.py."""
+"""TokenMonster's choice of tokens, compiled: a double-array trie of the records, with the rules of
+edgekit/tokenizers/tokenmonster/matcher.py."""
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from edgekit.tokenizers.tokenmonster.vocab_file import (
 from edgekit.training._compiled import compiled
 
 ROW = 8  # id, length, flags, words, alt1, alt2, score as first, score as second
-_SLOT = 4  # where the children begin, the parent, the longest record on the way here, unused
+_SLOT = 4  # start of the children, parent, longest record on the path to here, unused
 
 
 def row(record: Record) -> tuple[int, ...]:
@@ -29,14 +30,14 @@ def row(record: Record) -> tuple[int, ...]:
 @compiled
 def build_trie(joined, ends, order):
     """A double-array trie over tokens sorted by their bytes: the child of slot s by byte c is t = start[s] + c if
-    parent[t] == s. Flat int32, _SLOT numbers a slot, 256 spare slots at the end; slot 0 is the root.
+    parent[t] == s. Flat int32, _SLOT numbers per slot, 256 spare slots at the end; slot 0 is the root.
 
     joined: all tokens' bytes. ends: int64 (n + 1,), token i is joined[ends[i]:ends[i + 1]]. order: its record.
     """
     count = ends.size - 1
-    room = 1024 + 2 * joined.size
-    start, parent = np.zeros(room, np.int32), np.full(room, -1, np.int32)
-    best = np.full(room, -1, np.int32)
+    slots = 1024 + 2 * joined.size
+    start, parent = np.zeros(slots, np.int32), np.full(slots, -1, np.int32)
+    best = np.full(slots, -1, np.int32)
     waiting = np.empty((joined.size + 1, 4), np.int64)  # slot, first token, end of tokens, depth
     waiting[0, 0], waiting[0, 1], waiting[0, 2], waiting[0, 3] = 0, 0, count, 0
     left, hint, highest = 1, 1, 0
@@ -57,7 +58,7 @@ def build_trie(joined, ends, order):
         firsts[children] = high
         if children == 0:
             continue
-        # The first place where all children fit. Nearly full stretches are not searched again.
+        # The first place where all children fit. Parts that are nearly full are not searched again.
         place, seen, full = max(hint, keys[0] + 1), 0, 0
         while True:
             while place + 256 >= start.size:
@@ -102,7 +103,7 @@ def build_trie(joined, ends, order):
 
 @compiled
 def longest(trie, slot, data, place):
-    """The longest record from a slot on, or -1."""
+    """The longest record that starts at a slot, or -1."""
     while place < data.size:
         child = trie[slot * _SLOT] + data[place]
         if trie[child * _SLOT + 1] != slot:
@@ -114,7 +115,7 @@ def longest(trie, slot, data, place):
 
 @compiled
 def match(data, trie, records, classes, unk, delete):
-    """Ids and their number; the rules of edgekit/matcher.py."""
+    """Ids and their number, by the rules of matcher.py."""
     ids = np.empty(data.size // 3 + 16, np.uint32)
     count, place, size = 0, 0, data.size
     space = trie[0] + 0x20  # the slot after one space

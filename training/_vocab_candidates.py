@@ -1,8 +1,8 @@
-"""How often each substring of a corpus that may become a token occurs.
+"""Count the substrings of a corpus that may become tokens.
 
-Windows are counted level by level: one of n bytes is looked at only if the one of n - 1 bytes is frequent and could
-still become a token (see _vocab_modes.py), so a level costs one pass over what is left, and all levels together
-about a second per megabyte.
+Windows are counted by length: a window of n bytes is counted only if its first n - 1 bytes are frequent and could still
+become a token (see _vocab_modes.py). Each length is one pass over the remaining places; all lengths together take about
+a second per megabyte.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -32,25 +32,26 @@ def count_candidates(
     """Substrings of 2 to 40 bytes that `mode` allows at a capcode level, with their weighted number of occurrences.
 
     Args:
-        streams: normalised documents, uint8 (n,) each. weights: the weight of each, float32 (documents,).
-        minimum: a window that weighs less is left out, and so is all that begins with it.
+        streams: normalized documents, uint8 (n,) each.
+        weights: of the documents, float32 (documents,).
+        minimum: windows with a lower weight are left out, as are all that start with them.
     """
     used = np.flatnonzero(sum(np.bincount(stream, minlength=256) for stream in streams))
     width = len(used) + 1  # one more code, for the end of a document
     codes, weight_at = _codes(streams, weights, used)
     letters = np.array([*(_begins_letter(byte, level) for byte in used.tolist()), False])
     place = np.flatnonzero(codes != len(used)).astype(np.int32)
-    group = np.zeros(place.size, np.int32)  # which of `windows` begins at each place
+    group = np.zeros(place.size, np.int32)  # index in `windows` of the one at each place
     windows = [b""]
-    allowed: list[tuple[int, float, bool]] = []  # of `windows`: those that may be tokens, their weight, anywhere?
-    found: dict[bytes, float] = {}
+    allowed: list[tuple[int, float, bool]] = []  # windows that may be tokens: index, weight, also before a letter?
+    candidates: dict[bytes, float] = {}
     for length in progress(range(1, LONGEST + 2), "counting substrings", LONGEST + 1):
         counts = _count(codes, place, group, length, width, weight_at, len(windows))
         before_letter = counts.reshape(len(windows), width)[:, letters].sum(1)
         for index, weight, anywhere in allowed:
             count = weight if anywhere else weight - before_letter[index]
             if count >= minimum and length > 2:
-                found[windows[index]] = float(count)
+                candidates[windows[index]] = float(count)
         if length > LONGEST or not place.size:
             continue
         renamed = np.full(counts.size, -1, np.int32)
@@ -68,13 +69,13 @@ def count_candidates(
                 longer.append(window)
         size = _advance(codes, place, group, length, width, renamed)
         place, group, windows = place[:size], group[:size], longer
-    return found
+    return candidates
 
 
 def _codes(
     streams: list[NDArray[np.uint8]], weights: NDArray[np.float32], used: NDArray[Any]
 ) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
-    """The corpus in small codes with a gap (the last code) after each document, and the weight at each place."""
+    """The corpus as small codes with a gap (the last code) after each document, and the weight at each place."""
     code_of = np.zeros(256, np.int16)
     code_of[used] = np.arange(len(used))
     size = sum(stream.size + 1 for stream in streams)
@@ -87,7 +88,7 @@ def _codes(
 
 
 def _begins_letter(byte: int, level: int) -> bool:
-    """Whether a character that begins with this byte is (beyond ASCII: nearly always) a letter or mark."""
+    """Whether a character that starts with this byte is a letter or mark (beyond ASCII: nearly always)."""
     if byte < 0x80:
         return kinds_of(bytes((byte,)), level)[0] == "L"
     return 0xC3 <= byte <= 0xEF and byte != 0xE2
@@ -95,7 +96,7 @@ def _begins_letter(byte: int, level: int) -> bool:
 
 @compiled
 def _count(codes, place, group, length, width, weight_at, groups):  # type: ignore[no-untyped-def]
-    """Weight of each window of `length` bytes: float32 (groups * width,), at its beginning's group and last code."""
+    """Weight of each window of `length` bytes: float32 (groups * width,), by its start's group and its last code."""
     counts = np.zeros(groups * width, np.float32)
     for each in range(place.size):
         counts[group[each] * width + codes[place[each] + length - 1]] += weight_at[place[each]]
@@ -104,7 +105,7 @@ def _count(codes, place, group, length, width, weight_at, groups):  # type: igno
 
 @compiled
 def _advance(codes, place, group, length, width, renamed):  # type: ignore[no-untyped-def]
-    """Drop, in place, the places whose window was dropped; how many stay."""
+    """Drop, in place, the places of dropped windows; returns how many remain."""
     size = 0
     for each in range(place.size):
         new = renamed[group[each] * width + codes[place[each] + length - 1]]

@@ -1,5 +1,6 @@
-"""What tokenising a corpus says about its tokens: how often each is used, how often two meet, what its absence costs.
-Compiled. *Work* is a book, article or story, which a piece of the corpus is a part of.
+"""Statistics of the tokens of a tokenized corpus, compiled: uses, adjacent pairs, and the cost of a token's absence.
+
+A *work* is a book, article or story; a piece of the corpus is part of one.
 """
 
 import numpy as np
@@ -12,7 +13,7 @@ __all__ = ["compare", "pairs", "spans", "uses"]
 
 @compiled
 def uses(ids, ends, weights, works, tokens):  # type: ignore[no-untyped-def]
-    """Weighted uses of each token, and those in the work that uses it most: float64 (tokens,) each.
+    """Weighted uses of each token in all, and in the work that uses it most: float64 (tokens,) each.
 
     ids: (n,). ends: where each piece ends in `ids`; weights, works: of each piece, works ascending.
     """
@@ -34,7 +35,7 @@ def uses(ids, ends, weights, works, tokens):  # type: ignore[no-untyped-def]
 def pairs(
     ids: NDArray[np.int32], ends: NDArray[np.int64], weights: NDArray[np.float32], works: NDArray[np.int64], tokens: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Neighbouring tokens within a piece: (pair, weighted occurrences, those in the work with most), each (pairs,).
+    """Adjacent tokens within a piece: (pair, weighted occurrences, those in the work with most), each (pairs,).
     A pair is first * tokens + second. Arguments as for `uses`."""
     piece = np.repeat(np.arange(ends.size, dtype=np.int32), np.diff(ends, prepend=0))
     inside = np.flatnonzero(piece[:-1] == piece[1:])
@@ -50,15 +51,15 @@ def _runs(keys, piece, weights, works):  # type: ignore[no-untyped-def]
     count, place = 0, 0
     while place < keys.size:
         key, work = keys[place], -1
-        all_here, here, best = 0.0, 0.0, 0.0
+        in_all, here, best = 0.0, 0.0, 0.0
         while place < keys.size and keys[place] == key:
             if works[piece[place]] != work:
                 work, here = works[piece[place]], 0.0
             here += weights[piece[place]]
-            all_here += weights[piece[place]]
+            in_all += weights[piece[place]]
             best = max(best, here)
             place += 1
-        distinct[count], total[count], most[count] = key, all_here, best
+        distinct[count], total[count], most[count] = key, in_all, best
         count += 1
     return distinct[:count], total[:count], most[:count]
 
@@ -81,7 +82,7 @@ def spans(stream, ids, lengths, firsts, delete, marker, out):  # type: ignore[no
         elif virtual:
             taken, virtual = taken - 1, False
         elif delete >= 0 and firsts[token] != marker and stream[place] == marker:
-            taken += 2  # a duplicate, which swallowed marker and space
+            taken += 2  # a duplicate, which includes marker and space
         out[each] = taken
         place += taken
 
@@ -90,13 +91,13 @@ def spans(stream, ids, lengths, firsts, delete, marker, out):  # type: ignore[no
 def compare(  # type: ignore[no-untyped-def]
     ids, ends, widths, other_ends, other_widths, absent, weights, works, total, most, here, seen_in
 ):
-    """Tokenise the same pieces with and without some tokens, and see what their absence costs: between two places
-    where both ways have a boundary, the further tokens are put to the account of the absent ones used there.
+    """Compare the same pieces tokenized with and without some tokens: between two places where both have a token
+    boundary, the additional tokens are charged to the absent ones used there.
 
-    ids, ends, widths: with them; the ids, where each piece ends, what each stands for (`spans`). other_ends,
-    other_widths: without. absent: bool (tokens,). weights, works: as for `uses`.
-    total, most: float64 (tokens,), added to: the weighted cost, and that in the work where it is highest. here:
-    float64 (tokens,), seen_in: int64 (tokens,), notes; zeros and -1 at first.
+    ids, ends, widths: with them: the ids, where each piece ends, the bytes of each (`spans`).
+    other_ends, other_widths: without them. absent: bool (tokens,). weights, works: as for `uses`.
+    total, most: float64 (tokens,), added to: the weighted cost, and that in the work where it is highest.
+    here: float64 (tokens,), seen_in: int64 (tokens,): working memory, zeros and -1 at first.
     """
     start, other_start = 0, 0
     for piece in range(ends.size):
@@ -107,7 +108,7 @@ def compare(  # type: ignore[no-untyped-def]
             while not moved or place != other_place:
                 if place <= other_place and at < ends[piece]:
                     used += absent[ids[at]]
-                    moved |= widths[at] > 0  # a delete token belongs to what follows it
+                    moved |= widths[at] > 0  # a delete token belongs to the token after it
                     place += widths[at]
                     at += 1
                 elif other_at < other_ends[piece]:
@@ -115,9 +116,9 @@ def compare(  # type: ignore[no-untyped-def]
                     other_at += 1
                 else:
                     break
-            further = (other_at - other_begin) - (at - begin)
-            if used and further:
-                share = further / used * weights[piece]
+            additional = (other_at - other_begin) - (at - begin)
+            if used and additional:
+                share = additional / used * weights[piece]
                 for each in range(begin, at):
                     token = ids[each]
                     if absent[token]:

@@ -1,6 +1,6 @@
 """The training modes of TokenMonster: which windows of a text may become tokens.
 
-`strict` keeps words, runs of words, digits and punctuation apart; `unfiltered` keeps nothing apart; the others stand
+`strict` separates words, runs of words, digits and punctuation; `unfiltered` separates nothing; the others are in
 between. The rules follow what is known of the reference trainer (github.com/alasdairforsythe/tokenmonster); every
 token of its published vocabularies passes the filter of its own mode.
 
@@ -22,14 +22,14 @@ MODES = vocab_file.MODES[:5]
 
 
 class Verdict(NamedTuple):
-    """What a mode says about a window."""
+    """What a mode allows a window to be."""
 
     accepted: bool
     """It may be a token."""
     before_letter: bool
-    """It may be one also where a letter follows: else it would hold a word and a part of the next."""
+    """It may also be one before a letter; else it would contain a word and a part of the next."""
     extendable: bool
-    """A longer window that begins with it may be a token."""
+    """A longer window that starts with it may be a token."""
 
 
 _NEVER = Verdict(False, False, False)
@@ -39,7 +39,7 @@ _PART = re.compile("A?L+|S?N+")
 _PART_SO_FAR = re.compile("A?L*|S?N*")
 _ALNUM = re.compile("[LN]")
 _SEVERAL_WORDS = re.compile("L[AM]*S+[AM]*L")
-_SPACE_RUN = re.compile(r"[^\S\r\n]\s|\s[^\S\r\n]")  # blanks side by side, other than newlines alone
+_SPACE_RUN = re.compile(r"[^\S\r\n]\s|\s[^\S\r\n]")  # adjacent blanks, other than newlines alone
 _BLANK_RUN = re.compile("[SB]{2,}")
 # Beyond strict: leading markers, digits and one joining mark inside a word, one mark after it.
 _LOOSER_WORDS = re.compile("M*S?(?:A?L+|N+)(?:(?:[UO](?:M+S)?|A|S|(?<=L)(?=N)|(?<=N)(?=L))(?:L+|N+))*[AUO]?M*")
@@ -53,21 +53,21 @@ def check(mode: str, level: int) -> None:
     if mode not in MODES:
         raise SettingError(f"unknown mode {mode!r}: choose from {', '.join(MODES)}")
     if level == 0 and mode in ("strict", "consistent"):
-        # They rest on every word having a space before it, which the delete marker provides.
+        # They rely on a space before every word, which the delete marker provides.
         raise SettingError(f"mode {mode} needs capcode 1 or 2; with capcode 0 take balanced, clean or unfiltered")
 
 
 def judge(token: bytes, mode: str, level: int, one_word: bool = False) -> Verdict:
-    """What a mode says about a window of at least one byte. A whole character by itself may always be a token.
+    """What a mode allows a window of at least one byte to be. A single whole character may always be a token.
 
-    With `one_word`, which TokenMonster does not have, no token goes on into a second word.
+    With `one_word`, which TokenMonster does not have, no token continues into a second word.
     """
     text = token.decode("utf-8", "surrogateescape")
     if not token.isascii() and any("\udc80" <= char <= "\udcff" for char in text):
-        # One that ends inside a character is no token, but its next bytes may make it one.
+        # A window that ends inside a character is not a token, but more bytes may make it one.
         return Verdict(False, False, token[0] < 0x80 or token[0] >= 0xC2)
     if level and token.startswith(MARKERS[level] + b" "):
-        # The vocabulary makes such records itself, as duplicates of the token after marker and space.
+        # The vocabulary has such records anyway, as duplicates of the token after marker and space.
         return _NEVER
     kinds, _ = kinds_of(token, level)
     if "'" in text or "\u2019" in text:

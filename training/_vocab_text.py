@@ -1,4 +1,4 @@
-"""The text that a vocabulary is trained on: files and folders in, weighted byte streams out."""
+"""The training text of a vocabulary: files and folders as weighted byte streams."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ _PIECE = 1 << 15
 
 @dataclass(frozen=True)
 class Corpus:
-    """Pieces of text as the byte streams that tokens are matched in, those of one work side by side."""
+    """Pieces of text as the byte streams that tokens are matched in; those of a work are adjacent."""
 
     streams: list[NDArray[np.uint8]]
     weights: NDArray[np.float32]
     """(pieces,)"""
     works: NDArray[np.int64]
-    """(pieces,): a number for the book, article or story that each piece is of, ascending."""
+    """(pieces,): the number of the book, article or story that each piece is part of, ascending."""
     text_bytes: int
-    """Of the texts in UTF-8, before normalisation."""
+    """Of the texts in UTF-8, before normalization."""
 
     @property
     def weighted_bytes(self) -> float:
-        """Stream bytes, each times its weight."""
+        """Stream bytes times their weights."""
         return float(sum(stream.size * float(w) for stream, w in zip(self.streams, self.weights, strict=True)))
 
     @property
@@ -39,15 +39,15 @@ class Corpus:
         return 1 + int(np.count_nonzero(np.diff(self.works)))
 
     def sample(self, size: int, rng: np.random.Generator) -> "Corpus":
-        """About `size` stream bytes, pieces chosen by chance; all of it if there is no more."""
+        """About `size` stream bytes in randomly chosen pieces; the whole corpus if it is no larger."""
         sizes = np.array([stream.size for stream in self.streams])
         if sizes.sum() <= size:
             return self
         order = rng.permutation(len(sizes))
-        kept = np.sort(order[: max(1, int(np.searchsorted(np.cumsum(sizes[order]), size)))])
-        share = sizes[kept].sum() / sizes.sum()
-        streams = [self.streams[index] for index in kept]
-        return Corpus(streams, self.weights[kept], self.works[kept], round(self.text_bytes * share))
+        chosen = np.sort(order[: max(1, int(np.searchsorted(np.cumsum(sizes[order]), size)))])
+        share = sizes[chosen].sum() / sizes.sum()
+        streams = [self.streams[index] for index in chosen]
+        return Corpus(streams, self.weights[chosen], self.works[chosen], round(self.text_bytes * share))
 
 
 def read(
@@ -58,7 +58,7 @@ def read(
     weights: Mapping[str, float] | None = None,
     cleaning: str = "none",
 ) -> Corpus:
-    """Everything in files and folders, as `training/sources.py` reads them.
+    """All text in files and folders, as `training/sources.py` reads them.
 
     Args:
         weights: how often to count a text, by the name of its corpus: a JSON line's "corpus", or the name of its file
@@ -66,8 +66,8 @@ def read(
         cleaning: as a recipe's: none, lines or collapse.
 
     Raises:
-        DataError: a file that cannot be read, is not text or not JSON lines with a "text"; no text at all.
-        SettingError: a weight that is not above 0, or for a corpus that is not there.
+        DataError: a file cannot be read, is not text or not JSON lines with a "text"; or there is no text.
+        SettingError: a weight that is not above 0, or of a corpus that does not exist.
     """
     weights = weights or {}
     for name, weight in weights.items():
@@ -93,23 +93,23 @@ def read(
         raise SettingError(f"no corpus is named {unknown[0]!r}: there are {', '.join(sorted(names))}")
     if not text_bytes:
         raise DataError(f"there is no text in {', '.join(map(str, places))}")
-    found = [(*piece, number) for number, work in enumerate(sorted(works)) for piece in works[work]]
+    numbered = [(*piece, number) for number, work in enumerate(sorted(works)) for piece in works[work]]
     return Corpus(
-        [stream for stream, _, _ in found],
-        np.array([weight for _, weight, _ in found], np.float32),
-        np.array([number for _, _, number in found], np.int64),
+        [stream for stream, _, _ in numbered],
+        np.array([weight for _, weight, _ in numbered], np.float32),
+        np.array([number for _, _, number in numbered], np.int64),
         text_bytes,
     )
 
 
 def _whole(text: str) -> str:
-    """JSON may hold half a surrogate pair, which UTF-8 cannot."""
+    """Replace lone surrogates, which JSON may have and UTF-8 cannot."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """A long text cut after newlines, so that a sample can take parts of it. A newline is as good as a beginning:
-    the cut changes nothing in the streams."""
+    """A long text cut after newlines, so that a sample can take parts of it. A cut does not change the streams: the
+    rules treat a newline like the start of a text."""
     start = 0
     while len(text) - start > 2 * _PIECE:
         cut = text.rfind("\n", start, start + _PIECE) + 1

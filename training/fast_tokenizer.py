@@ -1,11 +1,11 @@
-"""TokenMonster encoding for corpora, compiled with numba: the same ids as `Vocabulary.encode`, some ten times faster.
+"""TokenMonster encoding for corpora, compiled with numba: the same ids as `Vocabulary.encode`, about ten times faster.
 
     from edgekit.training.fast_tokenizer import FastEncoder
     ids = FastEncoder(vocabulary).encode(text)          # numpy array, uint16 or uint32
 
-Three stages over bytes: NFD (a scan; only the rare stretches that it would change go through Python), capcode, and
-the choice of tokens over a double-array trie. The rules are said once, in edgekit/capcode.py and edgekit/matcher.py;
-this file follows them, and the tests hold the two together on arbitrary text and bytes.
+Three stages over bytes: NFD (a scan; only the rare parts that NFD would change go through Python), capcode, and the
+choice of tokens with a double-array trie. The rules are specified in edgekit/tokenizers/tokenmonster/capcode.py and
+matcher.py; tests compare this file with them on arbitrary text and bytes.
 """
 
 import functools
@@ -29,8 +29,9 @@ Bytes = NDArray[np.uint8]
 
 
 class FastEncoder:
-    """Encodes with one vocabulary. Making one costs a fraction of a second, its first text a few for compilation
-    (kept on disk for later processes where possible). Threads may share it; the interpreter lock is released."""
+    """Encodes with one vocabulary. Creating it takes a fraction of a second, and the first text some seconds for
+    compilation (cached on disk for later processes if possible). Threads may share it: the interpreter lock is
+    released."""
 
     def __init__(self, vocabulary: tm.Vocabulary) -> None:
         self.vocabulary = vocabulary
@@ -51,7 +52,7 @@ class FastEncoder:
         return self.encode_stream(self.normalize(text))
 
     def encode_stream(self, stream: Bytes) -> NDArray[Any]:
-        """`encode` for a text that `normalize` has been through: a corpus is normalised once and encoded often."""
+        """`encode` for the result of `normalize`: a corpus can be normalized once and encoded often."""
         ids, count = match(stream, self._trie, self._records, self._classes, self._unk, self._delete)
         return ids[:count].astype(self.dtype)
 
@@ -70,28 +71,28 @@ class FastEncoder:
                 data = data.replace(b"\xe2\x80" + curly, straight)
         if vocabulary.normalization & NFD and not data.isascii():
             data = _nfd_bytes(data)
-        given = np.frombuffer(data, np.uint8)
+        stream_in = np.frombuffer(data, np.uint8)
         if vocabulary.capcode == 0:
-            return given.copy()
+            return stream_in.copy()
         if vocabulary.capcode == 1:
-            stream, count = _mark_words(given, _unicode_tables()[0])
+            stream, count = _mark_words(stream_in, _unicode_tables()[0])
         else:
-            stream, count = _mark_capitals(given, *_unicode_tables())
+            stream, count = _mark_capitals(stream_in, *_unicode_tables())
         return stream[:count]
 
 
-# ---- normalisation -------------------------------------------------------------------------------------------------
+# ---- normalization -------------------------------------------------------------------------------------------------
 
 _U, _L, _T, _N, _M, _A, _S = (1 << bit for bit in range(7))
 _KINDS = {"u": _U, "l": _L, "t": _T, "n": _N, "m": _M, "s": _M, "o": 0, "-": 0}
 _LETTER = _U | _L | _T
 _GLUED = _LETTER | _A | _M
-_RESTLESS = 128  # NFD may change this character or move it
+_NFD_UNSTABLE = 128  # NFD may change this character or move it
 
 
 @functools.cache
 def _unicode_tables() -> tuple[Bytes, NDArray[np.int32]]:
-    """By code point: its kind (bits above), and its distance to its simple lowercase (0 but for Lu)."""
+    """By code point: its kind (bits above), and the distance to its simple lowercase (0 except for Lu)."""
     starts, classes = runs()
     lengths = np.diff([*starts, 0x110000])
     kinds = np.repeat(np.array([_KINDS[each] for each in classes], np.uint8), lengths)
@@ -101,7 +102,7 @@ def _unicode_tables() -> tuple[Bytes, NDArray[np.int32]]:
             continue
         for point in range(start, start + length):
             if not is_inert(chr(point)):
-                kinds[point] |= _RESTLESS
+                kinds[point] |= _NFD_UNSTABLE
     for point in np.flatnonzero(kinds & _U).tolist():
         lower[point] = ord(simple_lower(chr(point))) - point
     kinds[ord(" ")] = _S
@@ -112,7 +113,7 @@ def _unicode_tables() -> tuple[Bytes, NDArray[np.int32]]:
 def _nfd_bytes(data: bytes) -> bytes:
     tail = incomplete_tail(data)
     head = data[: len(data) - tail]
-    spans = _restless_spans(np.frombuffer(head, np.uint8), _unicode_tables()[0])
+    spans = _unstable_spans(np.frombuffer(head, np.uint8), _unicode_tables()[0])
     pieces, place = [], 0
     for start, end in spans.tolist():
         pieces += [head[place:start], (_nfd_short if end - start <= 32 else _nfd_piece)(head[start:end])]
@@ -153,7 +154,7 @@ def _code_point(data, place):
 
 
 @compiled
-def _restless_spans(data, kinds):
+def _unstable_spans(data, kinds):
     """Runs of non-ASCII bytes that NFD might change: int64 (n, 2), start and end."""
     spans = np.empty((16, 2), np.int64)
     count, place = 0, 0
@@ -161,12 +162,12 @@ def _restless_spans(data, kinds):
         if data[place] < 0x80:
             place += 1
             continue
-        start, restless = place, False
+        start, unstable = place, False
         while place < data.size and data[place] >= 0x80:
             point, length = _code_point(data, place)
-            restless |= point >= 0 and kinds[point] & 128 != 0
+            unstable |= point >= 0 and kinds[point] & 128 != 0
             place += length
-        if restless:
+        if unstable:
             if count == len(spans):
                 grown = np.empty((2 * count, 2), np.int64)
                 grown[:count] = spans
@@ -223,8 +224,8 @@ def _put(out, size, point):
 
 @compiled
 def _mark_capitals(data, kinds, lower):
-    """Capcode level 2: the stream and its length. A run of capitals is looked through to its end before any of it
-    is written, since what follows it decides between C and W."""
+    """Capcode level 2: the stream and its length. A run of capitals is read to its end before any of it is
+    written, since what follows it decides between C and W."""
     out = np.empty(4 * data.size + 4, np.uint8)
     size, place, earlier, previous = 0, 0, 0, 0
     run_end, single, after_run = 0, False, False

@@ -1,13 +1,13 @@
-"""From bare tokens to a whole TokenMonster vocabulary: flags, word counts, alternatives, duplicates, follow classes,
-ids and header are all worked out here.
+"""Build a TokenMonster vocabulary from bare tokens: this file computes flags, word counts, alternatives, duplicates,
+follow classes, ids and header.
 
     tokens, settings = take_apart(vocabulary)
     assert build(tokens, **settings).to_bytes() == vocabulary.to_bytes()
 
 The rules are those of the reference library (github.com/alasdairforsythe/tokenmonster); each published vocabulary is
-rebuilt from its bare tokens byte for byte. Two words of this file: a *kind* is a character's class here, one letter
-(see `kinds_of`), and a *shape* is all that a token's own bytes decide, so that a trainer which builds hundreds of
-vocabularies from one pool works it out once a token.
+rebuilt from its bare tokens byte for byte. Two terms: a *kind* is the class of a character, one letter (see
+`kinds_of`); a *shape* is everything that follows from a token's bytes alone, so that a trainer that builds hundreds of
+vocabularies from one pool computes it once per token.
 """
 
 import functools
@@ -41,29 +41,29 @@ MARKERS = (b"", b"\x7f", b"D")
 
 class Token(NamedTuple):
     token: bytes
-    """In normalised, capcoded form; 1 to 40 bytes."""
+    """In normalized, capcoded form; 1 to 40 bytes."""
     id: int | None = None
-    """None takes the lowest free one."""
+    """None: the lowest free one."""
     score: float = 0.0
-    """Share of the training text; 0 where it is not known."""
+    """Share of the training text; 0 if unknown."""
     special: bool = False
 
 
 class Shape(NamedTuple):
-    """What a token's own bytes decide."""
+    """Everything that follows from a token's bytes alone."""
 
     flags: int
     words: int
     begins: int
     """Column of the follow-class table: 0 space, 1 letter, 2 number, 3 anything else."""
     cuts: tuple[int, ...]
-    """Lengths of the prefixes that may be its alternatives, the preferred first."""
+    """Lengths of the prefixes that may be its alternatives, the preferred ones first."""
 
 
-# ---- what a token's bytes decide -----------------------------------------------------------------------------------
+# ---- the shape of a token ------------------------------------------------------------------------------------------
 
 # Kinds: S space, B other White_Space, L letter or mark, N number, M capcode marker, U underscore, O anything else.
-# Ill-formed bytes and missing characters are O. Only ASCII needs a table; markers of the level are put on top.
+# Ill-formed bytes and missing characters are O. Only ASCII has a table, with the markers of the level in it.
 _BLANKS = "\t\n\x0b\x0c\r\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 _KIND_OF_CLASS = {**dict.fromkeys("ultms", "L"), "n": "N", "o": "O", "-": "O"}
 
@@ -83,7 +83,7 @@ def _ascii_kinds(level: int) -> bytes:
 
 
 def kinds_of(token: bytes, level: int) -> tuple[str, Sequence[int]]:
-    """The kind of each character, and the place in bytes where each begins (and where the last ends)."""
+    """The kind of each character, and the byte offset of each (and of the end)."""
     if token.isascii():
         return token.translate(_ascii_kinds(level)).decode(), range(len(token) + 1)
     ascii_kinds = _ascii_kinds(level).decode()
@@ -113,7 +113,7 @@ def _flags(kinds: str, length: int, token: bytes, level: int) -> int:
 
 
 def _rank(before: str, after: str, next: str, level: int) -> int:
-    """How good it is to cut a token between two characters; `next` is the one after `after`, "" at the end."""
+    """How good a cut between two characters is; `next` is the character after `after`, "" at the end."""
     wordlike_before, wordlike_after = before in "LU", after in "LU"
     if after == "S" and next in ("L", "N"):
         return 10
@@ -129,13 +129,13 @@ def _rank(before: str, after: str, next: str, level: int) -> int:
 
 
 def shape(token: bytes, level: int) -> Shape:
-    """All that the bytes of a token (one that is not special) decide, at a capcode level."""
+    """The shape of a token that is not special, at a capcode level."""
     kinds, places = kinds_of(token, level)
     words = len(_WORD_START.findall(kinds))
     # A token of several words is never cut down to its leading space.
     shortest = 2 if words >= 2 and kinds[0] == "S" and kinds[1] in "LN" else 1
     ranks = {places[at]: _rank(kinds[at - 1], kinds[at], kinds[at + 1 : at + 2], level) for at in range(1, len(kinds))}
-    # Inside a character there is an ill-formed byte on both sides of the cut: rank 1.
+    # A cut inside a character has an ill-formed byte on both sides: rank 1.
     cuts = sorted(range(shortest, len(token)), key=lambda cut: (ranks.get(cut, 1), cut), reverse=True)
     begins = {"S": 0, "L": 1, "N": 2}.get(kinds[0], 3)
     return Shape(_flags(kinds, len(token), token, level), words, begins, tuple(cuts))
@@ -151,17 +151,16 @@ def _order(token: bytes) -> tuple[int, bytes]:
 
 
 class Builder:
-    """Builds vocabularies at one capcode level and remembers the shapes of the tokens it has seen."""
+    """Builds vocabularies at one capcode level and caches the shapes of tokens."""
 
     def __init__(self, capcode: int) -> None:
         self.capcode, self.marker = capcode, MARKERS[capcode]
         self._shapes: dict[bytes, Shape] = {}
 
     def shape(self, token: bytes) -> Shape:
-        found = self._shapes.get(token)
-        if found is None:
-            found = self._shapes[token] = shape(token, self.capcode)
-        return found
+        if token not in self._shapes:
+            self._shapes[token] = shape(token, self.capcode)
+        return self._shapes[token]
 
     def build(
         self,
@@ -177,19 +176,18 @@ class Builder:
         unused: bytes = b"\0\0\0",
         name: str = "vocabulary",
     ) -> tm.Vocabulary:
-        """A whole `Vocabulary`.
+        """A complete `Vocabulary`.
 
         Args:
             tokens: in any order, each once. Tokens without an id take the lowest free ones in (length, bytes) order.
             unk: an id, NONE for no unknown token, or "new" for the number of tokens (if free, else the lowest free).
-            deleted: kept in the file; their ids are not given to other tokens.
-            follow: follow classes of the vocabulary that this one modifies: bytes that the tokens leave undecided
-                keep theirs.
+            deleted: recorded in the file; other tokens do not get their ids.
+            follow: follow classes of the vocabulary that this one modifies, for bytes that the tokens do not decide.
             charset, normalization, mode, reserve, unused: bytes of the file's header, as in `Vocabulary`.
 
         Raises:
-            VocabularyError: a token comes twice, is not 1 to 40 bytes long, or is the marker, a space and another
-                token (which a duplicate record would need to be); ids that clash.
+            VocabularyError: a token occurs twice, is not 1 to 40 bytes long, or is the marker, a space and another
+                token (a duplicate record has these bytes); two tokens have the same id.
         """
         base = sorted(tokens, key=lambda each: _order(each.token))
         gone = sorted(deleted, key=lambda each: _order(each.token))
@@ -215,7 +213,7 @@ class Builder:
         )
 
     def _records(self, base: list[Token], name: str) -> list[tuple[bytes, int, bool]]:
-        """(bytes, index of the base token, is it a duplicate), in file order."""
+        """(bytes, index of the base token, whether it is a duplicate), in file order."""
         for each in (*base[:1], *base[-1:]):  # the shortest and the longest
             if not 0 < len(each.token) <= LONGEST:
                 raise VocabularyError(f"{name}: token {each.token!r} is {len(each.token)} bytes long (1 to {LONGEST})")
@@ -228,7 +226,7 @@ class Builder:
             records.sort(key=lambda record: _order(record[0]))
         for (token, _, _), (next, _, _) in zip(records, records[1:], strict=False):
             if token == next:
-                raise VocabularyError(f"{name}: token {token!r} comes twice, or is another one after marker and space")
+                raise VocabularyError(f"{name}: token {token!r} occurs twice, or is marker, space and another token")
         return records
 
     def _finish(self, records: list[tuple[bytes, int, bool]], base: list[Token], ids: list[int]) -> list[Record]:
@@ -284,7 +282,7 @@ def build(tokens: Iterable[Token], *, capcode: int, **settings: Any) -> tm.Vocab
 
 
 def take_apart(vocabulary: tm.Vocabulary) -> tuple[list[Token], dict[str, Any]]:
-    """A vocabulary's bare tokens, and the keywords of `build` that make the same vocabulary of them again."""
+    """A vocabulary's bare tokens, and the keywords with which `build` makes the same vocabulary from them."""
     tokens = [
         Token(record.token, record.id, record.score, bool(record.flags & SPECIAL))
         for record in vocabulary.records

@@ -1,9 +1,10 @@
 """Changes to a finished vocabulary: special tokens, its size, single tokens, the unknown token, ids.
 
-Existing tokens keep their ids, whatever is added or removed, unless `reset_ids` is called: a model was trained on
-them. What is removed is kept in the file's last section with its id, and comes back with it. New tokens take the
-lowest ids that no token has or had. Every function returns a new `Vocabulary`; flags, alternatives and the rest are
-worked out again. The rules are those of the reference library (github.com/alasdairforsythe/tokenmonster).
+Existing tokens keep their ids, whatever is added or removed, unless `reset_ids` is called: models are trained with
+them. Removed tokens are recorded with their ids in the file's last section; added again, they get these ids back. New
+tokens take the lowest ids that no token has or had. Every function returns a new `Vocabulary` with its flags,
+alternatives and the rest computed again. The rules are those of the reference library
+(github.com/alasdairforsythe/tokenmonster).
 """
 
 from collections.abc import Iterable
@@ -17,46 +18,46 @@ from edgekit.training.vocab_build import Token, build, take_apart
 __all__ = ["add", "add_special", "delete", "disable_unk", "enable_unk", "reset_ids", "resize"]
 
 MOST_SINGLES = (256, 256, 233)
-"""With so many single bytes (by capcode level) nothing can be unknown."""
+"""With this many single bytes (by capcode level) nothing can be unknown."""
 
 
 def add_special(vocabulary: tm.Vocabulary, texts: Iterable[str]) -> tm.Vocabulary:
-    """Add special tokens; each text is normalised and capcoded as any other (`<eos>` is stored as `<`, 7F 20, `eos>`
-    at level 1). Regular tokens that contain one are removed, so that it is found where it stands.
+    """Add special tokens; each text is normalized and capcoded as usual (`<eos>` is stored as `<`, 7F 20, `eos>` at
+    level 1). Regular tokens that contain one are removed, so that a special token always matches.
 
     Raises:
         SettingError: a text that is empty, special already, or longer than 40 bytes in the stored form.
     """
     tokens, settings, gone = _open(vocabulary)
-    known = {token.token for token in tokens if token.special}
+    present = {token.token for token in tokens if token.special}
     stored = []
     for text in texts:
         form = vocabulary.normalize(text)
         if not 0 < len(form) <= LONGEST:
             raise SettingError(f"special token {text!r} takes {len(form)} bytes (1 to {LONGEST})")
-        if form in known:
+        if form in present:
             raise SettingError(f"{text!r} is a special token already")
-        known.add(form)
+        present.add(form)
         stored.append(form)
-    kept = []
+    remaining = []
     for token in tokens:
         if token.special or not any(form in token.token for form in stored):
-            kept.append(token)
+            remaining.append(token)
         else:
             gone[token.token] = Deleted(token.token, _id(token), token.score)
     new = [Token(form, special=True) for form in stored]
-    return _with_new(kept, new, settings, gone)
+    return _with_new(remaining, new, settings, gone)
 
 
 def add(vocabulary: tm.Vocabulary, stored: Iterable[bytes]) -> tm.Vocabulary:
-    """Add regular tokens, given in their stored (normalised, capcoded) form. Those that are there are left alone.
+    """Add regular tokens, given in their stored (normalized, capcoded) form. Existing ones are unchanged.
 
     Raises:
         SettingError: a token that is not 1 to 40 bytes long, or the delete marker, a space and a letter or number:
-            a vocabulary makes those itself.
+            these records are made automatically.
     """
     tokens, settings, gone = _open(vocabulary)
-    there = {token.token for token in tokens}
+    present = {token.token for token in tokens}
     lead = {1: b"\x7f ", 2: b"D "}.get(vocabulary.capcode)
     new = []
     for form in dict.fromkeys(stored):
@@ -64,7 +65,7 @@ def add(vocabulary: tm.Vocabulary, stored: Iterable[bytes]) -> tm.Vocabulary:
             raise SettingError(f"token {form!r} is {len(form)} bytes long (1 to {LONGEST})")
         if lead and form.startswith(lead):
             raise SettingError(f"token {form!r} begins with the delete marker and a space: add {form[2:]!r}")
-        if form not in there:
+        if form not in present:
             new.append(Token(form, score=gone[form].score if form in gone else 0.0))
     return _with_new(tokens, new, settings, gone)
 
@@ -73,7 +74,7 @@ def delete(vocabulary: tm.Vocabulary, stored: Iterable[bytes]) -> tm.Vocabulary:
     """Remove tokens, given in their stored form; single bytes stay.
 
     Raises:
-        SettingError: a token that is not there, or a single byte.
+        SettingError: a token that does not exist, or a single byte.
     """
     tokens, settings, gone = _open(vocabulary)
     by_form = {token.token: token for token in tokens}
@@ -90,20 +91,21 @@ def delete(vocabulary: tm.Vocabulary, stored: Iterable[bytes]) -> tm.Vocabulary:
 
 
 def resize(vocabulary: tm.Vocabulary, size: int) -> tm.Vocabulary:
-    """Remove the tokens of lowest score, or bring removed ones back, until there are `size` (UNK counts as one).
-    Single bytes, special tokens and tokens without a score stay. Equal scores: the longer token goes first.
+    """Remove the tokens with the lowest scores, or add removed ones again, until there are `size` (UNK counts as one).
+    Single bytes, special tokens and tokens without a score stay. With equal scores, longer tokens are removed first.
 
     Raises:
-        SettingError: so few that others would have to go, or so many that there are no removed ones to bring back.
+        SettingError: there are not enough removable tokens, or not enough removed ones to add again.
     """
     tokens, settings, gone = _open(vocabulary)
     surplus = vocabulary.size - size
     if surplus < 0:
-        there = {token.token for token in tokens}
-        back = sorted((each for each in gone.values() if each.token not in there), key=_worth, reverse=True)
+        present = {token.token for token in tokens}
+        back = sorted((each for each in gone.values() if each.token not in present), key=_worth, reverse=True)
         if len(back) < -surplus:
             raise SettingError(
-                f"{vocabulary.name} can grow to {vocabulary.size + len(back)} tokens, what it once had, not to {size}"
+                f"{vocabulary.name} can grow to {vocabulary.size + len(back)} tokens by adding removed ones again, not "
+                f"to {size}"
             )
         new = [Token(each.token, score=each.score) for each in back[:-surplus]]
         return _with_new(tokens, new, settings, gone)
@@ -116,12 +118,12 @@ def resize(vocabulary: tm.Vocabulary, size: int) -> tm.Vocabulary:
     leaving = {token.token for token in sorted(removable, key=_worth)[:surplus]}
     gone |= {token.token: Deleted(token.token, _id(token), token.score) for token in removable
              if token.token in leaving}  # fmt: skip
-    kept = [token for token in tokens if token.token not in leaving]
-    return build(kept, **settings | {"deleted": gone.values()})
+    remaining = [token for token in tokens if token.token not in leaving]
+    return build(remaining, **settings | {"deleted": gone.values()})
 
 
 def enable_unk(vocabulary: tm.Vocabulary) -> tm.Vocabulary:
-    """Give bytes that no token covers an id: the lowest that no token has (a removed token's, perhaps).
+    """Give bytes that no token covers an id: the lowest that no token has (perhaps that of a removed token).
 
     Raises:
         SettingError: every byte has a token.
@@ -137,17 +139,17 @@ def enable_unk(vocabulary: tm.Vocabulary) -> tm.Vocabulary:
 
 
 def disable_unk(vocabulary: tm.Vocabulary) -> tm.Vocabulary:
-    """Take the unknown token out; bytes that no token covers vanish from then on."""
+    """Remove the unknown token; bytes that no token covers are dropped from then on."""
     tokens, settings, gone = _open(vocabulary)
     return build(tokens, **settings | {"unk": NONE, "deleted": gone.values()})
 
 
 def reset_ids(vocabulary: tm.Vocabulary) -> tm.Vocabulary:
-    """Number the tokens anew: 0, 1, 2, ... in the order of (length, bytes), UNK last. Removed tokens lose theirs."""
+    """Renumber the tokens 0, 1, 2, ... in the order of (length, bytes), UNK last. Removed tokens lose their ids."""
     tokens, settings, gone = _open(vocabulary)
-    anew = [token._replace(id=None) for token in tokens]
+    without_ids = [token._replace(id=None) for token in tokens]
     settings["unk"] = NONE if vocabulary.unk == NONE else "new"
-    return build(anew, **settings | {"deleted": [each._replace(id=NONE) for each in gone.values()]})
+    return build(without_ids, **settings | {"deleted": [each._replace(id=NONE) for each in gone.values()]})
 
 
 def _open(vocabulary: tm.Vocabulary) -> tuple[list[Token], dict[str, Any], dict[bytes, Deleted]]:
@@ -159,7 +161,7 @@ def _open(vocabulary: tm.Vocabulary) -> tuple[list[Token], dict[str, Any], dict[
 def _with_new(
     tokens: list[Token], new: list[Token], settings: dict[str, Any], gone: dict[bytes, Deleted]
 ) -> tm.Vocabulary:
-    """Build with some more tokens: one that was removed before takes its id again, if no other has it by now."""
+    """Build with more tokens: one that was removed earlier gets its id back, if no other token has it."""
     taken = {token.id for token in tokens} | {settings["unk"]}
     back = []
     for token in new:
@@ -175,5 +177,5 @@ def _id(token: Token) -> int:
 
 
 def _worth(token: Token | Deleted) -> tuple[float, int, bytes]:
-    """Sorts the least worth keeping first: lowest score, then longest."""
+    """Sort key: first the tokens to remove first, those with the lowest score, then the longest."""
     return token.score, -len(token.token), token.token

@@ -1,17 +1,17 @@
 """Trains a TokenMonster vocabulary: `train(paths, VocabTraining(size=8000, mode="strict"))`.
 
-1. Count the substrings that the mode allows; the most promising are the pool.
-2. Prune: tokenise with the whole pool, with TokenMonster's own encoder, and drop the tokens whose absence would cost
-   the fewest further tokens; again, until there are twice as many as wanted. The cost is estimated: per use, the
-   pieces that the token would fall into, less one. From there on it is measured, by tokenising without it.
-3. Refine: join the pairs of tokens that meet most often into new tokens, measure, drop the least useful again.
+1. Count the substrings that the mode allows; the most promising ones are the pool.
+2. Prune: tokenize with the whole pool, with TokenMonster's own encoder, and drop the tokens whose absence would cost
+   the fewest additional tokens; repeat until twice the requested size is left. The cost is estimated: per use, the
+   number of pieces that the token would be split into, minus one. From there on it is measured, by tokenizing without
+   the token.
+3. Refine: join the most frequent pairs of adjacent tokens into new tokens, measure, and drop the least useful again.
 
-Measuring saved 0.9 % of the tokens of held-out stories and 2.8 % of those of textbooks against estimating alone,
-which cannot see that a token may mislead the encoder: about a hundred short ones (` st`, ` ob`) did harm by being
-there.
+Compared with estimating alone, measuring saved 0.9 % of the tokens of held-out stories and 2.8 % of those of textbooks:
+an estimate cannot see that a token may mislead the encoder. About a hundred short tokens (` st`, ` ob`) were harmful.
 
-The reference trainer instead tries random disjoint vocabularies, very many times, and drops what scores low. What
-both share are the candidates' filters and the encoder that judges.
+The reference trainer instead tries random disjoint vocabularies, very many times, and drops the tokens that score low.
+Both use the same filters for candidates and the same encoder.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,26 +35,26 @@ from edgekit.utils.progress import Progress, silent
 __all__ = ["Trained", "bytes_per_token", "reserved", "train"]
 
 POOL = 20
-"""Candidates that enter the pruning, for each token wanted."""
+"""Candidates in the pool per requested token."""
 KEEP = 0.85
-"""Share of the pool that lives through one round of pruning. Slower (0.88) changed held-out text by under 0.1 %."""
+"""Share of the pool that one round of pruning keeps. A slower 0.88 changed held-out text by under 0.1 %."""
 SWAPS = ((0.1, "rough"), (0.1, "rough"), (0.06, "rough"), (0.04, "fine"), (0.02, "fine"))
 """Refinement: new tokens offered in each round, as a share of the vocabulary, and the sample to measure them on."""
 GROUPS = 16
-"""Parts of the vocabulary that are left out one after another to measure what absence costs."""
+"""Parts of the vocabulary that are left out in turn to measure what their absence costs."""
 _MiB = 1 << 20
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A vocabulary and what it was made from."""
+    """A vocabulary and statistics of its training text."""
 
     vocabulary: tm.Vocabulary
     text_bytes: int
     works: int
     candidates: int
     tokens: int
-    """In the training text, tokenised once, without weights."""
+    """Of the training text, tokenized once, without weights."""
 
     @property
     def bytes_per_token(self) -> float:
@@ -62,8 +62,8 @@ class Trained:
 
 
 def reserved(capcode: int) -> list[bytes]:
-    """The single bytes that every vocabulary of ours has, so that encoding loses nothing: all 256. Level 2 has only
-    those of A-Z that are its markers; the other capitals do not occur in its streams."""
+    """The single bytes in every vocabulary, so that encoding is lossless: all 256. Level 2 has only its markers of A-Z:
+    other capitals do not occur in its streams."""
     return [bytes((byte,)) for byte in range(256) if not (capcode == 2 and 65 <= byte <= 90 and byte not in b"CDW")]
 
 
@@ -79,7 +79,7 @@ class _Trainer:
         return self.builder.build(map(Token, [*self.singles, *tokens]), normalization=self.normalization)
 
     def pool(self, corpus: Corpus, size: int) -> list[bytes]:
-        """The candidates, the most promising first."""
+        """The candidates, the most promising ones first."""
         settings = self.settings
         least = max(2.0, corpus.weighted_bytes / (160 * settings.size))
         while True:
@@ -102,39 +102,39 @@ class _Trainer:
         return pool
 
     def refine(self, chosen: list[bytes], samples: Mapping[str, Corpus]) -> list[bytes]:
-        refused: set[bytes] = set()
+        rejected: set[bytes] = set()
         for share, sample in self.progress(SWAPS, "refining", len(SWAPS)):
             corpus = samples[sample]
             before = Trial(self.build(chosen), corpus)
-            offered = self.joined(before, refused, max(1, round(share * len(chosen))))
+            offered = self.joined(before, rejected, max(1, round(share * len(chosen))))
             swapped = _best(self.measured([*chosen, *offered], corpus), len(chosen))
-            refused |= set(offered) - set(swapped)
+            rejected |= set(offered) - set(swapped)
             if Trial(self.build(swapped), corpus).weight() < before.weight():
                 chosen = swapped
         return chosen
 
     def estimated(self, tokens: list[bytes], corpus: Corpus) -> dict[bytes, float]:
-        """What each token's absence would cost, in further tokens of the corpus, as far as the tokens alone tell."""
+        """The cost of each token's absence in additional tokens of the corpus, estimated from the tokens alone."""
         trial = Trial(self.build(tokens), corpus)
         uses = dict(zip(trial.tokens, trial.uses().tolist(), strict=True))
         return {token: uses[token] * (_pieces(token, uses, self.settings.capcode) - 1) for token in tokens}
 
     def measured(self, tokens: list[bytes], corpus: Corpus) -> dict[bytes, float]:
-        """The same by tokenising without it."""
+        """The same, measured by tokenizing without the token."""
         return absence(tokens, corpus, self.build, GROUPS, self.rng)
 
-    def joined(self, trial: Trial, refused: set[bytes], most: int) -> list[bytes]:
-        """New tokens made of two that often meet."""
-        there = set(trial.tokens) | refused
-        found: list[bytes] = []
+    def joined(self, trial: Trial, rejected: set[bytes], most: int) -> list[bytes]:
+        """Up to `most` new tokens, each joined from two that are often adjacent."""
+        seen = set(trial.tokens) | rejected
+        new: list[bytes] = []
         for token in trial.pairs():
-            if len(found) == most:
+            if len(new) == most:
                 break
-            if len(token) <= LONGEST and token not in there:
-                there.add(token)
+            if len(token) <= LONGEST and token not in seen:
+                seen.add(token)
                 if judge(token, self.settings.mode, self.settings.capcode, self.settings.one_word).accepted:
-                    found.append(token)
-        return found
+                    new.append(token)
+        return new
 
 
 def _best(costs: Mapping[bytes, float], keep: int) -> list[bytes]:
@@ -142,19 +142,19 @@ def _best(costs: Mapping[bytes, float], keep: int) -> list[bytes]:
     return sorted(costs, key=lambda token: (-costs[token], token))[:keep]
 
 
-def _pieces(token: bytes, there: Mapping[bytes, float], capcode: int) -> int:
-    """The fewest other tokens that a token falls into."""
+def _pieces(token: bytes, tokens: Mapping[bytes, float], capcode: int) -> int:
+    """The fewest other tokens that a token can be split into."""
     size = len(token)
     if size == 1:
         return 2
-    if any(token[:cut] in there and token[cut:] in there for cut in range(size - 1, 0, -1)):
+    if any(token[:cut] in tokens and token[cut:] in tokens for cut in range(size - 1, 0, -1)):
         return 2
-    if capcode and b" " + token in there:
-        return 2  # the delete token and the one that begins with a space
+    if capcode and b" " + token in tokens:
+        return 2  # the delete token and the token that starts with a space
     fewest = [0, *[size] * size]
     for end in range(1, size + 1):
         for start in range(end):
-            if fewest[start] + 1 < fewest[end] and (start, end) != (0, size) and token[start:end] in there:
+            if fewest[start] + 1 < fewest[end] and (start, end) != (0, size) and token[start:end] in tokens:
                 fewest[end] = fewest[start] + 1
     return fewest[size]
 
@@ -170,12 +170,12 @@ def train(
     """A vocabulary for the text in files and folders; the same for the same text, settings and packages.
 
     Args:
-        paths: `.txt`, `.jsonl` and `.jsonl.gz` files, and folders of such.
+        paths: `.txt`, `.jsonl` and `.jsonl.gz` files, and folders of them.
         weights: how often to count the texts of a corpus, by its name (see `_vocab_text.read`).
 
     Raises:
-        SettingError: a size below the single bytes that are reserved, a mode that the capcode level cannot have.
-        DataError: a file that cannot be read or is not text, no text, or too little for the size.
+        SettingError: a size too small for the reserved single bytes, or a mode that the capcode level does not allow.
+        DataError: a file cannot be read or is not text, or there is too little text for the size.
     """
     check(settings.mode, settings.capcode)
     trainer = _Trainer(settings, progress)
@@ -211,7 +211,7 @@ def train(
 def bytes_per_token(
     vocabulary: tm.Vocabulary, paths: Sequence[Path], *, cleaning: str = "none", progress: Progress = silent
 ) -> float:
-    """UTF-8 bytes per token over the texts of some files and folders, each encoded by itself. Raises `DataError`."""
+    """UTF-8 bytes per token over the texts of some files and folders, each encoded separately. Raises `DataError`."""
     encoder = FastEncoder(vocabulary)
     corpus = read(paths, encoder.normalize, progress, cleaning=cleaning)
     return corpus.text_bytes / sum(encoder.encode_stream(stream).size for stream in corpus.streams)

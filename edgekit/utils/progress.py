@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 Progress = Callable[[Iterable[Any], str, int], Iterator[Any]]
-"""Wraps a loop: (items, what they are, how many) -> the same items. The command line draws a bar."""
+"""Wraps a loop: (items, label, number of items) -> the same items. The command line draws a progress bar."""
 
 
 def silent(items: Iterable[Any], what: str, total: int) -> Iterator[Any]:
-    """The progress that says nothing."""
+    """Reports nothing."""
     yield from items

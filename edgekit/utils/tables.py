@@ -1,4 +1,4 @@
-"""Tables for people: aligned text, Markdown and CSV."""
+"""Tables as aligned text, Markdown and CSV."""
 
 import csv
 import io
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, markdown: bool, text_columns: int = 1) -> str:
-    """Columns of cells; the first `text_columns` to the left, the others (numbers) to the right."""
+    """A table whose first `text_columns` are aligned left and whose others (numbers) are aligned right."""
     if markdown:
         rule = ["---" if i < text_columns else "---:" for i in range(len(head))]
         return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
@@ -22,6 +22,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, markdown: bool,
 
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows with the same keys as CSV, with a header line."""
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()
