@@ -23,7 +23,7 @@ SUFFIX = ""
 # `auto` is transformers' word for the checkpoint's own type: each tensor as the source holds it. What a source holds
 # in blocks (q4_0, ...) becomes f32, since 4 bits times a 16-bit scale are more digits than 16 bits keep. So the
 # default never loses anything, and never doubles the size of a 16-bit checkpoint.
-QUANTS = ("auto", "f32", "bf16", "f16")
+QUANTS: tuple[str, ...] = ("auto", "f32", "bf16", "f16")
 DEFAULT = "auto"
 
 # By safetensors' name: the one in config.json, and the width in bytes.

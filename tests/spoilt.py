@@ -1,4 +1,4 @@
-"""Healthy models of a few kilobytes to a few megabytes, there in every clone, and ways to spoil them."""
+"""Healthy models of a few kilobytes to a few megabytes, built in every clone, and ways to damage them."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ EMBEDDING = "model.embed_tokens.weight"
 
 
 def sentencepiece_like() -> bytes:
-    """A tokenizer.json as Llama 2's: characters, byte fallback, BOS before a text."""
+    """A tokenizer.json like Llama 2's: characters, byte fallback, BOS before a text."""
     made = tokenizers.Tokenizer(
         models.BPE({p: i for i, p in enumerate(PIECES)}, [], unk_token="<unk>", fuse_unk=True, byte_fallback=True)
     )
@@ -58,13 +58,13 @@ FILES = {
 
 
 class Folder:
-    """A healthy model folder, and ways to spoil it."""
+    """A healthy model folder, and ways to damage it."""
 
     def __init__(self, path: Path):
         self.path = write_model(path, SHAPE, files=FILES)
 
     def json(self, name: str, **changes) -> None:
-        """Change keys of a JSON file; `...` takes one out."""
+        """Change keys of a JSON file; `...` removes one."""
         file = self.path / name
         values = json.loads(file.read_bytes()) if file.exists() else {}
         values |= changes
@@ -80,7 +80,7 @@ class Folder:
         self.json("tokenizer_config.json", **changes)
 
     def tensors(self, change, metadata=("format", "pt")) -> None:
-        """`change` gets the tensors by name, to be changed in place."""
+        """`change` is called with the tensors by name and changes them in place."""
         file = self.path / "model.safetensors"
         tensors = load_file(file)
         change(tensors)
@@ -97,7 +97,7 @@ class Folder:
             (self.path / name).unlink()
 
     def shards(self) -> dict[str, str]:
-        """Two files and an index, as transformers saves large models; the index' table."""
+        """Split the weights into two files and an index, as transformers does; returns the index' table."""
         tensors = load_file(self.path / "model.safetensors")
         self.drop("model.safetensors")
         names = list(tensors)
@@ -118,23 +118,24 @@ class Folder:
         write_model(self.path, shape, files=tokenmonster_files(vocabulary.to_bytes(), rows, model_max_length=128))
 
 
-def named(path, name: str) -> list:
+def findings_of(path, name: str) -> list:
     return [finding for finding in examine.examine(path).findings if finding.name == name]
 
 
-def told(path) -> set[tuple[str, str]]:
+def levels_and_names(path) -> set[tuple[str, str]]:
     return {(finding.level, finding.name) for finding in examine.examine(path).findings}
 
 
 def converted(source: Path, out: Path, to: str, quant: str, **settings) -> Path:
-    """What a converter writes, without what the verb `convert` does around it."""
+    """The output of a converter alone, without verification."""
     registry.load("converters", to).convert(open_folder(source), out, Converting(quant, **settings), silent)
     return out
 
 
 def rewritten(path: Path, change=lambda keys, tensors: None) -> Path:
-    """A copy of a GGUF with other keys and tensors, as another program might have written it."""
-    write = registry.load("converters", "_gguf_write").write
+    """A copy of a GGUF with changed keys and tensors, as another program might have written it."""
+    from edgekit.converters._gguf_write import write
+
     file = GGUFFile(path)
     keys = {k: v.tobytes() if getattr(v, "dtype", None) == np.uint8 else v for k, v in file.metadata.items()}
     tensors = {name: (info.shape, info.type, file.data(name)) for name, info in file.tensors.items()}

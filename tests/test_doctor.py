@@ -1,4 +1,4 @@
-"""The doctor: for each finding a model that has it, and healthy models that have none."""
+"""The doctor: for each finding a model that has it, and healthy models without errors and warnings."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ import tokenizers
 from click.testing import CliRunner
 from helpers import write_model
 from safetensors.numpy import load_file, save_file
-from spoilt import EMBEDDING, LAYER, SHAPE, Folder, named, told
+from spoilt import EMBEDDING, LAYER, SHAPE, Folder, findings_of, levels_and_names
 from tokenizers import decoders, models, pre_tokenizers
 
 from edgekit.cli.doctor import COMMAND
@@ -35,21 +35,22 @@ def folder(tmp_path) -> Folder:
 # ---- healthy models ------------------------------------------------------------------------------------------------
 
 
-def test_a_healthy_folder_has_only_notes(folder):
-    assert told(folder.path) == {("note", "tied-head"), ("note", "chat-template")}
+def test_examine_healthy_folder_has_only_notes(folder):
+    assert levels_and_names(folder.path) == {("note", "tied-head"), ("note", "chat-template")}
     assert examine.examine(folder.path).usable
 
 
-def test_the_bundled_model():
+def test_examine_bundled_model_has_one_warning():
     found = examine.examine(hub.resolve(None))
     assert found.usable and {f.name for f in found.findings if f.level == "warning"} == {"tokenmonster"}
 
 
-def test_a_real_model(stories):
-    assert {name for level, name in told(stories) if level != "note"} == {"widths-that-do-not-divide"}
+def test_examine_trained_model_has_one_warning(stories):
+    assert {name for level, name in levels_and_names(stories) if level != "note"} == {"widths-that-do-not-divide"}
 
 
-# ---- folders: name of the check, level, what it says, what makes it -------------------------------------------------
+# ---- folders: name of the check, level, part of its text, what causes it
+# -------------------------------------------------
 
 
 def lfs(folder, name):
@@ -184,24 +185,24 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0}
 FOLDERS = [
     # files
     ("no-config", "error", "no config.json", lambda f: f.drop("config.json")),
-    ("no-config", "error", "name that file", lambda f: (f.drop("config.json"), f.put("model.gguf"))),
+    ("no-config", "error", "use that file", lambda f: (f.drop("config.json"), f.put("model.gguf"))),
     ("lora-adapter", "error", "LoRA adapter", lambda f: (f.drop("config.json", "model.safetensors"),
                                                         f.put("adapter_config.json", b"{}"))),
     ("damaged-json", "error", "config.json cannot be read", lambda f: f.put("config.json", b"{")),
-    ("damaged-json", "error", "tokenizer_config.json cannot be read: it is no JSON object",
+    ("damaged-json", "error", "tokenizer_config.json cannot be read: it is not a JSON object",
      lambda f: f.put("tokenizer_config.json", b"[]")),
     ("damaged-json", "error", "generation_config.json cannot", lambda f: f.put("generation_config.json", b"\xff")),
     ("git-lfs", "error", "model.safetensors: Git LFS pointers", lambda f: lfs(f, "model.safetensors")),
     ("git-lfs", "error", "tokenizer.json: Git LFS", lambda f: lfs(f, "tokenizer.json")),
     ("no-safetensors", "error", "there are no weights", lambda f: f.drop("model.safetensors")),
-    ("no-safetensors", "error", "pickled only (pytorch_model.bin)", pickled),
+    ("no-safetensors", "error", "the only weights are pickles (pytorch_model.bin)", pickled),
     ("no-safetensors", "error", "several weight files", two_files),
     ("pickles-beside", "note", "pytorch_model.bin", lambda f: f.put("pytorch_model.bin", b"0" * 1000)),
     ("odd-weights-name", "warning", "weights.safetensors, not in model.safetensors", other_name),
     ("two-sets-of-weights", "warning", "index of other files", two_sets),
     ("cut-off", "error", "is cut off: the bytes of", cut),
-    ("cut-off", "error", "no whole header", lambda f: f.put("model.safetensors", b"")),
-    ("cut-off", "error", "no whole header", lambda f: f.put("model.safetensors", b"\xff" * 50)),
+    ("cut-off", "error", "no complete header", lambda f: f.put("model.safetensors", b"")),
+    ("cut-off", "error", "no complete header", lambda f: f.put("model.safetensors", b"\xff" * 50)),
     ("cut-off", "error", "its header is damaged", lambda f: f.put("model.safetensors", b"\2" + b"\0" * 7 + b"{]")),
     ("cut-off", "error", "its header says", lambda f: f.put("model.safetensors",
                                                             (f.path / "model.safetensors").read_bytes() + b"more")),
@@ -295,32 +296,32 @@ FOLDERS = [
      lambda f: (f.generation(eos_token_id=261), f.config(eos_token_id=261), f.words(eos_token=...))),
     ("end-is-ordinary-text", "warning", "transformers' defaults",
      lambda f: (f.tokenmonster(), f.config(eos_token_id=100))),
-    ("special-not-marked", "warning", "nothing marks </s> as special", byte_level(forgotten=True)),
+    ("special-not-marked", "warning", "</s> is marked as special neither in", byte_level(forgotten=True)),
     ("ends-disagree", "warning", "eos_token_id is 2 in config.json, 0 in", lambda f: f.generation(eos_token_id=0)),
     ("begin-not-added", "note", "declared (<s>)", lambda f: f.words(add_bos_token=False)),
     ("padding-ends", "note", "same token as EOS", lambda f: f.config(pad_token_id=2)),
     ("padding-ends", "note", "same token as EOS", lambda f: f.words(pad_token="</s>")),
-    ("rows-without-a-token", "note", "32 rows that no token stands for (of 320)", padded(320)),
+    ("rows-without-a-token", "note", "32 rows without a token (of 320)", padded(320)),
     ("chat-template", "note", "no chat template", lambda f: None),
-    ("chat-template", "note", "writes <|assistant|>", lambda f: f.words(chat_template="<|assistant|>{{ messages }}")),
+    ("chat-template", "note", "contains <|assistant|>", lambda f: f.words(chat_template="<|assistant|>{{ messages }}")),
     ("chat-template", "warning", "differ",
      lambda f: (f.words(chat_template="{{ a }}"), f.put("chat_template.jinja", b"b"))),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name, level, said, spoil", FOLDERS, ids=[f"{row[0]}-{i}" for i, row in enumerate(FOLDERS)])
-def test_a_folder_that_has_it(folder, name, level, said, spoil):
-    spoil(folder)
-    found = [finding for finding in named(folder.path, name) if finding.level == level]
-    assert any(said in finding.what + " " + finding.cure for finding in found), told(folder.path)
+@pytest.mark.parametrize("name, level, text, damage", FOLDERS, ids=[f"{row[0]}-{i}" for i, row in enumerate(FOLDERS)])
+def test_examine_folder_with_fault_reports_it(folder, name, level, text, damage):
+    damage(folder)
+    found = [finding for finding in findings_of(folder.path, name) if finding.level == level]
+    assert any(text in finding.what + " " + finding.cure for finding in found), levels_and_names(folder.path)
     for finding in examine.examine(folder.path).findings:
         assert finding.level in LEVELS and finding.what and finding.consequence
-        assert finding.level == "note" or finding.cure, "a warning says what to do"
+        assert finding.level == "note" or finding.cure, "a warning without a fix"
         assert "\n" not in finding.what + finding.consequence + finding.cure
 
 
-def refused(path: Path) -> str:
-    """What edgekit itself says of a folder when it converts and runs it; "" if it takes it."""
+def refusal(path: Path) -> str:
+    """edgekit's own error when it converts and runs a folder; "" if there is none."""
     try:
         checkpoint = open_folder(path)
         from_files(checkpoint.files, checkpoint.config.vocab_size)
@@ -330,15 +331,15 @@ def refused(path: Path) -> str:
     return ""
 
 
-@pytest.mark.parametrize("name, level, said, spoil", FOLDERS, ids=[f"{row[0]}-{i}" for i, row in enumerate(FOLDERS)])
-def test_an_error_is_what_edgekit_refuses(folder, name, level, said, spoil):
-    spoil(folder)
+@pytest.mark.parametrize("name, level, text, damage", FOLDERS, ids=[f"{row[0]}-{i}" for i, row in enumerate(FOLDERS)])
+def test_examine_folder_has_errors_if_edgekit_refuses_it(folder, name, level, text, damage):
+    damage(folder)
     found = examine.examine(folder.path)
-    assert found.usable == (not refused(folder.path)), (refused(folder.path), told(folder.path))
+    assert found.usable == (not refusal(folder.path)), (refusal(folder.path), levels_and_names(folder.path))
 
 
-def test_one_fault_does_not_hide_the_next(folder):
-    """edgekit stops at the first of these."""
+def test_examine_several_faults_reports_all(folder):
+    """edgekit itself stops at the first of these."""
     folder.config(attention_bias=True, rope_scaling=LLAMA3, odd=1, eos_token_id=999)
     folder.tensors(lambda t: t.pop("model.norm.weight"))
     folder.value(EMBEDDING, np.nan)
@@ -347,12 +348,12 @@ def test_one_fault_does_not_hide_the_next(folder):
     assert [f.name for f in errors] == [
         "missing-tensors", "not-finite", "unsupported-keys", "unsupported-keys", "unsupported-keys", "ids-out-of-range",
     ]  # fmt: skip
-    assert ("warning", "sampling-switched-off") in told(folder.path)
+    assert ("warning", "sampling-switched-off") in levels_and_names(folder.path)
 
 
 @pytest.fixture
 def little_memory():
-    """A number that claims a thousand million rows must end in an error here, and not in a full machine."""
+    """A number that claims a billion rows must end in an error, not in a machine without memory."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 1 << 21
@@ -365,7 +366,7 @@ ODD = [None, True, -1, 0, 3.5, (1 << 31) - 1, 1 << 80, float("nan"), "x", [], [1
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
-def test_no_value_in_a_json_file_breaks_the_doctor(folder, name, little_memory):
+def test_examine_odd_json_values_never_raises(folder, name, little_memory):
     whole = (folder.path / name).read_bytes()
     keys = {
         "config.json": "model_type vocab_size num_hidden_layers hidden_size num_attention_heads head_dim rope_theta "
@@ -381,7 +382,7 @@ def test_no_value_in_a_json_file_breaks_the_doctor(folder, name, little_memory):
             examine.report(examine.examine(folder.path))
 
 
-def test_damaged_headers_never_break_the_doctor(folder, little_memory):
+def test_examine_damaged_headers_never_raises(folder, little_memory):
     file = folder.path / "model.safetensors"
     whole = file.read_bytes()
     length = int.from_bytes(whole[:8], "little")
@@ -398,8 +399,8 @@ def test_damaged_headers_never_break_the_doctor(folder, little_memory):
             assert not found.usable
 
 
-def test_weights_are_looked_at_a_part_at_a_time(folder):
-    """64 million values on the disk, of which the doctor holds a million at once."""
+def test_examine_large_tensor_needs_little_memory(folder):
+    """The doctor loads a million values at once, of 64 million on disk."""
     size = 1 << 28
     header = json.dumps({"big.weight": {"dtype": "BF16", "shape": [1 << 14, 1 << 13], "data_offsets": [0, size]}})
     with open(folder.path / "model.safetensors", "wb") as file:
@@ -413,7 +414,7 @@ def test_weights_are_looked_at_a_part_at_a_time(folder):
     assert peak < 64 << 20
 
 
-def test_numbers_agree_with_numpy(folder):
+def test_measure_equals_numpy(folder):
     rng = np.random.default_rng(1)
     values = rng.standard_normal((3 * CHUNK // 64, 100)).astype(np.float32)
     values[7] = values[-1] = 0
@@ -424,8 +425,8 @@ def test_numbers_agree_with_numpy(folder):
 
 
 @pytest.mark.parametrize("rows", [1, 2])
-def test_transformers_does_what_is_said_of_it(folder, rows, tmp_path):
-    """The claims of several findings, against transformers itself."""
+def test_transformers_behaves_as_findings_claim(folder, rows, tmp_path):
+    """The claims of several findings, checked with transformers itself."""
     transformers = pytest.importorskip("transformers")
     torch = pytest.importorskip("torch")
 
@@ -466,7 +467,7 @@ def test_transformers_does_what_is_said_of_it(folder, rows, tmp_path):
 # ---- the verb ------------------------------------------------------------------------------------------------------
 
 
-def test_every_topic_puts_its_checks_on_the_list():
+def test_checks_come_from_all_topics():
     modules = {check.function.__module__ for check in CHECKS}
     assert modules == {topic.__name__ for topic in examine.TOPICS}
 
@@ -475,7 +476,7 @@ def run(*arguments: str):
     return CliRunner().invoke(COMMAND, [str(argument) for argument in arguments])
 
 
-def test_the_command(folder):
+def test_doctor_command_prints_findings_and_sets_exit_status(folder):
     done = run("-m", folder.path)
     assert done.exit_code == 0 and done.output.startswith("m · Hugging Face folder\n") and "2 notes" in done.output
     folder.config(attention_bias=True)
@@ -484,10 +485,10 @@ def test_the_command(folder):
     assert done.exit_code == 1 and done.output.endswith("1 error, 1 warning, 2 notes\n")
     lines = done.output.splitlines()
     assert lines[2].startswith("error    config.json has attention_bias True") and max(map(len, lines)) <= 110
-    assert any(line.startswith("         cure: ") for line in lines)
+    assert any(line.startswith("         fix: ") for line in lines)
 
 
-def test_json(folder):
+def test_doctor_json_has_documented_keys(folder):
     folder.config(attention_bias=True)
     done = run("-m", folder.path, "--json")
     found = json.loads(done.output)
@@ -497,12 +498,12 @@ def test_json(folder):
     assert found["findings"][0]["name"] == "unsupported-keys"
 
 
-def test_without_a_model_it_looks_at_the_bundled_one():
+def test_doctor_without_model_examines_bundled_one():
     done = run("--json")
     assert done.exit_code == 0 and Path(json.loads(done.output)["model"]) == hub.BUNDLED
 
 
-def test_paths_that_are_no_models(tmp_path):
+def test_doctor_path_without_model_raises(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     for name, said in (("a.txt", "not a model edgekit can open"), ("none.gguf", "does not exist")):
         done = run("-m", tmp_path / name)

@@ -1,4 +1,4 @@
-"""The doctor on GGUF and ONNX files: for each finding a file that has it, and what edgekit itself says of that file."""
+"""The doctor on GGUF and ONNX files: for each finding a file that has it, and edgekit's own error for that file."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from handmade import small
 from helpers import tokenmonster_files, write_model
-from spoilt import EMBEDDING, FILES, SHAPE, Folder, converted, named, rewritten, told
+from spoilt import EMBEDDING, FILES, SHAPE, Folder, converted, findings_of, levels_and_names, rewritten
 from test_doctor import FOLDERS
 
 from edgekit.doctor import examine
@@ -35,18 +35,18 @@ def folder(tmp_path) -> Folder:
 
 
 @pytest.mark.parametrize("quant", ["f32", "q8_0"])
-def test_a_healthy_gguf_has_only_notes(folder, tmp_path, quant):
+def test_examine_healthy_gguf_has_only_notes(folder, tmp_path, quant):
     path = to_gguf(folder.path, tmp_path, quant)
-    assert told(path) == {("note", "tied-head"), ("note", "chat-template")}
+    assert levels_and_names(path) == {("note", "tied-head"), ("note", "chat-template")}
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("quant", ["fp32", "int8"])
 @pytest.mark.parametrize("graph", ["fused", "portable"])
-def test_a_healthy_onnx_has_only_notes(folder, tmp_path, graph, quant, monkeypatch):
+def test_examine_healthy_onnx_has_only_notes(folder, tmp_path, graph, quant, monkeypatch):
     pytest.importorskip("optimum.exporters.onnx")
     monkeypatch.setattr(doctor_onnx, "vnni", lambda: True)
-    found = told(converted(folder.path, tmp_path / "m.onnx", "onnx", quant, graph=graph))
+    found = levels_and_names(converted(folder.path, tmp_path / "m.onnx", "onnx", quant, graph=graph))
     assert {level for level, _ in found} <= {"note"}
     if graph == "portable":
         notes = {"int8-that-overflows", "one-scale-for-a-call"} if quant == "int8" else set()
@@ -62,31 +62,31 @@ def to_gguf(source: Path, tmp_path: Path, quant: str = "f32", **settings) -> Pat
 
 
 def keys(**changes):
-    """Change metadata; `...` takes a key out; two underscores stand for a dot."""
+    """Change metadata; `...` removes a key; two underscores stand for a dot."""
     changes = {key.replace("__", "."): value for key, value in changes.items()}
 
-    def change(found, tensors):
-        found.update(changes)
+    def change(metadata, tensors):
+        metadata.update(changes)
         for key in [key for key, value in changes.items() if value is ...]:
-            del found[key]
+            del metadata[key]
 
     return change
 
 
 def foreign(*others):
-    """As if another program had made it: nothing of edgekit's inside."""
+    """As if another program had written it: without edgekit's keys."""
 
-    def change(found, tensors):
-        for key in [key for key in found if key.startswith("edgekit.")]:
-            del found[key]
+    def change(metadata, tensors):
+        for key in [key for key in metadata if key.startswith("edgekit.")]:
+            del metadata[key]
         for other in others:
-            other(found, tensors)
+            other(metadata, tensors)
 
     return change
 
 
 def token(place: int, text: str):
-    return lambda found, tensors: found["tokenizer.ggml.tokens"].__setitem__(place, text)
+    return lambda metadata, tensors: metadata["tokenizer.ggml.tokens"].__setitem__(place, text)
 
 
 def rwkv(texts, **more):
@@ -97,10 +97,10 @@ def rwkv(texts, **more):
 
 def tensor(name, array):
     values = np.ascontiguousarray(array, np.float32)
-    return lambda found, tensors: tensors.update({name: (values.shape, "F32", values.reshape(-1).view(np.uint8))})
+    return lambda metadata, tensors: tensors.update({name: (values.shape, "F32", values.reshape(-1).view(np.uint8))})
 
 
-def nan_scale(found, tensors):
+def nan_scale(keys, tensors):
     shape, kind, data = tensors["blk.0.ffn_up.weight"]
     data = data.copy()
     data[:2] = np.frombuffer(np.float16(np.inf).tobytes(), np.uint8)
@@ -153,7 +153,7 @@ def spoilt(tmp_path_factory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def refusals(spoilt) -> list[str]:
-    """What edgekit says of each when it reads it back and runs it, in a process of their own: llama.cpp may abort."""
+    """edgekit's error for each when it reads it back and runs it, in another process, because llama.cpp may abort."""
     pytest.importorskip("llama_cpp")
     script = (
         "import sys; from pathlib import Path; from edgekit import load\n"
@@ -163,68 +163,71 @@ def refusals(spoilt) -> list[str]:
         "    except EdgekitError as error: print(error, flush=True)\n"
     )
     done = subprocess.run([sys.executable, "-c", script, *spoilt], capture_output=True, text=True, timeout=120)
-    said = done.stdout.split("\n")[:-1]
-    assert done.returncode == 0, f"after {GGUFS[len(said) - 1][:3]}: {done.stderr[-1000:]}"
-    return said
+    errors = done.stdout.split("\n")[:-1]
+    assert done.returncode == 0, f"after {GGUFS[len(errors) - 1][:3]}: {done.stderr[-1000:]}"
+    return errors
 
 
 ROWS = pytest.mark.parametrize("place", range(len(GGUFS)), ids=[f"{row[0]}-{i}" for i, row in enumerate(GGUFS)])
 
 
 @ROWS
-def test_a_gguf_that_has_it(spoilt, place):
-    name, level, said, _ = GGUFS[place]
-    found = [finding for finding in named(spoilt[place], name) if finding.level == level]
-    assert any(said in finding.what for finding in found), told(spoilt[place])
+def test_examine_gguf_with_fault_reports_it(spoilt, place):
+    name, level, text, _ = GGUFS[place]
+    findings = [finding for finding in findings_of(spoilt[place], name) if finding.level == level]
+    assert any(text in finding.what for finding in findings), levels_and_names(spoilt[place])
 
 
 @ROWS
-def test_an_error_in_a_gguf_is_what_edgekit_refuses(spoilt, refusals, place):
-    assert examine.examine(spoilt[place]).usable == (not refusals[place]), (refusals[place], told(spoilt[place]))
+def test_examine_gguf_has_errors_if_edgekit_refuses_it(spoilt, refusals, place):
+    assert examine.examine(spoilt[place]).usable == (not refusals[place]), (
+        refusals[place],
+        levels_and_names(spoilt[place]),
+    )
 
 
-def test_a_copy_is_still_healthy(folder, tmp_path):
+def test_examine_rewritten_gguf_has_the_same_findings(folder, tmp_path):
     path = to_gguf(folder.path, tmp_path)
-    assert told(rewritten(path)) == told(path)
-    assert not {level for level, _ in told(rewritten(path, foreign()))} & {"error", "warning"}
+    assert levels_and_names(rewritten(path)) == levels_and_names(path)
+    assert not {level for level, _ in levels_and_names(rewritten(path, foreign()))} & {"error", "warning"}
 
 
-@pytest.mark.parametrize("level, shown", [(1, "7F and a space"), (2, "`D `")])
-def test_the_marks_of_a_tokenmonster_gguf(folder, tmp_path, level, shown):
+@pytest.mark.parametrize("level, printed", [(1, "7F and a space"), (2, "`D `")])
+def test_examine_tokenmonster_gguf_warns_of_markers(folder, tmp_path, level, printed):
     vocabulary = small(level)
     rows = -(-(vocabulary.table_size + 2) // 32) * 32
     shape = dataclasses.replace(SHAPE, vocab_size=rows, bos_token_id=None, eos_token_id=())
     source = write_model(tmp_path / "t", shape, files=tokenmonster_files(vocabulary.to_bytes(), rows))
     path = to_gguf(source, tmp_path)
-    (found,) = named(path, "text-with-stray-marks")
-    assert found.level == "warning" and shown in found.consequence and examine.examine(path).usable
+    (finding,) = findings_of(path, "text-with-stray-marks")
+    assert finding.level == "warning" and printed in finding.consequence and examine.examine(path).usable
     plain = small(0)
     source = write_model(tmp_path / "p", shape, files=tokenmonster_files(plain.to_bytes(), rows))
-    assert not named(to_gguf(source, tmp_path), "text-with-stray-marks"), "level 0 has no marks"
+    assert not findings_of(to_gguf(source, tmp_path), "text-with-stray-marks"), "level 0 has no marks"
 
 
-def test_the_marks_of_a_file_that_others_made(folder, tmp_path):
+def test_examine_foreign_tokenmonster_gguf_warns_of_markers(folder, tmp_path):
     texts = [*SINGLES, "\\x7f", "\\x7f ", " ", "\\x7f a", "a"]
-    made = rewritten(to_gguf(folder.path, tmp_path), foreign(rwkv(texts, **UNKNOWN)))
-    (found,) = named(made, "text-with-stray-marks")
-    assert "in 3 tokens" in found.what and "edgekit takes the vocabulary" not in found.consequence
+    path = rewritten(to_gguf(folder.path, tmp_path), foreign(rwkv(texts, **UNKNOWN)))
+    (finding,) = findings_of(path, "text-with-stray-marks")
+    assert "in 3 tokens" in finding.what and "edgekit uses the vocabulary" not in finding.consequence
 
 
-def test_coarse_output_matrices(folder, tmp_path):
+def test_examine_4_bit_output_matrix_warns(folder, tmp_path):
     path = to_gguf(folder.path, tmp_path, "q4_0", embedding_type="q4_0")
-    (found,) = named(path, "coarse-head")
-    assert "Q4_0, 4.5 bits" in found.what and found.level == "warning"
-    assert not named(to_gguf(folder.path, tmp_path, "q4_0"), "coarse-head")
+    (finding,) = findings_of(path, "coarse-head")
+    assert "Q4_0, 4.5 bits" in finding.what and finding.level == "warning"
+    assert not findings_of(to_gguf(folder.path, tmp_path, "q4_0"), "coarse-head")
 
 
-def test_scales_that_are_not_finite(folder, tmp_path):
+def test_examine_infinite_scale_is_an_error(folder, tmp_path):
     path = rewritten(to_gguf(folder.path, tmp_path, "q4_0"), nan_scale)
-    (found,) = named(path, "not-finite")
-    assert "1 scales" in found.what and "blk.0.ffn_up.weight" in found.what
+    (finding,) = findings_of(path, "not-finite")
+    assert "1 scales" in finding.what and "blk.0.ffn_up.weight" in finding.what
 
 
-def test_scales_lie_where_llama_cpps_dequantizer_finds_them():
-    """A block whose scales are infinite has values that are; one whose scales are 0 has none."""
+def test_scales_have_the_offsets_of_ggufs_dequantizer():
+    """A block with infinite scales has infinite values; one whose scales are 0 has only zeros."""
     gguf = pytest.importorskip("gguf")
     rng = np.random.default_rng(0)
     for kind, places in SCALES.items():
@@ -235,31 +238,31 @@ def test_scales_lie_where_llama_cpps_dequantizer_finds_them():
                 raw[at : at + 2] = np.frombuffer(np.float16(number).tobytes(), np.uint8)
             with np.errstate(invalid="ignore"):
                 values = gguf.dequantize(raw.reshape(1, -1), gguf.GGMLQuantizationType[kind])
-            found = measure(kind, (1, elements), raw)
-            assert found.zeros.size == (number == 0) == (not values.any()), kind
-            assert bool(found.nonfinite) == (not np.isfinite(values).all()), kind
+            numbers = measure(kind, (1, elements), raw)
+            assert numbers.zeros.size == (number == 0) == (not values.any()), kind
+            assert bool(numbers.nonfinite) == (not np.isfinite(values).all()), kind
 
 
-def test_a_damaged_gguf_is_one_finding(folder, tmp_path):
+def test_examine_damaged_gguf_is_one_finding(folder, tmp_path):
     path = to_gguf(folder.path, tmp_path)
     whole = path.read_bytes()
     place = whole.index(b'"rms_norm_eps"')
-    for data, said in (
+    for data, text in (
         (whole[: len(whole) // 2], "cut off"),
         (b"", "not a GGUF"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
         (whole[:place] + b"RMS" + whole[place + 3 :], "does not match its sha256"),
     ):
         path.write_bytes(data)
-        found = examine.examine(path)
-        assert not found.usable and found.findings[0].name == "unreadable" and said in found.findings[0].what
+        result = examine.examine(path)
+        assert not result.usable and result.findings[0].name == "unreadable" and text in result.findings[0].what
 
 
 # ---- ONNX ----------------------------------------------------------------------------------------------------------
 
 
 def onnx_file(path: Path, *, weights=None, nodes=("MatMul",), props=None, ir=8, inputs=None, domain="") -> Path:
-    """A graph of the right interface, whatever it computes."""
+    """A graph with the right interface, whatever it computes."""
     onnx = pytest.importorskip("onnx")
     helper, numpy_helper = onnx.helper, onnx.numpy_helper
     if weights is None:
@@ -309,7 +312,7 @@ def with_data(tmp_path, location):
 ONES = np.ones((4, 8), np.float32)
 WIDE = {"w_quantized": np.full((8, 8), -100, np.int8)}
 ONNX_FILES = [
-    ("configuration-beside", "note", "lie beside it", plain_export),
+    ("configuration-beside", "note", "are next to it", plain_export),
     ("configuration-beside", "error", "no config.json", lambda p: onnx_file(p / "m.onnx", props={})),
     ("no-tokenizer", "error", "no tokenizer", lambda p: onnx_file(p / "m.onnx", props={})),
     ("other-interface", "error", "lacks attention_mask, past_key_values",
@@ -319,7 +322,7 @@ ONNX_FILES = [
     ("weights-in-another-file", "error", "outside", lambda p: with_data(p, "../weights.bin")),
     ("one-scale-for-a-call", "note", "dynamic int8",
      lambda p: onnx_file(p / "m.onnx", nodes=["DynamicQuantizeLinear"])),
-    ("table-stored-twice", "note", "head_T beside",
+    ("table-stored-twice", "note", "head_T and the embedding",
      lambda p: onnx_file(p / "m.onnx", weights={EMBEDDING: ONES, "head_T": ONES.T.copy()})),
     ("operators-of-one-runtime", "note", "com.microsoft.GroupQueryAttention",
      lambda p: onnx_file(p / "m.onnx", nodes=["GroupQueryAttention"], domain="com.microsoft")),
@@ -333,41 +336,45 @@ ONNX_FILES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name, level, said, make", ONNX_FILES, ids=[f"{r[0]}-{i}" for i, r in enumerate(ONNX_FILES)])
-def test_an_onnx_that_has_it(tmp_path, name, level, said, make):
+@pytest.mark.parametrize("name, level, text, make", ONNX_FILES, ids=[f"{r[0]}-{i}" for i, r in enumerate(ONNX_FILES)])
+def test_examine_onnx_with_fault_reports_it(tmp_path, name, level, text, make):
     path = make(tmp_path)
-    found = [finding for finding in named(path, name) if finding.level == level]
-    assert any(said in finding.what for finding in found), told(path)
+    findings = [finding for finding in findings_of(path, name) if finding.level == level]
+    assert any(text in finding.what for finding in findings), levels_and_names(path)
     assert examine.examine(path).usable == (level != "error")
 
 
 @pytest.mark.parametrize("has, level", [(True, "note"), (None, "note"), (False, "warning")])
-def test_int8_on_machines_without_vnni(tmp_path, monkeypatch, has, level):
+def test_examine_int8_without_vnni_warns(tmp_path, monkeypatch, has, level):
     monkeypatch.setattr(doctor_onnx, "vnni", lambda: has)
-    (found,) = named(onnx_file(tmp_path / "m.onnx", nodes=["MatMulInteger"], weights=WIDE), "int8-that-overflows")
-    assert found.level == level and "--reduce-range" in found.cure
+    (finding,) = findings_of(
+        onnx_file(tmp_path / "m.onnx", nodes=["MatMulInteger"], weights=WIDE), "int8-that-overflows"
+    )
+    assert finding.level == level and "--reduce-range" in finding.cure
     narrow = {"w_quantized": np.full((8, 8), -64, np.int8)}
-    assert not named(onnx_file(tmp_path / "m.onnx", nodes=["MatMulInteger"], weights=narrow), "int8-that-overflows")
+    assert not findings_of(
+        onnx_file(tmp_path / "m.onnx", nodes=["MatMulInteger"], weights=narrow), "int8-that-overflows"
+    )
     assert doctor_onnx.vnni.__name__ == "<lambda>"
 
 
-def test_a_healthy_handmade_onnx(tmp_path):
-    assert told(onnx_file(tmp_path / "m.onnx")) == set()
+def test_examine_handmade_onnx_has_no_findings(tmp_path):
+    assert levels_and_names(onnx_file(tmp_path / "m.onnx")) == set()
 
 
-def test_a_damaged_onnx_is_one_finding(tmp_path):
+def test_examine_damaged_onnx_is_one_finding(tmp_path):
     path = onnx_file(tmp_path / "m.onnx")
     whole = path.read_bytes()
     place = whole.index(b"e30") if b"e30" in whole else len(whole) // 2
-    for data, said in (
+    for data, text in (
         (whole[:-20], "cut off or damaged"),
         (b"", "no graph"),
         (b"not a model at all, but a text", "ONNX"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
     ):
         path.write_bytes(data)
-        found = examine.examine(path)
-        assert not found.usable and found.findings[0].name == "unreadable" and said in found.findings[0].what, place
+        result = examine.examine(path)
+        assert not result.usable and result.findings[0].name == "unreadable" and text in result.findings[0].what, place
     path.write_bytes(whole.replace(b"edgekit.file.config.json.sha256\x12@", b"edgekit.file.config.json.sha256\x12@", 1))
     digest = re.search(rb"config\.json\.sha256\x12@([0-9a-f]{64})", whole)[1]
     path.write_bytes(whole.replace(digest, b"0" * 64))
@@ -407,7 +414,7 @@ def test_onnx_file_has_what_the_package_reads(folder, tmp_path):
 # ---- both ----------------------------------------------------------------------------------------------------------
 
 
-def test_every_check_has_a_model_that_has_it():
+def test_every_check_is_tested():
     elsewhere = {"text-with-stray-marks", "coarse-head", "int8-that-overflows"}
     tested = {row[0] for row in (*FOLDERS, *GGUFS, *ONNX_FILES)} | elsewhere
     assert {check.name for check in CHECKS} <= tested
@@ -436,13 +443,13 @@ def test_examine_onnx_file_without_the_package_names_the_extra(tmp_path, monkeyp
         examine.examine(path)
 
 
-def test_runtimes_refuse_what_the_doctor_calls_an_error_in_onnx(tmp_path):
-    """The interface of a file of other tools, held against the runtime's own word."""
+def test_onnx_runtime_refuses_files_with_errors(tmp_path):
+    """Errors of the doctor and the runtime's own refusal agree."""
     pytest.importorskip("onnxruntime")
     try:
-        room = registry.load("runtimes", "onnx")
+        plugin = registry.load("runtimes", "onnx")
     except MissingExtraError as error:
         pytest.skip(str(error))
     for make in (lambda p: onnx_file(p / "m.onnx", props={}), lambda p: with_data(p, "lost.bin")):
         with pytest.raises(EdgekitError):
-            room.load(make(tmp_path), Running(threads=1))
+            plugin.load(make(tmp_path), Running(threads=1))

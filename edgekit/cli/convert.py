@@ -1,4 +1,4 @@
-"""Write a model in another format; prints the path.
+"""Convert a model to another format; prints the path of the artefact.
 
 \b
 edgekit convert -m ./checkpoint --to gguf --quant q4_0
@@ -29,9 +29,9 @@ from edgekit.utils import registry
 @flags.force
 @flags.revision
 @options(Converting, Choosing)
-@click.option("--plan", is_flag=True, help="Write nothing: print the size of each type that FORMAT has.")
-@click.option("--sensitivity", is_flag=True, help="With --plan: which tensors lose most by a type; measures.")
-@click.option("--verify/--no-verify", default=True, help="Compare the artefact with its source before it is kept.")
+@click.option("--plan", is_flag=True, help="Write nothing: print the size of every type of FORMAT.")
+@click.option("--sensitivity", is_flag=True, help="With --plan: measure which tensors lose most by each type.")
+@click.option("--verify/--no-verify", default=True, help="Compare the artefact with its source; keep it only if sound.")
 @flags.as_json
 def convert(
     model: str | None,
@@ -53,31 +53,30 @@ def convert(
     if to is None and not plan:
         raise UsageError(f"Missing option '--to': one of {', '.join(registry.names('converters'))}")
     if sensitivity and not plan:
-        raise UsageError("--sensitivity goes with --plan")
+        raise UsageError("--sensitivity needs --plan")
     if plan and (chooses or output is not None):
-        raise UsageError("--plan writes and chooses nothing: leave out --output, --target-size and --max-kl")
+        raise UsageError("--plan neither writes nor chooses: omit --output, --target-size and --max-kl")
     if chooses and settings.quant is not None:
-        raise UsageError("--target-size and --max-kl choose the type: leave out --quant")
+        raise UsageError("--target-size and --max-kl choose the type: omit --quant")
     where = hub.resolve(model, revision=revision)
     if plan or chooses:
         from edgekit.cli import _plan as planner
-    if plan:
+    if plan or to is None:
         planner.show(where, to, settings, sensitivity, as_json)
         return
-    assert to is not None
-    tried: dict[str, Any] = {}
+    choice: dict[str, Any] = {}
     if chooses:
-        settings, tried = planner.chosen(where, to, output, settings, choosing, force, as_json)
-    made = verb.convert(where, to, output, settings=settings, force=force, verify=verify, progress=flags.progress)
+        settings, choice = planner.choose(where, to, output, settings, choosing, force, as_json)
+    result = verb.convert(where, to, output, settings=settings, force=force, verify=verify, progress=flags.progress)
     if as_json:
         import dataclasses
 
-        tensors = [dataclasses.asdict(t) for t in made.tensors]
-        record = {"path": str(made.path), "tensors": tensors, "notes": made.notes, "receipt": made.receipt} | tried
-        click.echo(json.dumps(record))
+        tensors = [dataclasses.asdict(tensor) for tensor in result.tensors]
+        record = {"path": str(result.path), "tensors": tensors, "notes": result.notes, "receipt": result.receipt}
+        click.echo(json.dumps(record | choice))
         return
-    click.echo(verb.summary(made), err=True)
-    click.echo(str(made.path))
+    click.echo(verb.summary(result), err=True)
+    click.echo(str(result.path))
 
 
 COMMAND = convert

@@ -1,11 +1,11 @@
-"""Say what is unusual in a model, what other tools will do with it, and the cure.
+"""Report what is unusual about a model, what other tools will do with it, and how to fix it.
 
 \b
 edgekit doctor -m ./checkpoint
 edgekit doctor -m model.gguf --json
 
-An error is something that edgekit cannot use (exit status 1), a warning something that other tools stumble over
-or that the text suffers from, a note good to know. The model is looked at, not loaded.
+An error means that edgekit cannot use the model (exit status 1), a warning that other tools fail or that the text
+gets worse, a note is good to know. The files are examined, the model is not run.
 """
 
 import json
@@ -24,9 +24,9 @@ def doctor(context: click.Context, model: str | None, revision: str | None, as_j
     from edgekit.doctor import examine as verb
     from edgekit.formats import hub
 
-    found = verb.examine(hub.resolve(model, revision=revision))
-    click.echo(json.dumps(found.record()) if as_json else verb.report(found))
-    context.exit(0 if found.usable else 1)
+    result = verb.examine(hub.resolve(model, revision=revision))
+    click.echo(json.dumps(result.record()) if as_json else verb.report(result))
+    context.exit(0 if result.usable else 1)
 
 
 COMMAND = doctor

@@ -1,4 +1,4 @@
-"""Say what a model or artefact is: parameters, vocabulary, tensors, size by type.
+"""Describe a model or artefact: parameters, vocabulary, tensors, size by type.
 
 \b
 edgekit inspect -m ./checkpoint
@@ -21,8 +21,8 @@ def inspect(model: str | None, tensors: bool, revision: str | None, as_json: boo
     from edgekit.doctor import inspect as verb
     from edgekit.formats import hub
 
-    found = verb.describe(hub.resolve(model, revision=revision))
-    click.echo(json.dumps(found) if as_json else verb.report(found, tensors=tensors))
+    description = verb.describe(hub.resolve(model, revision=revision))
+    click.echo(json.dumps(description) if as_json else verb.report(description, tensors=tensors))
 
 
 COMMAND = inspect

@@ -1,7 +1,7 @@
-"""Hold artefacts to the model they were made from: what each lost, and whether it is sound.
+"""Compare artefacts with the model they were converted from: what each lost, and whether it is sound.
 
-The same token ids go into the source and into each ARTEFACT (.gguf, .onnx or folder, in any mix). Exit status 1
-and a sentence if one is broken.
+The source and each ARTEFACT (.gguf, .onnx or folder, in any mix) get the same token ids. If one is broken, the exit
+status is 1 and a sentence says why.
 
 \b
 edgekit verify -m ./checkpoint checkpoint-q4_0.gguf checkpoint-int8.onnx
@@ -26,12 +26,12 @@ from edgekit.utils import plot as plots
 @click.argument("artefacts", nargs=-1, required=True, metavar="ARTEFACT...")
 @flags.model
 @click.option(
-    "--runtime", metavar="NAME", help="What runs the source: torch, onnx or llamacpp; default: its tensors in numpy."
+    "--runtime", metavar="NAME", help="Runtime of the source: torch, onnx or llamacpp; default: numpy on its tensors."
 )
 @flags.revision
 @click.option(
     "--text", "texts", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
-    help="Compare on this .txt or .jsonl, or a folder of them; may be repeated.  [default: a text that edgekit has]",
+    help="Compare on this .txt or .jsonl, or a folder of them; may be repeated.  [default: the bundled text]",
 )  # fmt: skip
 @options(Verifying)
 @click.option("--markdown", is_flag=True, help="Print the table in Markdown.")

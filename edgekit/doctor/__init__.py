@@ -1,1 +1,1 @@
-"""What a model is, and what is unusual in it: files are looked at, nothing is loaded or run."""
+"""`inspect` and `doctor`: what a model is, and what is unusual about it. Files are read, no model is run."""

@@ -1,4 +1,4 @@
-"""The doctor on what the configuration says: the architecture, its limits, and how to generate."""
+"""Checks of the configuration: the architecture, its limits, and the generation settings."""
 
 import math
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ from edgekit.formats.gguf_config import KNOWN, OFF
 REFUSES = "edgekit refuses the model"
 LLAMA_KEYS = ("rope_scaling", "rope_parameters", "model_type")
 
-# What a key means that edgekit does not support, and who does.
+# What an unsupported key means, and which programs support it.
 UNSUPPORTED = {
     "attention_bias": ("attention with biases", "transformers and llama.cpp have them"),
     "mlp_bias": ("feed-forward layers with biases", "transformers and llama.cpp have them"),
     "hidden_act": (
         "another activation than SiLU",
-        "transformers computes it; llama.cpp's `llama` architecture always takes SiLU, without a word",
+        "transformers computes it; llama.cpp's `llama` architecture always uses SiLU, without a message",
     ),
     "sliding_window": (
         "attention over a sliding window",
@@ -29,17 +29,18 @@ UNSUPPORTED = {
     ),
     "quantization_config": (
         "weights that are quantized already",
-        "transformers loads them with the package that made them; llama.cpp's converter undoes some kinds (gptq, fp8)",
+        "transformers loads them with the package that quantized them; llama.cpp's converter dequantizes some kinds "
+        "(gptq, fp8)",
     ),
     "partial_rotary_factor": (
-        "rotary embeddings on a part of each head",
-        "transformers loads the model and fails at the first text; llama.cpp's converter turns the whole head",
+        "rotary embeddings on part of each head",
+        "transformers loads the model and fails at the first text; llama.cpp's converter rotates the whole head",
     ),
-    "pretraining_tp": ("matrices computed in parts", "it changes the rounding only: with 1 the model is the same"),
+    "pretraining_tp": ("matrices computed in parts", "it changes only the rounding: with 1 the model is the same"),
 }
-SCALED = "transformers and llama.cpp stretch the positions; without it the model talks nonsense past its first length"
+SCALED = "transformers and llama.cpp scale the positions; without that the text is nonsense past the original length"
 
-# With which of its numbers missing transformers' LlamaConfig takes one of its own.
+# Defaults of transformers' LlamaConfig for numbers that are missing.
 DEFAULTS = {"rms_norm_eps": "1e-6", "max_position_embeddings": "2048"}
 
 GIB = 1 << 30
@@ -55,19 +56,19 @@ def other_architecture(case: Case) -> Iterator[Finding]:
     if case.config and kind != "llama":
         yield error(
             f"config.json describes another architecture: model_type {kind!r}",
-            f"{REFUSES}, since it computes Llamas only; transformers and llama.cpp may well know it",
-            "take the program that it was made for",
+            f"{REFUSES}, because it runs Llamas only; transformers and llama.cpp may support it",
+            "run the model with a program that supports it",
         )
 
 
 @check("folder")
 def class_not_said(case: Case) -> Iterator[Finding]:
-    said = case.config.get("architectures")
-    if case.config.get("model_type") == "llama" and said != ["LlamaForCausalLM"]:
+    architectures = case.config.get("architectures")
+    if case.config.get("model_type") == "llama" and architectures != ["LlamaForCausalLM"]:
         yield warning(
-            f"config.json says architectures {said!r}, not ['LlamaForCausalLM']",
-            "edgekit and transformers go by model_type; llama.cpp's converter picks its code by this name and stops "
-            "without one that it knows (`Failed to detect model architecture`)",
+            f"config.json has architectures {architectures!r}, not ['LlamaForCausalLM']",
+            "edgekit and transformers use model_type; llama.cpp's converter selects its code by this name and stops "
+            "without a known one (`Failed to detect model architecture`)",
             '"architectures": ["LlamaForCausalLM"]',
         )
 
@@ -79,28 +80,28 @@ def unsupported_keys(case: Case) -> Iterator[Finding]:
         return
     for key, allowed in MUST_BE.items():
         if key in config and config[key] not in allowed:
-            what, others = UNSUPPORTED.get(key, ("something that no Llama has", "transformers ignores it"))
+            what, others = UNSUPPORTED.get(key, ("not a feature of Llamas", "transformers ignores it"))
             yield error(
                 f"config.json has {key} {_short(config[key])}: {what}",
                 f"{REFUSES}; {others}",
-                f"take the key out if the model was not trained with it (edgekit wants {_short(allowed[0])})",
+                f"remove the key if the model was not trained with it (edgekit requires {_short(allowed[0])})",
             )
     for key in ("rope_scaling", "rope_parameters"):
         value = config.get(key)
         kind = value.get("rope_type", value.get("type", "default")) if isinstance(value, dict) else value
         if value is not None and kind != "default":
             yield error(
-                f"config.json has {key} {_short(value)}: stretched rotary embeddings",
+                f"config.json has {key} {_short(value)}: scaled rotary embeddings",
                 f"{REFUSES}; {SCALED}",
-                "run the model with transformers or llama.cpp; where it was never trained so, take the key out",
+                "run the model with transformers or llama.cpp; if it was not trained that way, remove the key",
             )
     known = {*LlamaConfig.__dataclass_fields__, *HARMLESS, *MUST_BE, *LLAMA_KEYS}
     for key in config:
         if key not in known:
             yield error(
                 f"config.json has the unknown key {key!r} ({_short(config[key])})",
-                f"{REFUSES}, since it cannot tell what the key changes; transformers' Llama and llama.cpp ignore it",
-                "take it out if it is a mere note",
+                f"{REFUSES}, because it cannot tell what the key changes; transformers' Llama and llama.cpp ignore it",
+                "remove it if it is only a note",
             )
 
 
@@ -110,7 +111,7 @@ def unsupported_gguf_keys(case: Case) -> Iterator[Finding]:
     if case.gguf is not None and (kind := keys.get("general.architecture")) != "llama":
         yield error(
             f"general.architecture is {_short(kind)}",
-            f"{REFUSES}, since it computes Llamas only; llama.cpp runs it if it knows the name",
+            f"{REFUSES}, because it runs Llamas only; llama.cpp runs it if it supports the architecture",
             "run the file with llama.cpp",
         )
         return
@@ -118,7 +119,7 @@ def unsupported_gguf_keys(case: Case) -> Iterator[Finding]:
         if key.startswith("llama.") and key[6:] not in KNOWN and not _off(key[6:], value):
             yield error(
                 f"{key} is {_short(value)}",
-                f"{REFUSES}, since it does not support that; llama.cpp goes by the key",
+                f"{REFUSES}, because it does not support that; llama.cpp follows the key",
                 "run the file with llama.cpp",
             )
 
@@ -132,10 +133,10 @@ def numbers_not_said(case: Case) -> Iterator[Finding]:
     missing = [key for key in DEFAULTS if case.config.get("model_type") == "llama" and case.config.get(key) is None]
     if missing:
         yield note(
-            f"config.json does not say {' and '.join(missing)}",
-            f"every program takes transformers' default ({', '.join(DEFAULTS[key] for key in missing)}), whatever the "
-            "model was trained with (Llama 2 and its kin: an epsilon of 1e-5)",
-            "write down what the training run had",
+            f"config.json does not have {' and '.join(missing)}",
+            f"every program uses transformers' default ({', '.join(DEFAULTS[key] for key in missing)}), whatever the "
+            "model was trained with (Llama 2 and its derivatives: an epsilon of 1e-5)",
+            "add the values of the training run",
         )
 
 
@@ -149,12 +150,12 @@ def context_that_costs_memory(case: Case) -> Iterator[Finding]:
         return
     cache = 4 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * c.max_position_embeddings
     weights = sum(2 * math.prod(shape) for shape in c.shapes().values())
-    # Llama 3.1 8B with its 131,072 positions stands at 1.07: the most that a sane model does.
+    # Llama 3.1 8B with its 131,072 positions has 1.07: the most that a sensible model has.
     if cache > GIB and cache > 2 * weights:
         yield warning(
             f"a context of {c.max_position_embeddings:,} tokens, for which a float16 cache takes {cache / GIB:.1f} "
-            f"GiB: {cache / weights:.0f} times the float16 weights",
-            "edgekit's llamacpp and llama.cpp make room for all of it when they start, if they are not told otherwise",
+            f"GiB: {cache / weights:.0f} times the size of the float16 weights",
+            "edgekit's llamacpp and llama.cpp allocate all of it when they start, unless told otherwise",
             "set max_position_embeddings to the length that the model was trained with (llama.cpp: -c)",
         )
 
@@ -163,28 +164,28 @@ def context_that_costs_memory(case: Case) -> Iterator[Finding]:
 def context_longer_than_rotation(case: Case) -> Iterator[Finding]:
     if (c := case.shape) is None:
         return
-    # The slowest pair of a head turns by theta^(-(d-2)/d) a position.
+    # The slowest pair of a head rotates by theta^(-(d-2)/d) a position.
     turn = 2 * math.pi * c.rope_theta ** ((c.head_dim - 2) / c.head_dim)
     if c.max_position_embeddings > turn:
         yield warning(
             f"a context of {c.max_position_embeddings:,} tokens, but with rope_theta {c.rope_theta:g} the slowest "
-            f"rotation is back where it began after {turn:,.0f}",
-            "every program runs it; places further apart than that cannot be told from nearer ones",
+            f"rotation is complete after {turn:,.0f}",
+            "every program runs it; positions further apart than that cannot be told from closer ones",
             "set max_position_embeddings to the length that the model was trained with",
         )
 
 
 @check("folder", "onnx")
 def context_longer_than_said(case: Case) -> Iterator[Finding]:
-    said = case.tokenizer_config.get("model_max_length")
-    if case.shape is None or not isinstance(said, int) or isinstance(said, bool) or said <= 0:
+    longest = case.tokenizer_config.get("model_max_length")
+    if case.shape is None or not isinstance(longest, int) or isinstance(longest, bool) or longest <= 0:
         return
     positions = case.shape.max_position_embeddings
-    if said < positions:
+    if longest < positions:
         yield warning(
-            f"max_position_embeddings is {positions:,}, but the tokenizer's model_max_length is {said:,}",
-            "edgekit and llama.cpp give the model the longer one, transformers warns beyond the shorter: usually the "
-            "length that the model was trained with, past which text falls apart",
+            f"max_position_embeddings is {positions:,}, but the tokenizer's model_max_length is {longest:,}",
+            "edgekit and llama.cpp use the longer one, transformers warns beyond the shorter: usually that is the "
+            "length the model was trained with, past which text degenerates",
             "set both to the length that the model was trained with",
         )
 
@@ -200,9 +201,9 @@ def sampling_switched_off(case: Case) -> Iterator[Finding]:
     if odd and not case.generation.get("do_sample"):
         yield warning(
             f"generation_config.json has {' and '.join(odd)}, but do_sample is not true",
-            "transformers and edgekit are greedy and leave them out; transformers refuses to save the model again "
-            "(`GenerationConfig is invalid`); llama.cpp's converter writes them down as the file's defaults",
-            '"do_sample": true, or take them out',
+            "transformers and edgekit decode greedily and ignore them; transformers refuses to save the model again "
+            "(`GenerationConfig is invalid`); llama.cpp's converter stores them as the file's defaults",
+            '"do_sample": true, or remove them',
         )
 
 
@@ -211,11 +212,11 @@ def penalty_that_is_lost(case: Case) -> Iterator[Finding]:
     value = case.generation.get("repetition_penalty")
     if isinstance(value, int | float) and value != 1:
         yield note(
-            f"generation_config.json asks for a repetition penalty of {value}",
-            "edgekit and transformers weaken every token of prompt and text, and a GGUF made by edgekit asks for the "
-            "same; llama.cpp's converter leaves it out (it looks for `penalty_repeat`), and llama.cpp's own window is "
-            "64 tokens",
-            "elsewhere say so yourself: --repeat-penalty, and --repeat-last-n with the length of the context",
+            f"generation_config.json has a repetition penalty of {value}",
+            "edgekit and transformers penalize every token of prompt and text, and so do llama.cpp's programs with a "
+            "GGUF from edgekit; llama.cpp's converter ignores it (it looks for `penalty_repeat`), and llama.cpp's own "
+            "window is 64 tokens",
+            "elsewhere pass it yourself: --repeat-penalty, and --repeat-last-n with the length of the context",
         )
 
 
@@ -228,15 +229,15 @@ def generation_out_of_range(case: Case) -> Iterator[Finding]:
     except EdgekitError as reason:
         yield error(
             f"generation_config.json: {reason}",
-            "`edgekit run` refuses the model; transformers refuses when it generates",
-            "take the value out",
+            "`edgekit run` refuses the model; transformers refuses to generate",
+            "remove the value",
         )
         return
     if case.generation.get("do_sample") and case.generation.get("temperature") == 0:
         yield warning(
             "generation_config.json samples with a temperature of 0",
-            "edgekit and llama.cpp take it for greedy, transformers refuses to generate (`has to be a strictly "
-            "positive float`)",
+            "edgekit and llama.cpp decode greedily, transformers refuses to generate (`has to be a strictly positive "
+            "float`)",
             '"do_sample": false and no temperature',
         )
 
@@ -249,11 +250,11 @@ def longer_than_the_context(case: Case) -> Iterator[Finding]:
         value = case.generation.get(key)
         if isinstance(value, int) and value > case.shape.max_position_embeddings:
             yield warning(
-                f"generation_config.json asks for {key} {value:,}, the context holds "
-                f"{case.shape.max_position_embeddings:,}",
-                "edgekit and llama.cpp stop where the context ends; transformers goes on past it, and the text falls "
-                "apart",
-                f"{key} below the context",
+                f"generation_config.json has {key} {value:,}, but the context is "
+                f"{case.shape.max_position_embeddings:,} tokens",
+                "edgekit and llama.cpp stop at the end of the context; transformers continues past it, and the text "
+                "degenerates",
+                f"a {key} below the context",
             )
 
 

@@ -1,8 +1,8 @@
-"""The verb `doctor`: what is unusual in a model, what other tools will do with it, and the cure.
+"""The verb `doctor`: what is unusual about a model, what other tools will do with it, and how to fix it.
 
-Nothing is run and nothing is loaded: files are mapped and looked at, tensor by tensor, so that a model of any size
-can be examined on any machine, without torch, onnx or a runtime. What is looked for stands in the files of `TOPICS`,
-one small function each; `finding.py` says how to add one.
+No model is run: files are mapped and examined tensor by tensor, without torch or a runtime, so that models of any size
+can be examined on any machine. (An `.onnx` file is parsed by the package `onnx`.) The checks are in the modules of
+`TOPICS`, one small function each; `checks.py` explains how to add one.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ from edgekit.doctor.finding import LEVELS, Finding, counted, error
 from edgekit.errors import EdgekitError
 
 TOPICS = (files, weights, config, tokens, gguf, onnx)
-"""Within a level, findings are shown in this order."""
+"""The order of findings within a level."""
 
-# Checks that explain why edgekit refuses a configuration, each better than edgekit's own one line does.
+# Checks that explain why edgekit refuses a configuration, in more detail than the error message itself.
 EXPLAIN = ("other-architecture", "unsupported-keys", "unsupported-gguf-keys", "ids-out-of-range", "damaged-json",
            "missing-tensors")  # fmt: skip
 
@@ -29,7 +29,7 @@ WIDTH = 110
 
 @dataclass(frozen=True)
 class Examination:
-    """What the doctor found, errors first."""
+    """The result of `examine`, errors first."""
 
     path: Path
     name: str
@@ -57,13 +57,14 @@ class Examination:
 
 
 def examine(path: Path) -> Examination:
-    """Look at a model folder, a `.gguf` or a `.onnx`.
+    """Examine a model folder, a `.gguf` or a `.onnx`.
 
-    A damaged or foreign model is no exception but a finding.
+    A damaged or foreign model is not an exception but a finding.
 
     Raises:
         CheckpointError: `path` is none of these.
         FileError: the system cannot read it.
+        MissingExtraError: a `.onnx` without the package `onnx`.
     """
     case = open_case(path)
     findings = [dataclasses.replace(finding, name="unreadable") for finding in case.trouble]
@@ -72,32 +73,32 @@ def examine(path: Path) -> Examination:
         if case.kind not in kinds:
             continue
         try:
-            found = list(function(case))
-        except EdgekitError as reason:  # a part that a check needed and could not read
-            found = [error(str(reason), "edgekit refuses the model", "mend that part")]
-        findings += [dataclasses.replace(finding, name=name) for finding in found]
+            results = list(function(case))
+        except EdgekitError as reason:  # a part that the check needed and could not read
+            results = [error(str(reason), "edgekit refuses the model", "repair that part")]
+        findings += [dataclasses.replace(finding, name=name) for finding in results]
     findings += _unexplained(case, findings)
     ordered = sorted(findings, key=lambda finding: LEVELS.index(finding.level))
     return Examination(case.path, case.name, case.format, ordered)
 
 
 def _unexplained(case: Case, findings: list[Finding]) -> list[Finding]:
-    """What edgekit itself says of the configuration, where no check has explained it."""
+    """edgekit's own reason to refuse the configuration, if no check has explained it."""
     if not case.refusal or any(finding.level == "error" and finding.name in EXPLAIN for finding in findings):
         return []
-    said = error(case.refusal, "edgekit refuses the model", "mend the configuration")
-    return [dataclasses.replace(said, name="refused")]
+    refusal = error(case.refusal, "edgekit refuses the model", "repair the configuration")
+    return [dataclasses.replace(refusal, name="refused")]
 
 
 def report(examination: Examination) -> str:
-    """The text that a person reads."""
+    """The findings as text."""
     lines = [f"{examination.name} · {examination.format}"]
     for finding in examination.findings:
         lines.append("")
         lines += _wrapped(f"{finding.level:<9}", finding.what)
         lines += _wrapped(" " * 9 + "so: ", finding.consequence)
         if finding.cure:
-            lines += _wrapped(" " * 9 + "cure: ", finding.cure)
+            lines += _wrapped(" " * 9 + "fix: ", finding.cure)
     counts = ", ".join(counted(n, level) for level in LEVELS if (n := examination.count(level)))
     return "\n".join([*lines, "", counts or "nothing unusual"])
 

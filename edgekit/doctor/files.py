@@ -1,4 +1,4 @@
-"""The doctor on the files of a model folder: what is there, whole, and where programs look for it."""
+"""Checks of the files of a model folder: whether they exist, are complete, and are where programs look for them."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from edgekit.doctor.tensors import LFS
 from edgekit.formats.checkpoint import INDEX, WEIGHTS
 
 RESAVE = "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(FOLDER, safe_serialization=True)"
-CLEAN = "write the folder anew: edgekit convert -m FOLDER --to hf"
+CLEAN = "write a clean copy: edgekit convert -m FOLDER --to hf"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -18,11 +18,11 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 def no_config(case: Case) -> Iterator[Finding]:
     if (case.path / "config.json").is_file() or (case.path / "adapter_config.json").is_file():
         return
-    inside = sorted(p.name for p in case.path.iterdir() if p.suffix in (".gguf", ".onnx"))
+    files = sorted(p.name for p in case.path.iterdir() if p.suffix in (".gguf", ".onnx"))
     yield error(
         "there is no config.json",
-        "edgekit, transformers and llama.cpp's converter all refuse the folder: nothing says what the weights are",
-        f"the folder holds {some(inside)}: name that file" if inside else "name the folder that holds config.json",
+        "edgekit, transformers and llama.cpp's converter all refuse the folder: nothing describes the weights",
+        f"the folder contains {some(files)}: use that file" if files else "use the folder that contains config.json",
     )
 
 
@@ -30,8 +30,8 @@ def no_config(case: Case) -> Iterator[Finding]:
 def lora_adapter(case: Case) -> Iterator[Finding]:
     if (case.path / "adapter_config.json").is_file():
         yield error(
-            "this is a LoRA adapter, the changes to a model and not a model",
-            "edgekit refuses it; llama.cpp's convert_lora_to_gguf.py makes a file of it that is loaded beside a model",
+            "this is a LoRA adapter: changes to a model, not a model",
+            "edgekit refuses it; llama.cpp's convert_lora_to_gguf.py converts it to a file that is loaded with a model",
             "merge it first: PeftModel.from_pretrained(BASE, FOLDER).merge_and_unload().save_pretrained(NEW)",
         )
 
@@ -43,11 +43,11 @@ def damaged_json(case: Case) -> Iterator[Finding]:
             continue
         try:
             value = json.loads(case.files[name])
-            why = "" if isinstance(value, dict) else "it is no JSON object"
+            why = "" if isinstance(value, dict) else "it is not a JSON object"
         except (ValueError, RecursionError) as reason:
             why = str(reason)
         if why:
-            yield error(f"{name} cannot be read: {why}", "every program that reads it stops", "mend the file")
+            yield error(f"{name} cannot be read: {why}", "every program that reads it stops", "repair the file")
 
 
 @check("folder")
@@ -56,7 +56,7 @@ def git_lfs(case: Case) -> Iterator[Finding]:
     if pointers:
         yield error(
             f"{some(pointers)}: Git LFS pointers of a hundred bytes, not the files themselves",
-            "no program can read them; most say that the file is damaged",
+            "no program can read them; most report a damaged file",
             "git lfs install && git lfs pull in the folder, or download it with `hf download`",
         )
 
@@ -70,21 +70,21 @@ def no_safetensors(case: Case) -> Iterator[Finding]:
     if files:
         yield error(
             f"{some(files)}: several weight files, no {INDEX} and none called {WEIGHTS}",
-            "edgekit and transformers refuse the folder: nothing says which belong together",
-            f"if they are the parts of one model, save it again with {RESAVE}; else keep one of them",
+            "edgekit and transformers refuse the folder: nothing tells which belong together",
+            f"if they are parts of one model, save it again with {RESAVE}; otherwise keep one of them",
         )
     elif pickles:
         yield error(
-            f"the weights are pickled only ({some(pickles)})",
-            "a pickle can run any code when it is loaded, so edgekit never does; transformers asks for torch 2.6 or "
-            "newer; llama.cpp's converter reads pytorch_model*.bin and nothing of another name",
-            f"where you trust the file: {RESAVE}",
+            f"the only weights are pickles ({some(pickles)})",
+            "loading a pickle can run any code, so edgekit never loads one; transformers requires torch 2.6 or newer; "
+            "llama.cpp's converter reads pytorch_model*.bin only",
+            f"if you trust the file: {RESAVE}",
         )
     else:
         yield error(
             "there are no weights",
-            "edgekit and every other program refuse the folder (from the Hub edgekit fetches safetensors only)",
-            "download it whole, or see at the Hub whether there are any",
+            "edgekit and every other program refuse the folder (from the Hub, edgekit downloads safetensors only)",
+            "download all files, or check on the Hub whether there are weights",
         )
 
 
@@ -94,9 +94,10 @@ def pickles_beside(case: Case) -> Iterator[Finding]:
     if case.shards and pickles:
         size = sum(p.stat().st_size for p in pickles)
         yield note(
-            f"pickled weights lie beside the safetensors: {some(p.name for p in sorted(pickles))}, {size / 1e6:.1f} MB",
-            "edgekit and transformers read the safetensors; who downloads the folder gets both",
-            "delete them, once the safetensors are known to be the same model",
+            f"there are pickled weights next to the safetensors: {some(p.name for p in sorted(pickles))}, "
+            f"{size / 1e6:.1f} MB",
+            "edgekit and transformers read the safetensors; a download of the folder contains both",
+            "delete them if the safetensors are the same model",
         )
 
 
@@ -105,8 +106,8 @@ def odd_weights_name(case: Case) -> Iterator[Finding]:
     if len(case.shards) == 1 and (name := next(iter(case.shards))) != WEIGHTS and not (case.path / INDEX).is_file():
         yield warning(
             f"the weights are in {name}, not in {WEIGHTS}",
-            f"edgekit takes the only safetensors file that there is; transformers looks for {WEIGHTS} and finds no "
-            "weights, llama.cpp's converter for names that begin with `model`",
+            f"edgekit reads the only safetensors file; transformers looks for {WEIGHTS} and finds no weights, "
+            "llama.cpp's converter looks for names that begin with `model`",
             f"rename it to {WEIGHTS}",
         )
 
@@ -116,8 +117,8 @@ def two_sets_of_weights(case: Case) -> Iterator[Finding]:
     if (case.path / INDEX).is_file() and (case.path / WEIGHTS).is_file() and WEIGHTS not in case.shards:
         yield warning(
             f"there is a {WEIGHTS} and an index of other files",
-            "edgekit and llama.cpp's converter go by the index, transformers takes the single file: if they are not "
-            "the same model, two programs talk of two models",
+            "edgekit and llama.cpp's converter use the index, transformers uses the single file: if they are not the "
+            "same model, programs give different results",
             f"delete {WEIGHTS}, or the index and its files",
         )
 
@@ -151,17 +152,17 @@ def index_and_files_differ(case: Case) -> Iterator[Finding]:
             "download the missing files",
         )
     stored = {t.stored: name for name, shard in case.shards.items() for t in shard.tensors}
-    lost = [
+    absent = [
         f"{tensor} (not in {name})" for tensor, name in index.items() if name in case.shards and tensor not in stored
     ]
     unlisted = sorted(set(stored) - set(index))
     moved = [t for t, name in index.items() if t in stored and name in case.shards and stored[t] != name]
-    if lost or unlisted or moved:
-        parts = [f"names {some(lost)}"] * bool(lost) + [f"does not list {some(unlisted)}"] * bool(unlisted)
+    if absent or unlisted or moved:
+        parts = [f"names {some(absent)}"] * bool(absent) + [f"does not list {some(unlisted)}"] * bool(unlisted)
         parts += [f"puts {some(moved)} into another file than the one it is in"] * bool(moved)
         yield warning(
             f"{INDEX} {'; '.join(parts)}",
-            "edgekit reads what is in the files, whatever the index says; llama.cpp's converter stops (`Mismatch "
+            "edgekit reads the files, whatever the index says; llama.cpp's converter stops (`Mismatch "
             "between weight map and model parts`)",
             CLEAN,
         )
@@ -171,8 +172,9 @@ def index_and_files_differ(case: Case) -> Iterator[Finding]:
 def tensor_twice(case: Case) -> Iterator[Finding]:
     if case.twice:
         yield error(
-            f"{some(case.twice)}: in more than one file, or under two names that differ by a wrapper's prefix only",
-            "edgekit refuses the folder, since it cannot tell which is meant; transformers takes the last one read",
+            f"{some(case.twice)}: in more than one file, or under two names that differ only by a wrapper's prefix",
+            "edgekit refuses the folder, because it cannot tell which is right; transformers uses the last one it "
+            "reads",
             f"save it again: {RESAVE}",
         )
 
@@ -180,11 +182,12 @@ def tensor_twice(case: Case) -> Iterator[Finding]:
 @check("folder")
 def safetensors_of_another_framework(case: Case) -> Iterator[Finding]:
     for name, shard in case.shards.items():
-        said = (shard.metadata or {}).get("format")
-        # transformers.modeling_utils.load_state_dict: no metadata at all passes, metadata without a known format not.
-        if shard.metadata is not None and said not in ("pt", "tf", "flax", "mlx"):
+        framework = (shard.metadata or {}).get("format")
+        # transformers.modeling_utils.load_state_dict accepts no metadata at all, but not metadata without a known
+        # format.
+        if shard.metadata is not None and framework not in ("pt", "tf", "flax", "mlx"):
             yield warning(
-                f"{name} says format {said!r} of itself, and not `pt`",
-                "edgekit and llama.cpp's converter do not mind; transformers refuses the file",
+                f"the metadata of {name} has format {framework!r}, not `pt`",
+                "edgekit and llama.cpp's converter ignore it; transformers refuses the file",
                 CLEAN,
             )

@@ -1,4 +1,4 @@
-"""The verb `inspect`: what a model folder or an artefact is, in words and in JSON."""
+"""The verb `inspect`: a description of a model folder or an artefact, as text and as JSON."""
 
 import json
 from collections import Counter
@@ -23,8 +23,8 @@ def describe(path: Path) -> dict[str, Any]:
     """Everything that `report` prints, as plain values for JSON.
 
     Raises:
-        CheckpointError: no model, or a damaged one.
-        MissingExtraError: a `.onnx` needs the package `onnx` to be looked into.
+        CheckpointError: not a model, or a damaged one.
+        MissingExtraError: a `.onnx` without the package `onnx`.
     """
     path = Path(path)
     if path.is_dir():
@@ -52,10 +52,10 @@ def _describe_folder(path: Path) -> dict[str, Any]:
         for name, shape in checkpoint.config.shapes().items()
     ]
     facts = _facts(checkpoint.name, "Hugging Face folder", checkpoint.config, checkpoint.files, tensors)
-    proved = path / embedded.RECEIPT_FILE
+    stored = path / embedded.RECEIPT_FILE
     return facts | {
         "metadata": {"source.sha256": checkpoint.sha256},
-        "receipt": receipt.parse(read_bytes(proved)) if proved.is_file() else None,
+        "receipt": receipt.parse(read_bytes(stored)) if stored.is_file() else None,
         "size_as_gguf": _sizes(checkpoint.config),
     }
 
@@ -81,8 +81,8 @@ def _describe_gguf(path: Path) -> dict[str, Any]:
     if not facts["vocabulary"]:
         tokens = file.metadata.get("tokenizer.ggml.tokens", [])
         facts["vocabulary"] = {"kind": file.metadata.get("tokenizer.ggml.model"), "ids": len(tokens)}
-    proved = receipt.parse(file.metadata.get(embedded.RECEIPT))
-    return facts | {"metadata": metadata, "receipt": proved, "bytes": path.stat().st_size}
+    stored = receipt.parse(file.metadata.get(embedded.RECEIPT))
+    return facts | {"metadata": metadata, "receipt": stored, "bytes": path.stat().st_size}
 
 
 def _describe_onnx(path: Path) -> dict[str, Any]:
@@ -121,25 +121,25 @@ def _facts(
 
 
 def _vocabulary(config: LlamaConfig, files: Mapping[str, bytes]) -> dict[str, Any]:
-    """Facts of the tokenizer; what is wrong with it is a fact too, since the weights may still be of use."""
+    """Facts about the tokenizer. Its error is one, too, because the weights may still be of use."""
     if not any(name in files for name in FILES):
         return {}
     try:
-        found = from_files(files, config.vocab_size)
+        tokenizer = from_files(files, config.vocab_size)
     except EdgekitError as error:
         return {"error": str(error)}
-    return found.facts() | {"ids": config.vocab_size, "bos": found.bos, "stop": sorted(found.stop)}
+    return tokenizer.facts() | {"ids": config.vocab_size, "bos": tokenizer.bos, "stop": sorted(tokenizer.stop)}
 
 
 def _shown(metadata: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
-    """An artefact's metadata, the files that it carries by their size; not the receipt, which is shown in words."""
+    """An artefact's metadata, embedded files by their size; without the receipt, which is shown in words."""
     carried = {embedded.FILE + name: f"<{len(data):,} bytes>" for name, data in files.items()}
     shown = {key: value for key, value in metadata.items() if key != embedded.RECEIPT}
     return {key: carried[key] if key in carried else _short(value) for key, value in shown.items()}
 
 
 def _short(value: Any) -> Any:
-    """Metadata for the eye: long arrays and texts become their length."""
+    """Metadata for display: long arrays and texts are replaced by their length."""
     if isinstance(value, str):
         return value if len(value) <= 100 else f"<{len(value)} characters>"
     if isinstance(value, np.generic):
@@ -149,16 +149,16 @@ def _short(value: Any) -> Any:
     return value
 
 
-def report(found: dict[str, Any], *, tensors: bool = True) -> str:
-    """The text that a person reads."""
-    lines = [f"{found['name']} · {found['format']} · {found['architecture'] or 'architecture not stated'}"]
-    if count := found["parameters"]:
+def report(model: dict[str, Any], *, tensors: bool = True) -> str:
+    """The description as text."""
+    lines = [f"{model['name']} · {model['format']} · {model['architecture'] or 'architecture not stated'}"]
+    if count := model["parameters"]:
         lines.append(f"\nparameters  {count['total']:>12,}")
         for group, n in count.items():
             if group != "total":
-                tied = "  (also the head)" if group == "embedding" and found["config"]["tie_word_embeddings"] else ""
+                tied = "  (also the head)" if group == "embedding" and model["config"]["tie_word_embeddings"] else ""
                 lines.append(f"  {group:<10}{n:>12,}  {100 * n / count['total']:5.1f} %{tied}")
-    if c := found["config"]:
+    if c := model["config"]:
         lines.append(
             f"\nshape       hidden {c['hidden_size']} · {c['num_hidden_layers']} layers · "
             f"{c['num_attention_heads']} heads of {c['head_dim']} ({c['num_key_value_heads']} key/value) · "
@@ -166,34 +166,34 @@ def report(found: dict[str, Any], *, tensors: bool = True) -> str:
             f"            rope theta {c['rope_theta']:g} · RMSNorm epsilon {c['rms_norm_eps']:g} · "
             f"{'tied' if c['tie_word_embeddings'] else 'untied'} head"
         )
-    facts = [f"{key.replace('_', ' ')} {value}" for key, value in found["vocabulary"].items() if value is not None]
+    facts = [f"{key.replace('_', ' ')} {value}" for key, value in model["vocabulary"].items() if value is not None]
     lines += _wrapped("vocabulary", facts or ["none"])
-    sizes = [f"{kind} {e['bytes'] / 1e6:.2f} MB in {e['tensors']}" for kind, e in found["size_by_type"].items()]
-    lines += _wrapped("weights", [f"{found['weights_bytes'] / 1e6:.2f} MB in all", *sizes])
-    if found.get("size_as_gguf"):
-        lines += _wrapped("as gguf", [f"{quant} {size / 1e6:.2f} MB" for quant, size in found["size_as_gguf"].items()])
-    if "bytes" in found:
-        lines.append(f"file        {found['bytes'] / 1e6:.2f} MB")
-    if "nodes" in found:
-        cache = found["metadata"].get("edgekit.kv_cache")
-        lines.append(f"graph       {sum(found['nodes'].values())} nodes" + (f" · KV cache {cache}" if cache else ""))
-    if found.get("receipt"):
+    sizes = [f"{kind} {e['bytes'] / 1e6:.2f} MB in {e['tensors']}" for kind, e in model["size_by_type"].items()]
+    lines += _wrapped("weights", [f"{model['weights_bytes'] / 1e6:.2f} MB in all", *sizes])
+    if model.get("size_as_gguf"):
+        lines += _wrapped("as gguf", [f"{quant} {size / 1e6:.2f} MB" for quant, size in model["size_as_gguf"].items()])
+    if "bytes" in model:
+        lines.append(f"file        {model['bytes'] / 1e6:.2f} MB")
+    if "nodes" in model:
+        cache = model["metadata"].get("edgekit.kv_cache")
+        lines.append(f"graph       {sum(model['nodes'].values())} nodes" + (f" · KV cache {cache}" if cache else ""))
+    if model.get("receipt"):
         lines.append("\nreceipt")
-        lines += [f"  {line}" for line in receipt.summary_lines(found["receipt"])]
-    if found.get("metadata"):
+        lines += [f"  {line}" for line in receipt.summary_lines(model["receipt"])]
+    if model.get("metadata"):
         lines.append("\nmetadata")
-        lines += [f"  {key} = {value}" for key, value in found["metadata"].items()]
+        lines += [f"  {key} = {value}" for key, value in model["metadata"].items()]
     if tensors:
-        width = max((len(t["name"]) for t in found["tensors"]), default=0)
+        width = max((len(t["name"]) for t in model["tensors"]), default=0)
         lines.append("\ntensors")
-        for t in found["tensors"]:
+        for t in model["tensors"]:
             shape = " x ".join(map(str, t["shape"])) or "scalar"
             lines.append(f"  {t['name']:<{width}}  {shape:>14}  {t['type']:<5} {t['bytes']:>12,}")
     return "\n".join(lines)
 
 
 def _wrapped(title: str, facts: list[str], width: int = 110) -> list[str]:
-    """Facts with a dot between, in lines of some width under one title."""
+    """Facts separated by dots, wrapped to some width, after a title."""
     lines = [f"{title:<12}{facts[0]}"]
     for fact in facts[1:]:
         if len(lines[-1]) + len(fact) + 3 > width:

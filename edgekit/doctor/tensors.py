@@ -1,4 +1,4 @@
-"""Tensors as the doctor sees them: mapped, not read, and measured a few megabytes at a time."""
+"""Tensors as the doctor sees them: mapped, not loaded, and measured a few megabytes at a time."""
 
 import json
 import math
@@ -13,37 +13,37 @@ from numpy.typing import NDArray
 from edgekit.formats.gguf import BLOCKS
 
 CHUNK = 1 << 20
-"""Values that are looked at together."""
+"""Values that are processed at once."""
 
-# Bytes of one value, by safetensors' names for types.
+# Bytes of a value, by safetensors' names of types.
 WIDTH = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2,
          "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
 NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I8": "i1"}
 
-# Where the float16 scales and minima lie in a block of ggml's types: what llama.cpp's --check-tensors looks at, too
+# Offsets of the float16 scales and minima in a block of ggml's types, which llama.cpp's --check-tensors checks, too
 # (ggml-quants.c, ggml_validate_row_data).
 SCALES = {"Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82), "Q3_K": (108,),
           "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,)}  # fmt: skip
 
 LFS = b"version https://git-lfs"
 HEADER = 100 << 20
-"""The longest header that safetensors itself reads."""
+"""The longest header that the package safetensors reads."""
 
 
 class Numbers(NamedTuple):
-    """What one pass over a tensor tells. Of block types the scales are looked at, of which `largest` means nothing."""
+    """The result of one pass over a tensor. For block types it is about their scales, and `largest` means nothing."""
 
     nonfinite: int
     largest: float
     """The largest absolute value that is finite."""
     rows: int
     zeros: NDArray[np.intp]
-    """The rows in which everything is 0."""
+    """Indices of the rows whose values are all 0."""
 
 
 @dataclass(eq=False)
 class Tensor:
-    """One tensor of a file; `shape` in numpy's order. `raw` is None where its bytes are not there."""
+    """One tensor of a file; `shape` in numpy's order. `raw` is None if its bytes are missing."""
 
     name: str
     shape: tuple[int, ...]
@@ -52,15 +52,15 @@ class Tensor:
     raw: NDArray[np.uint8] | None
     file: str = ""
     stored: str = ""
-    """The name in the file, where wrappers had put something before it."""
+    """The name in the file, which a training wrapper may have prefixed."""
 
     @cached_property
     def numbers(self) -> Numbers | None:
-        """None for types that are not looked into, and where the bytes are missing."""
+        """None for types that are not measured, and if the bytes are missing."""
         return None if self.raw is None else measure(self.type, self.shape, self.raw)
 
     def same(self, other: "Tensor") -> bool:
-        """Whether both hold the same values; False where the bytes are missing."""
+        """Whether both have the same values; False if bytes are missing."""
         if self.shape != other.shape or self.raw is None or other.raw is None:
             return False
         if self.type == other.type:
@@ -68,11 +68,11 @@ class Tensor:
             return all(np.array_equal(one[i : i + step], two[i : i + step]) for i in range(0, one.size, step))
         if not {self.type, other.type} <= {*NUMPY, "BF16"}:
             return False
-        mine, theirs = _rows(self.type, self.shape, self.raw), _rows(other.type, other.shape, other.raw)
-        step = max(1, CHUNK // max(1, mine.shape[-1]))
+        one, two = _rows(self.type, self.shape, self.raw), _rows(other.type, other.shape, other.raw)
+        step = max(1, CHUNK // max(1, one.shape[-1]))
         return all(
-            np.array_equal(_values(self.type, mine[i : i + step]), _values(other.type, theirs[i : i + step]))
-            for i in range(0, len(mine), step)
+            np.array_equal(_values(self.type, one[i : i + step]), _values(other.type, two[i : i + step]))
+            for i in range(0, len(one), step)
         )
 
 
@@ -97,7 +97,7 @@ def measure(kind: str, shape: tuple[int, ...], raw: NDArray[np.uint8]) -> Number
 
 
 def _rows(kind: str, shape: tuple[int, ...], raw: NDArray[np.uint8]) -> NDArray[Any]:
-    """A view of the bytes with one row of the tensor in each: (rows, values), or (rows, bytes) for block types."""
+    """A view of the bytes, one row of the tensor in each row: (rows, values), or (rows, bytes) for block types."""
     count = int(np.prod(shape[:-1])) if len(shape) > 1 else 1
     if kind in SCALES:
         return raw.reshape(count, -1)
@@ -105,35 +105,38 @@ def _rows(kind: str, shape: tuple[int, ...], raw: NDArray[np.uint8]) -> NDArray[
 
 
 def _values(kind: str, rows: NDArray[Any]) -> NDArray[Any]:
-    """Numbers of some rows: the values themselves, or the scales of block types."""
+    """Numbers in some rows: the values, or the scales of block types."""
     if kind == "BF16":
         return (rows.astype(np.uint32) << 16).view(np.float32)
     if kind in SCALES:
         blocks = rows.reshape(len(rows), -1, BLOCKS[kind][1])
-        found = [np.ascontiguousarray(blocks[:, :, at : at + 2]).view("<f2")[:, :, 0] for at in SCALES[kind]]
-        return np.concatenate(found, axis=1).astype(np.float32)
+        scales = [np.ascontiguousarray(blocks[:, :, at : at + 2]).view("<f2")[:, :, 0] for at in SCALES[kind]]
+        return np.concatenate(scales, axis=1).astype(np.float32)
     return rows.astype(np.int16) if kind == "I8" else rows
 
 
 class Safetensors(NamedTuple):
-    """One file's header. `fault` says what is wrong with the file as a whole, "" if nothing is."""
+    """A file's header. `fault`: what is wrong with the file as a whole, or ""."""
 
     tensors: list[Tensor]
     metadata: dict[str, Any] | None
     cut: list[str]
-    """Tensors whose bytes the file does not have."""
+    """Tensors whose bytes are missing from the file."""
     fault: str
 
 
 def safetensors(path: Path) -> Safetensors:
-    """Read a header, however damaged the rest: u64 length, JSON of that length, the data. Raises `OSError`."""
+    """Read a header, however damaged the rest: u64 length, JSON of that length, the data. Raises `OSError`.
+
+    Not `safetensors.safe_open`, which refuses a file that is cut off; here its tensors are listed all the same.
+    """
     size = path.stat().st_size
     data: NDArray[np.uint8] = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
     if bytes(data[: len(LFS)]) == LFS:
         return Safetensors([], None, [], "it is a Git LFS pointer, not the weights")
     length = int.from_bytes(bytes(data[:8]), "little")
     if size < 8 or not 0 < length <= min(HEADER, size - 8):
-        return Safetensors([], None, [], "it has no whole header: cut off, or no safetensors file")
+        return Safetensors([], None, [], "it has no complete header: cut off, or not a safetensors file")
     try:
         header = json.loads(bytes(data[8 : 8 + length]))
         metadata = header.pop("__metadata__", None)

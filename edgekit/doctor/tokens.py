@@ -1,4 +1,4 @@
-"""The doctor on the tokenizer: whether there is one, who can read it, which ids are special, and chat templates."""
+"""Checks of the tokenizer: whether there is one, which programs read it, special ids, and chat templates."""
 
 import dataclasses
 import re
@@ -16,11 +16,11 @@ from edgekit.tokenizers.llamacpp.vocabulary import specials
 
 TO_GGUF = "edgekit convert -m FOLDER --to gguf"
 GENERATING = ("generation_config.json", "config.json")
-"""The order in which transformers' generate asks for ids."""
+"""The order in which transformers' generate looks for ids."""
 
 
 # -----------------------------------------------------------------------------
-# which tokenizer, and who reads it
+# which tokenizer, and which programs read it
 
 
 @check("folder", "onnx")
@@ -31,25 +31,25 @@ def no_tokenizer(case: Case) -> Iterator[Finding]:
         others = "; llama.cpp's converter and transformers' AutoTokenizer stop" if case.kind == "folder" else ""
         yield error(
             "there is no tokenizer",
-            f"`edgekit run` has nothing that reads a prompt (the weights can be converted, and run with ids){others}",
-            "put tokenizer.json, or tokenizer_config.json and tokenmonster.vocab, beside the weights",
+            f"`edgekit run` cannot read a prompt (the weights can be converted, and run with ids){others}",
+            "put tokenizer.json, or tokenizer_config.json and tokenmonster.vocab, next to the weights",
         )
 
 
 @check("folder", "gguf", "onnx")
 def unreadable_tokenizer(case: Case) -> Iterator[Finding]:
-    said = case.tokenizer_refusal
-    if not said:
+    refusal = case.tokenizer_refusal
+    if not refusal:
         return
     others = "other programs may do better"
-    if "another model" in said:
-        others = "transformers loads both and fails, or reads beyond the embedding, at an id that it does not have"
+    if "another model" in refusal:
+        others = "transformers loads both and fails, or reads past the embedding, at an id that has no row"
     elif "tokenizer.model" in case.files:
         others = "transformers and llama.cpp's converter read tokenizer.model"
-    cure = "take the tokenizer that the model was trained with"
-    if "no tokenizer" in said or "tokenizer.model" in said:
+    cure = "use the tokenizer that the model was trained with"
+    if "no tokenizer" in refusal or "tokenizer.model" in refusal:
         cure = "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes tokenizer.json"
-    yield error(said, f"`edgekit run` refuses the model; {others}", cure)
+    yield error(refusal, f"`edgekit run` refuses the model; {others}", cure)
 
 
 @check("folder")
@@ -57,9 +57,9 @@ def tokenizer_with_code(case: Case) -> Iterator[Finding]:
     auto = case.tokenizer_config.get("auto_map")
     if isinstance(auto, dict) and auto:
         yield note(
-            "the tokenizer comes with Python code of its own (auto_map)",
-            "edgekit runs no code of a model; transformers runs it, if it is told trust_remote_code=True, and refuses "
-            "without; llama.cpp's converter does not",
+            "the tokenizer comes with Python code (auto_map)",
+            "edgekit does not run code of a model; transformers runs it with trust_remote_code=True, and refuses "
+            "without; llama.cpp's converter does not run it",
         )
 
 
@@ -69,16 +69,16 @@ def tokenmonster(case: Case) -> Iterator[Finding]:
         return
     yield warning(
         "the tokenizer is a TokenMonster vocabulary",
-        "llama.cpp's converter, ollama and the exporters of ONNX Runtime GenAI know no such thing and stop at it; "
-        "edgekit converts it, and runs the file with the exact tokenizer (what others print: `edgekit doctor -m` of "
-        "the GGUF)",
+        "llama.cpp's converter, ollama and the exporters of ONNX Runtime GenAI do not support it and stop; edgekit "
+        "converts it, and runs the file with the exact tokenizer (`edgekit doctor -m` of the GGUF tells what others "
+        "print)",
         TO_GGUF,
     )
     if not case.tokenizer_config.get("auto_map"):
         yield warning(
-            "transformers finds no tokenizer here that it knows",
+            "transformers finds no tokenizer that it supports",
             "AutoTokenizer.from_pretrained(FOLDER) stops; the weights load",
-            "edgekit convert -m FOLDER --to hf writes one beside the weights (then with trust_remote_code=True)",
+            "edgekit convert -m FOLDER --to hf adds one (which needs trust_remote_code=True)",
         )
 
 
@@ -90,30 +90,30 @@ def byte_level_vocabulary(case: Case) -> Iterator[Finding]:
     if not model.get("byte_fallback") and "tokenizer.model" not in case.files:
         yield note(
             "the tokenizer is a byte-level BPE",
-            "llama.cpp's converter knows published ones by a hash of the ids that they give to one text, and stops at "
-            "every other (`BPE pre-tokenizer was not recognized`): so at one of your own training. ollama's importer "
-            "takes a default rule there, and cuts words otherwise",
+            "llama.cpp's converter recognizes published ones by a hash of the ids of one text, and stops at any other "
+            "(`BPE pre-tokenizer was not recognized`), such as one that you trained. ollama's importer uses a default "
+            "rule instead, and splits words differently",
             TO_GGUF,
         )
 
 
 @check("folder")
 def stock_programs_differ(case: Case) -> Iterator[Finding]:
-    """What the GGUF converter would say of the vocabulary: it knows llama.cpp's kinds."""
+    """The notes that a conversion to GGUF would make about the vocabulary."""
     if case.shape is None or case.rows is None or case.tokenizer is None or _is_tokenmonster(case):
         return
     try:
-        # The rows that there are: a damaged number may claim any.
+        # The actual rows: a damaged number may claim any.
         shape = dataclasses.replace(case.shape, vocab_size=case.rows)
         vocabulary = bpe.tokens(case.files, specials(case.files, shape))
     except EdgekitError:
-        return  # said elsewhere
-    for said in vocabulary.notes:
+        return  # another check reports it
+    for remark in vocabulary.notes:
         yield warning(
-            said,
-            "a GGUF made here runs exactly in edgekit, which takes the tokenizer inside"
-            + ("; a stock llama.cpp program aborts when it is asked for text" if vocabulary.model == "none" else ""),
-            "run it with edgekit, or give ids to the other program",
+            remark,
+            "a GGUF from edgekit runs exactly in edgekit, which uses the tokenizer inside"
+            + ("; a stock llama.cpp program aborts when it needs text" if vocabulary.model == "none" else ""),
+            "run it with edgekit, or pass ids to the other program",
         )
 
 
@@ -136,63 +136,63 @@ def ids_out_of_range(case: Case) -> Iterator[Finding]:
             if not wrong:
                 continue
             what = f"{name}: {key} {some(wrong)} is outside the {case.rows:,} rows of the embedding"
-            cure = "write the id that the tokenizer gives to it, or take the key out"
+            cure = "set the id that the tokenizer has for it, or remove the key"
             if name == "config.json":
-                others = "transformers does not even load the model" if key == "pad_token_id" else "others load it"
-                yield error(what, f"edgekit refuses the model; {others}, and never see that token", cure)
+                others = "transformers does not load the model" if key == "pad_token_id" else "others load it"
+                yield error(what, f"edgekit refuses the model; {others}, but never meet that token", cure)
             else:
-                yield warning(what, "edgekit and llama.cpp pass it over; transformers' generate may fail at it", cure)
+                yield warning(what, "edgekit and llama.cpp ignore it; transformers' generate may fail at it", cure)
 
 
 @check("folder", "onnx")
 def no_end(case: Case) -> Iterator[Finding]:
     if case.tokenizer is not None and not case.tokenizer.stop:
         yield warning(
-            "no token ends a text: nothing says what EOS is",
-            "texts go on until max_new_tokens, here and in transformers; llama.cpp takes its default for the kind of "
-            "vocabulary, id 2 or 11, and stops where that comes",
+            "no token ends a text: EOS is not declared",
+            "texts continue to max_new_tokens, in edgekit and in transformers; llama.cpp uses its default for the "
+            "kind of vocabulary, id 2 or 11, and stops at that",
             '"eos_token_id" in generation_config.json or config.json, "eos_token" in tokenizer_config.json',
         )
 
 
 @check("folder", "onnx")
 def end_is_ordinary_text(case: Case) -> Iterator[Finding]:
-    own = case.tokenizer
-    if own is None:
+    tokenizer = case.tokenizer
+    if tokenizer is None:
         return
     ids = case.ids("eos_token_id", *GENERATING)
     name = next((n for n in GENERATING if n in ids), None)
     for id in ids.get(name or "", []):
-        if id >= own.vocab_size or not own.decode([id]):
+        if id >= tokenizer.vocab_size or not tokenizer.decode([id]):
             continue
-        shown = repr(own.decode([id]))
-        if id in own.stop:
+        shown = repr(tokenizer.decode([id]))
+        if id in tokenizer.stop:
             yield warning(
                 f"{name}: eos_token_id {id} is the ordinary token {shown}",
-                "every program ends the text wherever the model writes that",
-                "write the id of the token that the training data ended its texts with",
+                "every program ends the text wherever the model generates that token",
+                "set the id of the token that ends the texts of the training data",
             )
         else:
             yield warning(
                 f"{name}: eos_token_id {id} is the ordinary token {shown} here (1 and 2 are transformers' defaults)",
-                f"edgekit takes {some(sorted(own.stop)) or 'nothing'} for EOS instead; transformers' generate ends the "
-                "text wherever the model writes that token, and goes on past the real end",
+                f"edgekit uses {some(sorted(tokenizer.stop)) or 'nothing'} as EOS instead; transformers' generate "
+                "ends the text wherever the model generates that token, and continues past the real end",
                 '"eos_token_id" with the right id in config.json and generation_config.json',
             )
 
 
 @check("folder", "onnx")
 def special_not_marked(case: Case) -> Iterator[Finding]:
-    own = case.tokenizer
-    ends = set() if own is None else own.stop | {own.bos}
+    tokenizer = case.tokenizer
+    ends = set() if tokenizer is None else tokenizer.stop | {tokenizer.bos}
     spelled = {base.spelling(case.files, "eos_token"), base.spelling(case.files, "bos_token")}
     added = [(str(t.get("content")), t.get("id"), t.get("special")) for t in _added(case)]
-    forgotten = [text for text, id, special in added if id in ends and not special and text not in spelled]
-    if forgotten:
+    unmarked = [text for text, id, special in added if id in ends and not special and text not in spelled]
+    if unmarked:
         yield warning(
-            f"nothing marks {some(forgotten)} as special, neither tokenizer.json nor tokenizer_config.json",
-            "edgekit takes what begins or ends a text for special; transformers prints it as text, though "
-            "skip_special_tokens asks it not to",
+            f"{some(unmarked)} is marked as special neither in tokenizer.json nor in tokenizer_config.json",
+            "edgekit treats every token that begins or ends a text as special; transformers prints it as text, in "
+            "spite of skip_special_tokens",
             '"special": true in its entry of added_tokens, or "eos_token" in tokenizer_config.json',
         )
 
@@ -204,43 +204,45 @@ def _added(case: Case) -> list[dict[str, Any]]:
 
 @check("folder", "onnx")
 def ends_disagree(case: Case) -> Iterator[Finding]:
-    said = case.ids("eos_token_id", *GENERATING)
-    if len(said) == 2 and not set(said["config.json"]) & set(said["generation_config.json"]):
+    ids = case.ids("eos_token_id", *GENERATING)
+    if len(ids) == 2 and not set(ids["config.json"]) & set(ids["generation_config.json"]):
         yield warning(
-            f"eos_token_id is {some(said['config.json'])} in config.json, {some(said['generation_config.json'])} in "
+            f"eos_token_id is {some(ids['config.json'])} in config.json, {some(ids['generation_config.json'])} in "
             "generation_config.json",
-            "transformers' generate goes by the second, llama.cpp's converter by the first; edgekit ends at either",
-            "the same id in both",
+            "transformers' generate uses the second, llama.cpp's converter the first; edgekit ends at either",
+            "set the same id in both",
         )
 
 
 @check("folder", "onnx")
 def begin_not_added(case: Case) -> Iterator[Finding]:
-    own = case.tokenizer
-    if own is None or own.bos is not None:
+    tokenizer = case.tokenizer
+    if tokenizer is None or tokenizer.bos is not None:
         return
     spelled = base.spelling(case.files, "bos_token")
     if case.ids("bos_token_id") or spelled:
         yield note(
             f"a BOS token is declared{f' ({spelled})' if spelled else ''}, but the tokenizer does not put it before a "
             "text",
-            "edgekit and transformers begin with the text; a GGUF made here says so (add_bos_token), but one that does "
-            "not say so gets a BOS from llama.cpp if its vocabulary is SentencePiece's kind",
+            "edgekit and transformers begin with the text; a GGUF from edgekit declares that (add_bos_token), but to "
+            "one that does not llama.cpp adds a BOS if its vocabulary is of SentencePiece's kind",
             'if the model was trained with it: "add_bos_token": true in tokenizer_config.json',
         )
 
 
 @check("folder", "onnx")
 def padding_ends(case: Case) -> Iterator[Finding]:
-    own = case.tokenizer
+    tokenizer = case.tokenizer
     pads = {id for ids in case.ids("pad_token_id").values() for id in ids}
     spelled = base.spelling(case.files, "pad_token")
-    if own is not None and (pads & own.stop or (spelled and spelled == base.spelling(case.files, "eos_token"))):
+    spelled_alike = spelled != "" and spelled == base.spelling(case.files, "eos_token")
+    if tokenizer is not None and (pads & tokenizer.stop or spelled_alike):
         yield note(
             "padding is the same token as EOS",
-            "generating is not touched; training code that masks the padding out of the loss masks the ends too, and "
-            "a model fine-tuned so never learns to stop (transformers warns that it cannot infer the attention mask)",
-            "when you fine-tune, mask by length, or give padding a row of its own",
+            "generation is not affected; training code that masks padding in the loss masks the ends, too, and a "
+            "model that is fine-tuned that way never learns to stop (transformers warns that it cannot infer the "
+            "attention mask)",
+            "when you fine-tune, mask by length, or give padding its own row",
         )
 
 
@@ -250,15 +252,15 @@ def rows_without_a_token(case: Case) -> Iterator[Finding]:
     padding = int(facts.get("padding") or 0)
     if padding > 0:
         yield note(
-            f"the embedding has {counted(padding, 'row')} that no token stands for (of {case.rows:,})",
-            "they decode to nothing here; in a GGUF they are tokens called [PAD...], and any sampler can draw one, "
+            f"the embedding has {counted(padding, 'row')} without a token (of {case.rows:,})",
+            "they decode to nothing in edgekit; in a GGUF they are tokens named [PAD...], which a sampler can draw, "
             "though a trained model makes that unlikely",
         )
     silent = facts.get("bytes_without_token")
     if isinstance(silent, int) and silent > 0 and facts.get("kind") == "TokenMonster":
         yield note(
-            f"{counted(silent, 'byte')} of 256 cannot be written with this vocabulary",
-            "edgekit leaves them out of a prompt, as TokenMonster does; llama.cpp puts the unknown token there",
+            f"{counted(silent, 'byte')} of 256 cannot be encoded with this vocabulary",
+            "edgekit drops them from a prompt, as TokenMonster does; llama.cpp uses the unknown token",
         )
 
 
@@ -277,38 +279,38 @@ def chat_template(case: Case) -> Iterator[Finding]:
         texts["tokenizer_config.json"] = inside
     if "chat_template.jinja" in case.files:
         texts["chat_template.jinja"] = case.files["chat_template.jinja"].decode("utf-8", "replace")
-    if not texts and isinstance(own := case.keys.get("tokenizer.chat_template"), str):
-        texts["tokenizer.chat_template"] = own
+    if not texts and isinstance(key := case.keys.get("tokenizer.chat_template"), str):
+        texts["tokenizer.chat_template"] = key
     if not texts:
         if case.gguf is not None or (case.kind == "folder" and case.tokenizer is not None):
             yield note(
-                "there is no chat template: a base model, which goes on from a text",
-                "llama.cpp's server wraps a chat in ChatML all the same, llama-cpp-python in Llama 2's marks; a model "
-                "that was trained on neither answers as it can",
-                "complete texts with it (llama.cpp: -no-cnv, or /completion)",
+                "there is no chat template: this is a base model, which continues a text",
+                "llama.cpp's server formats a chat as ChatML all the same, llama-cpp-python as Llama 2; a model that "
+                "was trained on neither answers poorly",
+                "use it to complete texts (llama.cpp: -no-cnv, or /completion)",
             )
         return
     if len(texts) == 2 and len({text.strip() for text in texts.values()}) == 2:
         yield warning(
             "chat_template.jinja and the chat_template in tokenizer_config.json differ",
-            "transformers takes the .jinja file, gguf's tools the one in tokenizer_config.json: one chat, two prompts",
+            "transformers uses the .jinja file, gguf's tools the one in tokenizer_config.json: one chat, two prompts",
             "keep one of them",
         )
     yield from _marks(case, next(iter(texts.values())))
 
 
 def _marks(case: Case, template: str) -> Iterator[Finding]:
-    """Marks such as <|assistant|> in a template that are no tokens of the vocabulary."""
+    """Markers such as <|assistant|> in a template that are not tokens of the vocabulary."""
     marks = sorted(set(re.findall(r"<\|[^|<>{}]+\|>|\[/?INST\]", template)))
     known = set(_facts(case).get("specials", ())) | set(case.keys.get("tokenizer.ggml.tokens", ()))
     model = case.json("tokenizer.json").get("model")
     known |= set(model.get("vocab", ())) if isinstance(model, dict) and isinstance(model.get("vocab"), dict) else set()
     known |= {token.get("content") for token in _added(case)}
-    lacking = [mark for mark in marks if mark not in known]
-    if lacking and known:
+    absent = [mark for mark in marks if mark not in known]
+    if absent and known:
         yield note(
-            f"the chat template writes {some(lacking)}, which is no token of its own",
-            "every program spells it in several ordinary tokens, and a user's text can spell it too: the model can "
-            "tell neither from the other",
-            "train with tokens for the marks (edgekit vocab add-special), if chats matter",
+            f"the chat template contains {some(absent)}, which is not a token",
+            "every program encodes it as several ordinary tokens, as it does when a user types it: the model cannot "
+            "tell the two apart",
+            "train with tokens for these markers (edgekit vocab add-special), if chats matter",
         )

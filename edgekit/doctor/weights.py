@@ -1,4 +1,4 @@
-"""The doctor on tensors: their names and shapes, their types, and the numbers in them."""
+"""Checks of tensors: names and shapes, types, and values."""
 
 import re
 from collections.abc import Iterator
@@ -27,8 +27,8 @@ def wrapped_names(case: Case) -> Iterator[Finding]:
     if wrapped:
         yield warning(
             f"{counted(len(wrapped), 'tensor')} with a training wrapper's prefix ({wrapped[0]})",
-            "edgekit takes the prefix off; transformers knows none of the names and draws random weights instead, "
-            "saying so in a warning only; llama.cpp's converter stops (`Can not map tensor`)",
+            "edgekit removes the prefix; transformers does not recognize the names and initializes random weights "
+            "instead, with only a warning; llama.cpp's converter stops (`Can not map tensor`)",
             CLEAN,
         )
 
@@ -41,27 +41,27 @@ def missing_tensors(case: Case) -> Iterator[Finding]:
     if missing == ["lm_head.weight"]:
         yield error(
             "the head is missing: config.json does not tie it to the embedding, and lm_head.weight is not there",
-            "edgekit refuses the folder; transformers draws a random head, saying so in a warning only; llama.cpp "
-            "takes the embedding",
+            "edgekit refuses the folder; transformers initializes a random head, with only a warning; llama.cpp uses "
+            "the embedding",
             'if the model was trained with a tied head: "tie_word_embeddings": true in config.json',
         )
         return
     named = [f"{name} (is it {twin}?)" if (twin := _twin(name, case)) else name for name in missing]
-    others = "llama.cpp refuses the file, too"
+    others = "so does llama.cpp"
     if case.kind == "folder":
         others = (
-            "transformers draws random weights for them, saying so in a warning only; llama.cpp's converter writes a "
+            "transformers initializes random weights for them, with only a warning; llama.cpp's converter writes a "
             "file that llama.cpp does not load"
         )
     yield error(
         f"{counted(len(missing), 'tensor')} missing: {some(named)}",
         f"edgekit refuses the model; {others}",
-        "rename what has another name, set num_hidden_layers to the layers that there are, or take the whole file",
+        "rename tensors with another name, set num_hidden_layers to the actual number, or get the complete file",
     )
 
 
 def _twin(name: str, case: Case) -> str:
-    """A tensor of another name that must be this one: one name ends with the other, and the shapes agree."""
+    """An unexpected tensor that is probably this one: one name ends with the other, and the shapes agree."""
     for other in case.tensors:
         ends = other.endswith("." + name) or name.endswith("." + other)
         if other not in case.expected and ends and case.tensors[other].shape == case.expected[name]:
@@ -73,25 +73,25 @@ def _twin(name: str, case: Case) -> str:
 def unexpected_tensors(case: Case) -> Iterator[Finding]:
     if not case.expected:
         return
-    kept = {"lm_head.weight", "output.weight"}  # see `tied_head`
-    extra = [n for n in case.tensors if n not in case.expected and n not in kept and not n.endswith(".inv_freq")]
+    heads = {"lm_head.weight", "output.weight"}  # see `tied_head`
+    extra = [n for n in case.tensors if n not in case.expected and n not in heads and not n.endswith(".inv_freq")]
     twins = {_twin(n, case) for n in case.expected if n not in case.tensors}
     extra = [name for name in extra if name not in twins]
     if not extra:
         return
     layers = case.shape.num_hidden_layers if case.shape else 0
-    why, cure = "edgekit computes nothing with them and refuses the model", "take them out, if they belong to nothing"
+    why, cure = "edgekit does not use them and refuses the model", "remove them, if they are not needed"
     if all(name.endswith(".bias") for name in extra):
-        why = "edgekit has no biases and refuses the model; transformers uses them only if config.json asks for them"
-        cure = "run this model with the program that it was made for"
-    elif all((found := re.search(r"(?:layers|blk)\.(\d+)\.", n)) and int(found[1]) >= layers for n in extra):
-        why = f"the configuration says {layers} layers: edgekit refuses the model, transformers leaves the others out"
-        cure = "set num_hidden_layers to the layers that there are"
+        why = "edgekit has no biases and refuses the model; transformers uses them only if config.json enables them"
+        cure = "run the model with a program that supports it"
+    elif all((match := re.search(r"(?:layers|blk)\.(\d+)\.", n)) and int(match[1]) >= layers for n in extra):
+        why = f"the configuration has {layers} layers: edgekit refuses the model, transformers ignores the others"
+        cure = "set num_hidden_layers to the actual number"
     elif all("lora_" in name for name in extra):
-        why = "a LoRA that was not merged: edgekit refuses the model, transformers leaves it out"
+        why = "a LoRA that was not merged: edgekit refuses the model, transformers ignores it"
         cure = "merge it first: merge_and_unload() of peft"
     elif "rope_freqs.weight" in extra:
-        why = "rope_freqs.weight stretches the rotary embedding (as Llama 3.1 does), which edgekit does not support"
+        why = "rope_freqs.weight scales the rotary embedding (as in Llama 3.1), which edgekit does not support"
         cure = "run this file with llama.cpp"
     yield error(f"{counted(len(extra), 'tensor')} that a Llama does not have: {some(extra)}", why, cure)
 
@@ -101,7 +101,7 @@ def old_rotary_tensors(case: Case) -> Iterator[Finding]:
     if any(name.endswith("rotary_emb.inv_freq") for name in case.tensors):
         yield note(
             "the rotary frequencies are stored (rotary_emb.inv_freq), as old transformers did",
-            "edgekit, transformers and llama.cpp's converter leave them out and compute them from rope_theta",
+            "edgekit, transformers and llama.cpp's converter ignore them and compute them from rope_theta",
         )
 
 
@@ -114,9 +114,9 @@ def misshaped_tensors(case: Case) -> Iterator[Finding]:
     ]
     if wrong:
         yield error(
-            f"{counted(len(wrong), 'tensor')} with another shape than the configuration says: {some(wrong)}",
-            "edgekit and transformers refuse the model; so does llama.cpp when it loads a file made of it",
-            "take the configuration that belongs to these weights, or set the numbers that these shapes say",
+            f"{counted(len(wrong), 'tensor')} with another shape than in the configuration: {some(wrong)}",
+            "edgekit and transformers refuse the model; so does llama.cpp when it loads a file converted from it",
+            "use the configuration of these weights, or set the numbers that fit these shapes",
         )
 
 
@@ -133,8 +133,8 @@ def tied_head(case: Case) -> Iterator[Finding]:
     if tied and head is None:
         yield note(
             f"the head is tied to the embedding: one matrix of {int(np.prod(embedding.shape)):,} values is both",
-            "it takes part in every logit, so quantizing it costs more than elsewhere: edgekit keeps 8 bits, "
-            "llama-quantize Q6_K, where fewer are asked for; other exporters to ONNX store it twice",
+            "it affects every logit, so quantizing it costs more than elsewhere: edgekit keeps 8 bits, llama-quantize "
+            "Q6_K, if fewer are requested; other exporters to ONNX store it twice",
         )
     elif head is not None and head.raw is not None and embedding.raw is not None:
         same = head.same(embedding)
@@ -142,14 +142,14 @@ def tied_head(case: Case) -> Iterator[Finding]:
             yield error(
                 f"{head.name} differs from the embedding, but the configuration ties them",
                 "edgekit refuses the model; transformers drops the stored head and uses the embedding, llama.cpp and "
-                "its converter use the stored head: two programs would talk of two models",
-                'find out which was trained: "tie_word_embeddings": false keeps the head, without it the head goes',
+                "its converter use the stored head: programs would give different results",
+                'find out which was trained: "tie_word_embeddings": false keeps the head, without it it is dropped',
             )
         elif tied or same:
             yield note(
                 f"the head is stored ({head.raw.size / 1e6:.2f} MB), though it equals the embedding",
                 "edgekit and transformers keep one of them; llama.cpp and its converter keep both",
-                CLEAN if tied and case.kind == "folder" else '"tie_word_embeddings": true would save it',
+                CLEAN if tied and case.kind == "folder" else '"tie_word_embeddings": true would save the space',
             )
 
 
@@ -172,13 +172,14 @@ def unreadable_types(case: Case) -> Iterator[Finding]:
 
 @check("folder")
 def type_not_the_one_said(case: Case) -> Iterator[Finding]:
-    said = case.config.get("dtype") or case.config.get("torch_dtype")
+    declared = case.config.get("dtype") or case.config.get("torch_dtype")
     stored = {t.type for n, t in case.tensors.items() if len(t.shape) > 1 and t.type in NAMES}
-    if isinstance(said, str) and len(stored) == 1 and said != (name := NAMES[next(iter(stored))]):
+    if isinstance(declared, str) and len(stored) == 1 and declared != (name := NAMES[next(iter(stored))]):
         yield warning(
-            f"the weights are {name}, config.json says {said}",
-            "edgekit and llama.cpp's converter go by the weights; transformers loads in the type that config.json "
-            'names where it is asked for dtype="auto" (version 5 does so unasked), and rounds',
+            f"the weights are {name}, config.json says {declared}",
+            "edgekit and llama.cpp's converter use the type of the weights; transformers loads them in the type of "
+            "config.json "
+            'with dtype="auto" (the default in version 5), and rounds',
             f'"dtype": "{name}" in config.json',
         )
 
@@ -191,7 +192,7 @@ def mixed_types(case: Case) -> Iterator[Finding]:
     if len(kinds) > 1 and set(kinds) <= set(READABLE):
         yield note(
             f"tensors of more than one type: {', '.join(f'{n} of {NAMES[k]}' for k, n in sorted(kinds.items()))}",
-            "edgekit keeps each as it is; transformers brings all to one type when it loads",
+            "edgekit keeps each as it is; transformers converts all to one type when it loads",
         )
 
 
@@ -206,9 +207,9 @@ def not_finite(case: Case) -> Iterator[Finding]:
         what = "scales" if all(t.type in SCALES for t, _ in bad) else "values"
         yield error(
             f"{sum(n for _, n in bad):,} {what} are NaN or infinite, in {some(t.name for t, _ in bad)}",
-            "the logits that they touch become NaN. edgekit refuses to convert it; transformers, ONNX Runtime and "
-            "llama.cpp load it without a word and print nonsense, llama-quantize stops",
-            "take an earlier checkpoint: the training run had overflown",
+            "the logits that depend on them become NaN. edgekit refuses to convert the model; transformers, ONNX "
+            "Runtime and llama.cpp load it without a message and print nonsense, llama-quantize stops",
+            "use an earlier checkpoint: the training run overflowed",
         )
 
 
@@ -216,24 +217,24 @@ def not_finite(case: Case) -> Iterator[Finding]:
 def zeros(case: Case) -> Iterator[Finding]:
     whole, parts = [], []
     for tensor in case.tensors.values():
-        found = tensor.numbers if _is_weight(tensor) else None
-        if found is None or not found.zeros.size or tensor in case.head:
+        numbers = tensor.numbers if _is_weight(tensor) else None
+        if numbers is None or not numbers.zeros.size or tensor in case.head:
             continue
-        if found.zeros.size == found.rows:
+        if numbers.zeros.size == numbers.rows:
             whole.append(tensor.name)
         else:
-            parts.append(f"{tensor.name} ({found.zeros.size} of {found.rows})")
+            parts.append(f"{tensor.name} ({numbers.zeros.size} of {numbers.rows})")
     if whole:
         yield warning(
             f"{counted(len(whole), 'tensor')} with nothing but zeros: {some(whole)}",
-            "every program runs the model as it is, and that part of it does nothing: a tensor that was never trained, "
-            "never saved, or cut off on its way",
-            "compare with the checkpoint that it came from",
+            "every program runs the model as it is, and that part of it has no effect: the tensor was never trained, "
+            "never saved, or lost in a transfer",
+            "compare it with the original checkpoint",
         )
     if parts:
         yield note(
             f"rows of zeros in {some(parts)}",
-            "they do nothing and cost as much as the others: pruned, or never reached in training",
+            "they have no effect and cost as much as the others: pruned, or never reached in training",
         )
 
 
@@ -245,7 +246,7 @@ def zero_embeddings(case: Case) -> Iterator[Finding]:
         return
     if numbers.zeros.size == numbers.rows:
         yield warning(
-            f"{embedding.name} holds nothing but zeros", "every text looks the same to the model", "take a whole file"
+            f"{embedding.name} has nothing but zeros", "every text looks the same to the model", "get the complete file"
         )
         return
     facts = case.tokenizer.facts() if case.tokenizer else {}
@@ -254,14 +255,14 @@ def zero_embeddings(case: Case) -> Iterator[Finding]:
     if text:
         yield warning(
             f"the embedding rows of {counted(len(text), 'token')} are all zeros (ids {some(text)})",
-            "a prompt with one of them says nothing to the model there; if the head is tied, its logit is always 0, "
-            "which beats every token that the model holds unlikely",
-            "train the model on text that has these tokens, or ban them when sampling",
+            "such a token tells the model nothing; if the head is tied, its logit is always 0, which is above that of "
+            "every token that the model considers unlikely",
+            "train the model on text with these tokens, or ban them when sampling",
         )
 
 
 def _is_weight(tensor: Tensor) -> bool:
-    """Not a graph's constants, a quantizer's zero points or a bias that is rightly 0."""
+    """False for a graph's constants, a quantizer's zero points and biases, which may be 0."""
     return tensor.name.endswith(".weight") and (tensor.type in NUMPY or tensor.type in ("BF16", *SCALES))
 
 
@@ -274,9 +275,9 @@ def beyond_float16(case: Case) -> Iterator[Finding]:
         worst = max(large, key=lambda name: large[name])
         yield warning(
             f"{counted(len(large), 'tensor')} with values that float16 cannot hold ({worst}: {large[worst]:.4g})",
-            "`--quant f16` refuses them; llama.cpp's converter writes float16 unless told otherwise, and they become "
-            "infinite; so do they on a GPU in float16",
-            "take --quant f32, bf16 or q8_0 (here and with llama.cpp's --outtype)",
+            "`--quant f16` refuses them; llama.cpp's converter writes float16 by default, and they become infinite, "
+            "as they do on a GPU in float16",
+            "use --quant f32, bf16 or q8_0 (or the same with llama.cpp's --outtype)",
         )
 
 
@@ -289,22 +290,22 @@ def widths_that_do_not_divide(case: Case) -> Iterator[Finding]:
     if odd:
         yield warning(
             f"rows of {', '.join(f'{w} ({which})' for w, which in odd.items())} do not divide into blocks of 32",
-            "GGUF's q8_0, q4_0 and their kind cannot hold these tensors: edgekit and llama.cpp write them as float16 "
-            f"({_share(case.shape, odd):.0%} of the weights), so the file is larger than its type says",
-            "for the next model, widths that divide by 32, better by 256; for this one q8_0 or f16",
+            "GGUF's q8_0, q4_0 and similar types cannot store these tensors: edgekit and llama.cpp write them as "
+            f"float16 ({_share(case.shape, odd):.0%} of the weights), so the file is larger than its type suggests",
+            "for the next model use widths that divide by 32, better by 256; for this one q8_0 or f16",
         )
     half = {w: which for w, which in rows.items() if w % 256 and w not in odd}
     if half:
         yield note(
             f"rows of {', '.join(f'{w} ({which})' for w, which in half.items())} do not divide into blocks of 256",
-            f"K-quants cannot hold these tensors ({_share(case.shape, half):.0%} of the weights): llama.cpp's "
-            "quantizer takes q5_0 for q4_k, q8_0 for q6_k, q4_0 for q3_k and q2_k, and edgekit's table says so",
-            "q8_0, q5_0, q4_0 and iq4_nl lose nothing here",
+            f"K-quants cannot store these tensors ({_share(case.shape, half):.0%} of the weights): llama.cpp's "
+            "quantizer uses q5_0 for q4_k, q8_0 for q6_k, q4_0 for q3_k and q2_k, which edgekit's table shows",
+            "q8_0, q5_0, q4_0 and iq4_nl are not affected",
         )
 
 
 def _widths(config: LlamaConfig) -> dict[int, str]:
-    """Width of a row -> what has it."""
+    """Width of a row -> what has that width."""
     names = {
         config.hidden_size: "hidden_size",
         config.intermediate_size: "intermediate_size",
@@ -314,6 +315,6 @@ def _widths(config: LlamaConfig) -> dict[int, str]:
 
 
 def _share(config: LlamaConfig, widths: dict[int, str]) -> float:
-    """How much of the matrices has rows of these widths."""
+    """The share of the matrices' values in rows of these widths."""
     sizes = [(int(np.prod(s)), s[-1] in widths) for s in config.shapes().values() if len(s) == 2]
     return sum(n for n, yes in sizes if yes) / sum(n for n, _ in sizes)

@@ -1,1 +1,1 @@
-"""What a conversion cost: an artefact compared with its source, tensor by tensor and token by token."""
+"""What a conversion lost: an artefact compared with its source, tensor by tensor and token by token."""

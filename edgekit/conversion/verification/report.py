@@ -58,20 +58,20 @@ def change(share: float) -> str:
 
 
 def details(proof: Proof, *, markdown: bool = False) -> str:
-    """What is to be said of one artefact beside its figures; "" if that is nothing."""
+    """Remarks on one artefact that are not in the table; "" if there are none."""
     lines = [f"broken: {sentence}" for sentence in proof.failures] + [f"note: {note}" for note in proof.notes]
     if proof.greedy is not None and (d := proof.greedy.divergence) is not None:
-        said, wanted = (
+        artefact, source = (
             str(id) if text is None else json.dumps(text, ensure_ascii=False)
             for id, text in ((d.artefact, d.artefact_text), (d.source, d.source_text))
         )
         lines.append(
-            f"greedy text {d.prompt + 1} parts after {d.step} tokens: {said} for {wanted}, which the source prefers by "
-            f"{d.margin:.2g}"
+            f"greedy text {d.prompt + 1} diverges after {d.step} tokens: {artefact} instead of {source}, which the "
+            f"source prefers by {d.margin:.2g}"
         )
     if (t := proof.tokens) is not None and (t.equal < t.texts or t.lossless < t.texts):
         lines.append(
-            f"tokenizer: of {t.texts} texts {t.equal} become the same ids, {t.lossless} come back as they were"
+            f"tokenizer: of {t.texts} texts {t.equal} become the same ids, {t.lossless} decode to the same text"
         )
     if not lines and not proof.layers:
         return ""
