@@ -1,4 +1,4 @@
-"""The T4 precision recipe on any Llama: what is patched, in which dtype each part runs, and that nothing remains."""
+"""The T4 precision recipe on any Llama: what is patched, the dtype of each part, removal. The model's arithmetic."""
 
 # ruff: noqa: E402  (a missing package skips the file before its imports fail)
 
@@ -40,8 +40,8 @@ def tokens(rows=3, length=48):
 
 
 @pytest.mark.parametrize("untied", [False, True])
-def test_the_model_is_transformers_s(untied):
-    """Logits, loss and every gradient, float32, beside transformers' own module with the same weights."""
+def test_llama_same_weights_equals_transformers(untied):
+    """Logits, loss and every gradient in float32, compared with transformers' module with the same weights."""
     config = LlamaConfig(**{**vars(SMALL), "num_hidden_layers": 3, "tie_word_embeddings": not untied})
     model, reference = ours(config), theirs(config)
     reference.load_state_dict(model.state_dict())  # strict: the names and shapes are the same
@@ -50,8 +50,8 @@ def test_the_model_is_transformers_s(untied):
         assert torch.allclose(model.logits(ids), reference(ids).logits, atol=1e-5)
     for each, loss in ((model, model(ids)), (reference, reference(ids, labels=ids).loss)):
         loss.backward()
-        each.said = loss.item()
-    assert model.said == pytest.approx(reference.said, abs=1e-5)
+        each.loss_value = loss.item()
+    assert model.loss_value == pytest.approx(reference.loss_value, abs=1e-5)
     named = dict(reference.named_parameters())
     for name, parameter in model.named_parameters():
         assert torch.allclose(parameter.grad, named[name].grad, atol=1e-5), name
@@ -59,7 +59,7 @@ def test_the_model_is_transformers_s(untied):
 
 
 @pytest.mark.parametrize("make", [ours, theirs])
-def test_counts(make, caplog):
+def test_apply_counts_patched_modules(make, caplog):
     caplog.set_level("INFO", "edgekit.training")
     counts = precision.apply(make(), norms=True, layers=2)
     assert (counts.norms, counts.layers, counts.softmax) == (25, 2, 0)
@@ -68,16 +68,16 @@ def test_counts(make, caplog):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("make", [ours, theirs])
-def test_the_dtype_at_each_boundary(make, dtype):
-    """Norms compute in float32 and answer in the dtype they were given; the first two layers compute in float32
-    throughout and hand the stream on as it came; the products of the others are in half precision."""
+def test_apply_under_autocast_dtype_at_each_module(make, dtype):
+    """Norms compute in float32 and return their input's dtype; the first two layers compute in float32 throughout and
+    return the stream's dtype; the products of the others are in half precision."""
     model, seen = make(), {}
     precision.apply(model, norms=True, layers=2)
 
     def watch(name, module):
         def note(_, args, kwargs, out):
-            given = next(a.dtype for a in (*args, *kwargs.values()) if torch.is_tensor(a))
-            seen.setdefault(name, []).append((given, (out[0] if isinstance(out, tuple) else out).dtype))
+            input_dtype = next(a.dtype for a in (*args, *kwargs.values()) if torch.is_tensor(a))
+            seen.setdefault(name, []).append((input_dtype, (out[0] if isinstance(out, tuple) else out).dtype))
 
         module.register_forward_hook(note, with_kwargs=True)
 
@@ -96,18 +96,18 @@ def test_the_dtype_at_each_boundary(make, dtype):
         norm_class.forward = original
     assert inside == [torch.float32] * 25
     for name, pairs in seen.items():
-        for given, answered in pairs:
+        for input_dtype, output_dtype in pairs:
             if "norm" in name or name.count(".") == 2:
-                assert given == answered, name  # a norm or a layer answers in the dtype it was given
+                assert input_dtype == output_dtype, name  # a norm or a layer returns its input's dtype
             if name.startswith(("model.layers.0.", "model.layers.1.")):
-                assert answered == torch.float32, name
+                assert output_dtype == torch.float32, name
             elif name.endswith(("o_proj", "down_proj")):
-                assert answered == dtype, name
+                assert output_dtype == dtype, name
     if make is ours:
         assert seen["model.layers.5"] == [(dtype, dtype)]
 
 
-def test_nothing_remains():
+def test_remove_restores_the_model():
     model = ours()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     plain = model.logits(tokens())
@@ -115,14 +115,14 @@ def test_nothing_remains():
     assert len(list(precision.patched(model))) == 27
     assert list(model.state_dict()) == list(before)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    precision.apply(model)  # twice is once
+    precision.apply(model)  # applying twice is the same as once
     assert len(list(precision.patched(model))) == 27
     precision.remove(model)
     assert not list(precision.patched(model)) and "forward" not in model.model.norm.__dict__
     assert torch.equal(model.logits(tokens()), plain)
 
 
-def test_patches_change_nothing_in_float32():
+def test_apply_in_float32_changes_nothing():
     model = ours()
     plain = model(tokens())
     precision.apply(model)
@@ -130,16 +130,16 @@ def test_patches_change_nothing_in_float32():
 
 
 class FakeGPU:
-    """torch.cuda as a T4, or a newer GPU, answers."""
+    """torch.cuda with the answers of a T4 or a newer GPU."""
 
     def __init__(self, monkeypatch, capability):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Tesla T4")
-        # On a T4 this says True: it counts emulation. Asking it is the mistake.
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: pytest.fail("asked is_bf16_supported"))
+        # On a T4 this returns True, since it counts emulation: it must not be called.
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: pytest.fail("called is_bf16_supported"))
 
 
-def test_a_t4_never_gets_bf16(monkeypatch):
+def test_choose_t4_never_bf16(monkeypatch):
     FakeGPU(monkeypatch, (7, 5))
     cuda = torch.device("cuda")
     assert precision.choose("auto", cuda) == torch.float16
@@ -148,7 +148,7 @@ def test_a_t4_never_gets_bf16(monkeypatch):
         precision.choose("bf16", cuda)
 
 
-def test_choices_elsewhere(monkeypatch):
+def test_choose_newer_gpu_or_cpu_takes_bf16(monkeypatch):
     FakeGPU(monkeypatch, (8, 0))
     assert precision.choose("auto", torch.device("cuda")) == torch.bfloat16
     assert precision.choose("fp16", torch.device("cuda")) == torch.float16
@@ -156,15 +156,15 @@ def test_choices_elsewhere(monkeypatch):
     assert precision.choose("no", CPU) == torch.float32
 
 
-def test_decay_is_for_linear_weights_only():
+def test_groups_only_linear_weights_decay():
     model = ours(LlamaConfig(**{**vars(SMALL), "num_hidden_layers": 2}))
-    decayed, spared = optim.groups(model, 0.01)
+    decayed, others = optim.groups(model, 0.01)
     names = {id(p): name for name, p in model.named_parameters()}
-    assert decayed["weight_decay"] == 0.01 and spared["weight_decay"] == 0.0
+    assert decayed["weight_decay"] == 0.01 and others["weight_decay"] == 0.0
     assert {names[id(p)].split(".")[-2] for p in decayed["params"]} == set(
         "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
     )
-    assert {names[id(p)].rsplit(".", 1)[0].split(".")[-1] for p in spared["params"]} == set(
+    assert {names[id(p)].rsplit(".", 1)[0].split(".")[-1] for p in others["params"]} == set(
         "embed_tokens input_layernorm post_attention_layernorm norm".split()
     )
     untied = ours(LlamaConfig(**{**vars(SMALL), "num_hidden_layers": 2, "tie_word_embeddings": False}))
@@ -174,18 +174,18 @@ def test_decay_is_for_linear_weights_only():
     muon, adamw = pair.parts
     assert isinstance(muon, torch.optim.Muon) and muon.param_groups[0]["adjust_lr_fn"] == "match_rms_adamw"
     assert [{id(p) for p in part.param_groups[0]["params"]} for part in pair.parts] == [
-        {id(p) for p in group["params"]} for group in (decayed, spared)
+        {id(p) for p in group["params"]} for group in (decayed, others)
     ]
     assert [group["weight_decay"] for group in pair.param_groups] == [0.01, 0.0]
 
 
-def test_muon_needs_a_torch_that_has_it(monkeypatch):
+def test_make_muon_without_torch_support_raises(monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(RecipeError, match="muon needs torch 2.9"):
         optim.make(ours(SMALL), Optimizer(algorithm="muon"))
 
 
-def test_initialization():
+def test_initialize_same_seed_same_weights():
     model = Llama(SMALL)
     initialize(model, 0.02, 42)
     again = Llama(SMALL)
@@ -200,7 +200,7 @@ def test_initialization():
     assert not torch.equal(model.model.embed_tokens.weight, again.model.embed_tokens.weight)
 
 
-# ---- the written-out gradients ---------------------------------------------------------------------------------------
+# ---- the explicit gradients ------------------------------------------------------------------------------------------
 
 
 def grads(function, *tensors):
@@ -219,7 +219,7 @@ def close(ours, theirs, tolerance):
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12), (torch.bfloat16, 0.02)]
 )
-def test_rms_norm(dtype, tolerance):
+def test_rms_norm_gradients_equal_autograd(dtype, tolerance):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 5, 32, generator=generator).to(dtype)
     weight = 1 + 0.1 * torch.randn(32, generator=generator)
@@ -232,7 +232,7 @@ def test_rms_norm(dtype, tolerance):
 
 @pytest.mark.parametrize("length", [1, 7, 128, 300])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
-def test_attention(length, dtype, tolerance):
+def test_causal_attention_gradients_equal_sdpa(length, dtype, tolerance):
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(2, 4, length, 8, generator=generator).to(dtype)
     k, v = (torch.randn(2, 2, length, 8, generator=generator).to(dtype) for _ in range(2))
@@ -244,7 +244,7 @@ def test_attention(length, dtype, tolerance):
 
 
 @pytest.mark.parametrize("rows", [1, 50])
-def test_cross_entropy(rows, monkeypatch):
+def test_linear_cross_entropy_gradients_equal_autograd(rows, monkeypatch):
     monkeypatch.setattr("edgekit.training.loss.CHUNK", 384 * 7)  # several chunks and groups, the last ones short
     monkeypatch.setattr("edgekit.training.loss.GROUP", 384 * 16)
     generator = torch.Generator().manual_seed(0)
@@ -257,13 +257,13 @@ def test_cross_entropy(rows, monkeypatch):
     )
 
 
-def test_fp16_gradients_survive_a_large_batch():
-    """Divided by 32,768 rows before the loss scale reaches it, softmax - onehot would be zero in fp16."""
+def test_linear_cross_entropy_fp16_large_batch_does_not_underflow():
+    """Divided by 32,768 rows before the loss scale is applied, softmax - onehot would be zero in fp16."""
     x = torch.full((1 << 15, 4), 0.1).requires_grad_()
     weight = torch.randn(64, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
     with torch.autocast("cpu", torch.float16):
         loss = linear_cross_entropy(x, weight, torch.arange(1 << 15) % 64)
     (loss * 65536.0).backward()
     exact = torch.nn.functional.cross_entropy(x @ weight.T, torch.arange(1 << 15) % 64)
-    wanted = torch.autograd.grad(exact, [x, weight])
-    close([x.grad / 65536, weight.grad / 65536], list(wanted), 5e-3)
+    expected = torch.autograd.grad(exact, [x, weight])
+    close([x.grad / 65536, weight.grad / 65536], list(expected), 5e-3)

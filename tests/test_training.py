@@ -1,4 +1,4 @@
-"""Whole runs: exact resume, kill -9, two processes, what is saved, what is refused."""
+"""Whole runs: exact resume, kill -9, two processes, saved files, refused recipes."""
 
 # ruff: noqa: E402  (a missing package skips the file before its imports fail)
 
@@ -82,7 +82,7 @@ def run(mini, folder, *changes, **how):
 
 @pytest.fixture(scope="session")
 def whole(mini, tmp_path_factory):
-    """A run of 100 steps that nothing interrupted."""
+    """A run of 100 steps without interruption."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("whole")
     assert run(mini, folder).finished
@@ -90,20 +90,20 @@ def whole(mini, tmp_path_factory):
 
 
 def rows(folder):
-    """The log without what a clock says."""
+    """The log without measured times."""
     found = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if k != "tokens_per_s"} for row in found]
 
 
 def same(one, two):
-    """Two finished runs: the same weights bit for bit, the same best, the same log."""
+    """Two finished runs have the same weights bit for bit, the same best model and the same log."""
     for name in ("model", "best"):
         assert (one / name / "model.safetensors").read_bytes() == (two / name / "model.safetensors").read_bytes()
     assert rows(one) == rows(two)
 
 
 def start(mini, folder, *changes, program=("-m", "edgekit.training"), **more):
-    """A run in a process of its own."""
+    """A run in a separate process."""
     sets = [part for change in changes for part in ("--set", change)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
@@ -124,7 +124,7 @@ def finish(process):
 # ---- resume ----------------------------------------------------------------------------------------------------------
 
 
-def test_50_steps_and_50_more_are_100(mini, whole, tmp_path):
+def test_resume_after_50_steps_equals_100_steps(mini, whole, tmp_path):
     first = run(mini, tmp_path, stop_at=50)
     assert (first.position.step, first.finished) == (50, False)
     assert not (tmp_path / "model").exists()
@@ -132,16 +132,16 @@ def test_50_steps_and_50_more_are_100(mini, whole, tmp_path):
     same(whole, tmp_path)
 
 
-def test_a_stop_anywhere_is_exact(mini, whole, tmp_path):
-    """Also in the middle of what a log row sums up, and right after an evaluation."""
+def test_resume_after_any_step_is_exact(mini, whole, tmp_path):
+    """Also in the middle of the steps of a log row, and right after an evaluation."""
     for step in (1, 25, 26, 75, 99):
         run(mini, tmp_path, stop_at=step)
     run(mini, tmp_path)
     same(whole, tmp_path)
 
 
-def test_fp16_with_its_scaler_resumes_exactly(mini, tmp_path):
-    """The scale grows and shrinks on the way; forgetting it would show at once."""
+def test_resume_fp16_with_scaler_is_exact(mini, tmp_path):
+    """The scale grows and shrinks during the run: losing it would change the result."""
     changes = ["mixed_precision=fp16", "max_train_steps=24", "growth_interval=3", "init_scale=1048576",
                "logging_steps=1", "per_device_train_batch_size=2", "gradient_accumulation_steps=1"]  # fmt: skip
     one = run(mini, tmp_path / "one", *changes)
@@ -153,7 +153,7 @@ def test_fp16_with_its_scaler_resumes_exactly(mini, tmp_path):
     assert one.position.skipped > 0 and f"{one.position.skipped} skipped" in rows(tmp_path / "one")[-1]["note"]
 
 
-def test_muon_resumes_exactly_and_learns(mini, tmp_path):
+def test_resume_muon_is_exact_and_learns(mini, tmp_path):
     changes = ["algorithm=muon", "max_train_steps=24"]
     run(mini, tmp_path / "one", *changes)
     run(mini, tmp_path / "two", *changes, stop_at=13)
@@ -164,7 +164,7 @@ def test_muon_resumes_exactly_and_learns(mini, tmp_path):
     assert "Muon" in (tmp_path / "one" / "model" / "README.md").read_text()
 
 
-def test_a_finished_run_has_nothing_to_do(mini, whole):
+def test_train_finished_run_changes_nothing(mini, whole):
     before = (whole / "model" / "model.safetensors").read_bytes()
     again = run(mini, whole)
     assert again.finished and again.position.step == 100
@@ -172,7 +172,7 @@ def test_a_finished_run_has_nothing_to_do(mini, whole):
 
 
 @pytest.mark.parametrize("moment", ["half the state is written", "all is written, nothing renamed"])
-def test_kill_in_the_middle_of_saving(mini, whole, tmp_path, moment):
+def test_resume_after_kill_during_save_is_exact(mini, whole, tmp_path, moment):
     program = f"""
 import os, signal, sys
 from pathlib import Path
@@ -205,18 +205,18 @@ main()
     killed.communicate(timeout=120)
     assert killed.returncode == -signal.SIGKILL
     assert [p.name for p in checkpoints.folders(tmp_path)] == ["step-00000020", "step-00000040"]
-    assert list((tmp_path / "checkpoints").glob(".*"))  # what the killed process left
+    assert list((tmp_path / "checkpoints").glob(".*"))  # the killed process's temporary files
     run(mini, tmp_path)
     same(whole, tmp_path)
     assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
 @pytest.mark.slow
-def test_kill_at_any_moment(mini, whole, tmp_path):
-    """kill -9 from outside, again and again, until a run gets through."""
+def test_resume_after_kills_at_any_moment_is_exact(mini, whole, tmp_path):
+    """kill -9 from outside, several times, until a run finishes."""
     for delay in (0.05, 0.4, 0.9, 1.7, 0.2):
         process = start(mini, tmp_path, "save_steps=3", "logging_steps=7")
-        for line in process.stderr:  # wait until it steps, then a little
+        for line in process.stderr:  # wait for the first steps, then a little longer
             if "saved" in line:
                 break
         time.sleep(delay)
@@ -226,7 +226,7 @@ def test_kill_at_any_moment(mini, whole, tmp_path):
     same(whole, tmp_path)
 
 
-def test_sigterm_saves_and_stops(mini, whole, tmp_path):
+def test_train_sigterm_saves_and_stops(mini, whole, tmp_path):
     process = start(mini, tmp_path, "save_steps=5")
     for line in process.stderr:
         if "saved" in line:
@@ -238,7 +238,7 @@ def test_sigterm_saves_and_stops(mini, whole, tmp_path):
     same(whole, tmp_path)
 
 
-def test_two_runs_never_write_into_one_folder(mini, whole, tmp_path):
+def test_train_folder_in_use_raises(mini, whole, tmp_path):
     pytest.importorskip("fcntl", reason="folders cannot be locked on Windows")
     process = start(mini, tmp_path, "save_steps=5")
     for line in process.stderr:
@@ -247,31 +247,31 @@ def test_two_runs_never_write_into_one_folder(mini, whole, tmp_path):
     for fresh in (False, True):
         with pytest.raises(TrainingError, match="another run is writing to .*: wait for its end, stop it, or name"):
             run(mini, tmp_path, fresh=fresh)
-    process.kill()  # the lock goes with the process
+    process.kill()  # the lock ends with the process
     process.communicate()
     run(mini, tmp_path)
     same(whole, tmp_path)
 
 
-def test_a_run_that_never_began_leaves_no_folder(mini, tmp_path):
+def test_train_failed_setup_leaves_no_folder(mini, tmp_path):
     with pytest.raises(DataError):
         run(mini, tmp_path / "new", "per_device_train_batch_size=100000")
     assert not (tmp_path / "new").exists()
 
 
-def test_resume_with_another_recipe_is_refused(mini, whole, tmp_path):
+def test_resume_other_recipe_raises(mini, whole, tmp_path):
     run(mini, tmp_path, stop_at=3)
     with pytest.raises(TrainingError, match=r"optimizer.learning_rate was 0.003, is 0.001; .*--fresh"):
         run(mini, tmp_path, "learning_rate=1e-3")
     with pytest.raises(TrainingError, match="was trained with blocks_per_step 8, now it is 16"):
         run(mini, tmp_path, "gradient_accumulation_steps=4")
-    # The same step shared out otherwise is the same run: one GPU goes on for two.
+    # The same step divided differently is the same run: one GPU can continue for two.
     assert run(mini, tmp_path, "gradient_accumulation_steps=1", "per_device_train_batch_size=8", stop_at=4)
-    assert checkpoints.folders(tmp_path)  # nothing lost
+    assert checkpoints.folders(tmp_path)  # none is lost
     assert run(mini, tmp_path, "learning_rate=1e-3", fresh=True, stop_at=2).position.step == 2
 
 
-def test_a_run_can_be_extended(mini, tmp_path):
+def test_train_extend_continues_with_new_recipe(mini, tmp_path):
     assert run(mini, tmp_path, "max_train_steps=12").finished
     longer = ("max_train_steps=15", "learning_rate=1e-3")
     with pytest.raises(TrainingError, match=r"learning_rate was 0.003, is 0.001; .*--extend continues"):
@@ -281,7 +281,7 @@ def test_a_run_can_be_extended(mini, tmp_path):
     done = run(mini, tmp_path, *longer, "logging_steps=1", extend=True)
     assert done.finished and done.position.step == 15
     assert [row["step"] for row in rows(tmp_path)][-3:] == [13, 14, 15] and rows(tmp_path)[-1]["lr"] <= 1e-3
-    assert run(mini, tmp_path, *longer).finished  # from now on that is its recipe
+    assert run(mini, tmp_path, *longer).finished  # from now on it is the run's recipe
     other = tmp_path / "other.jsonl"
     other.write_text("".join(json.dumps({"text": f"{n} is quite another text. " * 20}) + "\n" for n in range(60)))
     more = (*longer[1:], "max_train_steps=18", f'data.sources=[{{path="{other}"}}]')
@@ -291,7 +291,7 @@ def test_a_run_can_be_extended(mini, tmp_path):
     assert done.position.step == 18 and (done.position.epoch, done.position.block) == (0, 3 * 8)
 
 
-def test_resume_with_other_text_is_refused(tmp_path):
+def test_resume_other_text_raises(tmp_path):
     text = tmp_path / "a.txt"
     text.write_text("a text. " * 500)
     r = recipe.from_dict({
@@ -308,7 +308,7 @@ def test_resume_with_other_text_is_refused(tmp_path):
         loop.train(r)
 
 
-def test_a_damaged_checkpoint_is_passed_over(mini, whole, tmp_path, caplog):
+def test_resume_damaged_checkpoint_uses_the_one_before(mini, whole, tmp_path, caplog):
     run(mini, tmp_path, stop_at=60)
     newest = checkpoints.folders(tmp_path)[-1]
     (newest / "state.pt").write_bytes((newest / "state.pt").read_bytes()[:1000])
@@ -321,8 +321,8 @@ def test_a_damaged_checkpoint_is_passed_over(mini, whole, tmp_path, caplog):
 # ---- several processes -----------------------------------------------------------------------------------------------
 
 
-def test_two_processes_train_as_one(mini, tmp_path):
-    """gloo on two CPU processes: the same losses as one process with the same global batch, across a resume too."""
+def test_train_two_processes_equal_one(mini, tmp_path):
+    """gloo on two CPU processes: the same losses as one process with the same global batch."""
     changes = ["mixed_precision=no", "max_train_steps=30", "logging_steps=1", "eval_steps=10", "total_batch_size=8"]
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "edgekit.training")
     _, err = finish(start(mini, tmp_path / "two", *changes, "gradient_accumulation_steps=1", program=launch))
@@ -341,7 +341,7 @@ def test_two_processes_train_as_one(mini, tmp_path):
         assert torch.allclose(tensor, weights[1][name], atol=2e-4), name
 
 
-def test_the_batch_is_held_to_what_the_recipe_says(mini, tmp_path):
+def test_train_other_total_batch_size_raises(mini, tmp_path):
     with pytest.raises(RecipeError, match="is 8: --set gradient_accumulation_steps=4"):
         run(mini, tmp_path, "total_batch_size=16")
 
@@ -351,8 +351,8 @@ def test_the_batch_is_held_to_what_the_recipe_says(mini, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("half", ["bf16", "fp16"])
-def test_200_steps_stay_close_to_float32(mini, tmp_path, half):
-    """Stentor2's precision recipe beside full float32: the same order of data, the same losses to 2e-3.
+def test_train_half_precision_stays_close_to_float32(mini, tmp_path, half):
+    """Stentor2's precision recipe compared with float32: the same order of data, the same losses to 2e-3.
 
     (Measured 4e-4 here, and 1.3e-3 without the float32 layers. At three times this learning rate even two float32
     runs, one with a weight moved by 1e-4, are 0.02 apart.)"""
@@ -361,17 +361,17 @@ def test_200_steps_stay_close_to_float32(mini, tmp_path, half):
     run(mini, tmp_path / "full", *changes, "mixed_precision=no")
     run(mini, tmp_path / "half", *changes, f"mixed_precision={half}", "fp32_layers=2")
     full, short = rows(tmp_path / "full"), rows(tmp_path / "half")
-    assert full[0]["train_loss"] - full[-1]["train_loss"] > 1.5  # it learnt something
+    assert full[0]["train_loss"] - full[-1]["train_loss"] > 1.5  # it has learned
     for a, b in zip(full, short, strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], abs=2e-3)
     assert full[-1]["eval_loss"] == pytest.approx(short[-1]["eval_loss"], abs=2e-3)
 
 
-# ---- what is written -------------------------------------------------------------------------------------------------
+# ---- written files ---------------------------------------------------------------------------------------------------
 
 
-def test_the_saved_model_is_a_plain_one(mini, whole, tmp_path):
-    """Plain transformers loads it and computes what the trainer's own module does; edgekit reads it as well."""
+def test_saved_model_loads_in_transformers_and_edgekit(mini, whole, tmp_path):
+    """transformers loads it and computes the same logits as the trainer's module; edgekit reads it too."""
     transformers = pytest.importorskip("transformers")
     loaded = transformers.AutoModelForCausalLM.from_pretrained(whole / "model")
     assert type(loaded).__name__ == "LlamaForCausalLM" and loaded.dtype == torch.float32
@@ -393,13 +393,13 @@ def test_the_saved_model_is_a_plain_one(mini, whole, tmp_path):
     )
 
 
-def test_a_model_trained_with_bos_begins_its_prompts_with_it(mini, tmp_path):
+def test_saved_model_with_bos_starts_prompts_with_bos(mini, tmp_path):
     run(mini, tmp_path, "add_bos=true", "max_train_steps=3", "warmup_steps=1")
     found = from_files(open_folder(tmp_path / "model").files, 384)
     assert found.bos == 257 and "BOS 257 starts it" in (tmp_path / "model" / "README.md").read_text()
 
 
-def test_a_saved_model_in_float16(mini, tmp_path):
+def test_saved_model_in_float16(mini, tmp_path):
     run(
         mini,
         tmp_path,
@@ -415,7 +415,7 @@ def test_a_saved_model_in_float16(mini, tmp_path):
     assert not (tmp_path / "best").exists()
 
 
-def test_logs_and_card(whole):
+def test_train_writes_logs_card_and_curves(whole):
     with open(whole / "training_curves.csv", newline="") as file:
         table = list(csv.DictReader(file))
     assert tuple(table[0]) == COLUMNS
@@ -426,7 +426,7 @@ def test_logs_and_card(whole):
     last = table[-1]
     assert int(last["tokens"]) == 100 * 8 * 32
     assert float(last["eval_ppl"]) == pytest.approx(2.718281828 ** float(last["eval_loss"]), rel=1e-5)
-    # One token a byte but for the EOS of each document: bits per byte is the loss in bits, and a little more.
+    # One token per byte, except each document's EOS: bits per byte is the loss in bits, and a little more.
     assert 1.0 < float(last["bits_per_byte"]) / (float(last["eval_loss"]) / 0.6931) < 1.01
     text = (whole / "model" / "README.md").read_text()
     for part in ("43,232", "AdamW", "bits per byte", "training_curves.svg", "3 norms", "100 of 100", "python"):
@@ -437,7 +437,7 @@ def test_logs_and_card(whole):
     )
 
 
-def test_curves_are_well_formed():
+def test_curves_svg_has_title_labels_and_last_values():
     from xml.etree import ElementTree
 
     drawn = svg(
@@ -449,29 +449,29 @@ def test_curves_are_well_formed():
     assert ElementTree.fromstring(svg([], "none")).tag.endswith("svg")
 
 
-def test_progress():
+def test_describe_progress():
     assert describe("training", 120, 500, "steps", 3.1) == "training 120/500 steps · 24 % · 3.10 steps/s · 2:02 left"
     assert describe("reading", 1200, None, "tokens", 900) == "reading 1,200 tokens · 900 tokens/s"
 
 
-def test_checkpoints_are_kept_to_the_limit(whole):
+def test_train_keeps_the_newest_checkpoints(whole):
     assert [p.name for p in checkpoints.folders(whole)] == ["step-00000080", "step-00000100"]
 
 
-# ---- what goes wrong -------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(mini, tmp_path):
+def test_train_loss_not_finite_raises_with_last_checkpoint(mini, tmp_path):
     run(mini, tmp_path, "learning_rate=1e25", "warmup_steps=0", "save_steps=1", stop_at=1)
     with pytest.raises(TrainingError) as caught:
         run(mini, tmp_path, "learning_rate=1e25", "warmup_steps=0", "save_steps=1")
-    said = str(caught.value)
-    assert re.search(r"step \d+: the (loss|gradient norm) is (nan|inf)", said) and "learning rate 1e+25" in said
-    assert said.endswith("step-00000001") and checkpoints.folders(tmp_path)
+    message = str(caught.value)
+    assert re.search(r"step \d+: the (loss|gradient norm) is (nan|inf)", message) and "learning rate 1e+25" in message
+    assert message.endswith("step-00000001") and checkpoints.folders(tmp_path)
     assert "not finite" in rows(tmp_path)[-1]["note"]
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing(mini, tmp_path, monkeypatch):
+def test_train_full_disk_raises_one_line_and_keeps_checkpoints(mini, tmp_path, monkeypatch):
     run(mini, tmp_path, stop_at=20)
     original = Path.write_bytes
 
@@ -489,7 +489,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(mini, tmp_path, monkeypatch):
     assert run(mini, tmp_path, stop_at=41).position.step == 41
 
 
-def test_too_little_text(mini, tmp_path):
+def test_train_too_little_text_raises(mini, tmp_path):
     (tmp_path / "a.txt").write_text("short")
     with pytest.raises(DataError, match="fewer than one block of 32"):
         run(mini, tmp_path / "run", f'data.sources=[{{path="{tmp_path}/a.txt"}}]', "validation_fraction=0.0")
@@ -497,12 +497,12 @@ def test_too_little_text(mini, tmp_path):
         run(mini, tmp_path / "run", "per_device_train_batch_size=100000")
 
 
-def test_a_vocabulary_that_does_not_fit(mini, tmp_path):
+def test_train_vocabulary_larger_than_model_raises(mini, tmp_path):
     with pytest.raises(RecipeError, match=r"has 256 ids, which with EOS and BOS do not fit into model.vocab_size 256"):
         run(mini, tmp_path, "vocab_size=256")
 
 
-def test_the_command(mini, tmp_path):
+def test_command_trains_and_reports_errors_in_one_line(mini, tmp_path):
     invoke = CliRunner().invoke
     done = invoke(
         command.train,
@@ -526,14 +526,14 @@ def test_the_command(mini, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_smoke_recipe(tmp_path):
+def test_command_smoke_recipe_trains(tmp_path):
     out, err = finish(start("smoke", tmp_path / "smoke", f"cache={tmp_path}/cache"))
     assert out == f"{tmp_path}/smoke/model\n" and "bits/byte" in err
     assert open_folder(tmp_path / "smoke" / "model").config.max_position_embeddings == 128
 
 
-def test_the_notebook_is_one_and_says_what_exists():
-    """nbformat 4.5 by its required keys; the commands in it are edgekit's, and its --set keys the recipe's."""
+def test_kaggle_notebook_is_valid_and_uses_existing_keys():
+    """It has the required keys of nbformat 4.5, and its --set keys are the recipe's."""
     path = Path(__file__).parents[1] / "examples" / "kaggle_t4.ipynb"
     notebook = json.loads(path.read_text())
     assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5) and "kernelspec" in notebook["metadata"]

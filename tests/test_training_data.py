@@ -1,4 +1,4 @@
-"""Training text: cleaned as the card says, tokenized once, packed without loss, in an order that can be resumed."""
+"""Training text: cleaned as in the model card, tokenized once, packed without loss, in a resumable order."""
 
 import gzip
 import itertools
@@ -20,8 +20,8 @@ EOS, BOS = 256, 257
 BYTES = data.vocabulary("bytes")
 
 
-def cards_clean_text(text: str) -> str:
-    """The function of Stentor2's model card, word for word."""
+def clean_text_of_the_card(text: str) -> str:
+    """The function in Stentor2's model card, verbatim."""
     text = unicodedata.normalize("NFKC", text)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     text = " ".join(lines)
@@ -40,12 +40,12 @@ HARD = [
 
 
 @pytest.mark.parametrize("sample", HARD)
-def test_cleaning_is_the_card_s(sample):
-    assert sources.clean(sample, "collapse") == cards_clean_text(sample)
+def test_clean_collapse_equals_model_card(sample):
+    assert sources.clean(sample, "collapse") == clean_text_of_the_card(sample)
     assert sources.clean(sample, "none") == sample
 
 
-def test_cleaning_that_keeps_lines():
+def test_clean_lines_keeps_line_breaks():
     assert sources.clean(" One  ﬁne\tday \n\n\n\n two \nthree\n", "lines") == "One fine day\n\ntwo\nthree"
 
 
@@ -54,8 +54,8 @@ def prepared(tmp_path, sources, vocabulary=BYTES, meter=shards.silent, **more):
     return shards.prepare(texts, vocabulary, BOS, EOS, meter)
 
 
-def stream(found, row):
-    return found.shards[row["shard"]][row["start"] : row["start"] + row["tokens"]]
+def stream(tokens, row):
+    return tokens.shards[row["shard"]][row["start"] : row["start"] + row["tokens"]]
 
 
 def texts(tmp_path, count=40, name="corpus"):
@@ -73,27 +73,27 @@ def texts(tmp_path, count=40, name="corpus"):
     return folder, rows
 
 
-def test_shards_hold_every_document(tmp_path):
+def test_prepare_has_every_document(tmp_path):
     folder, rows = texts(tmp_path)
-    found = prepared(tmp_path, [Source(path=str(folder))])
-    assert found.corpora == ("even", "odd") and len(found.documents) == len(rows)
-    for row, document in zip(rows, found.documents, strict=True):
-        assert bytes(stream(found, document).astype(np.uint8)[:-1]).decode() == row["text"]
-        assert stream(found, document)[-1] == EOS
-        assert (found.corpora[document["corpus"]], document["bytes"]) == (row["corpus"], len(row["text"]))
+    tokens = prepared(tmp_path, [Source(path=str(folder))])
+    assert tokens.corpora == ("even", "odd") and len(tokens.documents) == len(rows)
+    for row, document in zip(rows, tokens.documents, strict=True):
+        assert bytes(stream(tokens, document).astype(np.uint8)[:-1]).decode() == row["text"]
+        assert stream(tokens, document)[-1] == EOS
+        assert (tokens.corpora[document["corpus"]], document["bytes"]) == (row["corpus"], len(row["text"]))
 
 
-def test_documents_begin_with_bos_if_asked(tmp_path):
+def test_prepare_add_bos_starts_documents_with_bos(tmp_path):
     folder, rows = texts(tmp_path)
-    plain, begun = (prepared(tmp_path, [Source(path=str(folder))], add_bos=add) for add in (False, True))
-    assert plain.folder != begun.folder
-    for row, document in zip(rows, begun.documents, strict=True):
-        ids = stream(begun, document)
+    plain, with_bos = (prepared(tmp_path, [Source(path=str(folder))], add_bos=add) for add in (False, True))
+    assert plain.folder != with_bos.folder
+    for row, document in zip(rows, with_bos.documents, strict=True):
+        ids = stream(with_bos, document)
         assert (ids[0], ids[-1], bytes(ids[1:-1].astype(np.uint8)).decode()) == (BOS, EOS, row["text"])
-    assert (begun.documents["tokens"] == plain.documents["tokens"] + 1).all()
+    assert (with_bos.documents["tokens"] == plain.documents["tokens"] + 1).all()
 
 
-def test_shards_are_made_once(tmp_path):
+def test_prepare_same_inputs_reuses_shards(tmp_path):
     folder, _ = texts(tmp_path)
     seen = []
     first = prepared(tmp_path, [Source(path=str(folder))], meter=lambda *a, **k: seen.append(a))
@@ -109,31 +109,31 @@ def test_shards_are_made_once(tmp_path):
         shards.open_shards(first.folder)
 
 
-def test_processes_encode_the_same(tmp_path, monkeypatch):
+def test_prepare_in_processes_gives_the_same_shards(tmp_path, monkeypatch):
     folder, _ = texts(tmp_path, 400)
-    alone = prepared(tmp_path, [Source(path=str(folder))], workers=1)
+    single = prepared(tmp_path, [Source(path=str(folder))], workers=1)
     monkeypatch.setattr(encoding, "SMALL", 1000)
     monkeypatch.setattr(encoding, "BATCH", 500)
     many = prepared(tmp_path / "many", [Source(path=str(folder))], workers=2)
-    assert np.array_equal(alone.documents, many.documents)
-    assert np.array_equal(alone.shards[0], many.shards[0])
+    assert np.array_equal(single.documents, many.documents)
+    assert np.array_equal(single.shards[0], many.shards[0])
 
 
-def test_encoding_processes_need_no_main_module(tmp_path):
-    """multiprocessing's would import the caller's main module, which a script read from stdin does not have."""
+def test_prepare_script_from_stdin_works(tmp_path):
+    """multiprocessing would import the caller's main module, which a script read from stdin does not have."""
     folder, _ = texts(tmp_path, 200)
     script = f"""
 from edgekit.training import data, encoding, shards
 from edgekit.training.sections import Data, Source
 encoding.SMALL = encoding.BATCH = 500
 texts = Data(sources=(Source(path={str(folder)!r}),), cache={str(tmp_path)!r}, workers=2)
-found = shards.prepare(texts, data.vocabulary("bytes"), 257, 256)
-assert len(found.documents) == 200
+tokens = shards.prepare(texts, data.vocabulary("bytes"), 257, 256)
+assert len(tokens.documents) == 200
 """
     subprocess.run([sys.executable, "-"], input=script.encode(), check=True, timeout=60)
 
 
-def test_a_process_that_dies_is_said(tmp_path, monkeypatch):
+def test_prepare_dead_process_raises(tmp_path, monkeypatch):
     folder, _ = texts(tmp_path, 200)
     monkeypatch.setattr(encoding, "SMALL", 500)
     monkeypatch.setattr(encoding, "BATCH", 500)
@@ -143,44 +143,44 @@ def test_a_process_that_dies_is_said(tmp_path, monkeypatch):
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_splits_are_by_document(tmp_path):
+def test_prepare_validation_fraction_splits_by_document(tmp_path):
     folder, rows = texts(tmp_path, 400)
-    found = prepared(tmp_path, [Source(path=str(folder))], validation_fraction=0.2)
-    out = {rows[i]["doc"] for i in np.flatnonzero(found.documents["split"])}
-    kept = {rows[i]["doc"] for i in np.flatnonzero(found.documents["split"] == 0)}
-    assert out and kept and not out & kept and 0.1 < len(out) / 200 < 0.3
+    tokens = prepared(tmp_path, [Source(path=str(folder))], validation_fraction=0.2)
+    out = {rows[i]["doc"] for i in np.flatnonzero(tokens.documents["split"])}
+    training = {rows[i]["doc"] for i in np.flatnonzero(tokens.documents["split"] == 0)}
+    assert out and training and not out & training and 0.1 < len(out) / 200 < 0.3
     assert out == {row["doc"] for row in rows if shards.held_out(row["doc"], 0.2)}
 
 
-def test_budgets(tmp_path):
+def test_prepare_token_budgets_limit_sources(tmp_path):
     folder, _ = texts(tmp_path, 400)
     other, _ = texts(tmp_path, 10, "other")
     both = [Source(path=str(other)), Source(path=str(folder))]
-    found = prepared(tmp_path, both, source_token_budget=8000)
-    sizes = [int(found.documents["tokens"][found.documents["source"] == i].sum()) for i in (0, 1)]
-    assert sizes[0] < 1000 and 8000 <= sum(sizes) < 8100  # what the small one lacks the other gives
-    found = prepared(tmp_path, [Source(path=str(folder), tokens=500)])
-    assert 500 <= found.documents["tokens"].sum() < 600
+    tokens = prepared(tmp_path, both, source_token_budget=8000)
+    sizes = [int(tokens.documents["tokens"][tokens.documents["source"] == i].sum()) for i in (0, 1)]
+    assert sizes[0] < 1000 and 8000 <= sum(sizes) < 8100  # the large source makes up for the small one
+    tokens = prepared(tmp_path, [Source(path=str(folder), tokens=500)])
+    assert 500 <= tokens.documents["tokens"].sum() < 600
 
 
 def blocks(tmp_path, size=32, seed=1, **source):
     folder, _ = texts(tmp_path)
-    found = prepared(tmp_path, [Source(path=str(folder), **source)])
+    tokens = prepared(tmp_path, [Source(path=str(folder), **source)])
     r = recipe.from_dict({"data": {"sources": [{"path": str(folder), **source}]}, "training": {"max_train_steps": 1}})
-    return data.Blocks(found, data.weights_of(r, found), size, seed)
+    return data.Blocks(tokens, data.weights_of(r, tokens), size, seed)
 
 
-def test_an_epoch_has_every_token_once(tmp_path):
-    made = blocks(tmp_path)
-    every = np.concatenate([stream(made.data, d) for d in made.documents])
-    count = made.count(0)
-    seen = made.batch(0, range(count)).ravel()
+def test_blocks_epoch_has_every_token_once(tmp_path):
+    packed = blocks(tmp_path)
+    every = np.concatenate([stream(packed.data, d) for d in packed.documents])
+    count = packed.count(0)
+    seen = packed.batch(0, range(count)).ravel()
     assert count == len(every) // 32 and len(seen) == count * 32
     lacking = np.bincount(every, minlength=257) - np.bincount(seen, minlength=257)
     assert lacking.min() >= 0 and lacking.sum() == len(every) % 32
 
 
-def test_the_order_is_a_function_of_seed_epoch_and_position(tmp_path):
+def test_blocks_order_depends_on_seed_epoch_and_position_only(tmp_path):
     one = blocks(tmp_path)
     asked = [(0, 3), (1, 0), (0, 3), (5, 2), (1, 0)]
     first = {at: one.batch(at[0], [at[1]]) for at in asked}
@@ -191,12 +191,12 @@ def test_the_order_is_a_function_of_seed_epoch_and_position(tmp_path):
     assert not np.array_equal(one.batch(0, range(5)), data.Blocks(one.data, one.weights, 32, 2).batch(0, range(5)))
 
 
-def test_weights(tmp_path):
-    made = blocks(tmp_path, weights={"odd": 2.5}, weight=1)
-    rng = np.random.default_rng([1, 0])  # the documented draw, to see how often each document comes
-    copies = np.floor(made.weights) + (rng.random(len(made.weights)) < made.weights % 1)
-    assert set(copies[made.weights == 1]) == {1} and set(copies[made.weights == 2.5]) == {2, 3}
-    assert made.count(0) == int((made.documents["tokens"] * copies).sum()) // 32
+def test_blocks_weights_repeat_documents(tmp_path):
+    packed = blocks(tmp_path, weights={"odd": 2.5}, weight=1)
+    rng = np.random.default_rng([1, 0])  # the documented draw: how often each document is repeated
+    copies = np.floor(packed.weights) + (rng.random(len(packed.weights)) < packed.weights % 1)
+    assert set(copies[packed.weights == 1]) == {1} and set(copies[packed.weights == 2.5]) == {2, 3}
+    assert packed.count(0) == int((packed.documents["tokens"] * copies).sum()) // 32
     with pytest.raises(RecipeError, match=r"names 'evn', which is not in it: it has even, odd"):
         blocks(tmp_path / "x", weights={"evn": 2})
 
@@ -206,26 +206,26 @@ def _folder(tmp_path):
     (tmp_path / "x").mkdir()
 
 
-def test_validation_blocks(tmp_path):
+def test_validation_blocks_by_corpus_up_to_limit(tmp_path):
     folder, _ = texts(tmp_path, 400)
-    found = prepared(tmp_path, [Source(path=str(folder))], validation_fraction=0.2)
-    whole = data.validation(found, 32, None)
+    tokens = prepared(tmp_path, [Source(path=str(folder))], validation_fraction=0.2)
+    whole = data.validation(tokens, 32, None)
     assert set(whole) == {"even", "odd"}
-    rows = found.split(shards.VALIDATION)
-    for i, name in enumerate(found.corpora):
-        joined = np.concatenate([stream(found, d) for d in rows[rows["corpus"] == i]])
+    rows = tokens.split(shards.VALIDATION)
+    for i, name in enumerate(tokens.corpora):
+        joined = np.concatenate([stream(tokens, d) for d in rows[rows["corpus"] == i]])
         assert np.array_equal(whole[name].ravel(), joined[: len(joined) // 32 * 32])
-    some = data.validation(found, 32, 10)
+    some = data.validation(tokens, 32, 10)
     assert 2 <= sum(map(len, some.values())) <= 10
     with pytest.raises(DataError, match="validation text has .* fewer than one block"):
-        data.validation(found, 1 << 20, None)
-    assert data.bytes_per_token(found)["odd"] == pytest.approx(
+        data.validation(tokens, 1 << 20, None)
+    assert data.bytes_per_token(tokens)["odd"] == pytest.approx(
         rows["bytes"][rows["corpus"] == 1].sum() / rows["tokens"][rows["corpus"] == 1].sum()
     )
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("a.txt", b"", "a.txt is empty"),
         ("a.txt", b" \n\n", "a.txt is empty"),
@@ -240,55 +240,55 @@ def test_validation_blocks(tmp_path):
         ("", b"", "does not exist"),
     ],
 )
-def test_bad_files_are_one_line(tmp_path, name, content, said):
+def test_prepare_bad_file_raises_one_line(tmp_path, name, content, message):
     path = tmp_path / (name or "absent.txt")
     if name:
         path.write_bytes(content)
-    with pytest.raises((DataError, FileError), match=said) as caught:
+    with pytest.raises((DataError, FileError), match=message) as caught:
         prepared(tmp_path, [Source(path=str(path))])
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "cache").iterdir() if (tmp_path / "cache").is_dir() else [])
 
 
-def test_an_empty_folder(tmp_path):
+def test_prepare_empty_folder_raises(tmp_path):
     with pytest.raises(DataError, match=r"has no \.txt"):
         prepared(tmp_path, [Source(path=str(tmp_path / "x"))])
 
 
-def test_less_than_a_block(tmp_path):
+def test_blocks_too_little_text_raises(tmp_path):
     (tmp_path / "a.txt").write_text("short")
-    found = prepared(tmp_path, [Source(path=str(tmp_path / "a.txt"))])
+    tokens = prepared(tmp_path, [Source(path=str(tmp_path / "a.txt"))])
     with pytest.raises(DataError, match="the training text has 6 tokens, fewer than one block of 32"):
-        data.Blocks(found, np.ones(1), 32, 0)
+        data.Blocks(tokens, np.ones(1), 32, 0)
 
 
-def test_text_files_may_hold_several_documents(tmp_path):
+def test_prepare_text_file_splits_at_endoftext(tmp_path):
     (tmp_path / "a.txt").write_text("one\n<|endoftext|>\ntwo <|endoftext|> two\n<|endoftext|>\n")
-    found = prepared(tmp_path, [Source(path=str(tmp_path / "a.txt"))])
-    assert found.documents["bytes"].tolist() == [3, 21] and found.corpora == ("a",)
+    tokens = prepared(tmp_path, [Source(path=str(tmp_path / "a.txt"))])
+    assert tokens.documents["bytes"].tolist() == [3, 21] and tokens.corpora == ("a",)
 
 
-def test_the_hub(monkeypatch, tmp_path):
-    """Streamed by name; without `datasets`, one line that says what to install."""
+def test_prepare_hub_streams_or_names_datasets(monkeypatch, tmp_path):
+    """Streamed by name; without `datasets`, one line with what to install."""
     source = Source(hub="someone/texts", subset="en", revision="abc", text_field="body")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtraError, match="pip install datasets"):
         prepared(tmp_path, [source])
-    asked = []
+    calls = []
 
     class Fake:
         @staticmethod
         def load_dataset(*args, **kwargs):
-            asked.append((args, kwargs))
+            calls.append((args, kwargs))
             return iter([{"body": "one"}, {"body": "two"}])
 
     monkeypatch.setitem(sys.modules, "datasets", Fake)
-    found = prepared(tmp_path, [source])
-    assert asked == [(("someone/texts", "en"), {"split": "train", "revision": "abc", "streaming": True})]
-    assert found.corpora == ("texts",) and found.documents["bytes"].tolist() == [3, 3]
+    tokens = prepared(tmp_path, [source])
+    assert calls == [(("someone/texts", "en"), {"split": "train", "revision": "abc", "streaming": True})]
+    assert tokens.corpora == ("texts",) and tokens.documents["bytes"].tolist() == [3, 3]
 
 
-def test_a_hub_that_fails(monkeypatch, tmp_path):
+def test_prepare_hub_failure_raises_one_line(monkeypatch, tmp_path):
     class Fake:
         @staticmethod
         def load_dataset(*args, **kwargs):
@@ -299,7 +299,7 @@ def test_a_hub_that_fails(monkeypatch, tmp_path):
         prepared(tmp_path, [Source(hub="someone/texts")])
 
 
-def test_a_vocabulary_of_bytes_loses_nothing():
+def test_bytes_vocabulary_is_lossless():
     everything = "".join(map(chr, range(0x20, 0x2FF))) + "日本\U0001f600"
     assert BYTES.decode(BYTES.encode(everything)) == everything
     assert BYTES.encode(b"\xff\0") == [255, 0]

@@ -1,4 +1,4 @@
-"""Training a vocabulary: what comes out is a true one, loses nothing, is the same twice; bad input is one line."""
+"""Training a vocabulary: the result is valid, lossless and reproducible; bad input is one line."""
 
 import gzip
 import json
@@ -13,7 +13,7 @@ from edgekit.errors import DataError, SettingError
 from edgekit.tokenizers.tokenmonster.vocab_file import MODES, NONE
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
-pytest.importorskip("numba")  # the extra that brings the training room along
+pytest.importorskip("numba")  # of the extra `train`
 from edgekit.tokenizers.tokenmonster.settings import VocabTraining
 from edgekit.training import _vocab_counts, _vocab_text, vocab_train
 from edgekit.training._vocab_candidates import count_candidates
@@ -28,7 +28,7 @@ DEEDS = "walked to,looked at,dreamed of,painted,remembered,walked around,carried
 
 
 def story(seed: int) -> str:
-    """A few sentences of a small world, with talk, numbers, accents and a quote or two."""
+    """Some sentences with dialogue, numbers, accents and quotes."""
     draw = random.Random(seed)
     lines = []
     for _ in range(12):
@@ -41,7 +41,7 @@ def story(seed: int) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """Measuring in fewer, larger groups: the rules stay, the tests take seconds."""
+    """Measure in fewer, larger groups, so that the tests take seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vocab_train, "GROUPS", 3)
         yield
@@ -62,10 +62,10 @@ def trained(corpus):
     return vocab_train.train([corpus], VocabTraining(size=450))
 
 
-# ---- what comes out ------------------------------------------------------------------------------------------------
+# ---- the result -----------------------------------------------------------------------------------------------------
 
 
-def test_it_is_a_vocabulary_of_that_size(trained, tmp_path):
+def test_train_gives_valid_vocabulary_of_requested_size(trained, tmp_path):
     vocabulary = trained.vocabulary
     vocabulary.save(tmp_path / "x.vocab")
     again = Vocabulary.load(tmp_path / "x.vocab")
@@ -75,13 +75,13 @@ def test_it_is_a_vocabulary_of_that_size(trained, tmp_path):
     assert again.base_bytes(again.delete_token) == b"\x7f"
 
 
-def test_its_derived_fields_are_those_of_the_builder(trained):
+def test_train_derived_fields_equal_build(trained):
     tokens, settings = take_apart(trained.vocabulary)
     settings["follow"] = bytes(256)
     assert build(tokens, **settings).to_bytes() == trained.vocabulary.to_bytes()
 
 
-def test_it_shortens_its_text(trained, corpus):
+def test_train_compresses_its_text(trained, corpus):
     assert trained.bytes_per_token > 4
     assert trained.works == 61 and trained.candidates > 194
     again = vocab_train.bytes_per_token(trained.vocabulary, [corpus])
@@ -89,13 +89,13 @@ def test_it_shortens_its_text(trained, corpus):
     assert any(record.token.startswith(b" Once upon a time") for record in trained.vocabulary.records)
 
 
-def test_scores_are_shares(trained):
+def test_train_scores_are_shares_of_the_text(trained):
     scores = [record.score for record in trained.vocabulary.records if record.score != -1.0]
-    assert min(scores) >= 0 and 0.9999 < sum(scores) < 1.2  # each forced delete token counts as one byte more
+    assert min(scores) >= 0 and 0.9999 < sum(scores) < 1.2  # each forced delete token counts as one more byte
 
 
 @pytest.mark.parametrize("level, mode", [(1, "strict"), (2, "strict"), (0, "balanced"), (2, "unfiltered")])
-def test_encoding_loses_nothing(corpus, level, mode):
+def test_train_encoding_is_lossless(corpus, level, mode):
     made = vocab_train.train([corpus], VocabTraining(size=400, capcode=level, mode=mode))
     vocabulary, fast = made.vocabulary, FastEncoder(made.vocabulary)
     draw = np.random.default_rng(level)
@@ -110,25 +110,25 @@ def test_encoding_loses_nothing(corpus, level, mode):
         ids = vocabulary.encode(text)
         assert fast.encode(text).tolist() == ids
         stream = np.frombuffer(bytearray(vocabulary.normalize(text)), np.uint8)
-        alone = _vocab_text.Corpus([stream], np.ones(1, np.float32), np.zeros(1, np.int64), len(text))
-        assert Trial(vocabulary, alone).spans.sum() == stream.size, "every byte is in some token"
-        kept = unicodedata.normalize("NFD", text.decode("utf-8", "surrogateescape"))
+        single = _vocab_text.Corpus([stream], np.ones(1, np.float32), np.zeros(1, np.int64), len(text))
+        assert Trial(vocabulary, single).spans.sum() == stream.size, "every byte is in a token"
+        expected = unicodedata.normalize("NFD", text.decode("utf-8", "surrogateescape"))
         if level == 1:
-            kept = kept.replace("\x7f", "\x14")  # the delete marker's own byte cannot be kept at this level
-        assert vocabulary.decode_bytes(ids).decode("utf-8", "surrogateescape") == kept
+            expected = expected.replace("\x7f", "\x14")  # the delete marker's own byte is lost at this level
+        assert vocabulary.decode_bytes(ids).decode("utf-8", "surrogateescape") == expected
 
 
-def test_the_same_twice(corpus, trained):
+def test_train_twice_gives_the_same_vocabulary(corpus, trained):
     settings = VocabTraining(size=450)
     assert vocab_train.train([corpus], settings).vocabulary.to_bytes() == trained.vocabulary.to_bytes()
 
 
-def test_the_order_of_the_data_does_not_matter(corpus, trained):
+def test_train_order_of_files_does_not_matter(corpus, trained):
     paths = sorted(corpus.iterdir(), reverse=True)
     assert vocab_train.train(paths, VocabTraining(size=450)).vocabulary.to_bytes() == trained.vocabulary.to_bytes()
 
 
-def test_progress_is_passed_in(corpus):
+def test_train_reports_progress_of_each_part(corpus):
     seen = []
 
     def progress(items, what, total):
@@ -140,15 +140,15 @@ def test_progress_is_passed_in(corpus):
     assert all(right for _, _, right in seen)
 
 
-def test_text_is_cleaned_as_told(tmp_path):
+def test_read_cleaning_is_applied(tmp_path):
     (tmp_path / "a.txt").write_text("two  words\n\n\nand\tmore")
     for cleaning, text in (("none", "two  words\n\n\nand\tmore"), ("collapse", "two words and more")):
         corpus = _vocab_text.read([tmp_path], _bytes, vocab_train.silent, cleaning=cleaning)
         assert corpus.streams[0].tobytes().decode() == text
 
 
-def test_one_word_a_token(corpus, trained):
-    """No token goes on into a second word, so the same text takes more of them."""
+def test_train_one_word_has_no_tokens_of_several_words(corpus, trained):
+    """No token continues into a second word, so the same text takes more tokens."""
     single = vocab_train.train([corpus], VocabTraining(size=350, one_word=True))
 
     def phrases(vocabulary):
@@ -159,7 +159,7 @@ def test_one_word_a_token(corpus, trained):
     assert single.vocabulary.size == 350 and single.bytes_per_token < trained.bytes_per_token
 
 
-def test_weights_count(tmp_path):
+def test_read_weights_by_corpus(tmp_path):
     for name, word in (("one", "apple"), ("two", "banana")):
         lines = [json.dumps({"text": f"the {word} {number} " * 3}) for number in range(30)]
         (tmp_path / f"{name}-00.jsonl").write_text("\n".join(lines))
@@ -176,7 +176,7 @@ def _bytes(text: str):
     return np.frombuffer(bytearray(text.encode()), np.uint8)
 
 
-# ---- its parts -----------------------------------------------------------------------------------------------------
+# ---- the parts -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode, level, yes, no", [
@@ -188,7 +188,7 @@ def _bytes(text: str):
     ("clean", 1, ["the\n\nnext", ", "], ["the  next", " the "]),
     ("unfiltered", 1, ["the  next", " the "], ["\x7f the"]),
 ])  # fmt: skip
-def test_modes(mode, level, yes, no):
+def test_judge_mode_accepts_and_rejects(mode, level, yes, no):
     assert [text for text in yes if not judge(text.encode(), mode, level).accepted] == []
     assert [text for text in no if judge(text.encode(), mode, level).accepted] == []
 
@@ -198,35 +198,35 @@ def test_modes(mode, level, yes, no):
     """english-1024-balanced-v1 english-8000-strict-nocapcode-v1 englishcode-16000-clean-v1
     fiction-4096-balanced-v1 tinystories-2048-strict""".split(),
 )
-def test_modes_accept_all_that_was_published(shared, name):
+def test_judge_accepts_all_published_tokens(shared, name):
     vocabulary = Vocabulary.load(shared / "tokenmonster" / "vocabs" / f"{name}.vocab")
     mode = MODES[vocabulary.mode]
     tokens = [r.token for r in vocabulary.records if r.score >= 0 and len(r.token) > 1 and not r.flags & 64]
     assert [token for token in tokens if not judge(token, mode, vocabulary.capcode).accepted] == []
 
 
-def test_candidates_are_counted_exactly():
+def test_count_candidates_is_exact():
     texts = [story(seed).encode() for seed in range(5)]
     weights = np.array([1, 2, 1, 1, 3], np.float32)
     streams = [np.frombuffer(text, np.uint8) for text in texts]
-    found = count_candidates(
+    counts = count_candidates(
         streams, weights, mode="unfiltered", level=0, minimum=3, progress=vocab_train.silent
     )  # fmt: skip
-    for token in random.Random(1).sample(sorted(found), 300):
+    for token in random.Random(1).sample(sorted(counts), 300):
         overlapping = [sum(text.startswith(token, at) for at in range(len(text))) for text in texts]
-        assert found[token] == np.dot(overlapping, weights)
-    assert b"Once upon a time " in found and b"O" not in found and max(map(len, found)) == 40
+        assert counts[token] == np.dot(overlapping, weights)
+    assert b"Once upon a time " in counts and b"O" not in counts and max(map(len, counts)) == 40
 
 
-def test_a_phrase_is_counted_only_where_it_ends():
+def test_count_candidates_phrase_not_before_a_letter():
     streams = [np.frombuffer(b" of these of the of the", np.uint8)]
-    found = count_candidates(
+    counts = count_candidates(
         streams, np.ones(1, np.float32), mode="strict", level=1, minimum=2, progress=vocab_train.silent
     )
-    assert found[b" the"] == 3 and found[b" of the"] == 2 and b" of th" not in found
+    assert counts[b" the"] == 3 and counts[b" of the"] == 2 and b" of th" not in counts
 
 
-def test_uses_and_pairs_leave_the_most_frequent_work_out():
+def test_uses_and_pairs_report_the_most_frequent_work():
     ids = np.array([0, 1, 0, 1, 0, 1, 2, 0, 1], np.int32)
     ends, weights = np.array([4, 7, 9]), np.array([1, 2, 1], np.float32)
     total, most = _vocab_counts.uses(ids, ends, weights, np.array([0, 0, 1]), 3)
@@ -237,7 +237,7 @@ def test_uses_and_pairs_leave_the_most_frequent_work_out():
     }  # fmt: skip
 
 
-def test_absence_is_what_leaving_a_token_out_costs():
+def test_absence_equals_additional_tokens_without_it():
     texts = [story(seed) for seed in range(8)]
     whole = [bytes((byte,)) for byte in range(256)]
 
@@ -247,20 +247,20 @@ def test_absence_is_what_leaving_a_token_out_costs():
     streams = [np.frombuffer(bytearray(made([]).normalize(text)), np.uint8) for text in texts]
     corpus = _vocab_text.Corpus(streams, np.ones(8, np.float32), np.zeros(8, np.int64), 0)
     tokens = [b" the", b" time", b" ti", b" walked", b" walked to", b" river", b"ed", b" was"]
-    found = absence(tokens, corpus, made, len(tokens), np.random.default_rng(0))  # each is left out alone
+    costs = absence(tokens, corpus, made, len(tokens), np.random.default_rng(0))  # each is left out separately
     before = Trial(made(tokens), corpus).ids.size
     for token in tokens:
         after = Trial(made([other for other in tokens if other != token]), corpus).ids.size
-        assert found[token] == pytest.approx(after - before), token
+        assert costs[token] == pytest.approx(after - before), token
 
 
-def test_a_long_text_is_cut_at_newlines_without_a_trace():
+def test_pieces_long_text_is_cut_at_newlines():
     text = "\n".join(story(seed) for seed in range(150))
     assert "".join(_vocab_text._pieces(text)) == text and len(list(_vocab_text._pieces(text))) > 3
     assert list(_vocab_text._pieces("x" * 100_000)) == ["x" * 100_000]
 
 
-def test_samples_are_parts_and_keep_their_order(corpus):
+def test_sample_is_a_part_in_order(corpus):
     whole = _vocab_text.read([corpus], _bytes, vocab_train.silent)
     part = whole.sample(20_000, np.random.default_rng(0))
     assert 10_000 < sum(stream.size for stream in part.streams) <= 24_000
@@ -283,34 +283,34 @@ def test_samples_are_parts_and_keep_their_order(corpus):
     ("a.gif", b"GIF", "is not one of"),
     ("a.txt", b"too little for so many", "lower the size"),
 ])  # fmt: skip
-def test_bad_data(tmp_path, name, content, words):
+def test_train_bad_file_raises(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=words):
         vocab_train.train([tmp_path / name], VocabTraining(size=600))
 
 
-def test_missing_data(tmp_path):
+def test_train_missing_data_raises(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         vocab_train.train([tmp_path / "nowhere.txt"], VocabTraining())
     with pytest.raises(DataError, match="has no"):
         vocab_train.train([tmp_path], VocabTraining())
 
 
-def test_a_size_must_hold_the_single_bytes(corpus):
+def test_train_size_below_single_bytes_raises(corpus):
     with pytest.raises(SettingError, match="above 256"):
         vocab_train.train([corpus], VocabTraining(size=256))
     with pytest.raises(SettingError, match="above 233"):
         vocab_train.train([corpus], VocabTraining(size=200, capcode=2))
 
 
-def test_settings_are_checked(corpus):
+def test_settings_invalid_mode_raises(corpus):
     with pytest.raises(SettingError, match="mode must be"):
         VocabTraining(mode="loose")
     with pytest.raises(SettingError, match="needs capcode 1 or 2"):
         vocab_train.train([corpus], VocabTraining(size=300, capcode=0))
 
 
-def test_lone_surrogates_in_json_are_replaced(tmp_path):
+def test_read_lone_surrogates_in_json_are_replaced(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "a \\ud800 b"}\n')
     corpus = _vocab_text.read([tmp_path], _bytes, vocab_train.silent)
     assert corpus.streams[0].tobytes().decode() == "a \ufffd b"

@@ -1,4 +1,4 @@
-"""Runs that begin with a finished model's weights, and dropout."""
+"""Runs that start with the weights of a finished model, and dropout."""
 
 # ruff: noqa: E402  (a missing package skips the file before its imports fail)
 
@@ -44,47 +44,50 @@ def make(folder, *, vocabulary="bytes", weights=None, steps=2, **training):
 
 @pytest.fixture
 def first(tmp_path):
-    """A trained model of 256 byte tokens, its folder."""
+    """The folder of a trained model with a vocabulary of 256 bytes."""
     loop.train(make(tmp_path / "first", steps=6))
     return tmp_path / "first" / "run" / "model"
 
 
-def begun(folder, **how):
+def initial_weights(folder, **how):
     """The weights of a run before its first step."""
     run = setup.build(make(folder, **how))
     assert not setup.resume(run)
     return {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
 
 
-def test_the_same_vocabulary_begins_with_the_very_weights(first, tmp_path):
-    weights, begin = load_file(first / "model.safetensors"), begun(tmp_path / "second", weights=first)
-    drawn = begun(tmp_path / "third")
+def test_load_same_vocabulary_copies_weights(first, tmp_path):
+    weights, initial = load_file(first / "model.safetensors"), initial_weights(tmp_path / "second", weights=first)
+    drawn = initial_weights(tmp_path / "third")
     for name, tensor in weights.items():
         if name == EMBEDDING:
-            assert torch.equal(begin[name][:258], tensor[:258])  # 256 bytes, EOS and BOS
-            assert torch.equal(begin[name][258:], drawn[name][258:])  # padding: nothing is known of it
+            assert torch.equal(initial[name][:258], tensor[:258])  # 256 bytes, EOS and BOS
+            assert torch.equal(initial[name][258:], drawn[name][258:])  # padding
         else:
-            assert torch.equal(begin[name], tensor)
-    assert not torch.equal(begin[EMBEDDING][:258], drawn[EMBEDDING][:258])
+            assert torch.equal(initial[name], tensor)
+    assert not torch.equal(initial[EMBEDDING][:258], drawn[EMBEDDING][:258])
 
 
-def test_another_vocabulary_is_made_from_the_old_rows(first, tmp_path, caplog):
+def test_load_other_vocabulary_averages_old_rows(first, tmp_path, caplog):
     caplog.set_level("INFO", "edgekit.training")
     path = tmp_path / "more.vocab"
     made = build([b"the old", b"sat"], 0)
     made.save(path)
-    begin, old = begun(tmp_path / "second", vocabulary=path, weights=first), load_file(first / "model.safetensors")
+    initial, old = (
+        initial_weights(tmp_path / "second", vocabulary=path, weights=first),
+        load_file(first / "model.safetensors"),
+    )
     vocabulary = data.vocabulary(str(path))
     ids = {vocabulary.base_bytes(id): id for id in range(vocabulary.table_size)}
     for token in (b"the old", b"sat", b"t", b" ", b"\xff"):
-        torch.testing.assert_close(begin[EMBEDDING][ids[token]], old[EMBEDDING][list(token)].mean(0))
+        torch.testing.assert_close(initial[EMBEDDING][ids[token]], old[EMBEDDING][list(token)].mean(0))
     eos = vocabulary.table_size
-    assert torch.equal(begin[EMBEDDING][eos : eos + 2], old[EMBEDDING][256:258])
+    assert torch.equal(initial[EMBEDDING][eos : eos + 2], old[EMBEDDING][256:258])
     assert "of 258 tokens 256 are in its vocabulary, 2 are means of several of its tokens" in caplog.text
 
 
-def test_a_tokenizer_json_model_gives_its_rows_too(tmp_path, stories):
-    """A BPE of other people's: rows by the text of each token."""
+def test_origins_tokenizer_json_model_finds_rows_by_text(tmp_path, stories):
+    """A BPE tokenizer: rows by the text of each token."""
     from edgekit.training import hf_folder, warm_start
 
     old = open_folder(stories)
@@ -98,7 +101,7 @@ def test_a_tokenizer_json_model_gives_its_rows_too(tmp_path, stories):
     assert rows[vocabulary.table_size].tolist() == [min(tokens.stop)]
 
 
-def test_a_resumed_run_keeps_its_own_weights(first, tmp_path):
+def test_train_resumed_keeps_its_own_weights(first, tmp_path):
     whole = make(tmp_path / "whole", weights=first, steps=4, dropout=0.2)
     loop.train(whole)
     parts = make(tmp_path / "parts", weights=first, steps=4, dropout=0.2)
@@ -112,7 +115,7 @@ def test_a_resumed_run_keeps_its_own_weights(first, tmp_path):
 
 
 @pytest.mark.parametrize("key, value", [("hidden_size", 32), ("num_attention_heads", 1), ("rope_theta", 500.0)])
-def test_another_shape_is_refused(first, tmp_path, key, value):
+def test_load_other_shape_raises(first, tmp_path, key, value):
     config = json.loads((first / "config.json").read_text())
     r = make(tmp_path / "second", weights=first)
     r = recipe.from_dict(r.to_dict() | {"model": r.to_dict()["model"] | {key: value}})
@@ -122,7 +125,7 @@ def test_another_shape_is_refused(first, tmp_path, key, value):
         loop.train(r)
 
 
-def test_no_model_there(tmp_path):
+def test_load_missing_model_raises(tmp_path):
     with pytest.raises(CheckpointError, match="does not exist"):
         loop.train(make(tmp_path / "second", weights=tmp_path / "nowhere"))
 
@@ -130,7 +133,7 @@ def test_no_model_there(tmp_path):
 # ---- dropout ---------------------------------------------------------------------------------------------------------
 
 
-def test_dropout_is_for_training_only_and_keeps_the_mean(first):
+def test_dropout_in_training_only_and_keeps_the_mean(first):
     config = open_folder(first).config
     torch.manual_seed(0)
     plain, dropping = Llama(config), Llama(config, dropout=0.5)
@@ -145,6 +148,6 @@ def test_dropout_is_for_training_only_and_keeps_the_mean(first):
     assert set(dropped.unique().tolist()) == {0.0, 2.0} and dropped.mean() == pytest.approx(1, abs=0.05)
 
 
-def test_a_share_of_one_is_refused(tmp_path):
+def test_dropout_of_one_raises(tmp_path):
     with pytest.raises(RecipeError, match="dropout must be a number of at least 0 and below 1"):
         make(tmp_path / "a", dropout=1.0)
