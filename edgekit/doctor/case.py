@@ -25,6 +25,7 @@ from edgekit.formats.gguf_config import KNOWN, config_from_keys, llama_config
 from edgekit.formats.gguf_tensors import gguf_name
 from edgekit.tokenizers.base import Tokenizer
 from edgekit.tokenizers.load import from_files
+from edgekit.utils import registry
 from edgekit.utils.files import os_reason, read_bytes
 
 NEW_COPY = "download the file again, or convert the model again"
@@ -186,13 +187,7 @@ def open_case(path: Path) -> Case:
         MissingExtraError: a `.onnx` without the package `onnx`.
     """
     path = Path(path)
-    if path.is_dir():
-        return _folder(path)
-    if path.suffix == ".gguf":
-        return _gguf(path)
-    if path.suffix == ".onnx":
-        return _onnx(path)
-    raise CheckpointError(f"{path} is not a model edgekit can open: give a model folder, a .gguf or a .onnx")
+    return {"hf": _folder, "gguf": _gguf, "onnx": _onnx}[registry.for_path("converters", path)](path)
 
 
 def _folder(path: Path) -> Case:

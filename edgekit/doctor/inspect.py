@@ -11,11 +11,12 @@ import numpy as np
 from edgekit.conversion import base, receipt
 from edgekit.conversion.base import PlansTensors, Written, converter
 from edgekit.conversion.verification.tensors import group_of
-from edgekit.errors import CheckpointError, EdgekitError, MissingExtraError
+from edgekit.errors import EdgekitError, MissingExtraError
 from edgekit.formats import embedded, gguf, gguf_config
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig, open_folder
 from edgekit.formats.embedded import FILES
 from edgekit.tokenizers.load import from_files
+from edgekit.utils import registry
 from edgekit.utils.files import read_bytes
 
 
@@ -27,13 +28,8 @@ def describe(path: Path) -> dict[str, Any]:
         MissingExtraError: a `.onnx` without the package `onnx`.
     """
     path = Path(path)
-    if path.is_dir():
-        return _describe_folder(path)
-    if path.suffix == ".gguf":
-        return _describe_gguf(path)
-    if path.suffix == ".onnx":
-        return _describe_onnx(path)
-    raise CheckpointError(f"{path} is not a model edgekit can open: give a model folder, a .gguf or a .onnx")
+    readers = {"hf": _describe_folder, "gguf": _describe_gguf, "onnx": _describe_onnx}
+    return readers[registry.for_path("converters", path)](path)
 
 
 def parameters(config: LlamaConfig) -> dict[str, int]:
