@@ -1,4 +1,4 @@
-"""What people import: a runtime and a tokenizer, and text out of them."""
+"""The public API: `load` opens a model, `Model` generates text with it."""
 
 import dataclasses
 import time
@@ -19,7 +19,7 @@ from edgekit.tokenizers.load import tokenizer_of
 from edgekit.utils import registry
 from edgekit.utils.progress import Progress, silent
 
-# Which runtime opens a model folder if none is named: the first whose packages are installed.
+# The runtime of a model folder if none is named: the first whose packages are installed.
 PREFERENCE = ("onnx", "llamacpp", "torch")
 
 
@@ -27,11 +27,11 @@ class Model:
     """A loaded model: `stream` gives text as it comes, `generate` all of it.
 
     Attributes:
-        runtime: see `edgekit.runtime.Runtime`; its cache is this model's one sequence.
-        tokenizer: see `edgekit.tokenizer.Tokenizer`.
-        defaults: the settings that hold where a call says nothing, from the model's generation config.
+        runtime: see `edgekit.inference.runtime.Runtime`; its cache holds this model's one sequence.
+        tokenizer: see `edgekit.tokenizers.base.Tokenizer`.
+        defaults: the settings where a call gives none, from the model's generation config.
         load_seconds: how long loading took.
-        running: the settings it was opened with, which a draft given by its path is opened with too.
+        running: the settings it was opened with; a draft given by its path is opened with the same.
     """
 
     def __init__(self, runtime: Runtime, tokenizer: Tokenizer, defaults: Generating | None = None):
@@ -43,7 +43,7 @@ class Model:
         self._drafts: dict[tuple[str, str | None], Model] = {}
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
-        """The ids to feed for a prompt: BOS first if the model wants it. Ids are taken as they are.
+        """The ids to feed for a prompt: BOS first if the model wants it. A prompt of ids is not changed.
 
         Raises:
             PromptError: the prompt is empty or not UTF-8.
@@ -53,7 +53,7 @@ class Model:
         tokens = self.tokenizer.encode(prompt)
         if not tokens:
             why = "is empty" if not prompt else "has no character that the vocabulary can write"
-            raise PromptError(f"the prompt {why}: give the model at least one character to go on from")
+            raise PromptError(f"the prompt {why}: give the model at least one character to continue")
         return tokens if self.tokenizer.bos is None else [self.tokenizer.bos, *tokens]
 
     def stream(
@@ -68,11 +68,11 @@ class Model:
 
         Args:
             prompt: text, or token ids as they are.
-            cancelled: asked after each token; True ends the text.
-            draft: speculative decoding: a model, of any vocabulary, that guesses ahead; or what `drafter` opens.
-                `.result.draft` says what came of it. A draft serves one text at a time.
-            settings: the fields of `edgekit.settings.Generating`; `defaults` holds for those not given. With a draft
-                also those of `edgekit.settings.Drafting`: draft_runtime, draft_tokens, draft_sampling.
+            cancelled: called after each token; True ends the text.
+            draft: for speculative decoding, a model of any vocabulary that guesses ahead; or a value that `drafter`
+                opens. `.result.draft` has its statistics. A draft serves one text at a time.
+            settings: the fields of `edgekit.settings.Generating`, by default those of `defaults`. With a draft also
+                those of `edgekit.settings.Drafting`: draft_runtime, draft_tokens, draft_sampling.
 
         Raises:
             SettingError: an unknown setting or a value out of range.
@@ -86,7 +86,7 @@ class Model:
             changes["stop"] = tuple(stop)
         if draft is None and about_draft:
             raise SettingError(f"{min(about_draft)} is for a draft, and none is given")
-        drafting, wanted = Drafting(**about_draft), dataclasses.replace(self.defaults, **changes)
+        drafting, generating = Drafting(**about_draft), dataclasses.replace(self.defaults, **changes)
         begin = None
         if draft is not None:
             from edgekit.inference.speculative.begin import Pair
@@ -94,15 +94,15 @@ class Model:
 
             opened = self.drafter(draft, drafting.draft_runtime)
             guess = opened if isinstance(opened, str) else Pair(opened.runtime, opened.tokenizer)
-            begin = begin_draft(Pair(self.runtime, self.tokenizer), guess, drafting, wanted)
-        stream = Stream(self.runtime, self.tokenizer, self.encode(prompt), wanted, cancelled, begin)
+            begin = begin_draft(Pair(self.runtime, self.tokenizer), guess, drafting, generating)
+        stream = Stream(self.runtime, self.tokenizer, self.encode(prompt), generating, cancelled, begin)
         stream.result.timings.load = self.load_seconds
         return stream
 
     def drafter(self, draft: "Model | str | Path", runtime: str | None = None) -> "Model | str":
-        """What `draft=` means: a model as it is, "ngram", "bundled", or a model's path or Hub id, opened once and kept.
+        """The draft for a value of `draft=`: a model, "ngram", "bundled", or a path or Hub id, which is opened once.
 
-        A draft is opened with this model's own running settings, on `runtime` or what its format says. Raises as
+        A draft is opened with this model's running settings, on `runtime` or the default of its format. Raises as
         `load`.
         """
         if isinstance(draft, Model) or draft == "ngram":
@@ -130,15 +130,15 @@ def load(
 
     Args:
         path: a Hugging Face folder, a `.gguf`, a `.onnx`, a Hub id, or None for the bundled model.
-        runtime: `torch`, `onnx` or `llamacpp`; by default what the artefact's format says, and for a folder the
-            first of onnx, llamacpp and torch that is installed.
-        quant: for a folder on onnx or llamacpp, which is converted once into the user's cache: the weights' type;
-            by default the full float32, which loses nothing.
+        runtime: `torch`, `onnx` or `llamacpp`; by default that of the artefact's format, and for a folder the first of
+            onnx, llamacpp and torch that is installed.
+        quant: the weights' type, for a folder on onnx or llamacpp, which is converted once into the user's cache; by
+            default float32, which is lossless.
         revision: of a Hub id.
         running: the fields of `edgekit.settings.Running`: threads, kv_type, dtype, ...
 
     Raises:
-        EdgekitError: one line that says what is wrong with the model, or which package is missing.
+        EdgekitError: one line about what is wrong with the model, or which package is missing.
     """
     begin = time.perf_counter()
     settings = Running(**split(running, Running)[0])

@@ -245,7 +245,7 @@ def test_counts_are_held_to_shards_and_to_tensors_in_memory(folder):
 @pytest.mark.parametrize("key", ["num_hidden_layers", "vocab_size"])
 def test_a_configuration_alone_is_believed_up_to_a_point(key):
     """As the one that an artefact carries: who reads it builds lists from it."""
-    with pytest.raises(CheckpointError, match=f"{key} is {MANY}, and edgekit believes [0-9]+ at most"):
+    with pytest.raises(CheckpointError, match=f"{key} is {MANY}, and edgekit accepts [0-9]+ at most"):
         LlamaConfig.from_dict(SMALL.to_dict() | {key: MANY})
 
 

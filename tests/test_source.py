@@ -38,13 +38,13 @@ def test_a_hub_that_does_not_answer_is_one_line(monkeypatch, trouble):
         raise trouble
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    with pytest.raises(FileError, match=f"cannot be had from the Hub: {trouble}"):
+    with pytest.raises(FileError, match=f"cannot be downloaded from the Hub: {trouble}"):
         hub.resolve("StentorLabs/Nothing")
 
 
 @pytest.mark.parametrize("name", ["absent", "a/b/c", "owner/model.gguf", "../up/there"])
 def test_what_is_neither(name):
-    with pytest.raises(CheckpointError, match="does not exist, and is no Hub id"):
+    with pytest.raises(CheckpointError, match="does not exist, and is not a Hub id"):
         hub.resolve(name)
 
 

@@ -283,7 +283,7 @@ def test_at_most_n_characters_are_stripped():
     ({"tokenizer.json": b"\xff\x00"}, 512, "tokenizer.json cannot be read"),
     ({"tokenizer_config.json": b"[1]"}, 512, "not a JSON object"),
     ({"tokenizer_config.json": b"{"}, 512, "tokenizer_config.json is not JSON"),
-    ({"tokenizer_config.json": b'{"tokenizer_type": "tokenmonster"}'}, 512, "tokenmonster.vocab.*not beside"),
+    ({"tokenizer_config.json": b'{"tokenizer_type": "tokenmonster"}'}, 512, "tokenmonster.vocab.*not next to"),
     ({"tokenizer_config.json": b'{"tokenizer_type": "tokenmonster", "vocab_file": "../x"}'}, 512, "be a file name"),
     ({"tokenizer_config.json": b'{"tokenizer_type": "tokenmonster", "vocab_file": 3}'}, 512, "be a file name"),
     ({"tokenmonster.vocab": b"nonsense"}, 512, "^tokenmonster.vocab: "),

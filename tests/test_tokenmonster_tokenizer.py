@@ -148,7 +148,7 @@ def test_a_name_resolves_through_the_hub(tmp_path, monkeypatch):
     monkeypatch.delenv("EDGEKIT_VOCABS", raising=False)
     asked = []
     monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *a, **k: None)
-    monkeypatch.setattr(tokenizer, "_knock", lambda url: None)
+    monkeypatch.setattr(tokenizer, "_probe", lambda url: None)
     monkeypatch.setattr(hub, "hf_hub_download", lambda *a, **k: asked.append(a) or str(tmp_path / "x.vocab"))
     assert resolve("english-8000-strict-nocapcode-v1") == tmp_path / "x.vocab"
     assert asked == [("alasdairforsythe/tokenmonster", "vocabs/english-8000-strict-nocapcode-v1.vocab")]

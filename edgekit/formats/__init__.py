@@ -1,1 +1,1 @@
-"""What lies on disk: checkpoints, GGUF, files embedded in an artefact, generation configs, the Hub."""
+"""Files: checkpoints, GGUF and ONNX metadata, files embedded in an artefact, generation configs, the Hub."""

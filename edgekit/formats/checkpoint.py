@@ -1,7 +1,7 @@
-"""A Hugging Face Llama folder, read with numpy and safetensors alone, and held to its word.
+"""A Hugging Face Llama folder, read with numpy and safetensors alone, and checked.
 
-A checkpoint that loads silently and talks nonsense is the worst outcome. So every key of the configuration is
-either understood or refused by name, and every tensor is there, has the right shape and is finite.
+A checkpoint that loads silently and generates nonsense is the worst outcome. Every key of the configuration is
+therefore either understood or refused by name, and every tensor must exist, have the right shape and be finite.
 """
 
 import hashlib
@@ -53,10 +53,10 @@ MUST_BE: dict[str, tuple[Any, ...]] = {
     "partial_rotary_factor": (1, 1.0, None),
 }
 
-# The most rows of a vocabulary, and layers, that are believed where there are no weights to hold them to; the largest
+# The most rows of a vocabulary, and layers, that are accepted without weights to check them against; the largest
 # published models have a quarter of the one and a thirtieth of the other.
 MOST_ROWS, MOST_LAYERS = 1 << 22, 4096
-# So many may always be claimed: they cost nothing, and shapes are compared one by one afterwards.
+# This many are always accepted: they cost nothing, and shapes are compared one by one afterwards.
 FEW_ROWS = 1 << 16
 
 # What training wrappers put before a tensor's name (DistributedDataParallel, torch.compile).
@@ -65,7 +65,7 @@ PREFIXES = ("module.", "_orig_mod.")
 
 @dataclass(frozen=True)
 class LlamaConfig:
-    """The numbers of a Llama, by Hugging Face's names. Shapes follow from them: see `shapes`."""
+    """The numbers of a Llama, by Hugging Face's names. They determine the shapes: see `shapes`."""
 
     vocab_size: int
     hidden_size: int
@@ -101,12 +101,12 @@ class LlamaConfig:
                 raise CheckpointError(f"{where}: {key} is missing")
             if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
                 raise CheckpointError(f"{where}: {key} must be a whole number above 0, not {value!r}")
-            if value > most:  # of an artefact nobody knows the tensors yet, and lists of this length will be built
-                raise CheckpointError(f"{where}: {key} is {value}, and edgekit believes {most} at most")
+            if value > most:  # lists of this length are built before an artefact's tensors are known
+                raise CheckpointError(f"{where}: {key} is {value}, and edgekit accepts {most} at most")
             return value
 
-        def real(key: str, default: float, found: Any = None) -> float:
-            value = left.pop(key, None) if found is None else found
+        def real(key: str, default: float, given: Any = None) -> float:
+            value = left.pop(key, None) if given is None else given
             value = default if value is None else value
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
                 raise CheckpointError(f"{where}: {key} must be a number above 0, not {value!r}")
@@ -193,10 +193,10 @@ class LlamaConfig:
 
 @dataclass
 class Checkpoint:
-    """A whole model in memory: configuration, tensors and the files beside them.
+    """A whole model in memory: configuration, tensors and the other files.
 
     `tensors` maps each name of `config.shapes()` to an array of float32 or float16 (BF16 is widened to float32,
-    losing nothing); `dtypes` says what the file held: "F32", "F16" or "BF16".
+    losslessly); `dtypes` has the type in the file: "F32", "F16" or "BF16". `notes` are messages for the user.
     """
 
     name: str
@@ -218,7 +218,7 @@ class Checkpoint:
 
     @cached_property
     def sha256(self) -> str:
-        """Of everything that a conversion can depend on: tensors in order, and the files beside them."""
+        """Over everything that a conversion can depend on: tensors in order, and the other files."""
         digest = hashlib.sha256()
         for name in self.config.shapes():
             digest.update(f"{name} {self.dtypes[name]}\0".encode())
@@ -249,29 +249,29 @@ def open_folder(path: Path) -> Checkpoint:
         for name, tensor, dtype in read_safetensors(shard):
             name = without_prefix(name)
             if name in tensors:
-                raise CheckpointError(f"{shard}: tensor {name} is there twice")
+                raise CheckpointError(f"{shard}: tensor {name} occurs twice")
             tensors[name], dtypes[name] = tensor, dtype
     return Checkpoint(path.resolve().name, config, tensors, dtypes, files)
 
 
 def side_files(path: Path) -> dict[str, bytes]:
-    """The files beside the weights that make up a model: `artefact.CARRIED`, and the vocabulary.
+    """A model's files other than weights: `embedded.CARRIED`, and the vocabulary.
 
-    A TokenMonster vocabulary may have any name, which tokenizer_config.json tells as `vocab_file`; here, and in every
+    A TokenMonster vocabulary may have any name, which is `vocab_file` in tokenizer_config.json; here, and in every
     artefact, it is `tokenmonster.vocab`.
 
     Raises:
         FileError: a file cannot be read.
-        CheckpointError: a file that is no JSON, or a config.json that claims more layers or vocabulary rows than the
-            tensors in the folder can hold: whoever goes by it would build them all.
+        CheckpointError: a file that is not JSON, or a config.json with more layers or vocabulary rows than the tensors
+            in the folder can have: callers would allocate them all.
     """
     files = {name: read_bytes(path / name) for name in embedded.CARRIED if (path / name).is_file()}
     if "config.json" in files:
         _check_counts(path, _json(files["config.json"], path / "config.json"))
     config = _json(files.get("tokenizer_config.json", b"{}"), path / "tokenizer_config.json")
     name, usual = str(config.get("vocab_file") or "tokenmonster.vocab"), "tokenmonster.vocab"
-    own = config.get("tokenizer_type") == "tokenmonster" and name != usual and Path(name).name == name
-    if own and (path / name).is_file():
+    is_renamed = config.get("tokenizer_type") == "tokenmonster" and name != usual and Path(name).name == name
+    if is_renamed and (path / name).is_file():
         files[usual] = read_bytes(path / name)
         files["tokenizer_config.json"] = json.dumps(config | {"vocab_file": usual}, indent=2).encode()
     return files
@@ -284,7 +284,7 @@ def _check_counts(path: Path, config: Mapping[str, Any]) -> None:
     """
     shapes = _shapes(path)
     rows = max((shape[0] for shape in shapes if len(shape) == 2), default=0)
-    limits = {"vocab_size": (MOST_ROWS, f"without weights at most {MOST_ROWS} are believed")}
+    limits = {"vocab_size": (MOST_ROWS, f"without weights at most {MOST_ROWS} are accepted")}
     if shapes:
         limits = {
             "num_hidden_layers": (len(shapes), f"the folder holds {len(shapes)} tensors"),
@@ -315,7 +315,7 @@ def _shapes(path: Path) -> list[tuple[int, ...]]:
 def read_safetensors(path: Path) -> Iterator[tuple[str, NDArray, str]]:
     """(name, array, dtype) of each tensor in one file; BF16 comes widened to float32.
 
-    Raises `CheckpointError` for a damaged file or a type that is no float of 16 or 32 bits.
+    Raises `CheckpointError` for a damaged file, or a type that is not a float of 16 or 32 bits.
     """
     try:
         entries = safetensors.deserialize(read_bytes(path))
@@ -342,7 +342,7 @@ def _shards(path: Path) -> list[Path]:
             raise CheckpointError(f"{path / INDEX}: weight_map is missing or not a table of file names")
         shards = [path / name for name in sorted(set(index.values()))]
         for shard in shards:
-            # A name with a folder in it could point anywhere on the disk.
+            # A name with a folder in it could refer to any file on the disk.
             if shard.parent != path or not shard.is_file():
                 raise CheckpointError(f"{path / INDEX} names {shard.name!r}, which is not in the folder")
         return shards
@@ -359,7 +359,7 @@ def _shards(path: Path) -> list[Path]:
 
 
 def _check(checkpoint: Checkpoint) -> None:
-    """Hold the tensors to the configuration; drops what is known to be redundant. Raises `CheckpointError`."""
+    """Check the tensors against the configuration; drops known redundant ones. Raises `CheckpointError`."""
     where, tensors = checkpoint.name, checkpoint.tensors
     for name in [n for n in tensors if n.endswith("rotary_emb.inv_freq")]:
         del tensors[name]  # written by old transformers, computed from rope_theta ever since
@@ -370,7 +370,7 @@ def _check(checkpoint: Checkpoint) -> None:
                 f"{where}: lm_head.weight differs from model.embed_tokens.weight, but the configuration ties them "
                 "(set tie_word_embeddings to false)"
             )
-    if (layers := checkpoint.config.num_hidden_layers) > len(tensors):  # their names would be built one by one
+    if (layers := checkpoint.config.num_hidden_layers) > len(tensors):  # before their names are built
         raise CheckpointError(f"{where}: num_hidden_layers is {layers}, but there are {len(tensors)} tensors")
     shapes = checkpoint.config.shapes()
     for name in shapes:

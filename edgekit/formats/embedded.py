@@ -1,8 +1,8 @@
-"""What an artefact carries beside its weights, so that one file is the whole model.
+"""The files embedded in an artefact, which make one file the whole model.
 
-The files that lie beside a checkpoint's weights (config, generation defaults, tokenizer) travel byte for byte
-under the key `edgekit.file.NAME`, each with its sha256, together with where the artefact came from. GGUF stores
-them as uint8 arrays, ONNX as base64 text in `metadata_props`; this module knows only names and bytes.
+A checkpoint's files other than weights (config, generation defaults, tokenizer) are stored byte for byte under the key
+`edgekit.file.NAME`, each with its sha256, together with the artefact's origin. GGUF stores them as uint8 arrays, ONNX
+as base64 text in `metadata_props`; this module knows only names and bytes.
 """
 
 import base64
@@ -16,13 +16,13 @@ from edgekit.errors import CheckpointError
 FILE = "edgekit.file."
 SHA256 = ".sha256"
 
-# What the conversion measured of itself, as JSON; in a Hugging Face folder it is a file. See `edgekit/receipt.py`.
+# The conversion's measurements, as JSON; in a Hugging Face folder it is a file. See `edgekit/receipt.py`.
 RECEIPT = "edgekit.receipt"
 RECEIPT_FILE = "edgekit_receipt.json"
-# Inside a file it is filled up with blanks to a multiple of this, so that a file's size is known before it is written.
+# Inside an artefact it is padded with blanks to a multiple of this, so the file's size is known before it is written.
 RECEIPT_ROOM = 2048
 
-# The files beside the weights that make a tokenizer; artefacts carry them whole, by these names.
+# The files of a tokenizer; artefacts embed them whole, by these names.
 FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -31,13 +31,13 @@ FILES = (
     "tokenmonster.vocab",
 )
 
-# Beside the tokenizer's files; `config.json` makes the way back to a Hugging Face folder exact.
+# Embedded too; with `config.json` the way back to a Hugging Face folder is exact.
 CONFIGURATION = ("config.json", "generation_config.json", "chat_template.jinja")
 CARRIED = (*CONFIGURATION, *FILES)
 
 
 def pack(files: Mapping[str, bytes], *, source_sha256: str, quant: str) -> tuple[dict[str, str], dict[str, bytes]]:
-    """The artefact's own keys: short texts, and whole files by key."""
+    """edgekit's keys in an artefact: short texts, and whole files by key."""
     texts = {"edgekit.version": __version__, "edgekit.source.sha256": source_sha256, "edgekit.quant": quant}
     blobs = {}
     for name in CARRIED:
@@ -73,7 +73,7 @@ def from_text(text: str, where: object) -> bytes:
 
 
 def files_in_texts(texts: Mapping[str, str], where: object) -> dict[str, bytes]:
-    """`unpack` for a format whose metadata is text only, where `to_text` made the values."""
+    """`unpack` for a format whose metadata is text only, with values from `to_text`."""
     blobs = {
         key: from_text(value, where)
         for key, value in texts.items()

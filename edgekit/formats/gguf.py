@@ -1,4 +1,4 @@
-"""Reading a GGUF file: its metadata and where each tensor lies. numpy and struct alone, so that a Pi needs no more.
+"""Reading a GGUF file: its metadata and the place of each tensor, with numpy and struct alone.
 
 The layout (ggml/docs/gguf.md), little endian throughout:
 
@@ -8,8 +8,8 @@ The layout (ggml/docs/gguf.md), little endian throughout:
     tensor: string name · u32 dimensions · u64 each, fastest first · u32 type · u64 offset into the data
     padding to `general.alignment` (32) · the data, each tensor padded to the alignment
 
-The file is mapped, not read: opening costs a walk over the strings, and numeric arrays are views. Everything that
-a count or length claims is held against the bytes that are there before anything is allocated.
+The file is mapped, not read: opening it walks over the strings, and numeric arrays are views. Every count and length
+is checked against the size of the file before anything is allocated.
 """
 
 import mmap
@@ -95,12 +95,12 @@ LONGEST_NAME = 1 << 16
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where one tensor lies. `shape` is in numpy's order: the row width is last."""
+    """The place of one tensor. `shape` is in numpy's order: the row width is last."""
 
     name: str
     shape: tuple[int, ...]
     type: str
-    """As ggml calls it: F32, Q4_0, ..."""
+    """ggml's name: F32, Q4_0, ..."""
     bytes: int
     offset: int
     """From the start of the file."""
@@ -112,7 +112,7 @@ class GGUFFile:
     Attributes:
         version: 2 or 3.
         metadata: values by key: int, float, bool, str (bytes that are not UTF-8 become surrogates, as in file names),
-            a list of str, or a read-only numpy array (bool for truth values).
+            a list of str, or a read-only numpy array (bool for booleans).
         tensors: `TensorInfo` by name, in file order.
         size: of the file, in bytes.
 
@@ -143,7 +143,7 @@ class GGUFFile:
         return np.frombuffer(self._map, np.uint8, info.bytes, info.offset)
 
     def files(self) -> dict[str, bytes]:
-        """The files that edgekit put in, by name. Raises `CheckpointError` if one does not match its sha256."""
+        """The embedded files, by name. Raises `CheckpointError` if one does not match its sha256."""
         texts = {key: value for key, value in self.metadata.items() if isinstance(value, str)}
         blobs = {
             key: value.tobytes()
@@ -178,37 +178,37 @@ class _Reader:
                 raise _Damage("a big-endian GGUF file; edgekit reads little-endian ones")
             raise _Damage(f"GGUF version {version}; edgekit reads 2 and 3")
         tensors, keys = self.number(UINT64), self.number(UINT64)
-        # The least that an entry takes: an empty name and a value of one byte; an empty name and no dimension.
-        self.sane(keys, 13, MOST_ENTRIES, "keys")
-        self.sane(tensors, 24, MOST_ENTRIES, "tensors")
+        # The smallest entries: an empty name and a value of one byte; an empty name and no dimension.
+        self.check_count(keys, 13, MOST_ENTRIES, "keys")
+        self.check_count(tensors, 24, MOST_ENTRIES, "tensors")
         metadata: dict[str, Any] = {}
         for i in range(keys):
             self.where = f"key {i + 1} of {keys}"
             key = self.name()
             self.where = f"key {key!r}"
             if key in metadata:
-                raise _Damage(f"key {key!r} is there twice")
+                raise _Damage(f"key {key!r} occurs twice")
             metadata[key] = self.value(self.number(UINT32))
         return version, metadata, self.infos(tensors, _alignment(metadata))
 
     def infos(self, count: int, alignment: int) -> dict[str, TensorInfo]:
-        found: dict[str, TensorInfo] = {}
+        infos: dict[str, TensorInfo] = {}
         for i in range(count):
             self.where = f"tensor {i + 1} of {count}"
             info = self.info()
-            if info.name in found:
-                raise _Damage(f"tensor {info.name!r} is there twice")
-            found[info.name] = info
+            if info.name in infos:
+                raise _Damage(f"tensor {info.name!r} occurs twice")
+            infos[info.name] = info
         start = -(-self.position // alignment) * alignment
-        # llama.cpp takes tensors only if they lie one after the other; so do we, and none can overlap another.
+        # llama.cpp accepts tensors only one after the other; so does edgekit, and none can overlap another.
         expected = 0
-        for info in found.values():
+        for info in infos.values():
             if info.offset != expected:
                 raise _Damage(f"tensor {info.name!r} begins at {info.offset} of the data, not at {expected}")
             if start + info.offset + info.bytes > self.size:
                 raise _Damage(f"tensor {info.name!r} reaches past the end of the file: it is cut off")
             expected += -(-info.bytes // alignment) * alignment
-        return {n: TensorInfo(n, i.shape, i.type, i.bytes, start + i.offset) for n, i in found.items()}
+        return {n: TensorInfo(n, i.shape, i.type, i.bytes, start + i.offset) for n, i in infos.items()}
 
     def info(self) -> TensorInfo:
         name = self.name()
@@ -234,7 +234,7 @@ class _Reader:
         if kind in NUMBERS:
             return self.number(kind)
         if kind == BOOL:
-            return bool(self.truth(self.number(UINT8)))
+            return bool(self.boolean(self.number(UINT8)))
         if kind == STRING:
             return self.text()
         if kind == ARRAY:
@@ -244,11 +244,11 @@ class _Reader:
     def array(self) -> list[str] | NDArray:
         kind, count = self.number(UINT32), self.number(UINT64)
         if kind == STRING:
-            self.sane(count, 8, MOST_STRINGS, "strings")
+            self.check_count(count, 8, MOST_STRINGS, "strings")
             return self.strings(count)
         if kind == BOOL:
             values = self.numbers(UINT8, count)
-            self.truth(int(values.max(initial=0)))
+            self.boolean(int(values.max(initial=0)))
             return values.view(np.bool_)
         if kind not in NUMBERS:
             what = "arrays" if kind == ARRAY else f"items of the unknown type {kind}"
@@ -257,14 +257,14 @@ class _Reader:
 
     def numbers(self, kind: int, count: int) -> NDArray:
         dtype = NUMBERS[kind]
-        self.sane(count, dtype.itemsize, 1 << 60, "items")
+        self.check_count(count, dtype.itemsize, 1 << 60, "items")
         values = np.frombuffer(self.data, dtype, count, self.position) if count else np.empty(0, dtype)
         self.position += count * dtype.itemsize
         return values
 
     def strings(self, count: int) -> list[str]:
-        # The one loop that is long in a real file, so without a call per string.
-        data, size, at, found = self.data, self.size, self.position, []
+        # The only long loop in a real file, so without a call per string.
+        data, size, at, texts = self.data, self.size, self.position, []
         for _ in range(count):
             if at + 8 > size:
                 raise self.cut()
@@ -272,9 +272,9 @@ class _Reader:
             at += 8 + length
             if at > size:
                 raise self.cut()
-            found.append(data[at - length : at].decode("utf-8", "surrogateescape"))
+            texts.append(data[at - length : at].decode("utf-8", "surrogateescape"))
         self.position = at
-        return found
+        return texts
 
     def text(self) -> str:
         length = self.number(UINT64)
@@ -299,13 +299,13 @@ class _Reader:
         self.position += NUMBERS[kind].itemsize
         return value
 
-    def truth(self, value: int) -> int:
+    def boolean(self, value: int) -> int:
         if value > 1:
-            raise _Damage(f"{self.where} is a truth value of {value}: the file is damaged")
+            raise _Damage(f"{self.where} is a boolean of value {value}: the file is damaged")
         return value
 
-    def sane(self, count: int, least: int, most: int, what: str) -> None:
-        """Refuse a count of things of at least `least` bytes each that the rest of the file cannot hold."""
+    def check_count(self, count: int, least: int, most: int, what: str) -> None:
+        """Refuse a count of items, of at least `least` bytes each, that do not fit in the rest of the file."""
         if count * least > self.size - self.position:
             raise _Damage(f"{self.where} claims {count} {what}, more than the file holds: it is cut off or damaged")
         if count > most:

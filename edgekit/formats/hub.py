@@ -1,4 +1,4 @@
-"""Which files `-m` means: a path, a Hub id, or nothing for the bundled model."""
+"""The files of a model given as a path, a Hub id, or nothing for the bundled model."""
 
 import re
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 from edgekit.errors import CheckpointError, FileError
 
 # Weights as safetensors, and text: never a pickle, never code.
-WANTED = ["*.safetensors", "*.json", "*.vocab", "tokenizer.model", "chat_template.jinja"]
+DOWNLOADED = ["*.safetensors", "*.json", "*.vocab", "tokenizer.model", "chat_template.jinja"]
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
-# What `edgekit train base` made; its README says how, and how good it is.
+# Trained by `edgekit train base`; its README has the details and measurements.
 BUNDLED = Path(__file__).parents[1] / "bundled" / "story-7m"
 
 
@@ -29,7 +29,7 @@ def resolve(path: str | Path | None, *, revision: str | None = None) -> Path:
         return Path(path)
     if isinstance(path, str) and HUB_ID.fullmatch(path) and not path.endswith((".gguf", ".onnx")):
         return _download(path, revision)
-    raise CheckpointError(f"{path} does not exist, and is no Hub id of the form owner/name")
+    raise CheckpointError(f"{path} does not exist, and is not a Hub id of the form owner/name")
 
 
 def _download(name: str, revision: str | None) -> Path:
@@ -37,7 +37,7 @@ def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=WANTED))
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=DOWNLOADED))
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FileError(f"{name} is no path here, and cannot be had from the Hub: {reason}") from error
+        raise FileError(f"{name} is not a path here, and cannot be downloaded from the Hub: {reason}") from error

@@ -1,4 +1,4 @@
-"""Walking a protobuf message without its schema's package: enough for metadata that lies beside large weights."""
+"""Walking a protobuf message without a schema: for the metadata in a file with large weights, and small messages."""
 
 from collections.abc import Iterator
 

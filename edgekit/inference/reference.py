@@ -1,12 +1,12 @@
-"""A Llama said plainly, in float32 numpy: the truth that every conversion is held to.
+"""A plain Llama in float32 numpy: the reference with which every conversion is compared.
 
-It runs a checkpoint's own tensors with nothing between them and the logits: no exported graph, no block types, no
-order of rows but Hugging Face's, no package beyond numpy. So a fault that a converter and its runtime share cannot
-hide in it, and a machine that only converts can prove what it made. The formulas, and the steps that are done in
-float32, are those of transformers' `modeling_llama.py`; tests hold the logits to its own within 1e-4.
+It computes the logits straight from a checkpoint's tensors: no exported graph, no block types, no order of rows but
+Hugging Face's, no package but numpy. A mistake that a converter and its runtime share therefore shows in the
+comparison, and a machine that only converts can verify its artefacts. The formulas, and the steps in float32, are those
+of transformers' `modeling_llama.py`; tests compare the logits with its own to within 1e-4.
 
-It opens in no time and prefills at the speed of a matrix product, so it also stands in where a model folder must run
-and PyTorch is not installed. For generating text it is the slowest runtime of all, and no `--runtime`.
+It opens quickly and prefills at the speed of a matrix product, so it also runs model folders where PyTorch is not
+installed. For generating text it is the slowest runtime; it is not a choice of `--runtime`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ CHUNK = 256
 
 
 class Part(NamedTuple):
-    """What one half of a layer adds to the hidden state."""
+    """The update of one half of a layer to the hidden state."""
 
     layer: int
     name: str
@@ -35,7 +35,7 @@ class Part(NamedTuple):
 
 
 class Reference:
-    """A checkpoint and the one sequence in its cache. It answers the `inference.runtime.Runtime` contract."""
+    """A checkpoint with a cache for one sequence. It satisfies `edgekit.inference.runtime.Runtime`."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.config: LlamaConfig = checkpoint.config
@@ -50,15 +50,15 @@ class Reference:
     def forward(self, tokens: Sequence[int], *, every: bool = False) -> Logits:
         """Append tokens; float32 logits, (vocab_size,) or (len(tokens), vocab_size). See `Runtime.forward`."""
         check_forward(self, tokens)
-        found = []
+        logits = []
         for start in range(0, len(tokens), CHUNK):
             hidden = self.embed(tokens[start : start + CHUNK])
             for part in self._layers(hidden):
                 hidden += part.update
             self.length += len(hidden)
             if every:
-                found.append(self.head(hidden))
-        return np.concatenate(found) if every else self.head(hidden[-1:])[0]
+                logits.append(self.head(hidden))
+        return np.concatenate(logits) if every else self.head(hidden[-1:])[0]
 
     def rewind(self, length: int) -> None:
         """Keep the first `length` tokens. See `Runtime.rewind`."""
@@ -71,7 +71,7 @@ class Reference:
 
     @property
     def cache(self) -> list[tuple[Array, Array]]:
-        """Keys, turned by their positions, and values of each layer: (kv_heads, length, head_dim) each. Not a copy."""
+        """Keys, rotated by their positions, and values of each layer: (kv_heads, length, head_dim) each. Not a copy."""
         return self._cache
 
     def embed(self, tokens: Sequence[int]) -> Array:
@@ -84,7 +84,7 @@ class Reference:
         return norm(hidden, self._weight("model.norm.weight"), self.config.rms_norm_eps) @ self._weight(table).T
 
     def part(self, layer: int, name: str, hidden: Array) -> Array:
-        """What one half of a layer makes of a hidden state (tokens, hidden_size), as if a text began there."""
+        """The update of one half of a layer to a hidden state (tokens, hidden_size) at the beginning of a text."""
         weights, eps = self._layer(layer), self.config.rms_norm_eps
         if name == "ffn":
             return _ffn(weights, norm(hidden, weights["post_attention_layernorm"], eps))
@@ -92,9 +92,9 @@ class Reference:
         return attended
 
     def parts(self, tokens: Sequence[int]) -> Iterator[tuple[Array, Part]]:
-        """Each half of each layer in turn: the hidden state that goes in, and what that half adds to it.
+        """Each half of each layer in turn: its input, the hidden state, and its update.
 
-        The cache is neither read nor changed. `hidden` is one array that grows: copy it to keep it.
+        The cache is neither read nor changed. `hidden` is one array that is updated in place: copy it to keep it.
         """
         hidden = self.embed(tokens)
         for layer in range(self.config.num_hidden_layers):
@@ -148,7 +148,7 @@ class Reference:
 
 
 def frequencies(config: LlamaConfig) -> Array:
-    """Radians a position by which each pair of a head turns, (head_dim / 2,): rope_theta ** (-2i / head_dim)."""
+    """Radians per position by which each pair of a head is rotated, (head_dim / 2,): rope_theta ** (-2i / head_dim)."""
     exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
     return np.asarray(1 / np.float32(config.rope_theta) ** exponents, np.float32)
 
@@ -167,7 +167,7 @@ def norm(x: Array, weight: Array, eps: float) -> Array:
 
 def _ffn(weights: dict[str, Array], x: Array) -> Array:
     gate, up = x @ weights["mlp.gate_proj"].T, x @ weights["mlp.up_proj"].T
-    with np.errstate(over="ignore"):  # exp of a large number is infinite, and its inverse the 0 that is meant
+    with np.errstate(over="ignore"):  # exp of a large number is infinite, and its inverse 0, as it should be
         return (gate / (1 + np.exp(-gate)) * up) @ weights["mlp.down_proj"].T
 
 

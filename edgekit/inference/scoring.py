@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens, and the token that stands before a text: what every evaluation is made of."""
+"""Log-probabilities of given tokens, and the token before a text: the basis of every evaluation."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,13 +16,13 @@ BLOCK = 1 << 18
 def log_sum_exp(logits: Logits) -> NDArray[np.float64]:
     """Natural logarithm of the sum of exp(logits) along the last axis: (n, vocab_size) float32 -> (n,) float64.
 
-    Differences and exponentials are float32, of which numpy computes many at once; their sum is pairwise. That is
-    within 1e-6 of float64 throughout, since an exponential's error counts only as far as the exponential does.
+    Differences and exponentials are float32, of which numpy computes many at once; their sum is pairwise. The result is
+    within 1e-6 of float64, since an exponential's error only counts as much as the exponential does.
 
     Raises:
         RuntimeFailure: a row has no largest number (NaN or infinity): the model is damaged.
     """
-    found = np.empty(len(logits), np.float64)
+    sums = np.empty(len(logits), np.float64)
     rows = max(1, BLOCK // logits.shape[-1])
     for start in range(0, len(logits), rows):
         part = logits[start : start + rows]
@@ -31,8 +31,8 @@ def log_sum_exp(logits: Logits) -> NDArray[np.float64]:
             raise RuntimeFailure("the model's logits are not finite: it is damaged, or overflows its number type")
         shifted = part - largest
         np.exp(shifted, out=shifted)
-        found[start : start + rows] = largest[:, 0].astype(np.float64) + np.log(shifted.sum(axis=-1), dtype=np.float64)
-    return found
+        sums[start : start + rows] = largest[:, 0].astype(np.float64) + np.log(shifted.sum(axis=-1), dtype=np.float64)
+    return sums
 
 
 def target_logprobs(logits: Logits, targets: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -46,7 +46,7 @@ def prefix_id(tokenizer: Tokenizer, runtime: Runtime, which: str) -> int | None:
     Args:
         which: one of `eval_settings.PREFIXES`, or an id as digits.
 
-            model: BOS if the model's own texts begin with it, else EOS, which packed training data has between its
+            model: BOS if the model's prompts begin with it, else EOS, which packed training data has between its
                 documents; None if there is neither.
             lm-eval: lm-evaluation-harness's `prefix_token_id`: the tokenizer's BOS if it has one, else its EOS. Where
                 a BOS is declared that training never used (Stentor2's, for one), this is that BOS.
@@ -64,17 +64,17 @@ def prefix_id(tokenizer: Tokenizer, runtime: Runtime, which: str) -> int | None:
     bos, eos = declared(tokenizer, runtime, "bos"), declared(tokenizer, runtime, "eos")
     if which == "model":
         return eos if tokenizer.bos is None else tokenizer.bos
-    found = {"lm-eval": eos if bos is None else bos, "bos": bos, "eos": eos}[which]
-    if found is None:
+    token = {"lm-eval": eos if bos is None else bos, "bos": bos, "eos": eos}[which]
+    if token is None:
         missing = "neither BOS nor EOS" if which == "lm-eval" else f"no {which.upper()}"
         raise UsageError(f"the model has {missing} to put before a text: choose another --prefix, an id or none")
-    return found
+    return token
 
 
 def declared(tokenizer: Tokenizer, runtime: Runtime, name: str) -> int | None:
-    """The id of "bos" or "eos", whether or not the model puts it anywhere by itself; None if there is none.
+    """The id of "bos" or "eos", whether or not prompts begin with it; None if there is none.
 
-    As in transformers the tokenizer's spelling counts first, then what the configurations call it.
+    As in transformers the tokenizer's spelling comes first, then the ids in the configurations.
     """
     files = runtime.files
     if spelled := spelling(files, f"{name}_token"):
@@ -90,17 +90,17 @@ def declared(tokenizer: Tokenizer, runtime: Runtime, name: str) -> int | None:
 
 
 MOST_LOGITS = 1 << 24
-"""Logits asked for at once, 64 MiB: 2,080 tokens of an 8,064-token vocabulary, 128 of one of 128,000."""
+"""Logits computed at once, 64 MiB: 2,080 tokens of an 8,064-token vocabulary, 128 of one of 128,000."""
 
 
 Window = tuple[Sequence[int], int]
-"""Token ids, of which those from this place on are scored, each after all before it; the place is at least 1."""
+"""Token ids, and the index (at least 1) from which they are scored, each given all before it."""
 
 
 def blockwise(ids: Sequence[int], context: int, prefix: int | None) -> Iterator[Window]:
-    """Windows of `context` tokens, each starting anew, the last as long as it comes.
+    """Separate windows of `context` tokens; the last may be shorter.
 
-    The prefix comes on top: the model is never fed a window's last token, so it still sees `context` at most.
+    The prefix is extra: the model is never fed a window's last token, so it still sees `context` at most.
     """
     before = [] if prefix is None else [prefix]
     for start in range(0, len(ids), context):
@@ -132,10 +132,10 @@ def rolling(ids: Sequence[int], context: int, prefix: int | None) -> Iterator[Wi
 
 
 def window_logprobs(runtime: Runtime, window: Sequence[int], first: int = 1) -> np.ndarray:
-    """Natural log-probabilities of window[first:], each after all before it: float64 (len(window) - first,).
+    """Natural log-probabilities of window[first:], each given all before it: float64 (len(window) - first,).
 
-    Logits are asked for only where they are needed, and in parts where the vocabulary is large. On a model whose
-    numbers depend on how many tokens come at once (dynamic int8), parts give slightly other ones.
+    Logits are computed only where they are needed, and in parts if the vocabulary is large. A model whose results
+    depend on how many tokens come at once (dynamic int8) gives slightly different ones in parts.
 
     Raises:
         ContextError: the window has more than context_length + 1 tokens.
@@ -147,9 +147,9 @@ def window_logprobs(runtime: Runtime, window: Sequence[int], first: int = 1) -> 
         runtime.forward(fed[: first - 1])
     size = max(1, MOST_LOGITS // runtime.vocab_size)
     targets = np.asarray(window)
-    found = []
+    logprobs = []
     for start in range(first - 1, len(fed), size):
         part = fed[start : start + size]
         logits = runtime.forward(part, every=True)
-        found.append(target_logprobs(logits, targets[start + 1 : start + 1 + len(part)]))
-    return np.concatenate(found)
+        logprobs.append(target_logprobs(logits, targets[start + 1 : start + 1 + len(part)]))
+    return np.concatenate(logprobs)

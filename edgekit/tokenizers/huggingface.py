@@ -1,12 +1,13 @@
 """Ordinary tokenizers: `tokenizer.json` through the `tokenizers` library.
 
 The library encodes. Decoding is done here, on bytes: each id has the bytes that the file's decoder would print for
-it, so a stream needs no look back and costs the same for every id. The texts are the library's own, but for one case:
-where byte tokens do not make up UTF-8, it replaces the whole run of them, each by one U+FFFD, good characters too.
-Here, as in llama.cpp, only the ill-formed part is replaced; a stream cannot take a character back.
+it, so a stream never looks back and every id costs the same. The texts equal the library's, with one exception: where
+byte tokens are not valid UTF-8, the library replaces the whole run of them, each by one U+FFFD, valid characters too.
+Here, as in llama.cpp, only the ill-formed part is replaced, since a stream cannot take a character back.
 """
 
 import codecs
+import functools
 import hashlib
 import json
 import re
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
 
 
 class JsonTokenizer:
-    """See `edgekit.tokenizer.Tokenizer`.
+    """See `edgekit.tokenizers.base.Tokenizer`.
 
     Args:
         data: the content of a tokenizer.json.
         vocab_size: rows of the model's embedding.
-        stop: ids that end a text. bos: see the protocol. Where these are added tokens they count as special, also
-            if the file forgot to say so.
+        stop: ids that end a text. bos: see the protocol. If these are added tokens they count as special, even if the
+            file does not mark them.
 
     Attributes:
         special_ids: ids that the file marks special; they decode to nothing, and text does not produce them.
@@ -63,19 +64,19 @@ class JsonTokenizer:
         self.token_bytes = [rules.piece(tokens[id]) if id in tokens else b"" for id in range(vocab_size)]
         firsts = ((id, rules.piece(token, first=True)) for id, token in tokens.items())
         self.first_pieces = {id: first for id, first in firsts if first != self.token_bytes[id]}
-        """What it prints instead as the first id of a text that prints anything, where that differs."""
+        """The bytes of an id that is the first of a text to print anything, where they differ."""
         self._silent = frozenset(range(vocab_size)).difference(tokens)
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], vocab_size: int) -> "JsonTokenizer":
-        """The tokenizer of a checkpoint, with what its configuration says of the beginning and the end of a text."""
+        """The tokenizer of a checkpoint, with the BOS and stop ids of its configuration."""
         data = files["tokenizer.json"]
         library = _open(data)
 
         def ids(key: str) -> list[int]:
             spelled = library.token_to_id(spelling(files, key))
-            found = configured_ids(files, f"{key}_id")
-            return [id for id in ([] if spelled is None else [spelled]) + found if id < vocab_size]
+            configured = configured_ids(files, f"{key}_id")
+            return [id for id in ([] if spelled is None else [spelled]) + configured if id < vocab_size]
 
         add = read_json(files, "tokenizer_config.json").get("add_bos_token")
         bos = _template_bos(library) if add is None else next(iter(ids("bos_token")), None) if add is True else None
@@ -98,7 +99,7 @@ class JsonTokenizer:
 
     @cached_property
     def _spelled(self) -> frozenset[int]:
-        """Specials that must not come out of text. The unknown token must: it is what unknown text becomes."""
+        """Specials that text must not produce. The unknown token is none of them: unknown text becomes it."""
         unknown = getattr(self._library.model, "unk_token", None)
         unk = self._library.token_to_id(unknown) if isinstance(unknown, str) else None
         if isinstance(index := json.loads(self._data)["model"].get("unk_id"), int):
@@ -108,14 +109,14 @@ class JsonTokenizer:
     def _spell(self, id: int) -> list[int]:
         """A special token's spelling in ordinary tokens.
 
-        Only for files whose model itself holds the special (WordLevel, Unigram): it matches there as any word does,
-        whatever is said of added tokens. Spelled by characters, then by bytes; what has neither is left out.
+        Only needed for files whose model itself contains the special (WordLevel, Unigram): there it matches like any
+        word, whatever the added tokens are. Spelled by characters, then by bytes; what has neither is left out.
         """
         ids = []
         for char in self._library.id_to_token(id) or "":
             codes = [char] if self._library.token_to_id(char) is not None else [f"<0x{b:02X}>" for b in char.encode()]
-            ids += [found for code in codes if (found := self._library.token_to_id(code)) is not None]
-        return [found for found in ids if found not in self.special_ids]
+            ids += [part for code in codes if (part := self._library.token_to_id(code)) is not None]
+        return [part for part in ids if part not in self.special_ids]
 
     def decode(self, tokens: Sequence[int]) -> str:
         decoder = self.decoder()
@@ -154,16 +155,16 @@ class JsonTokenizer:
 
 
 class JsonDecoder:
-    """See `base.Decoder`. Pending between ids: half a character; at the start, what is stripped there."""
+    """See `base.Decoder`. State between ids: an unfinished character; at the start, what is stripped there."""
 
     __slots__ = ("_started", "_strip", "_tokenizer", "_utf8")
 
     def __init__(self, tokenizer: JsonTokenizer):
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._anew()
+        self._reset()
 
-    def _anew(self) -> None:
+    def _reset(self) -> None:
         self._utf8.reset()
         self._started = not self._tokenizer.first_pieces
         self._strip = len(self._tokenizer.strip)
@@ -187,7 +188,7 @@ class JsonDecoder:
     def flush(self) -> str:
         text = self._utf8.decode(b"", True)
         text = self._stripped(text) if self._strip and text else text
-        self._anew()
+        self._reset()
         return text
 
     def _stripped(self, text: str) -> str:
@@ -197,31 +198,31 @@ class JsonDecoder:
         return text[count:]
 
     def mask_state(self, masks: "Masks") -> int:
-        """Where the mask's machine is: it reads the bytes that are pending."""
+        """The state of the mask's automaton after the pending bytes."""
         return masks.after_bytes(self._utf8.getstate()[0])
 
 
 @dataclass
 class Rules:
-    """What a file's `decoder` makes of a token's spelling."""
+    """How a file's `decoder` turns a token's spelling into bytes."""
 
     kind: str
-    """"bytes": each character stands for a byte (GPT-2); "text": as `replace` and `byte_tokens` say."""
+    """"bytes": each character stands for a byte (GPT-2); "text": by `replace` and `byte_tokens`."""
     replace: tuple[tuple[str, str], ...] = ()
     byte_tokens: bool = False
-    """Whether `<0xE2>` is that byte."""
+    """Whether `<0xE2>` stands for that byte."""
     drop_first: str = ""
     """A character that the first token of a text loses."""
     between: str = ""
-    """What is put before every token but the first."""
+    """What comes before every token but the first."""
     strip: str = ""
-    """What a whole text loses at its start, at most: n times one character."""
+    """What a whole text loses at its start, at most: one character n times."""
 
     @classmethod
     def read(cls, decoder: Any) -> "Rules":
-        """From the JSON of the file. Raises `VocabularyError` for a decoder that edgekit does not know."""
+        """From the file's JSON. Raises `VocabularyError` for an unsupported decoder."""
         if decoder is None:
-            return cls("text", between=" ")  # what the library does without one
+            return cls("text", between=" ")  # the library's default
         steps = decoder.get("decoders", []) if _kind(decoder) == "Sequence" else [decoder]
         kinds = [_kind(step) for step in steps]
         if kinds == ["ByteLevel"]:
@@ -229,8 +230,8 @@ class Rules:
         if kinds == ["Metaspace"]:
             mark = steps[0].get("replacement", "▁")
             scheme = steps[0].get("prepend_scheme", "always")
-            keeps = scheme == "never" or steps[0].get("add_prefix_space") is False
-            return cls("text", replace=((mark, " "),), drop_first="" if keeps else mark)
+            keeps_space = scheme == "never" or steps[0].get("add_prefix_space") is False
+            return cls("text", replace=((mark, " "),), drop_first="" if keeps_space else mark)
         replace, byte_tokens, fused, strip = [], False, False, ""
         for step, kind in zip(steps, kinds, strict=True):
             pattern = step.get("pattern", {}).get("String") if kind == "Replace" else None
@@ -255,8 +256,8 @@ class Rules:
             token = token.replace(self.drop_first, "")
         for pattern, content in self.replace:
             token = token.replace(pattern, content)
-        if self.byte_tokens and (found := re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", token)):
-            return bytes([int(found[1], 16)])
+        if self.byte_tokens and (match := re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", token)):
+            return bytes([int(match[1], 16)])
         return (token if first else self.between + token).encode()
 
 
@@ -267,29 +268,24 @@ def _kind(step: Any) -> str:
     return kind
 
 
+@functools.cache
 def byte_of_char() -> dict[str, int]:
-    """GPT-2's table: printable bytes stand for themselves, the others for characters from U+0100 on."""
-    if not _BYTES:
-        printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-        others = [value for value in range(256) if value not in printable]
-        _BYTES.update({chr(value): value for value in printable})
-        _BYTES.update({chr(0x100 + i): value for i, value in enumerate(others)})
-    return _BYTES
-
-
-_BYTES: dict[str, int] = {}
+    """GPT-2's table: printable bytes are written as themselves, the others as characters from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [value for value in range(256) if value not in printable]
+    return {chr(value): value for value in printable} | {chr(0x100 + i): value for i, value in enumerate(others)}
 
 
 def _mark_special(data: bytes, ids: Collection[int | None]) -> bytes:
-    """The file with these added tokens marked special; itself if they are."""
+    """The file with these added tokens marked special; unchanged if they are."""
     try:
         values = json.loads(data)
-        forgotten = [t for t in values["added_tokens"] if t["id"] in ids and not t["special"]]
+        unmarked = [t for t in values["added_tokens"] if t["id"] in ids and not t["special"]]
     except (ValueError, LookupError, TypeError):
-        return data  # the library will say what is wrong with it
-    for token in forgotten:
+        return data  # the library reports what is wrong with it
+    for token in unmarked:
         token["special"] = True
-    return json.dumps(values).encode() if forgotten else data
+    return json.dumps(values).encode() if unmarked else data
 
 
 def _template_bos(library: tokenizers.Tokenizer) -> int | None:
@@ -306,9 +302,9 @@ def _open(data: bytes) -> tokenizers.Tokenizer:
         library = tokenizers.Tokenizer.from_buffer(data)
     except Exception as error:  # the library raises plain Exception
         raise VocabularyError(f"tokenizer.json cannot be read: {' '.join(str(error).split())}") from error
-    # A file may carry the settings of its training run; a prompt must come out whole.
+    # A file may contain the settings of its training run; a prompt must not be cut or padded.
     library.no_truncation()
     library.no_padding()
-    # Special tokens in text are text: with this the library does not look for them.
+    # Special tokens in text are plain text: this keeps the library from looking for them.
     library.encode_special_tokens = True
     return library

@@ -1,28 +1,28 @@
-"""Which ids may come next so that U+FFFD is never printed: what `ban_replacement` masks with.
+"""Which ids may come next so that U+FFFD is never printed: the mask of `ban_replacement`.
 
-A token is bytes, and one token may end inside a character that the next one finishes. An id is allowed if the text
-stays well-formed UTF-8 after it and any unfinished character can still be finished by tokens that exist. That is
-a walk through a small state machine over classes of bytes: the UTF-8 automaton of the Unicode Standard's table
-3-7, extended by the delete markers of TokenMonster's capcode, which can take bytes out of a character or join
-what stood on both sides of them. All tokens walk at once, one numpy step per byte position; a mask is computed once per
-state of the decoder and kept. A token that spells U+FFFD itself (EF BF BD) is banned as well.
+A token is bytes, and a token may end inside a character that the next one finishes. An id is allowed if the text stays
+well-formed UTF-8 after it and any unfinished character can still be finished by existing tokens. This is a walk through
+a small automaton over classes of bytes: the UTF-8 automaton of the Unicode Standard's table 3-7, extended by the delete
+markers of TokenMonster's capcode, which can remove bytes from a character or join what is on both sides of them. All
+tokens walk at once, one numpy step per byte position; a mask is computed once per state of the decoder and cached. A
+token that spells U+FFFD itself (EF BF BD) is banned too.
 """
 
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
 
-# Classes of byte values. ASCII is 0; 1 and 2 are the markers, for levels that have them.
+# Classes of byte values. ASCII is 0; 1 and 2 are the capcode markers, at levels that have them.
 ASCII, DELETE, SILENT = range(3)
-C80, C90, CA0, CBD, CBE, CBF = range(3, 9)  # continuation bytes, from this value on
+C80, C90, CA0, CBD, CBE, CBF = range(3, 9)  # continuation bytes, from this value up
 TWO, E0, THREE, ED, EF, F0, FOUR, F4, NEVER, NOTHING = range(9, 19)  # lead bytes; bytes never legal; no byte at all
 CONTINUATION = range(C80, CBF + 1)
 
-# What may follow: state -> class -> state. "" is between characters; a digit, that many continuation bytes to come.
+# Transitions: state -> class -> state. "" is between characters; a digit is the number of continuation bytes to come.
 NEXT: dict[str, dict[int, str]] = {
     "": {ASCII: "", DELETE: "", SILENT: "", TWO: "1", E0: "E0", THREE: "2", ED: "ED", EF: "EF", F0: "F0", FOUR: "3",
          F4: "F4"},
@@ -37,9 +37,9 @@ NEXT: dict[str, dict[int, str]] = {
     "F4": {C80: "2"},
 }  # fmt: skip
 
-# (out,): `out` is what the printed bytes end in. (out, "D"): a delete marker waits. (whole, broken, raw): the marker
-# deletes a character of which `raw` has come; the output is in `whole` if it proves well-formed, else in `broken`
-# (then only its first byte was deleted, and the others are printed; None if that makes U+FFFD).
+# (out,): `out` is the state of the printed bytes. (out, "D"): a delete marker is pending. (whole, broken, raw): the
+# marker deletes a character of which `raw` has been read; the output's state is `whole` if it proves well-formed, else
+# `broken` (then only its first byte was deleted, and the others are printed; None if that makes U+FFFD).
 State = tuple[str | None, ...]
 START: State = ("",)
 DEAD = 0  # index of "U+FFFD was printed" in the tables
@@ -51,7 +51,7 @@ class Machine:
     Attributes:
         classes: uint8 (256,), the class of each byte value.
         strict: int16 (states, classes), the next state; DEAD once the output is ill-formed.
-        real: the same as nested lists, for following what a decoder has really read: it prints U+FFFD and goes on.
+        real: the same as nested lists, to follow what a decoder has actually read: it prints U+FFFD and continues.
         clean: bool (states,), whether a text may end here.
         start: index of the state at the beginning of a text.
     """
@@ -77,7 +77,7 @@ class Machine:
         self.clean = np.array([False, *(len(state) < 3 and state[0] == "" for state in states)])
 
     def step(self, state: State, kind: int, forgiving: bool) -> State | None:
-        """The state after one byte; None if U+FFFD was printed, which a forgiving machine survives."""
+        """The state after one byte; None if U+FFFD was printed, which a forgiving machine never returns."""
         if len(state) == 1:
             if kind == DELETE:
                 return (state[0], "D")
@@ -85,9 +85,9 @@ class Machine:
         if len(state) == 2:
             out = state[0]
             if self.level == 1:
-                return (out,)  # level 1 deletes one byte, whatever it is
+                return (out,)  # level 1 deletes one byte of any kind
             if kind in (DELETE, SILENT):
-                return state  # capitals' markers leave the deletion waiting
+                return state  # markers of capitals leave the deletion pending
             raw = NEXT[""].get(kind)
             return (out, out, raw) if raw else (out,)
         whole, broken, raw = state
@@ -96,18 +96,18 @@ class Machine:
         if after == "":
             return (whole,)
         if after is not None:
-            return (whole, printed(broken, kind, False), after)  # not printed yet: remember that it would be U+FFFD
+            return (whole, printed(broken, kind, False), after)  # not printed yet, but it would be U+FFFD
         if broken is None and not forgiving:
             return None
         return self.step((broken or "",), kind, forgiving)  # continuation bytes were printed: nothing is pending
 
 
 def printed(out: str | None, kind: int, forgiving: bool) -> str | None:
-    """What the output ends in after one more byte is printed; None once it is ill-formed."""
+    """The state of the output after one more byte is printed; None once it is ill-formed."""
     after = None if out is None else NEXT[out].get(kind)
     if after is not None or not forgiving:
         return after
-    # U+FFFD took the place of what came before; this byte begins a new character, or is replaced as well.
+    # U+FFFD replaced what came before; this byte begins a new character, or is replaced too.
     return NEXT[""].get(kind, "")
 
 
@@ -127,12 +127,12 @@ def byte_class(value: int, level: int) -> int:
 
 @functools.cache
 def machine(level: int) -> Machine:
-    """The automaton of a capcode level, made once."""
+    """The automaton of a capcode level, built once."""
     return Machine(level)
 
 
 class Masks:
-    """The masks of one vocabulary, by the machine's state.
+    """The masks of one vocabulary, by the automaton's state.
 
     Args:
         pieces: for each id, the bytes it adds before capcode is undone; `b""` for ids that print nothing.
@@ -150,7 +150,7 @@ class Masks:
         lengths = lengths[self._order]
         flat = self.machine.classes[np.frombuffer(b"".join(pieces[i] for i in self._order), np.uint8)]
         begins = np.cumsum(lengths) - lengths
-        # Column j: the class of byte j of every token that has one; longest first, so these are always a prefix.
+        # Column j: the class of byte j of every token that has one; with the longest first these are always a prefix.
         counts = [int((lengths > j).sum()) for j in range(int(lengths.max(initial=0)))]
         self._columns = [flat[begins[:count] + j] for j, count in enumerate(counts)]
         self._distance = np.where(self.machine.clean, 0, np.iinfo(np.int32).max).astype(np.int32)
@@ -158,7 +158,7 @@ class Masks:
         self._masks: dict[tuple[int, int | None], Mask] = {}
 
     def advance(self, state: int, token: int) -> int:
-        """The state after a decoder in `state` read this id."""
+        """The state after a decoder in `state` has read this id."""
         real = self.machine.real
         if 0 <= token < len(self._pieces):
             for kind in self._pieces[token].translate(_classes(self.machine.level)):
@@ -176,12 +176,12 @@ class Masks:
         """The ids that may come next; bool (len(pieces),), read-only, and the same object at the next call.
 
         Args:
-            state: where the decoder is: `start`, or what `advance` gave.
-            remaining: how many ids may follow the next one. Given, no character is begun that they cannot
-                finish, so that a text cut off by its length ends whole as well.
+            state: of the decoder: `start`, or a result of `advance`.
+            remaining: how many ids may follow the next one. If given, no character is begun that they cannot finish,
+                so a text that ends by its length also ends in a whole character.
 
-        If half a character is pending that no token can finish (a prompt may end so), U+FFFD cannot be avoided;
-        the mask is then that of the beginning of a text.
+        If an unfinished character is pending that no token can finish (a prompt may end in one), U+FFFD cannot be
+        avoided; the mask is then that of the beginning of a text.
         """
         key = (state, None if remaining is None or remaining > 3 else max(remaining, 0))
         if key not in self._masks:
@@ -211,13 +211,13 @@ class Masks:
         for column in self._columns:
             alive = alive[: np.searchsorted(alive, len(column))]
             states[alive] = self.machine.strict[states[alive], column[alive]]
-            alive = alive[states[alive] != DEAD]  # inside a character few tokens live past their first byte
+            alive = alive[states[alive] != DEAD]  # inside a character few tokens survive their first byte
         result = np.empty_like(states)
         result[self._order] = states
         return result
 
     def _explore(self, after: NDArray[np.int16]) -> None:
-        """Learn, for each unclean state that can be reached, the fewest ids that finish the character."""
+        """Find, for each reachable state inside a character, the fewest ids that finish it."""
         reached: dict[int, NDArray[np.intp]] = {}
         waiting = [after]
         while waiting:
@@ -246,8 +246,8 @@ def _some(out: str | None) -> State | None:
     return None if out is None else (out,)
 
 
-def iter_growing(states: dict[State, int]):
-    """The keys of a dict that grows while they are walked."""
+def iter_growing(states: dict[State, int]) -> Iterator[State]:
+    """The keys of a dict that grows during the iteration."""
     seen = 0
     while seen < len(states):
         for state in list(states)[seen:]:

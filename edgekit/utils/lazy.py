@@ -1,9 +1,9 @@
-"""A part of somebody's package without the rest of it.
+"""Import one submodule of a package without the rest of it.
 
 `import llama_cpp.llama_cpp` also executes `llama_cpp/__init__.py`, and with it chat templates, a disk cache and
-grammars (jinja2, sqlite3, multiprocessing): several times as long as the C bindings, which are all that is used here.
-`gguf` is like that. So a package is registered without being executed, its submodule is imported, and the package
-executes itself when anybody asks it for something that is no submodule.
+grammars (jinja2, sqlite3, multiprocessing), which takes several times as long as the C bindings, all that is used here.
+The same goes for `gguf`. `load` therefore registers the package without executing it and imports the submodule; the
+package is executed when it is first asked for any other name.
 """
 
 import importlib
@@ -21,11 +21,11 @@ def load(package: str, name: str) -> ModuleType:
             raise ModuleNotFoundError(f"No module named {package!r}", name=package)
         module, loader = importlib.util.module_from_spec(spec), spec.loader
 
-        def execute(wanted: str) -> Any:
+        def execute(name: str) -> Any:
             if vars(module).pop("__getattr__", None):
                 loader.exec_module(module)
-                return getattr(module, wanted)
-            raise AttributeError(f"module {package!r} has no attribute {wanted!r}")
+                return getattr(module, name)
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
         vars(module)["__getattr__"] = execute
         sys.modules[package] = module

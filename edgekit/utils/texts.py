@@ -1,6 +1,7 @@
-"""Texts to measure a model on, and the rules for reading them that training shares: .txt and .jsonl files, gzipped or
-not, and folders of them, by corpus. A .txt is one document, or several with lines of `<|endoftext|>` between them;
-a JSON line needs `"text"` and may say its `"corpus"`, which is else the file's name without its number.
+"""Texts to evaluate and train on: .txt and .jsonl files, gzipped or not, and folders of them, by corpus.
+
+A .txt is one document, or several separated by lines of `<|endoftext|>`. A JSON line needs `"text"` and may have a
+`"corpus"`, by default the file's name without its number.
 """
 
 import gzip
@@ -19,7 +20,7 @@ SEPARATOR = re.compile(r"^[ \t]*<\|endoftext\|>[ \t]*$", re.MULTILINE)
 
 
 class Document(NamedTuple):
-    """A text and the corpus whose figures it counts for."""
+    """A text and the corpus that it belongs to."""
 
     corpus: str
     text: str
@@ -36,7 +37,7 @@ def read(paths: Iterable[str | Path]) -> list[Document]:
 
 
 def text_of(path: Path) -> str:
-    """A whole file as text, unzipped if its name says so. Raises `FileError`, `DataError`."""
+    """A whole file as text, unzipped if it is a `.gz`. Raises `FileError`, `DataError`."""
     data = read_bytes(path)
     if path.name.endswith(".gz"):
         try:
@@ -47,7 +48,7 @@ def text_of(path: Path) -> str:
 
 
 def decode(data: bytes, where: str) -> str:
-    """Bytes of a text file as text. Raises `DataError` if they are none, or nothing."""
+    """The bytes of a text file as text. Raises `DataError` if they are not UTF-8, are binary, or empty."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -60,8 +61,8 @@ def decode(data: bytes, where: str) -> str:
 
 
 def records(text: str, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of JSON lines, each with where it stands. Raises `DataError` naming the line that is none."""
-    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: JSON strings may hold U+2028
+    """The objects of JSON lines, each with its file and line. Raises `DataError` naming an invalid line."""
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: JSON strings may contain U+2028
         if line.strip():
             try:
                 record = json.loads(line)
@@ -77,10 +78,10 @@ def _files(path: Path) -> list[Path]:
         if path.exists() and not path.name.endswith(SUFFIXES):
             raise DataError(f"{path} is none of {', '.join(SUFFIXES)}")
         return [path]
-    found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES))
-    if not found:
+    files = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES))
+    if not files:
         raise DataError(f"{path} holds no {', '.join(SUFFIXES)}")
-    return found
+    return files
 
 
 def _documents(path: Path) -> Iterator[Document]:

@@ -1,1 +1,1 @@
-"""TokenMonster: vocabularies, their encoder, and the tokenizer that a model folder makes of them."""
+"""TokenMonster: vocabularies, their encoder, and the tokenizer of a model folder with one."""

@@ -1,4 +1,4 @@
-"""What a vocabulary is, and what its size costs a model. Plain Python: also where nothing else is installed."""
+"""The facts of a vocabulary, and what its size costs a model. Plain Python, without other packages."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _RESERVED = ("all 256", "first 128", "UTF-8", "ASCII", "extended", "all others e
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """The facts of a `.vocab` file, fit for JSON. Raises `FileError`, or `VocabularyError` if it is damaged."""
+    """The facts of a `.vocab` file, as values for JSON. Raises `FileError`, or `VocabularyError` if it is damaged."""
     data = read_bytes(path)
     vocabulary = Vocabulary.from_bytes(data, name=str(path))
     records = [record for record in vocabulary.records if record.score != -1.0]
@@ -56,7 +56,7 @@ def _names(bits: int, names: Sequence[str]) -> list[str]:
 
 
 def report(facts: dict[str, Any]) -> str:
-    """The facts for a person, one a line."""
+    """The facts as text, one per line."""
     unk, delete = facts["unk"], facts["delete_token"]
     missing = facts["missing_bytes"]
     lines = {
@@ -119,11 +119,11 @@ def plan(vocab_size: int, hidden_size: int, *, layers: int = 12, ffn: int | None
 
     Args:
         ffn: width of the feed-forward part; by default three times the hidden size, as in Stentor2.
-        budget: take as many layers as fit into so many parameters (perhaps none) instead of `layers`.
+        budget: take as many layers (perhaps none) as fit into this many parameters, instead of `layers`.
     """
     ffn = 3 * hidden_size if ffn is None else ffn
     embedding = vocab_size * hidden_size
-    # Attention 4 h h, gate, up and down 3 h f, two norms; after the last layer one more norm.
+    # Attention 4 h h; gate, up and down 3 h f; two norms. After the last layer one more norm.
     layer = 4 * hidden_size**2 + 3 * hidden_size * ffn + 2 * hidden_size
     if budget:
         layers = max(0, (budget - embedding - hidden_size) // layer)
@@ -131,7 +131,7 @@ def plan(vocab_size: int, hidden_size: int, *, layers: int = 12, ffn: int | None
 
 
 def table(plans: Sequence[Plan]) -> str:
-    """The plans for a person."""
+    """The plans as an aligned table."""
     lines = [
         f"{'vocab':>8} {'hidden':>7} {'layers':>7} {'ffn':>6} {'embedding':>12} {'other':>12} {'total':>12}  share"
     ]

@@ -1,7 +1,7 @@
 """The tokenizer of a TokenMonster checkpoint: a `.vocab`, EOS and BOS above it, padding up to the embedding's rows.
 
 As Stentor2's model card describes it: 8,000 base tokens, EOS 8000, BOS 8001, pad = EOS, padded to a multiple of 128:
-8,064. Text never produces EOS or BOS, nor a special token of the vocabulary itself, unless asked.
+8,064. Text never produces EOS, BOS or a special token of the vocabulary itself, unless requested.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ REPOSITORY = "alasdairforsythe/tokenmonster"
 VOCAB_FILE = "tokenmonster.vocab"
 MULTIPLE = 128
 
-# Bits of a vocabulary's normalisation byte, for the eye.
+# Bits of a vocabulary's normalisation byte, as `inspect` names them.
 NORMALIZATIONS = {
     capcode.NFD: "NFD", capcode.LOWERCASE: "lowercase", capcode.ACCENTS: "strip accents",
     capcode.QUOTEMARKS: "quotemarks", capcode.COLLAPSE: "collapse spaces", capcode.TRIM: "trim",
@@ -36,7 +36,7 @@ NORMALIZATIONS = {
 }  # fmt: skip
 EOS, BOS = "</s>", "<s>"
 
-# The model card's, whose own line breaks a Markdown formatter lost: as in the `<|role|>` templates it follows.
+# The model card's. A Markdown formatter removed its line breaks; they are as in the `<|role|>` templates it follows.
 CHAT_TEMPLATE = """{% for message in messages %}
 <|{{ message['role'] }}|>
 {{ message['content'] }}
@@ -54,18 +54,18 @@ class Backend(Protocol):
 
 
 class TokenMonsterTokenizer:
-    """See `edgekit.tokenizer.Tokenizer`.
+    """See `edgekit.tokenizers.base.Tokenizer`.
 
     Args:
         vocabulary: the base vocabulary; its ids come first.
         vocab_size: rows of the model's embedding.
         eos: ids that end a text; by default the first above the vocabulary, if there is a row for it. Ids that are
-            ordinary text, or outside `vocab_size`, are passed over, here and in `bos`.
-        bos: ids that begin one, the first of which counts; by default the second above the vocabulary.
+            ordinary text, or outside `vocab_size`, are ignored, here and in `bos`.
+        bos: ids that begin a text, of which the first is used; by default the second above the vocabulary.
         add_bos: whether a prompt begins with `bos`. The published adapter's `encode` adds none.
         eos_token, bos_token: their spellings, for `encode(specials=True)`.
         backend: "edgekit", or "tokenmonster" for the reference library's `encode` and `decode` (extra `train`).
-            Streams are edgekit's either way: the reference's server dies of split characters.
+            Streams are always edgekit's: the reference's server fails on split characters.
 
     Attributes:
         vocabulary: the base vocabulary.
@@ -74,7 +74,7 @@ class TokenMonsterTokenizer:
 
     Raises:
         VocabularyError: more ids than `vocab_size`.
-        MissingExtraError: the reference backend cannot be had.
+        MissingExtraError: the reference backend is not installed.
     """
 
     def __init__(
@@ -121,11 +121,11 @@ class TokenMonsterTokenizer:
     def from_files(
         cls, files: Mapping[str, bytes], vocab_size: int, backend: str = "edgekit"
     ) -> "TokenMonsterTokenizer":
-        """The tokenizer of a checkpoint: its `vocab_file` and what its configuration says of EOS and BOS.
+        """The tokenizer of a checkpoint: its `vocab_file`, and EOS and BOS of its configuration.
 
-        Ids that the configuration names count if they lie above the vocabulary or are special tokens of it. Others
-        are passed over: transformers writes its Llama defaults, BOS 1 and EOS 2, into every config.json, and
-        those are ordinary text here.
+        Ids in the configuration are used if they are above the vocabulary or special tokens of it. Others are ignored:
+        transformers writes its Llama defaults, BOS 1 and EOS 2, into every config.json, and those are ordinary text
+        here.
 
         Raises:
             VocabularyError: no such file, a damaged one, or more ids than `vocab_size`.
@@ -135,7 +135,7 @@ class TokenMonsterTokenizer:
         if not isinstance(name, str) or name in (".", "..") or re.search(r"[/\\:\0]", name):
             raise VocabularyError(f"tokenizer_config.json: vocab_file must be a file name, not {name!r}")
         if name not in files:
-            raise VocabularyError(f"tokenizer_config.json names the vocabulary {name}, which is not beside the model")
+            raise VocabularyError(f"tokenizer_config.json names the vocabulary {name}, which is not next to the model")
         named = {
             key: configured_ids(files, f"{key}_id") + added_ids(config, spelling(files, key))
             for key in ("eos_token", "bos_token")
@@ -198,30 +198,32 @@ class TokenMonsterTokenizer:
         return self._masks.mask(decoder.mask_state(self._masks), remaining)
 
     def facts(self) -> dict[str, Any]:
-        own, flags = self.vocabulary, self.vocabulary.normalization
+        vocabulary, flags = self.vocabulary, self.vocabulary.normalization
         return {
             "kind": "TokenMonster",
-            "tokens": own.size,
-            "padding": self.vocab_size - own.table_size - len({self.eos, self.bos_id} - {None} - own.special_ids),
-            "capcode": own.capcode,
+            "tokens": vocabulary.size,
+            "padding": self.vocab_size
+            - vocabulary.table_size
+            - len({self.eos, self.bos_id} - {None} - vocabulary.special_ids),
+            "capcode": vocabulary.capcode,
             "normalization": [name for bit, name in NORMALIZATIONS.items() if flags & bit],
-            "mode": MODES[own.mode] if own.mode < len(MODES) else own.mode,
-            "longest_token": own.maxlen,
-            "bytes_without_token": 256 - len({r.token for r in own.records if len(r.token) == 1}),
+            "mode": MODES[vocabulary.mode] if vocabulary.mode < len(MODES) else vocabulary.mode,
+            "longest_token": vocabulary.maxlen,
+            "bytes_without_token": 256 - len({r.token for r in vocabulary.records if len(r.token) == 1}),
             "specials": self.specials,
-            "sha256": hashlib.sha256(own.to_bytes()).hexdigest(),
+            "sha256": hashlib.sha256(vocabulary.to_bytes()).hexdigest(),
         }
 
     @cached_property
     def _masks(self) -> "Masks":
-        from edgekit.tokenizers.utf8_mask import Masks  # numpy: only where masks are asked for
+        from edgekit.tokenizers.utf8_mask import Masks  # numpy, only needed for masks
 
         pieces = [b"" if id in self._silent else self.vocabulary.piece(id) for id in range(self.vocab_size)]
         return Masks(pieces, [id for id in self._silent if id is not None], self.vocabulary.capcode)
 
 
 class TokenMonsterDecoder:
-    """See `edgekit.tokenizers.base.Decoder`. Pending between ids: half a character, a delete marker, capitals."""
+    """See `edgekit.tokenizers.base.Decoder`. State between ids: an unfinished character, a delete marker, capitals."""
 
     __slots__ = ("_fed", "_inner", "_mask_state", "_silent")
 
@@ -242,7 +244,7 @@ class TokenMonsterDecoder:
         return self._inner.flush()
 
     def mask_state(self, masks: "Masks") -> int:
-        """Where the mask's machine is; it reads what was fed since it was last asked, so no one else pays."""
+        """The state of the mask's automaton, which reads what was fed since the last call: only masks pay for it."""
         state = masks.start if self._mask_state is None else self._mask_state
         for token in self._fed:
             state = masks.advance(state, token)
@@ -263,7 +265,7 @@ def _reference(vocabulary: Vocabulary) -> Backend:
     from edgekit.utils import registry
 
     if vocabulary.special_ids:
-        # Its dictionary matches them in text, and out of band is the promise here.
+        # Its dictionary matches them in text, and here they must stay out of band.
         raise VocabularyError(
             f"{vocabulary.name} has special tokens, which the tokenmonster backend cannot keep out of band: "
             "use the edgekit backend"
@@ -272,14 +274,14 @@ def _reference(vocabulary: Vocabulary) -> Backend:
 
 
 def files_for(vocabulary: bytes, vocab_size: int | None = None) -> dict[str, bytes]:
-    """The files beside the weights of a new TokenMonster checkpoint, as Stentor2's model card shows them.
+    """The files of a new TokenMonster checkpoint other than weights, as in Stentor2's model card.
 
     Args:
         vocabulary: the content of a `.vocab` file.
         vocab_size: rows of the embedding; by default the vocabulary, EOS and BOS, rounded up to a multiple of 128.
 
     Raises:
-        VocabularyError: no vocabulary, or one that does not fit with EOS and BOS into `vocab_size`.
+        VocabularyError: not a vocabulary, or one that does not fit with EOS and BOS into `vocab_size`.
     """
     base = Vocabulary.from_bytes(vocabulary).table_size
     if vocab_size is None:
@@ -305,14 +307,14 @@ def files_for(vocabulary: bytes, vocab_size: int | None = None) -> dict[str, byt
 
 
 def resolve(name: str | Path, *, folder: Path | None = None, revision: str | None = None) -> Path:
-    """The `.vocab` file for a path or for a published vocabulary's name, `english-8000-strict-nocapcode-v1`.
+    """The `.vocab` file for a path, or for the name of a published vocabulary: `english-8000-strict-nocapcode-v1`.
 
-    Looked for in this order: a file of that path; NAME.vocab in `folder` or, without one, in the folder that the
-    environment variable EDGEKIT_VOCABS names; the Hugging Face cache; the repository alasdairforsythe/tokenmonster.
-    With HF_HUB_OFFLINE=1 the network is not asked; otherwise it has 5 seconds to answer.
+    Searched in this order: a file with that path; NAME.vocab in `folder` or, without one, in the folder of the
+    environment variable EDGEKIT_VOCABS; the Hugging Face cache; the repository alasdairforsythe/tokenmonster. With
+    HF_HUB_OFFLINE=1 the network is not used; otherwise it has 5 seconds to answer.
 
     Raises:
-        FileError: nowhere to be found; the message says where to put the file, or that a network would help.
+        FileError: not found; the message says where to put the file, or that a network would help.
     """
     if Path(name).is_file():
         return Path(name)
@@ -322,7 +324,7 @@ def resolve(name: str | Path, *, folder: Path | None = None, revision: str | Non
     where = folder or (Path(value) if (value := os.environ.get("EDGEKIT_VOCABS")) else None)
     if where is not None and (local := Path(where) / f"{plain}.vocab").is_file():
         return local
-    # Here, not above: a model folder brings its own vocabulary, and nobody else needs the hub's client.
+    # Imported here: a model folder has its own vocabulary, and does not need the Hub's client.
     import huggingface_hub
     from huggingface_hub import constants
 
@@ -332,20 +334,20 @@ def resolve(name: str | Path, *, folder: Path | None = None, revision: str | Non
         return Path(cached)
     try:
         if not constants.HF_HUB_OFFLINE:
-            _knock(huggingface_hub.hf_hub_url(REPOSITORY, filename, revision=revision))
+            _probe(huggingface_hub.hf_hub_url(REPOSITORY, filename, revision=revision))
         return Path(huggingface_hub.hf_hub_download(REPOSITORY, filename, revision=revision, etag_timeout=5))
-    except Exception as error:  # whatever its HTTP library raises: requests', httpx's or its own
-        seen = f"{where} has no {plain}.vocab, and " if where is not None else ""
-        said = str(error).strip().splitlines()
+    except Exception as error:  # of any HTTP library: requests, httpx or huggingface_hub's own
+        local_miss = f"{where} has no {plain}.vocab, and " if where is not None else ""
+        reason = str(error).strip().splitlines()
         raise FileError(
-            f"vocabulary {plain!r} not found: {seen}{REPOSITORY} did not give it "
-            f"({type(error).__name__}{': ' + said[0][:120] if said else ''}); check the name and the network, or put "
-            f"{plain}.vocab into a folder and set EDGEKIT_VOCABS to it"
+            f"vocabulary {plain!r} not found: {local_miss}{REPOSITORY} did not give it "
+            f"({type(error).__name__}{': ' + reason[0][:120] if reason else ''}); check the name and the network, or "
+            f"put {plain}.vocab into a folder and set EDGEKIT_VOCABS to it"
         ) from error
 
 
-def _knock(url: str) -> None:
-    """Raise `URLError` if nobody answers at `url`. The hub's client would try again for half a minute, and say so."""
+def _probe(url: str) -> None:
+    """Raise `URLError` if no server answers at `url`. The Hub's client would retry for half a minute, with messages."""
     import ssl
     import urllib.error
     import urllib.request
@@ -353,7 +355,7 @@ def _knock(url: str) -> None:
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=5).close()
     except urllib.error.HTTPError:
-        pass  # somebody did answer: what the status means is the hub's client's to say
+        pass  # a server did answer: the Hub's client reports what the status means
     except urllib.error.URLError as error:
-        if not isinstance(error.reason, ssl.SSLError):  # the client brings its own certificates
+        if not isinstance(error.reason, ssl.SSLError):  # the client has its own certificates
             raise
