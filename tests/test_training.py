@@ -31,6 +31,7 @@ from edgekit.training.curves import svg
 from edgekit.training.logs import COLUMNS
 from edgekit.training.model import Llama
 from edgekit.training.progress import describe
+from edgekit.utils import plot
 
 MINI = """
 [model]
@@ -435,6 +436,16 @@ def test_train_writes_logs_card_and_curves(whole):
     assert picture.startswith("<svg") and all(
         picture.count(f'id="{name}"') == 1 for name in ("train", "validation", "bits_per_byte", "learning_rate")
     )
+
+
+def test_train_without_matplotlib_skips_curves_with_a_note(mini, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(plot, "installed", lambda: False)
+    caplog.set_level("INFO", "edgekit.training")
+    assert run(mini, tmp_path, "max_train_steps=3", "warmup_steps=1").finished
+    assert "training curves are not drawn without matplotlib: pip install 'edgekit-lm[plot]'" in caplog.text
+    for folder in (tmp_path, tmp_path / "model"):
+        assert (folder / "training_curves.csv").is_file() and not (folder / "training_curves.svg").exists()
+    assert "training_curves.svg" not in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_curves_svg_has_title_labels_and_last_values():
