@@ -53,7 +53,7 @@ class Model:
         tokens = self.tokenizer.encode(prompt)
         if not tokens:
             why = "is empty" if not prompt else "has no character that the vocabulary can write"
-            raise PromptError(f"the prompt {why}: give the model at least one character to continue")
+            raise PromptError(f"the prompt {why}: give the model at least one character to continue from")
         return tokens if self.tokenizer.bos is None else [self.tokenizer.bos, *tokens]
 
     def stream(

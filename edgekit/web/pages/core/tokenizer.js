@@ -70,7 +70,7 @@ export class TokenMonsterTokenizer {
       throw new VocabularyError(`tokenizer_config.json: vocab_file must be a file name, not ${JSON.stringify(name)}`);
     }
     if (!Object.hasOwn(files, name)) {
-      throw new VocabularyError(`tokenizer_config.json names the vocabulary ${name}, which is not beside the model`);
+      throw new VocabularyError(`tokenizer_config.json names the vocabulary ${name}, which is not next to the model`);
     }
     const [eosToken, bosToken] = ["eos_token", "bos_token"].map((key) => spelling(files, key));
     return new TokenMonsterTokenizer(Vocabulary.fromBytes(files[name], name), vocabSize, {
