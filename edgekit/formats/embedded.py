@@ -16,7 +16,7 @@ from edgekit.errors import CheckpointError
 FILE = "edgekit.file."
 SHA256 = ".sha256"
 
-# The conversion's measurements, as JSON; in a Hugging Face folder it is a file. See `edgekit/receipt.py`.
+# The conversion's measurements, as JSON; in a Hugging Face folder it is a file. See `edgekit/conversion/receipt.py`.
 RECEIPT = "edgekit.receipt"
 RECEIPT_FILE = "edgekit_receipt.json"
 # Inside an artefact it is padded with blanks to a multiple of this, so the file's size is known before it is written.
