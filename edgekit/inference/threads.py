@@ -109,7 +109,7 @@ def measure(
         else:
             runtime = None  # free its memory before the next one takes as much
             runtime = open(counts[i])
-        seconds[counts[i]] = step_seconds(runtime, clock)  # type: ignore[arg-type]
+        seconds[counts[i]] = step_seconds(runtime, clock)
         return seconds[counts[i]]
 
     current, i = time_step(start), start
