@@ -44,7 +44,7 @@ def bits_per_byte(model: edgekit.Model, text: str) -> float:
     return -sum(chances[i, token] for i, token in enumerate(tokens[1:])) / math.log(2) / len(text.encode())
 
 
-def test_it_fits_and_says_what_it_is():
+def test_bundled_model_is_small_and_has_readme():
     sizes = {path.name: path.stat().st_size for path in BUNDLED.iterdir()}
     assert sum(sizes.values()) < 16e6
     assert set(open_folder(BUNDLED).dtypes.values()) == {"F16"}
@@ -53,7 +53,7 @@ def test_it_fits_and_says_what_it_is():
         assert part in card, part
 
 
-def test_run_needs_no_model_flag(tmp_path):
+def test_run_without_model_uses_bundled(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "edgekit", "run", "Once upon a time", "--max-new-tokens", "30", "--seed", "1"],
         capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"EDGEKIT_CACHE": str(tmp_path)}, timeout=120,
@@ -62,7 +62,7 @@ def test_run_needs_no_model_flag(tmp_path):
     assert done.stdout.startswith("Once upon a time") and len(done.stdout) > 60
 
 
-def test_it_knows_english_on_every_runtime(model):
+def test_bundled_model_perplexity_on_every_runtime(model):
     good = bits_per_byte(model, STORY)
     words = STORY.split()
     shuffled = " ".join(np.random.default_rng(0).permutation(words))
@@ -70,5 +70,5 @@ def test_it_knows_english_on_every_runtime(model):
     assert bits_per_byte(model, shuffled) > good + 0.8
 
 
-def test_a_prompt_begins_with_bos_as_its_training_texts_did(model):
+def test_bundled_prompt_begins_with_bos(model):
     assert model.encode("Once")[0] == model.tokenizer.bos == open_folder(BUNDLED).config.bos_token_id

@@ -67,14 +67,14 @@ def undone(data: bytes, level: int) -> bytes:
         ("no change", 0, "no change"),
     ],
 )
-def test_capcode_examples(text, level, stream):
+def test_normalize_examples_match(text, level, stream):
     assert normalize(text.encode(), 0, level).decode() == stream
 
 
 @pytest.mark.parametrize("level", [1, 2])
 @given(text=texts)
 @settings(max_examples=300, deadline=None)
-def test_capcode_equals_the_naive_machine_and_comes_back(level, text):
+def test_normalize_equals_naive_rules_and_undoes(level, text):
     stream = normalize(text.encode(), 0, level)
     assert stream.decode() == (naive_level1 if level == 1 else naive_level2)(text)
     if level == 1:
@@ -84,7 +84,7 @@ def test_capcode_equals_the_naive_machine_and_comes_back(level, text):
         assert undone(stream, 2).decode() == wanted
 
 
-def test_undo():
+def test_undo_examples_match():
     assert undone(b"\x7f\x7f x", 1) == b" x"
     assert undone(b"a\x7f", 1) == b"a"
     assert undone(b"\x7f\xc3\xa9", 1) == b"\xa9"  # a byte, not a character
@@ -101,7 +101,7 @@ def test_undo():
 @given(data=st.binary(max_size=40).map(lambda raw: raw.translate(bytes([*b"CDW \x7f\xc3\xa9aB", *range(9, 256)]))),
        cuts=st.lists(st.integers(0, 40)), level=st.sampled_from([0, 1, 2]))  # fmt: skip
 @settings(max_examples=400, deadline=None)
-def test_undo_in_pieces(data, cuts, level):
+def test_undo_in_pieces_equals_whole(data, cuts, level):
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
     undo = Undo(level)
     pieces = b""
@@ -112,7 +112,7 @@ def test_undo_in_pieces(data, cuts, level):
     assert undo.state == Undo(level).state
 
 
-def test_nfd_is_that_of_unicode_13():
+def test_nfd_new_characters_follow_unicode_13():
     assert nfd("é\u1e69") == "e\u0301s\u0323\u0307"
     # U+1DFA and U+0898 are marks since 14.0: here unassigned, so nothing is reordered across them or onto them.
     assert nfd("a\u0301\u1dfa\u0323é") == "a\u0301\u1dfa\u0323e\u0301"
@@ -121,12 +121,12 @@ def test_nfd_is_that_of_unicode_13():
 
 @given(text=st.text(st.characters(exclude_categories=["Cs", "Cn"]), max_size=12))
 @settings(max_examples=300, deadline=None)
-def test_nfd_equals_pythons_on_characters_old_enough(text):
+def test_nfd_old_characters_equal_unicodedata(text):
     text = "".join(char for char in text if CLASS[char] != "-")
     assert nfd(text) == unicodedata.normalize("NFD", text)
 
 
-def test_stream_safe():
+def test_nfd_long_runs_of_marks_are_stream_safe():
     marks = "\u0301" * 30
     assert nfd("a" + marks) == "a" + marks
     assert nfd("a" + marks + "\u0323") == "a" + marks + "\u034f\u0323"
@@ -145,18 +145,18 @@ def test_stream_safe():
      (b"\xc1\xc1", 0), (b"\xf5\xc3\xa9", 3), (b"\xf7", 1), (b"\xf8\xc3\xa9", 0), (b"\xf4\x8f\xbf\xbf", 0),
      (b"\xe2\xc3\xa9", 0), (b"\xff\xc2\xcc", 1)],
 )  # fmt: skip
-def test_the_tail_that_nfd_leaves_alone(data, tail):
+def test_incomplete_tail_is_left_unchanged(data, tail):
     assert incomplete_tail(data) == tail
 
 
-def test_ill_formed_bytes():
+def test_normalize_ill_formed_bytes_pass_through():
     assert normalize(b"\xf0\xc3\xa9", NFD, 0) == b"\xf0\xc3\xa9"
     assert normalize(b"\xf0\xc3\xa9a", NFD, 0) == b"\xf0e\xcc\x81a"
     assert normalize(b"\xc3\xa9\xf0\xc3\xa9", NFD, 1) == b"\x7f e\xcc\x81\xf0\x7f \xc3\xa9"
     assert normalize(b"a\xed\xa0\x80b\xc0\xaf", NFD, 1) == b"\x7f a\xed\xa0\x80\x7f b\xc0\xaf"
 
 
-def test_flags():
+def test_normalize_flags_apply():
     assert normalize("“a” ‘b’".encode(), QUOTEMARKS, 0) == b"\"a\" 'b'"
     assert normalize(b"a\r\nb\r", UNIX_LINES, 0) == b"a\nb\r"
     assert normalize(b"a   b", COLLAPSE, 0) == b"a b"
@@ -165,7 +165,7 @@ def test_flags():
     assert normalize("Élan ÇA".encode(), ACCENTS | LOWERCASE, 0) == b"elan ca"
 
 
-def test_unicode_tables():
+def test_unicode_tables_match_unicodedata():
     starts, classes = runs()
     assert len(starts) == len(classes) and starts[0] == 0 and starts == sorted(set(starts))
     samples = {"a": "l", "A": "u", "ǅ": "t", "中": "t", "٣": "n", "\u0301": "m", "\u0903": "s", "-": "o", "\u0378": "-"}
@@ -177,7 +177,7 @@ def test_unicode_tables():
     assert is_inert("中") and not is_inert("é") and not is_inert("\u0301") and not is_inert("\uff9e")
 
 
-def test_unicode_tables_equal_the_shared_ones():
+def test_unicode_tables_equal_shared_file():
     path = SHARED / "tokenmonster" / "unicode13_ranges.json"
     if not path.exists():
         pytest.skip(NO_SHARED)
@@ -192,7 +192,7 @@ def test_unicode_tables_equal_the_shared_ones():
         assert set().union(*(mine[each] for each in kinds)) == wanted, name
 
 
-def test_caches_stay_bounded():
+def test_normalize_caches_are_bounded():
     memo = unicode13._Memo()
     for point in range(0x11000, 0x11000 + (1 << 16) + 100):
         memo[chr(point)]

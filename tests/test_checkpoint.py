@@ -37,7 +37,7 @@ def edit_tensors(folder, change):
     save_file(change(load_file(path)), path)
 
 
-def test_reads_a_folder(folder):
+def test_open_folder_reads_tensors_and_files(folder):
     checkpoint = open_folder(folder)
     assert checkpoint.name == "small" and checkpoint.config == SMALL
     assert set(checkpoint.tensors) == set(SMALL.shapes())
@@ -46,19 +46,19 @@ def test_reads_a_folder(folder):
         assert (tensor == expected[name]).all() and checkpoint.dtypes[name] == "F32"
 
 
-def test_stentor2_has_12294400_parameters(stentor):
+def test_shapes_stentor2_has_12294400_parameters(stentor):
     shapes = open_folder(stentor).config.shapes()
     assert sum(int(np.prod(s)) for s in shapes.values()) == 12_294_400
 
 
-def test_a_real_checkpoint(stories):
+def test_open_folder_stories260k(stories):
     checkpoint = open_folder(stories)
     assert sum(t.size for _, t in checkpoint) == 260_032
     assert checkpoint.config.num_key_value_heads == 4 and checkpoint.config.num_attention_heads == 8
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16"])
-def test_types_widen_as_torch_widens_them(tmp_path, kind):
+def test_open_folder_types_widen_as_in_torch(tmp_path, kind):
     torch = pytest.importorskip("torch")
     from safetensors.torch import save_file as save_torch
 
@@ -71,7 +71,7 @@ def test_types_widen_as_torch_widens_them(tmp_path, kind):
         assert checkpoint.dtypes[name] == {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[kind]
 
 
-def test_shards(folder):
+def test_open_folder_shards_are_joined(folder):
     whole = open_folder(folder)
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -92,13 +92,13 @@ def test_shards(folder):
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
-def test_wrappers_prefixes(folder, prefix):
+def test_open_folder_wrapper_prefixes_are_removed(folder, prefix):
     before = open_folder(folder).sha256
     edit_tensors(folder, lambda t: {prefix + n: v for n, v in t.items()})
     assert open_folder(folder).sha256 == before
 
 
-def test_redundant_tensors_are_dropped(folder):
+def test_open_folder_redundant_tensors_are_dropped(folder):
     before = open_folder(folder).sha256
     edit_tensors(
         folder,
@@ -136,7 +136,7 @@ DAMAGE = [
 
 
 @pytest.mark.parametrize("change, said", DAMAGE, ids=[d[1][:24] for d in DAMAGE])
-def test_damaged_tensors_are_named(folder, change, said):
+def test_open_folder_damaged_tensor_is_named(folder, change, said):
     edit_tensors(folder, change)
     with pytest.raises(CheckpointError, match=said):
         open_folder(folder)
@@ -164,19 +164,19 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("changes, said", REFUSED, ids=[next(iter(c[0])) for c in REFUSED])
-def test_unsupported_configuration_is_refused_by_name(folder, changes, said):
+def test_open_folder_unsupported_key_is_named(folder, changes, said):
     edit_config(folder, **changes)
     with pytest.raises(CheckpointError, match=said):
         open_folder(folder)
 
 
-def test_transformers_5_writes_rope_parameters(folder):
+def test_config_rope_parameters_of_transformers_5(folder):
     edit_config(folder, rope_scaling="DELETE", rope_theta="DELETE",
                 rope_parameters={"rope_type": "default", "rope_theta": 5e5})  # fmt: skip
     assert open_folder(folder).config.rope_theta == 5e5
 
 
-def test_our_config_reads_back_and_transformers_reads_it():
+def test_to_dict_round_trips_and_transformers_reads_it():
     assert LlamaConfig.from_dict(SMALL.to_dict()) == SMALL
     transformers = pytest.importorskip("transformers")
     theirs = transformers.LlamaConfig.from_dict(SMALL.to_dict())
@@ -185,7 +185,7 @@ def test_our_config_reads_back_and_transformers_reads_it():
         assert getattr(theirs, name) == (expected[0] if name == "eos_token_id" else expected)
 
 
-def test_what_transformers_saves_is_read(tmp_path):
+def test_open_folder_saved_by_transformers(tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.LlamaConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
                                       num_attention_heads=2)  # fmt: skip
@@ -200,7 +200,7 @@ MANY = 2**31 - 1
     ("num_hidden_layers", f"num_hidden_layers is {MANY}, but the folder holds 20 tensors"),
     ("vocab_size", f"vocab_size is {MANY}, but the folder's tensors hold 40 rows at most"),
 ])  # fmt: skip
-def test_counts_that_the_tensors_cannot_hold_are_refused_before_anything_is_built(folder, tmp_path, key, said):
+def test_open_folder_impossible_counts_raise_before_allocating(folder, tmp_path, key, said):
     """In a process of its own, which gets a gigabyte and no more: what was claimed would take a hundred."""
     edit_config(folder, **{key: MANY})
     code = (
@@ -225,7 +225,7 @@ def test_counts_that_the_tensors_cannot_hold_are_refused_before_anything_is_buil
     assert done.stdout.count(said) == 4 == len(done.stdout.splitlines())
 
 
-def test_counts_are_held_to_shards_and_to_tensors_in_memory(folder):
+def test_counts_checked_against_shards_and_tensors(folder):
     whole = load_file(folder / "model.safetensors")
     names = sorted(whole)
     for i in range(2):
@@ -243,13 +243,13 @@ def test_counts_are_held_to_shards_and_to_tensors_in_memory(folder):
 
 
 @pytest.mark.parametrize("key", ["num_hidden_layers", "vocab_size"])
-def test_a_configuration_alone_is_believed_up_to_a_point(key):
+def test_config_without_weights_has_limits(key):
     """As the one that an artefact carries: who reads it builds lists from it."""
     with pytest.raises(CheckpointError, match=f"{key} is {MANY}, and edgekit accepts [0-9]+ at most"):
         LlamaConfig.from_dict(SMALL.to_dict() | {key: MANY})
 
 
-def test_a_tokenizer_without_weights_believes_a_vocabulary_of_some_size(folder):
+def test_side_files_without_weights_limits_vocabulary(folder):
     (folder / "model.safetensors").unlink()
     edit_config(folder, vocab_size=128_256)
     assert "config.json" in side_files(folder)
@@ -258,7 +258,7 @@ def test_a_tokenizer_without_weights_believes_a_vocabulary_of_some_size(folder):
         side_files(folder)
 
 
-def test_folders_that_are_none(tmp_path, folder):
+def test_open_folder_not_a_model_raises(tmp_path, folder):
     with pytest.raises(CheckpointError, match="does not exist"):
         open_folder(tmp_path / "absent")
     with pytest.raises(CheckpointError, match="is not a folder"):
@@ -278,7 +278,7 @@ def test_folders_that_are_none(tmp_path, folder):
 
 @given(st.data())
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_damage_to_a_safetensors_file_is_one_clear_error(tmp_path, data):
+def test_open_folder_any_damage_is_one_clear_error(tmp_path, data):
     """Cut anywhere or any bytes changed: either the floats differ, or `CheckpointError`; nothing else escapes."""
     path = tmp_path / "m"
     whole = (path if path.exists() else write_model(path, SMALL)) / "model.safetensors"
@@ -297,7 +297,7 @@ def test_any_damage_to_a_safetensors_file_is_one_clear_error(tmp_path, data):
         assert "\n" not in str(error)
 
 
-def test_a_vocabulary_of_any_name(stentor, tmp_path):
+def test_side_files_vocabulary_of_any_name_is_renamed(stentor, tmp_path):
     from edgekit.tokenizers.load import from_files
 
     folder = write_model(tmp_path / "m", SMALL)

@@ -98,7 +98,7 @@ def hf_logits(reference, tokens: list[int]) -> np.ndarray:
 # ----------------------------------------------------------------------------- logits
 
 
-def test_logits_equal_hugging_faces(model, model_name, reference):
+def test_forward_logits_equal_transformers(model, model_name, reference):
     tokens = tokens_of(model, 100)
     model.runtime.rewind(0)
     ours = model.runtime.forward(tokens, every=True)
@@ -106,7 +106,7 @@ def test_logits_equal_hugging_faces(model, model_name, reference):
     assert np.abs(ours - hf_logits(reference(model_name), tokens)).max() < 1e-4
 
 
-def test_last_is_the_last_of_every(model):
+def test_forward_last_row_equals_every(model):
     tokens = tokens_of(model, 40)
     model.runtime.rewind(0)
     every = model.runtime.forward(tokens, every=True)
@@ -116,7 +116,7 @@ def test_last_is_the_last_of_every(model):
     assert np.abs(last - every[-1]).max() < 1e-4
 
 
-def test_prefill_at_once_equals_step_by_step(model):
+def test_forward_prefill_equals_steps_and_chunks(model):
     tokens = tokens_of(model, 33)
     model.runtime.rewind(0)
     at_once = model.runtime.forward(tokens, every=True)
@@ -129,7 +129,7 @@ def test_prefill_at_once_equals_step_by_step(model):
     assert np.abs(at_once - np.concatenate(chunks)).max() < 1e-4
 
 
-def test_rewind_then_forward_equals_a_fresh_run(model):
+def test_rewind_then_forward_equals_fresh_run(model):
     runtime, tokens, other = model.runtime, tokens_of(model, 30), tokens_of(model, 30, seed=9)
     runtime.rewind(0)
     fresh = runtime.forward(tokens, every=True)
@@ -144,7 +144,7 @@ def test_rewind_then_forward_equals_a_fresh_run(model):
     assert runtime.length == 30
 
 
-def test_the_array_is_the_callers(model):
+def test_forward_result_is_owned_by_caller(model):
     tokens = tokens_of(model, 8)
     model.runtime.rewind(0)
     first = model.runtime.forward(tokens)
@@ -156,7 +156,7 @@ def test_the_array_is_the_callers(model):
     assert np.abs(model.runtime.forward(tokens) - kept).max() < 1e-5
 
 
-def test_fills_the_context_and_says_when_it_is_full(model, model_name, reference):
+def test_forward_full_context_works_one_more_raises(model, model_name, reference):
     runtime = model.runtime
     full = runtime.context_length
     assert full == reference(model_name).config.max_position_embeddings
@@ -175,7 +175,7 @@ def test_fills_the_context_and_says_when_it_is_full(model, model_name, reference
     assert runtime.length == 0
 
 
-def test_bad_calls_are_refused_and_leave_the_cache_alone(model):
+def test_forward_invalid_call_raises_and_keeps_cache(model):
     runtime = model.runtime
     runtime.rewind(0)
     runtime.forward(tokens_of(model, 3))
@@ -189,7 +189,7 @@ def test_bad_calls_are_refused_and_leave_the_cache_alone(model):
 
 
 @pytest.mark.parametrize("runtime_name", RUNTIMES)
-def test_two_models_in_one_process_do_not_disturb_each_other(opened, runtime_name):
+def test_stream_two_models_interleaved_are_independent(opened, runtime_name):
     a, b = opened("stories", runtime_name), opened("stentor", runtime_name)
     alone = [m.generate("Once upon a time", max_new_tokens=12, temperature=0).tokens for m in (a, b)]
     streams = [m.stream("Once upon a time", max_new_tokens=12, temperature=0) for m in (a, b)]
@@ -210,7 +210,7 @@ def generated(model, n_prompts: int, n_tokens: int, **settings) -> list[list[int
 
 @pytest.mark.parametrize("settings", [{"temperature": 0.0}, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("size", [(8, 24), pytest.param((64, 64), marks=pytest.mark.slow)], ids=["8x24", "64x64"])
-def test_same_tokens_on_every_runtime(opened, model_name, settings, size):
+def test_generate_every_runtime_gives_same_tokens(opened, model_name, settings, size):
     settings = {"repetition_penalty": 1.0, "top_p": 1.0} | settings
     said = {name: generated(opened(model_name, name), *size, **settings) for name in RUNTIMES}
     first = said[RUNTIMES[0]]
@@ -220,7 +220,7 @@ def test_same_tokens_on_every_runtime(opened, model_name, settings, size):
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.2, 2.0])
-def test_greedy_equals_hugging_faces_generate(model, model_name, reference, penalty):
+def test_generate_greedy_equals_transformers_generate(model, model_name, reference, penalty):
     import torch
 
     for prompt in PROMPTS[:4]:
@@ -241,7 +241,7 @@ def test_greedy_equals_hugging_faces_generate(model, model_name, reference, pena
         assert ours.tokens == theirs
 
 
-def test_the_published_story(opened, runtime_name):
+def test_stream_stories260k_equals_published_text(opened, runtime_name):
     """karpathy/tinyllamas publishes what stories260K says; every runtime says it, streamed piece by piece."""
     model = opened("stories", runtime_name)
     stream = model.stream("Once upon a time", max_new_tokens=80)
@@ -254,7 +254,7 @@ def test_the_published_story(opened, runtime_name):
 
 
 @pytest.mark.parametrize("runtime_name", RUNTIMES)
-def test_no_replacement_character_when_banned(opened, runtime_name):
+def test_generate_ban_replacement_prints_no_u_fffd(opened, runtime_name):
     """Seeded weights choose bytes at random, so without the ban U+FFFD is everywhere."""
     model = opened("stentor", runtime_name)
     settings = {"temperature": 1.5, "top_p": 1.0, "max_new_tokens": 60, "repetition_penalty": 1.0}
@@ -279,7 +279,9 @@ QUANTIZED = [
 
 @pytest.mark.parametrize("to, quant, most_kl, least_top1", QUANTIZED, ids=[q[1] for q in QUANTIZED])
 @pytest.mark.parametrize("name", MODELS)
-def test_quantized_stays_close(request, opened, reference, tmp_path, name, to, quant, most_kl, least_top1):
+def test_artefact_quantized_stays_close_to_source(
+    request, opened, reference, tmp_path, name, to, quant, most_kl, least_top1
+):
     from edgekit.conversion.convert import convert
     from edgekit.settings import Converting
 

@@ -13,14 +13,14 @@ from edgekit.errors import FileError
 from edgekit.utils.files import read_bytes, replacing, write_bytes
 
 
-def test_writes_and_replaces(tmp_path):
+def test_write_bytes_writes_and_replaces(tmp_path):
     path = tmp_path / "new" / "a.bin"
     write_bytes(path, b"one")
     write_bytes(path, b"two")
     assert path.read_bytes() == b"two" and os.listdir(path.parent) == ["a.bin"]
 
 
-def test_an_existing_file_needs_force(tmp_path):
+def test_replacing_existing_file_needs_force(tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
     with pytest.raises(FileError, match="exists already: add --force"):
@@ -29,7 +29,7 @@ def test_an_existing_file_needs_force(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_a_failure_leaves_the_old_and_nothing_else(tmp_path, kind):
+def test_replacing_failure_keeps_old_file(tmp_path, kind):
     path = tmp_path / "a"
     write_bytes(path / "x" if kind == "folder" else path, b"old")
     with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
@@ -43,7 +43,7 @@ def test_a_failure_leaves_the_old_and_nothing_else(tmp_path, kind):
     assert (path / "x" if kind == "folder" else path).read_bytes() == b"old"
 
 
-def test_a_folder_replaces_a_folder(tmp_path):
+def test_replacing_folder_replaces_folder(tmp_path):
     for n in (1, 2):
         with replacing(tmp_path / "d") as temporary:
             temporary.mkdir()
@@ -51,7 +51,7 @@ def test_a_folder_replaces_a_folder(tmp_path):
     assert os.listdir(tmp_path / "d") == ["f2"] and os.listdir(tmp_path) == ["d"]
 
 
-def test_a_full_disk_is_one_line(tmp_path):
+def test_replacing_full_disk_is_one_line(tmp_path):
     with (
         pytest.raises(FileError, match=r"cannot write .*a\.bin: No space left on device"),
         replacing(tmp_path / "a.bin") as temporary,
@@ -61,7 +61,7 @@ def test_a_full_disk_is_one_line(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_refusals_of_the_system_are_one_line(tmp_path):
+def test_replacing_system_refusal_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="cannot write"):
         write_bytes(tmp_path / "file" / "below", b"")
@@ -71,7 +71,7 @@ def test_refusals_of_the_system_are_one_line(tmp_path):
         read_bytes(tmp_path)
 
 
-def test_killed_in_the_middle_leaves_the_old(tmp_path):
+def test_replacing_killed_keeps_old_file(tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
     script = (

@@ -118,7 +118,7 @@ def every(spoken, tmp_path_factory) -> tuple[dict[str, Path], dict, list[int]]:
     return paths, found, ids
 
 
-def test_llama_cpps_own_loader_gives_hugging_faces_logits(every, spoken):
+def test_llama_cpp_python_logits_equal_transformers(every, spoken):
     paths, found, ids = every
     wanted = hf_logits(spoken, ids)
     assert np.abs(found["f32"] - wanted).max() < 1e-4
@@ -129,7 +129,7 @@ def test_llama_cpps_own_loader_gives_hugging_faces_logits(every, spoken):
         assert float((np.exp(p) * (p - q)).sum(axis=-1).mean()) < most, quant
 
 
-def test_it_sees_what_edgekit_sees(every):
+def test_llama_cpp_python_metadata_equals_edgekits(every):
     """The same file in edgekit's runtime: the same logits, whatever the type."""
     paths, found, ids = every
     for quant, path in paths.items():
@@ -137,7 +137,7 @@ def test_it_sees_what_edgekit_sees(every):
         assert np.abs(ours - found[quant]).max() < 1e-4, quant
 
 
-def test_its_facts_are_the_models(every, spoken):
+def test_llama_cpp_python_facts_are_the_models(every, spoken):
     paths, found, _ = every
     count = sum(tensor.size for _, tensor in open_folder(spoken))
     for quant, path in paths.items():
@@ -172,7 +172,7 @@ if asked['ids'] is None:
 )
 
 
-def test_a_text_by_llama_cpp_python(stories, tmp_path):
+def test_llama_cpp_python_text_equals_edgekits(stories, tmp_path):
     """Tokens, greedy choice, text and completion of a real model, in plain llama-cpp-python and in transformers."""
     pytest.importorskip("llama_cpp")
     transformers = pytest.importorskip("transformers")
@@ -202,7 +202,7 @@ def undone(data: bytes) -> bytes:
     return bytes(out)
 
 
-def test_a_tokenmonster_text_by_llama_cpp_python(bundled, tmp_path):
+def test_llama_cpp_python_tokenmonster_text_matches(bundled, tmp_path):
     """As the README and `edgekit doctor` say: the text of stock programs is edgekit's with delete markers in it."""
     pytest.importorskip("llama_cpp")
     path = made(bundled, "gguf", tmp_path / "m.gguf", "f32", verify=True)
@@ -243,7 +243,7 @@ for name, (folder, file) in asked['files'].items():
 """
 
 
-def test_transformers_own_gguf_reader_agrees(every, spoken, tmp_path):
+def test_transformers_gguf_reader_equals_source(every, spoken, tmp_path):
     """Hugging Face's dequantizer and its way back from llama.cpp's order of rows are others' code."""
     pytest.importorskip("transformers")
     paths, _, ids = every
@@ -318,7 +318,7 @@ def exported(spoken, tmp_path_factory):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("graph, quant", GRAPHS)
-def test_bare_onnx_runtime_runs_the_file_alone(exported, spoken, tmp_path, graph, quant):
+def test_onnx_runtime_alone_runs_file(exported, spoken, tmp_path, graph, quant):
     """Weights, tokenizer and configuration out of one file, with onnxruntime, numpy and the standard library."""
     asked = {"path": exported[graph, quant], "ids": None, "text": "a cat sat", "count": 12}
     found = alone(ONNX, asked, tmp_path)
@@ -347,7 +347,7 @@ found['tokens'] = made.generate(torch.tensor([ids]), do_sample=False, max_new_to
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_optimum_runs_the_file_beside_its_configuration(exported, spoken, tmp_path):
+def test_optimum_runs_file_next_to_configuration(exported, spoken, tmp_path):
     pytest.importorskip("optimum.onnxruntime")
     folder = tmp_path / "m"
     folder.mkdir()
@@ -386,7 +386,7 @@ words.save_pretrained(asked['again'])
 
 
 @pytest.mark.parametrize("kind, through", [("bundled", "gguf"), ("spoken", "hf")])
-def test_plain_transformers_goes_on_with_the_same_text(request, tmp_path, kind, through):
+def test_plain_transformers_continues_with_same_text(request, tmp_path, kind, through):
     """A folder that edgekit wrote, straight or by way of a GGUF: the same tokens and text as edgekit's, and back."""
     pytest.importorskip("transformers")
     pytest.importorskip("torch")
@@ -410,7 +410,7 @@ def test_plain_transformers_goes_on_with_the_same_text(request, tmp_path, kind, 
 
 
 @pytest.mark.parametrize("quant, kind", [("f32", "F32"), ("f16", "F16"), ("bf16", "BF16")])
-def test_safetensors_reads_what_was_written(spoken, tmp_path, quant, kind):
+def test_safetensors_reads_written_folder(spoken, tmp_path, quant, kind):
     folder = made(spoken, "hf", tmp_path / "m", quant)
     shapes = SHAPE.shapes()
     with safe_open(folder / "model.safetensors", "np") as file:

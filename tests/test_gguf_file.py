@@ -79,7 +79,7 @@ def opened(tmp_path, data: bytes) -> GGUFFile:
     return GGUFFile(path)
 
 
-def test_every_kind_of_value(tmp_path, small):
+def test_metadata_every_kind_of_value(tmp_path, small):
     file = opened(tmp_path, small)
     found = {k: v for k, v in file.metadata.items() if k.startswith("k.")}
     arrays = {k: v.tolist() for k, v in found.items() if isinstance(v, np.ndarray)}
@@ -98,7 +98,7 @@ def test_every_kind_of_value(tmp_path, small):
     assert (file.data("two").view(np.float16) == np.arange(5)).all()
 
 
-def test_agrees_with_the_gguf_package_on_a_foreign_file(shared):
+def test_foreign_file_equals_gguf_package(shared):
     path = shared / "models" / "stories260K" / "stories260K.f32.gguf"
     file, reader = GGUFFile(path), gguf.GGUFReader(path)
     theirs = {k: f.contents() for k, f in reader.fields.items() if not k.startswith("GGUF.")}
@@ -111,18 +111,18 @@ def test_agrees_with_the_gguf_package_on_a_foreign_file(shared):
         assert info.offset == t.data_offset and (file.data(t.name) == np.asarray(t.data).view(np.uint8).ravel()).all()
 
 
-def test_types_are_those_of_the_gguf_package():
+def test_types_equal_gguf_package():
     for kind, sizes in gguf.GGML_QUANT_SIZES.items():
         if kind.name != "Q8_1":  # 36 bytes in ggml (two float16 and 32 int8); the package says 40
             assert gguf_file.BLOCKS[kind.name] == sizes and gguf_file.NUMBER[kind.name] == kind.value
 
 
-def test_bytes_that_are_not_utf8_survive(tmp_path):
+def test_metadata_bytes_not_utf8_round_trip(tmp_path):
     data = header(1, 0) + key(b"t", gguf_file.ARRAY, array(gguf_file.STRING, 2) + string(b"\xff\xe2") + string(b"ok"))
     assert [t.encode("utf-8", "surrogateescape") for t in opened(tmp_path, data).metadata["t"]] == [b"\xff\xe2", b"ok"]
 
 
-def test_version_2_and_other_alignments(tmp_path):
+def test_version_2_and_other_alignments_are_read(tmp_path):
     data = header(1, 1, 2) + key(b"general.alignment", gguf_file.UINT32, struct.pack("<I", 256)) + tensor(b"w")
     data += bytes(-len(data) % 256) + np.arange(4, dtype=np.float32).tobytes()
     assert opened(tmp_path, data).data("w").view(np.float32).tolist() == [0, 1, 2, 3]
@@ -161,19 +161,19 @@ BAD = {
 
 
 @pytest.mark.parametrize("data, said", BAD.values(), ids=BAD)
-def test_bad_files_say_what_is_wrong(tmp_path, data, said):
+def test_bad_file_names_what_is_wrong(tmp_path, data, said):
     with pytest.raises(CheckpointError, match="x.gguf: ") as caught:
         opened(tmp_path, data)
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_files_that_cannot_be_opened(tmp_path):
+def test_unreadable_file_raises(tmp_path):
     for path in (tmp_path, tmp_path / "none.gguf"):
         with pytest.raises(FileError, match="cannot read"):
             GGUFFile(path)
 
 
-def test_many_empty_strings_do_not_take_long(tmp_path):
+def test_many_empty_strings_are_fast(tmp_path):
     count = 1 << 20
     data = header(1, 0) + key(b"t", 9, array(8, count)) + bytes(8 * count)
     began = time.perf_counter()
@@ -183,7 +183,7 @@ def test_many_empty_strings_do_not_take_long(tmp_path):
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_mutated_files_open_or_say_so(tmp_path, small, data):
+def test_mutated_file_opens_or_raises(tmp_path, small, data):
     """Random bytes over a real file, and cuts of it: a `GGUFFile` or a `CheckpointError`, in little memory."""
     mutated = bytearray(small)
     for _ in range(data.draw(st.integers(0, 4))):
@@ -208,7 +208,7 @@ def test_mutated_files_open_or_say_so(tmp_path, small, data):
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(junk=st.binary(max_size=300))
-def test_junk_after_the_magic(tmp_path, junk):
+def test_junk_after_magic_raises(tmp_path, junk):
     path = tmp_path / "junk.gguf"
     path.write_bytes(b"GGUF\3\0\0\0" + junk)
     try:

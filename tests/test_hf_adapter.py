@@ -126,7 +126,7 @@ def other(request) -> str:
     return os.environ["EDGEKIT_TRANSFORMERS5"]
 
 
-def test_it_loads_saves_and_loads_again_in_plain_transformers(tmp_path, other):
+def test_adapter_plain_transformers_round_trips(tmp_path, other):
     pytest.importorskip("torch")
     files = real_or_small()
     folder = written(tmp_path / "a" / "model.v1", files)
@@ -142,7 +142,7 @@ def test_it_loads_saves_and_loads_again_in_plain_transformers(tmp_path, other):
         assert run(tmp_path / "again", tmp_path / "third")["ids"] == seen["ids"], "what 5 saved, 4 reads"
 
 
-def test_special_tokens_of_the_vocabulary_and_bos(tmp_path, other):
+def test_adapter_vocabulary_specials_and_bos_match(tmp_path, other):
     vocabulary = small(2, special=[b"<|D end|>"], unk=True)
     special, base = next(iter(vocabulary.special_ids)), vocabulary.table_size
     files = {
@@ -186,12 +186,12 @@ print(json.dumps({**out, "asked": t.encode("the<|end|>", add_special_tokens=Fals
     assert (reread.bos, reread.eos, reread.bos_id) == (tok.bos, tok.eos, tok.bos_id)
 
 
-def test_other_checkpoints_are_left_as_they_are():
+def test_files_other_checkpoint_is_unchanged():
     files = {"config.json": b"{}", "tokenizer.json": b"{}", "tokenizer_config.json": b'{"model_max_length": 512}'}
     assert export.files(files) == files and export.files({}) == {}
 
 
-def test_what_is_written():
+def test_files_tokenmonster_adds_adapter_and_configuration():
     files = {**tokenmonster_files(small(1).to_bytes(), 512, add_bos_token=False, note="kept"), "config.json": b"{}"}
     out = export.files(files)
     assert out.keys() == files.keys() | CODE and files.keys() <= out.keys()
@@ -206,7 +206,7 @@ def test_what_is_written():
         export.files({**files, "config.json": b'{"vocab_size": 100}'})
 
 
-def test_the_code_beside_a_checkpoint_needs_nobody_but_itself():
+def test_files_exported_code_imports_only_itself():
     """transformers 4 copies what the entry imports, and no further: it must name every module the others import."""
     named = {}
     for name in (*export.MODULES, export.ENTRY):

@@ -79,7 +79,7 @@ def small(tmp_path_factory):
 
 
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
-def test_logits_are_hugging_faces(tmp_path, changes):
+def test_forward_logits_equal_transformers(tmp_path, changes):
     config = dataclasses.replace(SMALL, **changes)
     folder = write_model(tmp_path / "m", config, std=0.2)
     ids = ids_of(60, config.vocab_size)
@@ -88,7 +88,7 @@ def test_logits_are_hugging_faces(tmp_path, changes):
     assert np.abs(found - wanted).max() < 1e-5 * max(1, np.abs(wanted).max())
 
 
-def test_logits_depend_on_the_order_of_rows(tmp_path, monkeypatch):
+def test_forward_without_permutation_gives_other_logits(tmp_path, monkeypatch):
     """A converter that forgets to permute Q and K makes a file that loads and talks nonsense: the test would see."""
     from edgekit.converters import gguf as room
 
@@ -101,13 +101,13 @@ def test_logits_depend_on_the_order_of_rows(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kv_type, tolerance", [("f32", 1e-4), ("f16", 0.05)])
-def test_a_trained_model(stories, story, kv_type, tolerance):
+def test_forward_trained_model_equals_transformers(stories, story, kv_type, tolerance):
     ids = [1, *from_files(opened(story).files, 512).encode("Once upon a time, there was a little girl")]
     found = opened(story, Running(threads=1, kv_type=kv_type)).forward(ids, every=True)
     assert np.abs(found - reference(stories, ids)).max() < tolerance
 
 
-def test_chunks_steps_and_rewinds_agree(small):
+def test_forward_chunks_steps_and_rewinds_agree(small):
     ids = ids_of(100, 320)
     runtime = opened(small)
     runtime._size = 17  # llama.cpp takes at most this many at once; the prompt must come out the same
@@ -122,7 +122,7 @@ def test_chunks_steps_and_rewinds_agree(small):
     assert np.abs(runtime.forward(np.array(ids[59:61]), every=True) - whole[59:61]).max() < 1e-5
 
 
-def test_the_array_is_the_callers(small):
+def test_forward_result_is_owned_by_caller(small):
     runtime = opened(small)
     one = runtime.forward([5])
     kept = one.copy()
@@ -133,7 +133,7 @@ def test_the_array_is_the_callers(small):
     assert (runtime.forward([5]) == kept).all()
 
 
-def test_the_context_is_the_models_own(small):
+def test_context_length_is_the_models(small):
     """llama.cpp rounds a context of 100 up to 256."""
     runtime = opened(small)
     assert runtime.context_length == 100
@@ -144,7 +144,7 @@ def test_the_context_is_the_models_own(small):
     runtime.forward([1])
 
 
-def test_bad_calls(small):
+def test_forward_invalid_call_raises(small):
     runtime = opened(small)
     for tokens in ([], [-1], [320]):
         with pytest.raises(RuntimeFailure):
@@ -153,7 +153,7 @@ def test_bad_calls(small):
         runtime.rewind(1)
 
 
-def test_a_failing_decode_takes_back_what_it_appended(small, monkeypatch):
+def test_forward_failing_decode_appends_nothing(small, monkeypatch):
     runtime = opened(small)
     runtime._size = 10
     first = runtime.forward(ids_of(20, 320))
@@ -172,7 +172,7 @@ def test_a_failing_decode_takes_back_what_it_appended(small, monkeypatch):
     assert (runtime.forward(ids_of(20, 320)) == first).all()
 
 
-def test_two_models_do_not_disturb_each_other(small, story):
+def test_forward_two_models_are_independent(small, story):
     one, two = opened(small), opened(story)
     ids = ids_of(30, 320)
     alone = opened(small).forward(ids, every=True)
@@ -190,7 +190,7 @@ def test_two_models_do_not_disturb_each_other(small, story):
 
 
 @pytest.mark.parametrize("quant", ["f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k_m", "q2_k", "iq4_nl"])
-def test_every_type_runs(stories, story, tmp_path, quant):
+def test_load_every_type_runs(stories, story, tmp_path, quant):
     ids = [1, *ids_of(40, 512)]
     wanted = opened(story).forward(ids, every=True)
     found = opened(artefact(stories, tmp_path, quant)).forward(ids, every=True)
@@ -198,7 +198,7 @@ def test_every_type_runs(stories, story, tmp_path, quant):
     assert np.abs(found - wanted).mean() < {"f16": 0.05, "bf16": 0.05, "q8_0": 0.1}.get(quant, 1.5)
 
 
-def test_files_and_vocabulary_travel(stories, story):
+def test_files_are_those_of_the_source(stories, story):
     runtime = opened(story)
     assert runtime.files["tokenizer.json"] == (stories / "tokenizer.json").read_bytes()
     assert runtime.vocab_size == 512
@@ -209,7 +209,7 @@ def test_files_and_vocabulary_travel(stories, story):
 TEXTS = ["Once upon a time", " two  spaces ", "naïve 😀 日本語", "a\nb\t", "</s><s>", "", "x"]
 
 
-def test_own_tokenizer_of_a_foreign_file(shared, stories):
+def test_own_tokenizer_foreign_file_equals_source_tokenizer(shared, stories):
     runtime = opened(shared / "models" / "stories260K" / "stories260K.f32.gguf")
     assert runtime.files == {}
     own = runtime.own_tokenizer()
@@ -229,13 +229,13 @@ def test_own_tokenizer_of_a_foreign_file(shared, stories):
     assert not mask[own.encode("x")[-1]] and mask[own.encode("😀")[-2]] and not mask[2]
 
 
-def test_own_tokenizer_is_alive_without_its_runtime(shared):
+def test_own_tokenizer_outlives_runtime(shared):
     own = opened(shared / "models" / "stories260K" / "stories260K.f32.gguf").own_tokenizer()
     gc.collect()
     assert own.decode(own.encode("Once")) == "Once"
 
 
-def test_no_tokenizer_is_an_error_not_an_abort(small):
+def test_own_tokenizer_missing_raises(small):
     with pytest.raises(VocabularyError, match="has no tokenizer"):
         opened(small).own_tokenizer()
 
@@ -243,7 +243,7 @@ def test_no_tokenizer_is_an_error_not_an_abort(small):
 # ---- files that must not reach llama.cpp ---------------------------------------------------------------------------
 
 
-def test_damaged_and_foreign_files(tmp_path, story):
+def test_load_damaged_file_raises(tmp_path, story):
     data = story.read_bytes()
     bad = tmp_path / "bad.gguf"
     for cut in (0, 3, 100, len(data) // 2, len(data) - 500):
@@ -266,7 +266,7 @@ def test_damaged_and_foreign_files(tmp_path, story):
     ({"tokenizer__ggml__model": "rwkv", "tokenizer__ggml__tokens": ["\\nx", *(f"a{i}" for i in range(511))]},
      "begin with a newline"),
 ])  # fmt: skip
-def test_files_that_would_kill_the_process(tmp_path, story, change, said):
+def test_load_file_that_would_abort_llama_cpp_raises(tmp_path, story, change, said):
     path = rewritten(story, tmp_path / "changed.gguf", **change)
     with pytest.raises(CheckpointError, match="changed.gguf") as caught:
         opened(path)
@@ -277,32 +277,32 @@ def test_files_that_would_kill_the_process(tmp_path, story, change, said):
     ({"tokenizer__ggml__model": "rwkv", "tokenizer__ggml__tokens": [f"a{i}" for i in range(512)]}, "would hang"),
     ({"tokenizer__ggml__tokens": [f"token{i}" for i in range(512)]}, "would abort"),
 ])  # fmt: skip
-def test_vocabularies_that_would_kill_at_a_text(tmp_path, story, change, said):
+def test_own_tokenizer_vocabulary_that_would_abort_raises(tmp_path, story, change, said):
     runtime = opened(rewritten(story, tmp_path / "changed.gguf", **change))
     runtime.forward([1])
     with pytest.raises(VocabularyError, match=said):
         runtime.own_tokenizer()
 
 
-def test_a_refusal_carries_llama_cpps_reason(tmp_path, story, capfd):
+def test_load_refused_gives_llama_cpps_reason(tmp_path, story, capfd):
     path = rewritten(story, tmp_path / "changed.gguf", tokenizer__ggml__model="klingon")
     with pytest.raises(RuntimeFailure, match=r"cannot load .*changed.gguf: .*unknown tokenizer: 'klingon'"):
         opened(path)
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_context_that_cannot_fit(tmp_path, story):
+def test_load_context_larger_than_memory_raises(tmp_path, story):
     path = rewritten(story, tmp_path / "changed.gguf", llama__context_length=(1 << 31) - 1)
     with pytest.raises(RuntimeFailure, match="a context of 2147483647 tokens needs .* GB of cache, this machine has"):
         opened(path)
 
 
-def test_loading_and_running_print_nothing(story, capfd):
+def test_load_and_forward_print_nothing(story, capfd):
     opened(story).forward([1, 2, 3])
     assert capfd.readouterr() == ("", "")
 
 
-def test_neither_torch_nor_transformers(shared, tmp_path):
+def test_load_imports_neither_torch_nor_transformers(shared, tmp_path):
     """Nor `gguf`: a Raspberry Pi has llama-cpp-python and numpy alone. And of the former only the bindings run."""
     vocab = (shared / "tokenmonster" / "vocabs" / "english-1024-balanced-v1.vocab").read_bytes()
     config = dataclasses.replace(SMALL, vocab_size=1152)
@@ -318,7 +318,7 @@ def test_neither_torch_nor_transformers(shared, tmp_path):
     assert (done.returncode, done.stderr) == (0, "") and json.loads(done.stdout) == []
 
 
-def test_the_whole_package_is_there_for_whoever_asks_for_it():
+def test_lazy_load_leaves_whole_package_importable():
     """edgekit imports its bindings alone; another library in the same process must not notice."""
     code = (
         "import sys\nfrom edgekit.utils import lazy\n"

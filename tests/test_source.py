@@ -8,12 +8,12 @@ from edgekit.errors import CheckpointError, FileError
 from edgekit.formats import hub
 
 
-def test_a_path_is_itself(tmp_path):
+def test_resolve_path_is_returned(tmp_path):
     assert hub.resolve(tmp_path) == tmp_path
     assert hub.resolve(str(tmp_path)) == tmp_path
 
 
-def test_a_hub_id_is_downloaded_at_its_revision(monkeypatch, tmp_path):
+def test_resolve_hub_id_downloads_revision(monkeypatch, tmp_path):
     asked = {}
 
     def download(name, *, revision, allow_patterns):
@@ -33,7 +33,7 @@ def test_a_hub_id_is_downloaded_at_its_revision(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("trouble", [OSError("no route to host"), ValueError("odd id")])
-def test_a_hub_that_does_not_answer_is_one_line(monkeypatch, trouble):
+def test_resolve_hub_failure_is_one_line(monkeypatch, trouble):
     def download(*_, **__):
         raise trouble
 
@@ -43,12 +43,12 @@ def test_a_hub_that_does_not_answer_is_one_line(monkeypatch, trouble):
 
 
 @pytest.mark.parametrize("name", ["absent", "a/b/c", "owner/model.gguf", "../up/there"])
-def test_what_is_neither(name):
+def test_resolve_neither_path_nor_id_raises(name):
     with pytest.raises(CheckpointError, match="does not exist, and is not a Hub id"):
         hub.resolve(name)
 
 
-def test_nothing_is_the_bundled_model(monkeypatch, tmp_path):
+def test_resolve_none_is_bundled_model(monkeypatch, tmp_path):
     monkeypatch.setattr(hub, "BUNDLED", tmp_path)
     with pytest.raises(CheckpointError, match="the bundled model is missing"):
         hub.resolve(None)

@@ -75,7 +75,7 @@ def streamed(tok, tokens, context=()):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_stream_is_the_whole_text_and_continues_its_context(name):
+def test_decoder_stream_equals_decode_and_continues_context(name):
     tok = tokenizer(name)
 
     @given(st.data())
@@ -105,7 +105,7 @@ def certain(tok, context) -> str:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_decoder_starts_anew_after_flush(name):
+def test_decoder_flush_starts_over(name):
     tok = tokenizer(name)
     ids = tok.encode(" the cat") or [1]
     decoder = tok.decoder()
@@ -114,7 +114,7 @@ def test_a_decoder_starts_anew_after_flush(name):
     assert tok.utf8_mask(decoder) is tok.utf8_mask(tok.decoder())
 
 
-def test_a_long_stream_costs_the_same_for_every_id():
+def test_decoder_long_stream_takes_constant_time_per_id():
     tok = tokenizer("byte-level bpe")
     ids = tok.encode("the cat sat 🙂 ") * 2000
     begin = time.perf_counter()
@@ -126,7 +126,7 @@ def test_a_long_stream_costs_the_same_for_every_id():
 
 
 @pytest.mark.parametrize("name", ORDINARY)
-def test_ids_and_texts_are_the_librarys(name):
+def test_json_tokenizer_text_equals_library(name):
     tok = tokenizer(name)
     library = tokenizers.Tokenizer.from_buffer(tok._data)
     library.encode_special_tokens = True
@@ -138,7 +138,7 @@ def test_ids_and_texts_are_the_librarys(name):
 
 
 @pytest.mark.parametrize("name", ORDINARY)
-def test_any_ids_read_as_the_library_reads_them(name):
+def test_json_tokenizer_any_ids_decode_as_library(name):
     tok = tokenizer(name)
     library = tokenizers.Tokenizer.from_buffer(tok._data)
 
@@ -155,7 +155,7 @@ def test_any_ids_read_as_the_library_reads_them(name):
     agree()
 
 
-def test_stories260k_equals_transformers():
+def test_json_tokenizer_stories260k_equals_transformers():
     tok = tokenizer("stories260K")
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoTokenizer.from_pretrained(STORIES)
@@ -166,7 +166,7 @@ def test_stories260k_equals_transformers():
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_specials_are_out_of_band(name):
+def test_encode_spelled_special_gives_no_special_id(name):
     tok = tokenizer(name)
     silent = tok.special_ids if isinstance(tok, JsonTokenizer) else set(tok.specials.values())
     spelled = ["</s>", "<s>", "<unk>", "<|end|>", "<|>", "a</s>b", "</s></s>"]
@@ -181,7 +181,7 @@ def test_specials_are_out_of_band(name):
         assert tok.decode([id]) == ""
 
 
-def test_specials_when_asked():
+def test_encode_specials_true_gives_special_id():
     tok = tokenizer("byte-level bpe")
     assert tok.encode("a<|end|>", specials=True)[-1] == 0 and tok.encode("a<|end|>")[-1] != 0
     tok = tokenizer("metaspace")
@@ -194,13 +194,13 @@ def test_specials_when_asked():
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_lone_surrogates_are_a_prompt_error(name):
+def test_encode_lone_surrogate_raises(name):
     for specials in (False, True):
         with pytest.raises(PromptError, match="not UTF-8"):
             tokenizer(name).encode("ab\ud800", specials=specials)
 
 
-def test_bos_is_asked_for_by_the_template_or_the_configuration():
+def test_from_files_bos_by_template_or_configuration():
     data = json.loads(byte_level_bpe())
     plain = {"tokenizer.json": json.dumps(data).encode()}
     assert from_files(plain, 448).bos is None
@@ -217,7 +217,7 @@ def test_bos_is_asked_for_by_the_template_or_the_configuration():
     assert from_files({"tokenizer.json": metaspace()}, 32).bos is None, "a template that only ends a text"
 
 
-def test_every_id_that_any_file_calls_eos_ends_a_text():
+def test_from_files_stop_is_every_configured_eos():
     files = {
         "tokenizer.json": byte_level_bpe(),
         "config.json": b'{"eos_token_id": 5}',
@@ -228,7 +228,7 @@ def test_every_id_that_any_file_calls_eos_ends_a_text():
     assert from_files({"tokenizer.json": byte_level_bpe()}, 448).stop == frozenset()
 
 
-def test_an_end_that_the_file_forgot_to_mark_is_special():
+def test_json_tokenizer_unmarked_eos_is_special():
     data = json.loads(byte_level_bpe())
     data["added_tokens"][0]["special"] = False
     files = {"tokenizer.json": json.dumps(data).encode(), "config.json": b'{"eos_token_id": 0}'}
@@ -239,7 +239,7 @@ def test_an_end_that_the_file_forgot_to_mark_is_special():
     assert 0 in unmarked.encode("a<|end|>"), "any other added token is a word of the vocabulary"
 
 
-def test_training_leftovers_do_not_shorten_a_prompt():
+def test_json_tokenizer_truncation_and_padding_are_ignored():
     library = tokenizers.Tokenizer.from_buffer(byte_level_bpe())
     library.enable_truncation(3)
     library.enable_padding(length=50)
@@ -256,13 +256,13 @@ AN_A = {"pattern": {"String": "a"}, "content": ""}
     {"type": "Sequence", "decoders": [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
     {"type": "Sequence", "decoders": [{"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 1}]},
 ])  # fmt: skip
-def test_a_decoder_that_cannot_be_streamed_exactly_is_refused(decoder):
+def test_json_tokenizer_unsupported_decoder_raises(decoder):
     data = {**json.loads(byte_level_bpe()), "decoder": decoder}
     with pytest.raises(VocabularyError, match="not supported"):
         JsonTokenizer(json.dumps(data).encode(), 448)
 
 
-def test_at_most_n_characters_are_stripped():
+def test_decoder_strip_removes_at_most_n_characters():
     steps = [
         {"type": "Replace", "pattern": {"String": "Ġ"}, "content": " "},
         {"type": "Fuse"},
@@ -288,13 +288,13 @@ def test_at_most_n_characters_are_stripped():
     ({"tokenizer_config.json": b'{"tokenizer_type": "tokenmonster", "vocab_file": 3}'}, 512, "be a file name"),
     ({"tokenmonster.vocab": b"nonsense"}, 512, "^tokenmonster.vocab: "),
 ])  # fmt: skip
-def test_bad_files_are_one_clear_line(files, size, message):
+def test_from_files_damaged_is_one_line(files, size, message):
     with pytest.raises(VocabularyError, match=message) as caught:
         from_files(files, size)
     assert "\n" not in str(caught.value)
 
 
-def test_more_ids_than_rows_names_both_numbers():
+def test_from_files_more_ids_than_rows_names_both():
     vocabulary = small(1)
     with pytest.raises(VocabularyError, match=rf"{vocabulary.table_size} ids.*100 rows"):
         from_files(tokenmonster_files(vocabulary.to_bytes()), 100)
@@ -304,7 +304,7 @@ def test_more_ids_than_rows_names_both_numbers():
         files_for(vocabulary.to_bytes(), vocabulary.table_size + 1)
 
 
-def test_the_protocols_module_imports_nothing_heavy():
+def test_base_imports_nothing_heavy():
     script = "import edgekit.tokenizers.base, sys; print(*sys.modules)"
     modules = set(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.split())
     assert "edgekit.tokenizers.base" in modules and not modules & {"numpy", "tokenizers", "huggingface_hub"}

@@ -81,7 +81,7 @@ def streamed(vocabulary: Vocabulary, ids: list[int]) -> str:
     return "".join([decoder.feed(id) for id in ids]) + decoder.flush()
 
 
-def test_golden_vectors(published):
+def test_vocabulary_golden_vectors_match(published):
     count = 0
     for name, source, ids, decoded in golden():
         vocabulary = published[name]
@@ -93,7 +93,7 @@ def test_golden_vectors(published):
     assert count == 3228
 
 
-def test_published_files_come_back_byte_for_byte(published, tmp_path):
+def test_to_bytes_published_file_round_trips(published, tmp_path):
     for path in VOCABS:
         vocabulary = published[path.stem]
         assert vocabulary.to_bytes() == path.read_bytes()
@@ -101,7 +101,7 @@ def test_published_files_come_back_byte_for_byte(published, tmp_path):
         assert (tmp_path / "copy.vocab").read_bytes() == path.read_bytes()
 
 
-def test_the_8000_english_tokens(published):
+def test_vocabulary_english_8000_has_published_facts(published):
     vocabulary = published["english-8000-strict-nocapcode-v1"]
     assert (len(vocabulary), vocabulary.table_size, len(vocabulary.records), vocabulary.maxlen) == (
         8000,
@@ -120,7 +120,7 @@ def test_the_8000_english_tokens(published):
 
 
 @pytest.mark.parametrize("name", HANDMADE)
-def test_handmade_files_come_back(name, tmp_path):
+def test_to_bytes_handmade_file_round_trips(name, tmp_path):
     vocabulary = HANDMADE[name]
     data = vocabulary.to_bytes()
     again = Vocabulary.from_bytes(data)
@@ -129,7 +129,7 @@ def test_handmade_files_come_back(name, tmp_path):
     assert Vocabulary.load(tmp_path / "a.vocab").encode("The cat sat.") == vocabulary.encode("The cat sat.")
 
 
-def test_the_writer_of_these_tests_makes_the_published_fields(published):
+def test_handmade_build_equals_published_fields(published):
     """The hand-made vocabularies are made by the published ones' rules: rebuilt from bare tokens, records are equal."""
     for name in ("english-1024-balanced-v1", "tinystories-2048-strict"):
         real = published[name]
@@ -142,7 +142,7 @@ def test_the_writer_of_these_tests_makes_the_published_fields(published):
 @pytest.mark.parametrize("name", HANDMADE)
 @given(text=texts)
 @settings(max_examples=120, deadline=None)
-def test_encode_equals_the_naive_encoder(name, text):
+def test_encode_handmade_equals_naive_encoder(name, text):
     vocabulary = HANDMADE[name]
     stream = vocabulary.normalize(text)
     if vocabulary.normalization == 1:
@@ -155,7 +155,7 @@ def test_encode_equals_the_naive_encoder(name, text):
 
 @given(data=st.data())
 @settings(max_examples=150, deadline=None)
-def test_published_vocabularies_equal_the_naive_encoder(published, data):
+def test_encode_published_equals_naive_encoder(published, data):
     vocabulary = published[data.draw(st.sampled_from(sorted(published)))]
     text = data.draw(st.one_of(texts, st.binary()))
     assert vocabulary.encode(text) == naive_encode(vocabulary, vocabulary.normalize(text))
@@ -163,7 +163,7 @@ def test_published_vocabularies_equal_the_naive_encoder(published, data):
 
 @given(text=st.text(st.characters(exclude_categories=["Cs", "Cc"])))
 @settings(max_examples=150, deadline=None)
-def test_lossless_up_to_nfd(published, text):
+def test_decode_of_encode_is_nfd_of_text(published, text):
     vocabulary = published["english-8000-strict-nocapcode-v1"]
     assert vocabulary.decode(vocabulary.encode(text)) == nfd(text)
 
@@ -171,7 +171,7 @@ def test_lossless_up_to_nfd(published, text):
 @pytest.mark.parametrize("name", HANDMADE)
 @given(data=st.data())
 @settings(max_examples=120, deadline=None)
-def test_streaming_equals_decoding_at_once(name, data):
+def test_decoder_stream_equals_decode(name, data):
     vocabulary = HANDMADE[name]
     singles = st.integers(0, 300)  # ids of single bytes come first: many broken characters and markers
     ids = data.draw(st.lists(st.one_of(singles, st.integers(-2, vocabulary.table_size + 5))))
@@ -191,13 +191,13 @@ def test_streaming_equals_decoding_at_once(name, data):
 
 @given(data=st.data())
 @settings(max_examples=150, deadline=None)
-def test_streaming_published(published, data):
+def test_decoder_published_stream_equals_decode(published, data):
     vocabulary = published[data.draw(st.sampled_from(sorted(published)))]
     ids = data.draw(st.lists(st.one_of(st.integers(0, 260), st.integers(0, vocabulary.table_size))))
     assert streamed(vocabulary, ids) == vocabulary.decode(ids)
 
 
-def test_a_piece_never_shows_half_a_character():
+def test_decoder_feed_gives_whole_characters():
     vocabulary = HANDMADE["level 1"]
     decoder = vocabulary.decoder()
     ids = [vocabulary.encode(bytes([byte]))[-1] for byte in "🙂".encode()]
@@ -205,7 +205,7 @@ def test_a_piece_never_shows_half_a_character():
     assert decoder.feed(ids[0]) == "" and decoder.flush() == "\ufffd" and decoder.flush() == ""
 
 
-def test_unknown_and_special():
+def test_encode_unknown_and_special_tokens():
     unknown = HANDMADE["unknown"]
     assert unknown.encode("a\x01\x02\x03")[-3:] == [unknown.unk] * 3
     assert unknown.decode([unknown.unk, 10**9, -1]) == ""
@@ -215,12 +215,12 @@ def test_unknown_and_special():
     assert special.encode("") == [] and special.decode([]) == "" and special.decode_bytes([]) == b""
 
 
-def test_lone_surrogates_are_refused():
+def test_encode_lone_surrogate_raises():
     with pytest.raises(UnicodeEncodeError):
         HANDMADE["level 1"].encode("a\ud800")
 
 
-def test_utf16_is_refused_but_readable():
+def test_encode_utf16_charset_raises_but_loads():
     data = bytearray(HANDMADE["level 0"].to_bytes())
     data[1] = 2
     vocabulary = Vocabulary.from_bytes(bytes(data))
@@ -275,7 +275,7 @@ LIES = {
 
 
 @pytest.mark.parametrize("reason", LIES)
-def test_lies_are_named(reason, tmp_path):
+def test_from_bytes_contradictory_field_is_named(reason, tmp_path):
     path = tmp_path / "lie.vocab"
     path.write_bytes(LIES[reason])
     with pytest.raises(VocabularyError) as caught:
@@ -283,12 +283,12 @@ def test_lies_are_named(reason, tmp_path):
     assert reason in str(caught.value) and "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
-def test_a_missing_file(tmp_path):
+def test_load_missing_file_raises(tmp_path):
     with pytest.raises(FileError, match="cannot read"):
         Vocabulary.load(tmp_path / "none.vocab")
 
 
-def test_a_builder_is_checked_too():
+def test_vocabulary_invalid_parts_raise():
     record = Record(b"a" * 41, 0, 0, NONE, NONE, 0, 0.0)
     parts = {"capcode": 0, "charset": 1, "normalization": 0, "mode": 5, "reserve": 0, "unk": NONE, "delete_token": NONE}
     with pytest.raises(VocabularyError, match="41 bytes"):
@@ -299,7 +299,7 @@ def test_a_builder_is_checked_too():
     assert empty.encode("abc") == [] and Vocabulary.from_bytes(empty.to_bytes()).decode([0]) == ""
 
 
-def test_damaged_files_never_do_worse():
+def test_from_bytes_damaged_file_loads_or_raises():
     """Mutated and cut files load or raise VocabularyError; those that load still encode and decode."""
     rng = random.Random(7)
     originals = [TINY, *(vocabulary.to_bytes() for vocabulary in HANDMADE.values())]
@@ -343,7 +343,7 @@ def asked() -> list[str]:
     return [rng.choice(["", " "]).join(rng.choices(words, k=12)) for _ in range(100)]
 
 
-def test_the_published_package_agrees(published, asked):
+def test_vocabulary_equals_reference_package(published, asked):
     path = VOCABS[0]
     try:
         answer = subprocess.run(

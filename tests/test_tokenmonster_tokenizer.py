@@ -19,7 +19,7 @@ from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer, fil
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
 
-def test_ids_above_the_vocabulary():
+def test_tokenizer_eos_and_bos_follow_vocabulary():
     vocabulary = small(1)
     base = vocabulary.table_size
     files = files_for(vocabulary.to_bytes())
@@ -33,7 +33,7 @@ def test_ids_above_the_vocabulary():
     assert tok.decode([base + 1, *tok.encode(text), base, size - 1, 10**6]) == text
 
 
-def test_the_published_vocabulary_is_padded_as_the_model_card_says():
+def test_files_for_published_vocabulary_is_padded_as_model_card():
     path = next((path for path in VOCABS if path.stem == "english-8000-strict-nocapcode-v1"), None)
     if path is None:
         pytest.skip(NO_SHARED)
@@ -47,7 +47,7 @@ def test_the_published_vocabulary_is_padded_as_the_model_card_says():
     assert streamed(tok, [3346], [5]) == " World" and streamed(tok, [3346], [5, 98]) == "World"
 
 
-def test_ids_of_the_configuration():
+def test_from_files_configured_ids_are_used_or_ignored():
     data = small(1).to_bytes()
     base = small(1).table_size
 
@@ -79,7 +79,7 @@ def test_ids_of_the_configuration():
     assert tight.stop == frozenset() and tight.bos_id is None and tight.eos is None
 
 
-def test_a_vocabularys_own_specials_stay_out_of_band():
+def test_encode_vocabulary_specials_stay_out_of_band():
     vocabulary = small(2, special=[b"<|D endoftext|>"])
     special = next(iter(vocabulary.special_ids))
     assert special in vocabulary.encode("a<|endoftext|>"), "the reference matches it"
@@ -93,7 +93,7 @@ def test_a_vocabularys_own_specials_stay_out_of_band():
     assert without_specials(plain) is plain
 
 
-def test_published_special_tokens_stay_out_of_band():
+def test_encode_published_specials_stay_out_of_band():
     path = next((path for path in VOCABS if path.stem == "tinystories-2048-strict"), None)
     if path is None:
         pytest.skip(NO_SHARED)
@@ -108,7 +108,7 @@ def test_published_special_tokens_stay_out_of_band():
 # ---- names, backends, imports ----
 
 
-def test_names_resolve_to_local_files(tmp_path, monkeypatch):
+def test_resolve_name_finds_local_file(tmp_path, monkeypatch):
     monkeypatch.delenv("EDGEKIT_VOCABS", raising=False)
     path = tmp_path / "mine.vocab"
     path.write_bytes(b"x")
@@ -118,7 +118,7 @@ def test_names_resolve_to_local_files(tmp_path, monkeypatch):
     assert resolve("mine") == path == resolve("mine.vocab")
 
 
-def test_a_name_that_is_nowhere_says_both_cures(tmp_path, monkeypatch):
+def test_resolve_unknown_name_names_both_fixes(tmp_path, monkeypatch):
     pytest.importorskip("huggingface_hub")
     monkeypatch.setenv("EDGEKIT_VOCABS", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -131,7 +131,7 @@ def test_a_name_that_is_nowhere_says_both_cures(tmp_path, monkeypatch):
             resolve(name)
 
 
-def test_a_hub_that_does_not_answer_is_not_asked_twice(monkeypatch):
+def test_resolve_hub_unreachable_is_asked_once(monkeypatch):
     hub = pytest.importorskip("huggingface_hub")
     monkeypatch.delenv("EDGEKIT_VOCABS", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
@@ -143,7 +143,7 @@ def test_a_hub_that_does_not_answer_is_not_asked_twice(monkeypatch):
     assert time.perf_counter() - begin < 6
 
 
-def test_a_name_resolves_through_the_hub(tmp_path, monkeypatch):
+def test_resolve_name_downloads_from_hub(tmp_path, monkeypatch):
     hub = pytest.importorskip("huggingface_hub")
     monkeypatch.delenv("EDGEKIT_VOCABS", raising=False)
     asked = []
@@ -172,7 +172,7 @@ def package(monkeypatch):
     sys.modules.pop("edgekit.training.reference_tokenizer", None)
 
 
-def test_the_reference_package_as_a_backend(package):
+def test_backend_reference_package_equals_edgekit(package):
     def load(path):
         vocabulary = Vocabulary.load(path)
         return types.SimpleNamespace(
@@ -192,7 +192,7 @@ def test_the_reference_package_as_a_backend(package):
         TokenMonsterTokenizer(small(1, special=[b"<|>"]), 512, backend="tokenmonster")
 
 
-def test_a_reference_that_cannot_be_had_says_so_and_never_hangs(package):
+def test_backend_reference_unavailable_raises_in_time(package):
     def refuse(path):
         raise SystemExit("no network\nat all")
 
@@ -206,7 +206,7 @@ def test_a_reference_that_cannot_be_had_says_so_and_never_hangs(package):
         registry.load("training", "reference_tokenizer").load(small(1).to_bytes(), patience=0.05)
 
 
-def test_a_tokenmonster_tokenizer_needs_no_numpy_and_no_hub(tmp_path):
+def test_from_files_tokenmonster_imports_no_numpy_and_no_hub(tmp_path):
     for name, data in files_for(small(1).to_bytes()).items():
         (tmp_path / name).write_bytes(data)
     script = (

@@ -48,7 +48,7 @@ def hugging_face(folder, tokens):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_logits_are_those_of_from_pretrained(runtime, tmp_path, way, tied):
+def test_reference_logits_equal_from_pretrained(runtime, tmp_path, way, tied):
     settings, close = way
     folder = write_model(tmp_path / "m", dataclasses.replace(ODD, tie_word_embeddings=tied), std=0.3)
     loaded = runtime.load(folder, settings)
@@ -57,7 +57,7 @@ def test_logits_are_those_of_from_pretrained(runtime, tmp_path, way, tied):
     assert loaded.files == {"config.json": (folder / "config.json").read_bytes()}
 
 
-def test_last_position_steps_and_rewind(runtime, odd, way):
+def test_forward_last_position_steps_and_rewind_agree(runtime, odd, way):
     settings, close = way
     loaded, wanted = runtime.load(odd, settings), hugging_face(odd, TOKENS)
     last = loaded.forward(TOKENS)
@@ -73,7 +73,7 @@ def test_last_position_steps_and_rewind(runtime, odd, way):
     assert loaded.length == 40
 
 
-def test_every_float_type(runtime, tmp_path, way):
+def test_load_every_float_type_equals_transformers(runtime, tmp_path, way):
     """A float16 file is widened, as transformers does when it is asked for float32."""
     settings, close = way
     folder = write_model(tmp_path / "m", ODD, dtype=np.float16, std=0.3)
@@ -81,7 +81,7 @@ def test_every_float_type(runtime, tmp_path, way):
     assert np.abs(loaded.forward(TOKENS, every=True) - hugging_face(folder, TOKENS)).max() < close
 
 
-def test_loading_leaves_the_random_generator_alone(runtime, odd, way):
+def test_load_keeps_random_generator(runtime, odd, way):
     torch.manual_seed(5)
     runtime.load(odd, way[0])
     drawn = torch.rand(1)
@@ -90,7 +90,7 @@ def test_loading_leaves_the_random_generator_alone(runtime, odd, way):
 
 
 @pytest.mark.parametrize("size", [1, 9])
-def test_a_failure_inside_is_one_line_and_appends_nothing(runtime, odd, way, size, monkeypatch):
+def test_forward_failure_inside_is_one_line_and_appends_nothing(runtime, odd, way, size, monkeypatch):
     """The product that fails is the last of the last layer, when everything before it is in the cache."""
     settings, close = way
     loaded, wanted = runtime.load(odd, settings), hugging_face(odd, TOKENS)
@@ -111,7 +111,7 @@ def test_a_failure_inside_is_one_line_and_appends_nothing(runtime, odd, way, siz
     assert np.abs(again - wanted[-len(again) :]).max() < close
 
 
-def test_threads_are_set(runtime, odd):
+def test_load_threads_are_set(runtime, odd):
     before = torch.get_num_threads()
     try:
         runtime.load(odd, Running(threads=2))
@@ -120,14 +120,14 @@ def test_threads_are_set(runtime, odd):
         torch.set_num_threads(before)
 
 
-def test_the_reference_is_float32(runtime, odd):
+def test_load_reference_other_dtype_raises(runtime, odd):
     with pytest.raises(SettingError, match="float32"):
         runtime.load(odd, Running(reference=True, dtype="int8"))
     with pytest.raises(SettingError, match="dtype must be float32, bfloat16 or int8, not 'int4'"):
         Running(dtype="int4")
 
 
-def test_the_fast_way_needs_no_transformers(odd):
+def test_load_fast_imports_no_transformers(odd):
     """Importing it takes longer than importing PyTorch, and a model this small is done in a fraction of that."""
     script = (
         "import sys; from pathlib import Path; from edgekit.settings import Running\n"
@@ -140,7 +140,7 @@ def test_the_fast_way_needs_no_transformers(odd):
     assert done.stdout == "set()\n", done.stderr
 
 
-def test_the_reference_without_transformers_says_what_to_install(runtime, odd, monkeypatch):
+def test_load_reference_without_transformers_names_extra(runtime, odd, monkeypatch):
     for name in [m for m in sys.modules if m.split(".")[0] == "transformers"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(sys.modules, "edgekit.runtimes._torch_reference", raising=False)
@@ -155,7 +155,7 @@ def test_the_reference_without_transformers_says_what_to_install(runtime, odd, m
         runtime.load(odd, Running(reference=True))
 
 
-def test_refuses_what_is_no_checkpoint(runtime, tmp_path, way):
+def test_load_not_a_checkpoint_raises(runtime, tmp_path, way):
     with pytest.raises(CheckpointError, match="does not exist"):
         runtime.load(tmp_path / "nothing", way[0])
     (tmp_path / "x.onnx").write_bytes(b"")

@@ -46,7 +46,7 @@ def steps(loaded, tokens):
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_logits_are_those_of_transformers(runtime, tmp_path, name):
+def test_forward_logits_equal_transformers(runtime, tmp_path, name):
     """At once, one by one, and in pieces. The bound is 2e-5 of the logits' standard deviation, or 2e-5 if that is less
     than 1; transformers' own model keeps it no better against itself (8.8e-6 at 12.3M parameters, ours 6.1e-6)."""
     transformers = pytest.importorskip("transformers")
@@ -70,7 +70,7 @@ def test_logits_are_those_of_transformers(runtime, tmp_path, name):
     assert np.abs(loaded.forward(tokens) - wanted[-1]).max() < close
 
 
-def test_a_prompt_longer_than_a_chunk(runtime, tmp_path):
+def test_forward_prompt_longer_than_chunk_equals_steps(runtime, tmp_path):
     """More than `CHUNK` tokens go through the layers in two parts, with the angles of far positions."""
     transformers = pytest.importorskip("transformers")
     config = LlamaConfig(300, 64, 128, 2, 4, 2, 16, 1200)
@@ -86,7 +86,7 @@ def test_a_prompt_longer_than_a_chunk(runtime, tmp_path):
     assert np.abs(steps(loaded, tokens[-5:]) - wanted[-5:]).max() < 2e-5
 
 
-def test_rewind_is_a_number(runtime, tmp_path):
+def test_rewind_only_changes_length(runtime, tmp_path):
     """Nothing is copied or cleared, so the same steps from the same place give the same bits."""
     config = SHAPES["stories260K"]
     loaded, tokens = runtime.load(write_model(tmp_path / "m", config), Running(threads=1)), tokens_for(config)
@@ -104,7 +104,7 @@ def test_rewind_is_a_number(runtime, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", fast.FEW)
-def test_threads_change_nothing_but_rounding(tmp_path, dtype):
+def test_forward_threads_change_only_rounding(tmp_path, dtype):
     config = SHAPES["several blocks"]
     checkpoint, tokens = open_folder(write_model(tmp_path / "m", config, std=0.1)), tokens_for(config, 5)
     found = {}
@@ -153,14 +153,14 @@ def compare(runtime, folder, tokens, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", SHAPES)
-def test_a_narrow_dtype_stays_close(runtime, tmp_path, name, dtype):
+def test_forward_narrow_dtype_stays_close(runtime, tmp_path, name, dtype):
     config = SHAPES[name]
     folder = write_model(tmp_path / "m", config, std=0.5 / config.hidden_size**0.5)
     compare(runtime, folder, tokens_for(config), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_narrow_dtype_stays_close_on_a_trained_model(runtime, stories, dtype):
+def test_forward_narrow_dtype_trained_model_stays_close(runtime, stories, dtype):
     wanted, found = compare(runtime, stories, story(runtime.load(stories, Running(threads=1))), dtype)
     assert (wanted.argmax(-1) == found.argmax(-1)).mean() > {"bfloat16": 0.97, "int8": 0.93}[dtype]
 
@@ -175,7 +175,7 @@ def story(loaded, count=200):
     return ids
 
 
-def test_a_narrow_dtype_takes_less_memory(tmp_path):
+def test_load_narrow_dtype_takes_less_memory(tmp_path):
     config = dataclasses.replace(SHAPES["several blocks"], num_hidden_layers=4)
     checkpoint = open_folder(write_model(tmp_path / "m", config))
     held = {}
@@ -195,7 +195,7 @@ def test_a_narrow_dtype_takes_less_memory(tmp_path):
 @pytest.mark.parametrize("dtype", fast.FEW)
 @pytest.mark.parametrize("outputs, inputs", [(1, 1), (5, 3), (16, 16), (127, 40), (384, 7), (385, 64), (1000, 257)])
 @pytest.mark.parametrize("threads", [1, 4])
-def test_a_product_is_a_matrix_times_a_vector(outputs, inputs, threads, dtype):
+def test_product_equals_matrix_times_vector(outputs, inputs, threads, dtype):
     generator = torch.Generator().manual_seed(outputs + inputs)
     blocks = products.cut(outputs, dtype, threads)
     assert blocks.padded >= outputs and blocks.width % products.LANES == 0 and blocks.width <= products.WIDEST
@@ -221,7 +221,7 @@ def test_a_product_is_a_matrix_times_a_vector(outputs, inputs, threads, dtype):
     assert (product.many(x) - wanted).abs().max() < close
 
 
-def test_bytes_are_within_half_a_step():
+def test_pack_bytes_error_is_within_half_a_step():
     rows = torch.randn(50, 48) * torch.logspace(-6, 3, 50)[:, None]
     rows[0], rows[1], rows[2, :] = 0.0, 3.25, torch.tensor([-1.0, 1.0]).repeat(24)
     packed = products.pack_bytes(rows, torch.empty(50, 48 + products.PER_ROW, dtype=torch.uint8))
@@ -231,7 +231,7 @@ def test_bytes_are_within_half_a_step():
     assert (back[:2] == rows[:2]).all() and torch.allclose(back[2], rows[2], atol=1e-6)
 
 
-def test_the_bytes_are_fbgemms():
+def test_pack_bytes_equals_fbgemm():
     """PyTorch's own packer writes the same rows, the last bit of a scale aside."""
     packer = getattr(torch.ops.quantized, "embedding_bag_byte_prepack", None)
     if packer is None:
@@ -244,7 +244,7 @@ def test_the_bytes_are_fbgemms():
     assert torch.allclose(products.unpack_bytes(theirs), products.unpack_bytes(ours), atol=0.02)
 
 
-def test_int8_without_the_private_op_is_slower_and_the_same(runtime, tmp_path, monkeypatch):
+def test_product_int8_without_private_op_gives_same_result(runtime, tmp_path, monkeypatch):
     config = SHAPES["stories260K"]
     folder, tokens = write_model(tmp_path / "m", config, std=0.2), tokens_for(config)
     with_op = steps(runtime.load(folder, Running(threads=1, dtype="int8")), tokens)

@@ -74,7 +74,7 @@ def piece(tok, id: int) -> bytes:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_sampling_under_the_mask_never_prints_the_replacement_character(name):
+def test_mask_sampling_never_prints_u_fffd(name):
     tok, rng = tokenizer(name), np.random.default_rng(5)
     short = np.array([0 < len(piece(tok, id)) <= 1 for id in range(tok.vocab_size)])
     odd = np.array([any(b >= 0x80 or b in b"\x7fCDW" for b in piece(tok, id)) for id in range(tok.vocab_size)])
@@ -101,7 +101,7 @@ def test_sampling_under_the_mask_never_prints_the_replacement_character(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_what_a_text_is_encoded_to_is_never_banned(name):
+def test_mask_encoded_text_is_never_banned(name):
     tok = tokenizer(name)
     for text in TEXTS:
         decoder, ids = tok.decoder(), tok.encode(text)
@@ -112,7 +112,7 @@ def test_what_a_text_is_encoded_to_is_never_banned(name):
 
 
 @pytest.mark.parametrize("name", ["level 0", "level 1", "level 2", "byte-level bpe"])
-def test_the_mask_is_what_trying_every_id_says(name):
+def test_mask_equals_trying_every_id(name):
     """Soundness and completeness by brute force: one id further, is there anything ill-formed yet?"""
     tok, rng = tokenizer(name), random.Random(2)
     singles = [id for id in range(tok.vocab_size) if len(piece(tok, id)) == 1]
@@ -153,7 +153,7 @@ def endings(tok):
     return [s + e for s in starts for e in ends]
 
 
-def test_ids_that_end_a_text_wait_for_the_character():
+def test_mask_stop_ids_only_between_characters():
     tok = tokenizer("level 1")
     vocabulary = tok.vocabulary
     byte = {vocabulary.base_bytes(id): id for id in range(vocabulary.table_size)}
@@ -166,7 +166,7 @@ def test_ids_that_end_a_text_wait_for_the_character():
     assert not tok.utf8_mask(tok.decoder([byte[b"\x7f"], byte[b"\xe2"]]))[byte[b"\x82"]], "its lead byte was deleted"
 
 
-def test_the_replacement_character_itself_is_banned():
+def test_mask_u_fffd_token_is_banned():
     for name in ("level 0", "byte-level bpe"):
         tok = tokenizer(name)
         ids = tok.encode("\ufffd")
@@ -174,7 +174,7 @@ def test_the_replacement_character_itself_is_banned():
         assert not all(masks)
 
 
-def test_a_lead_byte_that_no_token_continues_is_banned():
+def test_mask_lead_byte_without_continuation_is_banned():
     masks = Masks([b"a", b"\xc3", b"\xe0", b"\x82", b"\xe2\x82\xac", b"", b"\xe0\x9f"], specials=[5])
     assert masks.mask(masks.start).tolist() == [True, True, False, False, True, True, False], "E0 wants A0 or more"
     masks = Masks([b"a", b"\xc3", b"\xe2", b"\x82", b"\xe2\x82", b"\xc2"], specials=[])
@@ -186,7 +186,7 @@ def test_a_lead_byte_that_no_token_continues_is_banned():
         masks.mask(masks.start)[0] = False
 
 
-def test_a_prompt_that_ends_in_half_a_character():
+def test_mask_prompt_ending_in_half_a_character():
     masks = Masks([b"a", b"\xf0\x9f", b"\x99\x82", b"\xe2"], specials=[])
     anew = masks.mask(masks.start).tolist()
     assert anew == [True, True, False, True]
@@ -199,7 +199,7 @@ def test_a_prompt_that_ends_in_half_a_character():
 
 
 @pytest.mark.parametrize("level", [0, 1, 2])
-def test_a_vocabulary_of_all_bytes_never_gets_stuck(level):
+def test_mask_vocabulary_of_all_bytes_always_allows_an_id(level):
     tok = TokenMonsterTokenizer(build([], level), 300)
     rng = np.random.default_rng(level)
     decoder, seen = tok.decoder(), set()
@@ -214,7 +214,7 @@ def test_a_vocabulary_of_all_bytes_never_gets_stuck(level):
     assert len(seen) > 100
 
 
-def test_a_vocabulary_that_prints_nothing():
+def test_mask_vocabulary_without_text_allows_specials():
     assert not Masks([b"", b""]).mask(1).any()
     assert Masks([b"", b""], specials=[1]).mask(1).tolist() == [False, True]
 
@@ -223,7 +223,7 @@ def test_a_vocabulary_that_prints_nothing():
 @example(b"\xed\xa0")
 @example(b"\x80\xed\xbf\x80")
 @settings(max_examples=300)
-def test_the_automaton_reads_utf8_as_python_does(data):
+def test_machine_real_states_equal_python_decoder(data):
     automaton, strict, real = machine(0), 1, 1
     for value in data:
         strict = int(automaton.strict[strict, automaton.classes[value]])
