@@ -80,8 +80,8 @@ def test_normalize_equals_naive_rules_and_undoes(level, text):
     if level == 1:
         assert undone(stream, 1) == text.replace("\x7f", "\x14").encode()
     elif "\u0130" not in text and all(CLASS[simple_lower(c)] == "l" for c in text if CLASS[c] == "u"):
-        wanted = "".join(c if CLASS[c] != "u" else simple_upper(simple_lower(c)) for c in text)
-        assert undone(stream, 2).decode() == wanted
+        expected = "".join(c if CLASS[c] != "u" else simple_upper(simple_lower(c)) for c in text)
+        assert undone(stream, 2).decode() == expected
 
 
 def test_undo_examples_match():
@@ -188,8 +188,8 @@ def test_unicode_tables_equal_shared_file():
     groups = {"letter": "ult", "number": "n", "mark": "ms", "upper": "u", "lower": "l", "assigned": "ultnmso"}
     shared = json.loads(path.read_text())
     for name, kinds in groups.items():
-        wanted = {point for low, high in shared[name] for point in range(low, high + 1)}
-        assert set().union(*(mine[each] for each in kinds)) == wanted, name
+        expected = {point for low, high in shared[name] for point in range(low, high + 1)}
+        assert set().union(*(mine[each] for each in kinds)) == expected, name
 
 
 def test_normalize_caches_are_bounded():

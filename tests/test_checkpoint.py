@@ -135,10 +135,10 @@ DAMAGE = [
 ]
 
 
-@pytest.mark.parametrize("change, said", DAMAGE, ids=[d[1][:24] for d in DAMAGE])
-def test_open_folder_damaged_tensor_is_named(folder, change, said):
+@pytest.mark.parametrize("change, message", DAMAGE, ids=[d[1][:24] for d in DAMAGE])
+def test_open_folder_damaged_tensor_is_named(folder, change, message):
     edit_tensors(folder, change)
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         open_folder(folder)
 
 
@@ -163,10 +163,10 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("changes, said", REFUSED, ids=[next(iter(c[0])) for c in REFUSED])
-def test_open_folder_unsupported_key_is_named(folder, changes, said):
+@pytest.mark.parametrize("changes, message", REFUSED, ids=[next(iter(c[0])) for c in REFUSED])
+def test_open_folder_unsupported_key_is_named(folder, changes, message):
     edit_config(folder, **changes)
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         open_folder(folder)
 
 
@@ -196,11 +196,11 @@ def test_open_folder_saved_by_transformers(tmp_path):
 MANY = 2**31 - 1
 
 
-@pytest.mark.parametrize("key, said", [
+@pytest.mark.parametrize("key, message", [
     ("num_hidden_layers", f"num_hidden_layers is {MANY}, but the folder holds 20 tensors"),
     ("vocab_size", f"vocab_size is {MANY}, but the folder's tensors hold 40 rows at most"),
 ])  # fmt: skip
-def test_open_folder_impossible_counts_raise_before_allocating(folder, tmp_path, key, said):
+def test_open_folder_impossible_counts_raise_before_allocating(folder, tmp_path, key, message):
     """In a process of its own, which gets a gigabyte and no more: what was claimed would take a hundred."""
     edit_config(folder, **{key: MANY})
     code = (
@@ -222,7 +222,7 @@ def test_open_folder_impossible_counts_raise_before_allocating(folder, tmp_path,
         [sys.executable, "-c", code, str(folder), str(tmp_path / "out")], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(said) == 4 == len(done.stdout.splitlines())
+    assert done.stdout.count(message) == 4 == len(done.stdout.splitlines())
 
 
 def test_counts_checked_against_shards_and_tensors(folder):

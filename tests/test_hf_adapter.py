@@ -54,11 +54,11 @@ def look(t, texts):
     assert t.decode(mixed, skip_special_tokens=True) == t.decode(ids[0]) and t.decode(last) == ""
     assert t.get_special_tokens_mask(mixed, already_has_special_tokens=True)[:2] == [1, 0]
     t.split_special_tokens = False
-    asked = t.encode("a" + t.eos_token)
+    with_special = t.encode("a" + t.eos_token)
     t.split_special_tokens = True
     return {
         "ids": ids, "texts": [t.decode(i) for i in ids], "len": len(t), "special": [eos, bos, t.pad_token_id],
-        "asked": asked, "prompt": prompt, "class": type(t).__name__, "max": t.model_max_length,
+        "with_special": with_special, "prompt": prompt, "class": type(t).__name__, "max": t.model_max_length,
         "chat": tokenized if isinstance(tokenized, list) else list(tokenized["input_ids"]),
         "strings": sorted(vocab)[:50],
     }
@@ -107,7 +107,7 @@ def check(seen: dict, files: dict[str, bytes], again: Path) -> None:
         assert seen["ids"] == [tok.encode(text) for text in TEXTS]
         assert seen["texts"] == [tok.decode(tok.encode(text)) for text in TEXTS]
         assert seen["special"] == [tok.eos, tok.bos_id, tok.pad] and tok.eos not in seen["ids"][1]
-        assert seen["asked"] == tok.encode("a</s>", specials=True) and seen["asked"][-1] == tok.eos
+        assert seen["with_special"] == tok.encode("a</s>", specials=True) and seen["with_special"][-1] == tok.eos
         assert seen["chat"] == tok.encode(seen["prompt"])
     assert seen["prompt"] == "<|user|>\nHi </s>\n<|assistant|>\n"
     assert (seen["len"], seen["max"], seen["class"]) == (rows, 1024, "TokenMonsterTokenizer")
@@ -170,7 +170,7 @@ out = {"special": sorted(t.all_special_ids), "ids": t.encode("the CAT<|end|>"), 
        "plain": t.encode("the CAT<|end|>", add_special_tokens=False), "pair": t("a", "b")["input_ids"],
        "text": t.decode([end, *t.encode("a"), t.eos_token_id]), "eos": [t.eos_token, t.eos_token_id, t.pad_token_id]}
 t.split_special_tokens = False
-print(json.dumps({**out, "asked": t.encode("the<|end|>", add_special_tokens=False)}))
+print(json.dumps({**out, "with_special": t.encode("the<|end|>", add_special_tokens=False)}))
 """,
     )
     tok = from_files(files, 512)
@@ -180,7 +180,7 @@ print(json.dumps({**out, "asked": t.encode("the<|end|>", add_special_tokens=Fals
     assert seen["ids"] == [tok.bos, *seen["plain"]]
     assert seen["pair"] == [tok.bos, *tok.encode("a"), tok.bos, *tok.encode("b")]
     assert seen["text"] == "<|end|><s>a<fin>" and seen["eos"] == ["<fin>", base + 4, base + 4]
-    assert seen["asked"] == [*tok.encode("the"), special]
+    assert seen["with_special"] == [*tok.encode("the"), special]
     saved = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
     reread = from_files(saved, 512)
     assert (reread.bos, reread.eos, reread.bos_id) == (tok.bos, tok.eos, tok.bos_id)

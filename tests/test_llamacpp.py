@@ -83,28 +83,28 @@ def test_forward_logits_equal_transformers(tmp_path, changes):
     config = dataclasses.replace(SMALL, **changes)
     folder = write_model(tmp_path / "m", config, std=0.2)
     ids = ids_of(60, config.vocab_size)
-    found, wanted = opened(artefact(folder, tmp_path)).forward(ids, every=True), reference(folder, ids)
-    assert found.shape == wanted.shape and found.dtype == np.float32
-    assert np.abs(found - wanted).max() < 1e-5 * max(1, np.abs(wanted).max())
+    logits, expected = opened(artefact(folder, tmp_path)).forward(ids, every=True), reference(folder, ids)
+    assert logits.shape == expected.shape and logits.dtype == np.float32
+    assert np.abs(logits - expected).max() < 1e-5 * max(1, np.abs(expected).max())
 
 
 def test_forward_without_permutation_gives_other_logits(tmp_path, monkeypatch):
     """A converter that forgets to permute Q and K makes a file that loads and talks nonsense: the test would see."""
-    from edgekit.converters import gguf as room
+    from edgekit.converters import gguf as module
 
-    monkeypatch.setattr(room, "permute", lambda name, values, config: values)
+    monkeypatch.setattr(module, "permute", lambda name, values, config: values)
     config = dataclasses.replace(SMALL, num_key_value_heads=2)
     folder = write_model(tmp_path / "m", config, std=0.2)
     ids = ids_of(60, config.vocab_size)
-    found = opened(artefact(folder, tmp_path)).forward(ids, every=True)
-    assert np.abs(found - reference(folder, ids)).max() > 0.1
+    logits = opened(artefact(folder, tmp_path)).forward(ids, every=True)
+    assert np.abs(logits - reference(folder, ids)).max() > 0.1
 
 
 @pytest.mark.parametrize("kv_type, tolerance", [("f32", 1e-4), ("f16", 0.05)])
 def test_forward_trained_model_equals_transformers(stories, story, kv_type, tolerance):
     ids = [1, *from_files(opened(story).files, 512).encode("Once upon a time, there was a little girl")]
-    found = opened(story, Running(threads=1, kv_type=kv_type)).forward(ids, every=True)
-    assert np.abs(found - reference(stories, ids)).max() < tolerance
+    logits = opened(story, Running(threads=1, kv_type=kv_type)).forward(ids, every=True)
+    assert np.abs(logits - reference(stories, ids)).max() < tolerance
 
 
 def test_forward_chunks_steps_and_rewinds_agree(small):
@@ -125,12 +125,12 @@ def test_forward_chunks_steps_and_rewinds_agree(small):
 def test_forward_result_is_owned_by_caller(small):
     runtime = opened(small)
     one = runtime.forward([5])
-    kept = one.copy()
+    snapshot = one.copy()
     two = runtime.forward([6, 7], every=True)
-    assert (one == kept).all() and one.flags.writeable and two.flags.owndata
+    assert (one == snapshot).all() and one.flags.writeable and two.flags.owndata
     one[:] = 0
     runtime.rewind(0)
-    assert (runtime.forward([5]) == kept).all()
+    assert (runtime.forward([5]) == snapshot).all()
 
 
 def test_context_length_is_the_models(small):
@@ -158,14 +158,14 @@ def test_forward_failing_decode_appends_nothing(small, monkeypatch):
     runtime._size = 10
     first = runtime.forward(ids_of(20, 320))
     runtime.rewind(0)
-    room = sys.modules["edgekit.runtimes.llamacpp"]
-    calls, real = [], room.llama.llama_decode
+    module = sys.modules["edgekit.runtimes.llamacpp"]
+    calls, real = [], module.llama.llama_decode
 
     def decode(context, batch):
         calls.append(0)
         return 1 if len(calls) == 2 else real(context, batch)
 
-    monkeypatch.setattr(room.llama, "llama_decode", decode)
+    monkeypatch.setattr(module.llama, "llama_decode", decode)
     with pytest.raises(RuntimeFailure, match="llama.cpp failed on 10 tokens at 10"):
         runtime.forward(ids_of(20, 320))
     assert runtime.length == 0
@@ -192,10 +192,10 @@ def test_forward_two_models_are_independent(small, story):
 @pytest.mark.parametrize("quant", ["f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k_m", "q2_k", "iq4_nl"])
 def test_load_every_type_runs(stories, story, tmp_path, quant):
     ids = [1, *ids_of(40, 512)]
-    wanted = opened(story).forward(ids, every=True)
-    found = opened(artefact(stories, tmp_path, quant)).forward(ids, every=True)
-    assert np.isfinite(found).all()
-    assert np.abs(found - wanted).mean() < {"f16": 0.05, "bf16": 0.05, "q8_0": 0.1}.get(quant, 1.5)
+    expected = opened(story).forward(ids, every=True)
+    logits = opened(artefact(stories, tmp_path, quant)).forward(ids, every=True)
+    assert np.isfinite(logits).all()
+    assert np.abs(logits - expected).mean() < {"f16": 0.05, "bf16": 0.05, "q8_0": 0.1}.get(quant, 1.5)
 
 
 def test_files_are_those_of_the_source(stories, story):
@@ -257,7 +257,7 @@ def test_load_damaged_file_raises(tmp_path, story):
         opened(tmp_path / "none.gguf")
 
 
-@pytest.mark.parametrize("change, said", [
+@pytest.mark.parametrize("change, message", [
     ({"general__architecture": "qwen2"}, "general.architecture is 'qwen2'"),
     ({"llama__context_length": None}, "llama.context_length is missing"),
     ({"tokenizer__ggml__tokens": ["a"] * 512}, "token 'a' occurs twice"),
@@ -266,21 +266,21 @@ def test_load_damaged_file_raises(tmp_path, story):
     ({"tokenizer__ggml__model": "rwkv", "tokenizer__ggml__tokens": ["\\nx", *(f"a{i}" for i in range(511))]},
      "begin with a newline"),
 ])  # fmt: skip
-def test_load_file_that_would_abort_llama_cpp_raises(tmp_path, story, change, said):
+def test_load_file_that_would_abort_llama_cpp_raises(tmp_path, story, change, message):
     path = rewritten(story, tmp_path / "changed.gguf", **change)
     with pytest.raises(CheckpointError, match="changed.gguf") as caught:
         opened(path)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("change, said", [
+@pytest.mark.parametrize("change, message", [
     ({"tokenizer__ggml__model": "rwkv", "tokenizer__ggml__tokens": [f"a{i}" for i in range(512)]}, "would hang"),
     ({"tokenizer__ggml__tokens": [f"token{i}" for i in range(512)]}, "would abort"),
 ])  # fmt: skip
-def test_own_tokenizer_vocabulary_that_would_abort_raises(tmp_path, story, change, said):
+def test_own_tokenizer_vocabulary_that_would_abort_raises(tmp_path, story, change, message):
     runtime = opened(rewritten(story, tmp_path / "changed.gguf", **change))
     runtime.forward([1])
-    with pytest.raises(VocabularyError, match=said):
+    with pytest.raises(VocabularyError, match=message):
         runtime.own_tokenizer()
 
 

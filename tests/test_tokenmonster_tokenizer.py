@@ -136,7 +136,7 @@ def test_resolve_hub_unreachable_is_asked_once(monkeypatch):
     monkeypatch.delenv("EDGEKIT_VOCABS", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "hf_hub_url", lambda *a, **k: "http://127.0.0.1:9/x")
-    monkeypatch.setattr(hub, "hf_hub_download", lambda *a, **k: pytest.fail("asked"))
+    monkeypatch.setattr(hub, "hf_hub_download", lambda *a, **k: pytest.fail("downloads"))
     begin = time.perf_counter()
     with pytest.raises(FileError, match="URLError"):
         resolve("english-0")
@@ -146,12 +146,12 @@ def test_resolve_hub_unreachable_is_asked_once(monkeypatch):
 def test_resolve_name_downloads_from_hub(tmp_path, monkeypatch):
     hub = pytest.importorskip("huggingface_hub")
     monkeypatch.delenv("EDGEKIT_VOCABS", raising=False)
-    asked = []
+    downloads = []
     monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *a, **k: None)
     monkeypatch.setattr(tokenizer, "_probe", lambda url: None)
-    monkeypatch.setattr(hub, "hf_hub_download", lambda *a, **k: asked.append(a) or str(tmp_path / "x.vocab"))
+    monkeypatch.setattr(hub, "hf_hub_download", lambda *a, **k: downloads.append(a) or str(tmp_path / "x.vocab"))
     assert resolve("english-8000-strict-nocapcode-v1") == tmp_path / "x.vocab"
-    assert asked == [("alasdairforsythe/tokenmonster", "vocabs/english-8000-strict-nocapcode-v1.vocab")]
+    assert downloads == [("alasdairforsythe/tokenmonster", "vocabs/english-8000-strict-nocapcode-v1.vocab")]
 
 
 class FakePackage(types.ModuleType):

@@ -59,15 +59,15 @@ def test_reference_logits_equal_from_pretrained(runtime, tmp_path, way, tied):
 
 def test_forward_last_position_steps_and_rewind_agree(runtime, odd, way):
     settings, close = way
-    loaded, wanted = runtime.load(odd, settings), hugging_face(odd, TOKENS)
+    loaded, expected = runtime.load(odd, settings), hugging_face(odd, TOKENS)
     last = loaded.forward(TOKENS)
     assert last.shape == (300,) and last.dtype == np.float32 and last.flags.writeable
-    assert np.abs(last - wanted[-1]).max() < close
+    assert np.abs(last - expected[-1]).max() < close
     for size in (1, 2, 3, 7):
         for length in (39, 20, 20, 1, 0):
             loaded.rewind(length)
             again = [loaded.forward(TOKENS[i : i + size], every=True) for i in range(length, 40, size)]
-            assert np.abs(np.concatenate(again) - wanted[length:]).max() < 1e-4
+            assert np.abs(np.concatenate(again) - expected[length:]).max() < 1e-4
     with pytest.raises(ContextError):
         loaded.forward([1] * 25)
     assert loaded.length == 40
@@ -93,7 +93,7 @@ def test_load_keeps_random_generator(runtime, odd, way):
 def test_forward_failure_inside_is_one_line_and_appends_nothing(runtime, odd, way, size, monkeypatch):
     """The product that fails is the last of the last layer, when everything before it is in the cache."""
     settings, close = way
-    loaded, wanted = runtime.load(odd, settings), hugging_face(odd, TOKENS)
+    loaded, expected = runtime.load(odd, settings), hugging_face(odd, TOKENS)
     loaded.forward(TOKENS[:20])
 
     def fail(*_, **__):
@@ -108,7 +108,7 @@ def test_forward_failure_inside_is_one_line_and_appends_nothing(runtime, odd, wa
             loaded.forward(TOKENS[20 : 20 + size])
     assert loaded.length == (0 if settings.reference else 20)
     again = loaded.forward(TOKENS[loaded.length :], every=True)
-    assert np.abs(again - wanted[-len(again) :]).max() < close
+    assert np.abs(again - expected[-len(again) :]).max() < close
 
 
 def test_load_threads_are_set(runtime, odd):
@@ -146,9 +146,9 @@ def test_load_reference_without_transformers_names_extra(runtime, odd, monkeypat
     monkeypatch.delitem(sys.modules, "edgekit.runtimes._torch_reference", raising=False)
 
     class Hidden:
-        def find_spec(self, wanted, path=None, target=None):
-            if wanted.split(".")[0] == "transformers":
-                raise ModuleNotFoundError(f"No module named {wanted!r}", name=wanted)
+        def find_spec(self, expected, path=None, target=None):
+            if expected.split(".")[0] == "transformers":
+                raise ModuleNotFoundError(f"No module named {expected!r}", name=expected)
 
     monkeypatch.setattr(sys, "meta_path", [Hidden(), *sys.meta_path])
     with pytest.raises(MissingExtraError, match=r"needs transformers.*pip install 'edgekit-lm\[torch\]'$"):

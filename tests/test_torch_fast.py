@@ -55,19 +55,19 @@ def test_forward_logits_equal_transformers(runtime, tmp_path, name):
     tokens = tokens_for(config)
     model = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.inference_mode():
-        wanted = model(torch.tensor([tokens])).logits[0].numpy()
-    close = 2e-5 * max(1, wanted.std())
+        expected = model(torch.tensor([tokens])).logits[0].numpy()
+    close = 2e-5 * max(1, expected.std())
     loaded = runtime.load(folder, Running(threads=1))
     at_once = loaded.forward(tokens, every=True)
-    assert at_once.shape == wanted.shape and at_once.dtype == np.float32
-    assert np.abs(at_once - wanted).max() < close
+    assert at_once.shape == expected.shape and at_once.dtype == np.float32
+    assert np.abs(at_once - expected).max() < close
     loaded.rewind(0)
-    assert np.abs(steps(loaded, tokens) - wanted).max() < close
+    assert np.abs(steps(loaded, tokens) - expected).max() < close
     loaded.rewind(10)
     pieces = [loaded.forward(tokens[i : i + n], every=True) for i, n in ((10, 3), (13, 20), (33, 1), (34, 14))]
-    assert np.abs(np.concatenate(pieces) - wanted[10:]).max() < close
+    assert np.abs(np.concatenate(pieces) - expected[10:]).max() < close
     loaded.rewind(0)
-    assert np.abs(loaded.forward(tokens) - wanted[-1]).max() < close
+    assert np.abs(loaded.forward(tokens) - expected[-1]).max() < close
 
 
 def test_forward_prompt_longer_than_chunk_equals_steps(runtime, tmp_path):
@@ -77,13 +77,13 @@ def test_forward_prompt_longer_than_chunk_equals_steps(runtime, tmp_path):
     folder, tokens = write_model(tmp_path / "m", config, std=0.1), tokens_for(config, fast.CHUNK * 2 + 100)
     model = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.inference_mode():
-        wanted = model(torch.tensor([tokens])).logits[0].numpy()
+        expected = model(torch.tensor([tokens])).logits[0].numpy()
     loaded = runtime.load(folder, Running(threads=1))
-    assert np.abs(loaded.forward(tokens, every=True) - wanted).max() < 2e-5
+    assert np.abs(loaded.forward(tokens, every=True) - expected).max() < 2e-5
     loaded.rewind(700)
-    assert np.abs(loaded.forward(tokens[700:]) - wanted[-1]).max() < 2e-5
+    assert np.abs(loaded.forward(tokens[700:]) - expected[-1]).max() < 2e-5
     loaded.rewind(len(tokens) - 5)
-    assert np.abs(steps(loaded, tokens[-5:]) - wanted[-5:]).max() < 2e-5
+    assert np.abs(steps(loaded, tokens[-5:]) - expected[-5:]).max() < 2e-5
 
 
 def test_rewind_only_changes_length(runtime, tmp_path):
@@ -107,19 +107,19 @@ def test_rewind_only_changes_length(runtime, tmp_path):
 def test_forward_threads_change_only_rounding(tmp_path, dtype):
     config = SHAPES["several blocks"]
     checkpoint, tokens = open_folder(write_model(tmp_path / "m", config, std=0.1)), tokens_for(config, 5)
-    found = {}
+    logits = {}
     before = torch.get_num_threads()
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             llama = fast.FastLlama(checkpoint, dtype, threads)
             with torch.inference_mode():
-                found[threads] = np.concatenate([llama.append([t], i, True).numpy() for i, t in enumerate(tokens)])
+                logits[threads] = np.concatenate([llama.append([t], i, True).numpy() for i, t in enumerate(tokens)])
     finally:
         torch.set_num_threads(before)
     # A float32 sum that comes out differently by one bit may round to another bfloat16, 2^-8 away.
     close = 0.02 if dtype == "bfloat16" else 2e-5
-    assert max(np.abs(found[1] - found[n]).max() for n in (2, 3)) < close * found[1].std()
+    assert max(np.abs(logits[1] - logits[n]).max() for n in (2, 3)) < close * logits[1].std()
 
 
 # ----------------------------------------------------------------------------- dtypes
@@ -138,17 +138,17 @@ def kl(p, q):
 
 def compare(runtime, folder, tokens, dtype):
     most, far, apart = DTYPES[dtype]
-    wanted = runtime.load(folder, Running(threads=1)).forward(tokens, every=True)
+    expected = runtime.load(folder, Running(threads=1)).forward(tokens, every=True)
     loaded = runtime.load(folder, Running(threads=1, dtype=dtype))
     at_once = loaded.forward(tokens, every=True)
     loaded.rewind(0)
     single = steps(loaded, tokens)
-    for found in (at_once, single):
-        assert found.dtype == np.float32 and np.isfinite(found).all()
-        assert 0 < kl(wanted, found) < most
-        assert np.abs(found - wanted).max() < far * wanted.std()
-    assert np.abs(at_once - single).max() < apart * wanted.std()
-    return wanted, single
+    for logits in (at_once, single):
+        assert logits.dtype == np.float32 and np.isfinite(logits).all()
+        assert 0 < kl(expected, logits) < most
+        assert np.abs(logits - expected).max() < far * expected.std()
+    assert np.abs(at_once - single).max() < apart * expected.std()
+    return expected, single
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -161,8 +161,8 @@ def test_forward_narrow_dtype_stays_close(runtime, tmp_path, name, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_forward_narrow_dtype_trained_model_stays_close(runtime, stories, dtype):
-    wanted, found = compare(runtime, stories, story(runtime.load(stories, Running(threads=1))), dtype)
-    assert (wanted.argmax(-1) == found.argmax(-1)).mean() > {"bfloat16": 0.97, "int8": 0.93}[dtype]
+    expected, logits = compare(runtime, stories, story(runtime.load(stories, Running(threads=1))), dtype)
+    assert (expected.argmax(-1) == logits.argmax(-1)).mean() > {"bfloat16": 0.97, "int8": 0.93}[dtype]
 
 
 def story(loaded, count=200):
@@ -178,15 +178,15 @@ def story(loaded, count=200):
 def test_load_narrow_dtype_takes_less_memory(tmp_path):
     config = dataclasses.replace(SHAPES["several blocks"], num_hidden_layers=4)
     checkpoint = open_folder(write_model(tmp_path / "m", config))
-    held = {}
+    table_bytes = {}
     for dtype in fast.FEW:
         llama = fast.FastLlama(checkpoint, dtype, 1)
         every = [product for layer in llama._layers for product in layer] + [llama._head]
-        held[dtype] = sum(p._table.nbytes for p in every)
+        table_bytes[dtype] = sum(p._table.nbytes for p in every)
     weights = 4 * sum(t.size for name, t in checkpoint if "norm" not in name and "embed" not in name)
-    assert weights <= held["float32"] < 1.02 * weights
-    assert held["bfloat16"] == held["float32"] / 2
-    assert held["int8"] < 0.28 * held["float32"]
+    assert weights <= table_bytes["float32"] < 1.02 * weights
+    assert table_bytes["bfloat16"] == table_bytes["float32"] / 2
+    assert table_bytes["int8"] < 0.28 * table_bytes["float32"]
 
 
 # ----------------------------------------------------------------------------- products
@@ -209,16 +209,16 @@ def test_product_equals_matrix_times_vector(outputs, inputs, threads, dtype):
     elif dtype == "int8":
         rounded = products.unpack_bytes(product._table)
         weight = rounded.view(blocks.count, inputs, blocks.width).transpose(1, 2).reshape(weight.shape)
-    wanted = x.double() @ weight.double().T
+    expected = x.double() @ weight.double().T
     called = []
     for row in x:
         product.input.copy_(row)
         called.append(product().reshape(-1))
         assert called[-1].dtype == torch.float32
     # Sums are float32; those of bfloat16 are rounded to 8 bits at the end.
-    close = 1e-6 * (x.abs() @ weight.abs().T).max() + (2.0**-8 * wanted.abs().max() if dtype == "bfloat16" else 0)
-    assert (torch.stack(called) - wanted).abs().max() < close
-    assert (product.many(x) - wanted).abs().max() < close
+    close = 1e-6 * (x.abs() @ weight.abs().T).max() + (2.0**-8 * expected.abs().max() if dtype == "bfloat16" else 0)
+    assert (torch.stack(called) - expected).abs().max() < close
+    assert (product.many(x) - expected).abs().max() < close
 
 
 def test_pack_bytes_error_is_within_half_a_step():

@@ -188,10 +188,10 @@ def test_mask_lead_byte_without_continuation_is_banned():
 
 def test_mask_prompt_ending_in_half_a_character():
     masks = Masks([b"a", b"\xf0\x9f", b"\x99\x82", b"\xe2"], specials=[])
-    anew = masks.mask(masks.start).tolist()
-    assert anew == [True, True, False, True]
+    initial = masks.mask(masks.start).tolist()
+    assert initial == [True, True, False, True]
     assert masks.mask(masks.after_bytes(b"so \xf0\x9f")).tolist() == [False, False, True, False], "finish it"
-    assert masks.mask(masks.after_bytes(b"\xf0")).tolist() == anew, "nothing can"
+    assert masks.mask(masks.after_bytes(b"\xf0")).tolist() == initial, "nothing can"
     assert masks.after_bytes(b"\xff\xe2\x82 ") == masks.start, "what is lost is lost"
     masks = Masks([b"a", b"\x9f"], specials=[])
     late = masks.mask(masks.after_bytes(b"\xf0"), 0)
