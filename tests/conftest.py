@@ -1,4 +1,4 @@
-"""Fixtures: models that the tests share, a real trained one where there is one, and seeded ones made on the spot."""
+"""Fixtures: models for all tests, a trained one from the shared folder if it is there, and seeded ones."""
 
 from pathlib import Path
 
@@ -9,13 +9,11 @@ from edgekit.formats.hub import BUNDLED
 
 
 def pytest_terminal_summary(terminalreporter):
-    """One line that counts what a clone without the shared folder cannot test."""
+    """One line with the number of tests skipped without the shared folder."""
     reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
     missing = sum("shared folder" in reason or "../shared" in reason for reason in reasons)
     where = "is there" if SHARED.is_dir() else f"is missing ({SHARED})"
-    terminalreporter.write_line(
-        f"skipped for want of the shared folder, which {where}: {missing} of {len(reasons)} skips"
-    )
+    terminalreporter.write_line(f"skipped without the shared folder, which {where}: {missing} of {len(reasons)} skips")
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +25,7 @@ def shared() -> Path:
 
 @pytest.fixture
 def one_thread():
-    """torch on one thread: two that wait for each other are slower than one where tests run side by side."""
+    """torch on one thread: when tests run in parallel, two threads that wait for each other are slower than one."""
     torch = pytest.importorskip("torch")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -37,7 +35,7 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def bundled() -> Path:
-    """The model that comes with edgekit, there in every clone."""
+    """The bundled model, which is in every clone."""
     return BUNDLED
 
 

@@ -1,4 +1,4 @@
-"""Small TokenMonster vocabularies made on the spot, and its rules said again naively, to hold the real code to.
+"""Small TokenMonster vocabularies built on demand, and a naive version of its rules to compare the real code with.
 
 The naive half is slow and literal on purpose: no caches, no tables, no lookahead.
 """
@@ -11,7 +11,7 @@ from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 VOCABS = sorted((SHARED / "tokenmonster" / "vocabs").glob("*.vocab"))
-NO_SHARED = "needs the project's shared folder beside the checkout (golden vectors, published vocabularies)"
+NO_SHARED = "needs the project's shared folder next to the checkout (golden vectors, published vocabularies)"
 
 WORDS = "the cat sat on a mat and then there were not any cats at all it 's ing ed er he".split()
 
@@ -182,7 +182,7 @@ def naive_level2(text: str) -> str:
 
 
 def naive_encode(vocabulary: Vocabulary, data: bytes) -> list[int]:
-    """Section by section what the reference does with a normalised stream."""
+    """The reference's algorithm on a normalised stream, step by step."""
     v, n, ids = vocabulary, len(data), []
     find = {record.token: record for record in v.records}
 

@@ -1,4 +1,4 @@
-"""What tests share beside the fixtures of conftest.py: where the shared folder is, and models made on the spot."""
+"""Shared by tests, next to the fixtures of conftest.py: the shared folder's path, and small models."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 from edgekit.formats.checkpoint import LlamaConfig
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-NO_SHARED = "needs the project's shared folder beside the checkout (real vocabularies, texts and a trained model)"
+NO_SHARED = "needs the project's shared folder next to the checkout (real vocabularies, texts and a trained model)"
 
 STENTOR = LlamaConfig(
     vocab_size=8064,
@@ -46,7 +46,7 @@ def write_model(folder: Path, config: LlamaConfig, *, seed: int = 0, dtype=np.fl
 
 
 def tokenmonster_files(vocab: bytes, vocab_size: int = 8064, **config) -> dict[str, bytes]:
-    """The files beside a TokenMonster checkpoint, as Stentor2's model card describes them."""
+    """The files of a TokenMonster checkpoint other than weights, as in Stentor2's model card."""
     values = {
         "tokenizer_type": "tokenmonster",
         "vocab_file": "tokenmonster.vocab",

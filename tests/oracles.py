@@ -1,4 +1,4 @@
-"""What exported graphs are held to: Hugging Face's own model in float32, and how far logits lie from it."""
+"""References for exported graphs: Hugging Face's model in float32, and the distance of logits from it."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The model that comes with edgekit: small enough, whole, a plain Llama to others, and it knows English."""
+"""The bundled model: small, complete, a plain Llama for other programs, and able to write English."""
 
 import math
 import os
@@ -14,7 +14,7 @@ from edgekit.formats.checkpoint import open_folder
 from edgekit.formats.hub import BUNDLED
 from edgekit.utils import registry
 
-# Written for this test, so that no training text holds it.
+# Written for this test, so it is in no training text.
 STORY = (
     "There was a small grey goat who lived behind the mill. Every morning she climbed the hill to look for her "
     "brother. One day it rained so hard that the path was gone. The goat was sad. She asked the old miller to help "

@@ -1,4 +1,4 @@
-"""Normalisation and capcode: the specification's own examples, its rare corners, and a naive twin on any text."""
+"""Normalisation and capcode: the specification's own examples, rare cases, and a naive implementation on any text."""
 
 import json
 import unicodedata
@@ -32,7 +32,7 @@ from edgekit.tokenizers.tokenmonster.unicode13 import (
     simple_upper,
 )
 
-# Text that capcode cares about, and anything else.
+# Text that capcode changes, and anything else.
 texts = st.text(
     st.one_of(
         st.sampled_from("aAbZé É1٣ '\u2019-\n\x7f\u0301\u0130ßǅ\U0001d400中CDW ."),
@@ -62,7 +62,7 @@ def undone(data: bytes, level: int) -> bytes:
         ("A1B2c", 2, "DC aD 1DC bD 2D c"),
         ("X's Y2 I", 2, "DC x'sW yD 2W i"),
         ("\u0130x", 2, "DC ix"),  # one-to-one lowercase
-        ("\u1f88 \u1f80", 2, "\u1f88 \u1f80"),  # a titlecase letter is no capital
+        ("\u1f88 \u1f80", 2, "\u1f88 \u1f80"),  # a titlecase letter is not a capital
         ("\U0001d400b A\U0001d400b", 2, "DC \U0001d400bC a\U0001d400b"),  # a capital without a lowercase
         ("no change", 0, "no change"),
     ],

@@ -1,4 +1,4 @@
-"""A checkpoint is held to its word: what is read is right, what is wrong is named."""
+"""Checkpoints: what is read is right, and what is wrong is named."""
 
 import dataclasses
 import json
@@ -201,7 +201,7 @@ MANY = 2**31 - 1
     ("vocab_size", f"vocab_size is {MANY}, but the folder's tensors hold 40 rows at most"),
 ])  # fmt: skip
 def test_open_folder_impossible_counts_raise_before_allocating(folder, tmp_path, key, message):
-    """In a process of its own, which gets a gigabyte and no more: what was claimed would take a hundred."""
+    """In a separate process limited to a gigabyte: allocating what is claimed would take a hundred."""
     edit_config(folder, **{key: MANY})
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, 1 << 30))\n"
@@ -244,7 +244,7 @@ def test_counts_checked_against_shards_and_tensors(folder):
 
 @pytest.mark.parametrize("key", ["num_hidden_layers", "vocab_size"])
 def test_config_without_weights_has_limits(key):
-    """As the one that an artefact carries: who reads it builds lists from it."""
+    """Such as one embedded in an artefact: lists are built from it."""
     with pytest.raises(CheckpointError, match=f"{key} is {MANY}, and edgekit accepts [0-9]+ at most"):
         LlamaConfig.from_dict(SMALL.to_dict() | {key: MANY})
 
@@ -279,7 +279,7 @@ def test_open_folder_not_a_model_raises(tmp_path, folder):
 @given(st.data())
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_open_folder_any_damage_is_one_clear_error(tmp_path, data):
-    """Cut anywhere or any bytes changed: either the floats differ, or `CheckpointError`; nothing else escapes."""
+    """Cut anywhere or with any bytes changed: either other floats or `CheckpointError`, and no other exception."""
     path = tmp_path / "m"
     whole = (path if path.exists() else write_model(path, SMALL)) / "model.safetensors"
     if not (path / "whole").exists():

@@ -1,4 +1,4 @@
-"""One suite over every runtime. A runtime is right if it says what Hugging Face's own model says, however it is asked.
+"""One suite for every runtime. A runtime is right if its logits and tokens equal those of transformers' model.
 
 Exactness is tested at f32 with an f32 KV cache, on the bundled model, on another trained one (grouped-query attention,
 SentencePiece) and on one of Stentor2-12M's shape with seeded weights and the real TokenMonster vocabulary.
@@ -69,7 +69,7 @@ def model(opened, model_name, runtime_name):
 
 @pytest.fixture(scope="session")
 def reference(request):
-    """model name -> Hugging Face's own model, loaded by transformers alone."""
+    """model name -> Hugging Face's model, loaded by transformers alone."""
     transformers = pytest.importorskip("transformers")
     loaded = {}
 
@@ -148,12 +148,12 @@ def test_forward_result_is_owned_by_caller(model):
     tokens = tokens_of(model, 8)
     model.runtime.rewind(0)
     first = model.runtime.forward(tokens)
-    kept = first.copy()
+    snapshot = first.copy()
     model.runtime.forward([tokens[0]])
-    assert (first == kept).all()
-    first[:] = 0  # and it may be written to
+    assert (first == snapshot).all()
+    first[:] = 0  # the caller may write to it
     model.runtime.rewind(0)
-    assert np.abs(model.runtime.forward(tokens) - kept).max() < 1e-5
+    assert np.abs(model.runtime.forward(tokens) - snapshot).max() < 1e-5
 
 
 def test_forward_full_context_works_one_more_raises(model, model_name, reference):
@@ -179,8 +179,8 @@ def test_forward_invalid_call_raises_and_keeps_cache(model):
     runtime = model.runtime
     runtime.rewind(0)
     runtime.forward(tokens_of(model, 3))
-    for tokens, said in (([], "at least one"), ([runtime.vocab_size], "outside the vocabulary"), ([-1], "outside")):
-        with pytest.raises(RuntimeFailure, match=said):
+    for tokens, message in (([], "at least one"), ([runtime.vocab_size], "outside the vocabulary"), ([-1], "outside")):
+        with pytest.raises(RuntimeFailure, match=message):
             runtime.forward(tokens)
     for length in (4, -1):
         with pytest.raises(RuntimeFailure, match="cannot keep"):
@@ -212,11 +212,11 @@ def generated(model, n_prompts: int, n_tokens: int, **settings) -> list[list[int
 @pytest.mark.parametrize("size", [(8, 24), pytest.param((64, 64), marks=pytest.mark.slow)], ids=["8x24", "64x64"])
 def test_generate_every_runtime_gives_same_tokens(opened, model_name, settings, size):
     settings = {"repetition_penalty": 1.0, "top_p": 1.0} | settings
-    said = {name: generated(opened(model_name, name), *size, **settings) for name in RUNTIMES}
-    first = said[RUNTIMES[0]]
+    tokens = {name: generated(opened(model_name, name), *size, **settings) for name in RUNTIMES}
+    first = tokens[RUNTIMES[0]]
     assert len({tuple(t) for t in first}) > len(first) // 2, "the prompts lead to different texts"
     for name in RUNTIMES[1:]:
-        assert said[name] == first, f"{name} and {RUNTIMES[0]} differ"
+        assert tokens[name] == first, f"{name} and {RUNTIMES[0]} differ"
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.2, 2.0])
@@ -242,15 +242,15 @@ def test_generate_greedy_equals_transformers_generate(model, model_name, referen
 
 
 def test_stream_stories260k_equals_published_text(opened, runtime_name):
-    """karpathy/tinyllamas publishes what stories260K says; every runtime says it, streamed piece by piece."""
+    """karpathy/tinyllamas publishes a text by stories260K; every runtime streams the same, piece by piece."""
     model = opened("stories", runtime_name)
     stream = model.stream("Once upon a time", max_new_tokens=80)
-    said = "Once upon a time" + "".join(stream)
-    assert said.startswith(
+    text = "Once upon a time" + "".join(stream)
+    assert text.startswith(
         "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she "
         "saw a big, red ball. She wanted to play with it, but it was too high."
     )
-    assert stream.result.text == said.removeprefix("Once upon a time")
+    assert stream.result.text == text.removeprefix("Once upon a time")
 
 
 @pytest.mark.parametrize("runtime_name", RUNTIMES)
@@ -297,6 +297,6 @@ def test_artefact_quantized_stays_close_to_source(
     p, q = log_softmax(source), log_softmax(got)
     kl = float((np.exp(p) * (p - q)).sum(-1).mean())
     top1 = float((source.argmax(-1) == got.argmax(-1)).mean())
-    # Seeded weights are all but indifferent between tokens, so their top-1 says nothing.
+    # Seeded weights are all but indifferent between tokens, so their top-1 means nothing.
     assert -1e-6 < kl < most_kl and (top1 > least_top1 or name == "stentor"), (kl, top1)
     assert model.generate("Once", max_new_tokens=20).tokens

@@ -1,4 +1,4 @@
-"""The GGUF reader: agrees with the `gguf` package on whole files, and says one clear line about all others."""
+"""The GGUF reader: equal to the `gguf` package on whole files, one clear line for all others."""
 
 import struct
 import time
@@ -81,17 +81,17 @@ def opened(tmp_path, data: bytes) -> GGUFFile:
 
 def test_metadata_every_kind_of_value(tmp_path, small):
     file = opened(tmp_path, small)
-    found = {k: v for k, v in file.metadata.items() if k.startswith("k.")}
-    arrays = {k: v.tolist() for k, v in found.items() if isinstance(v, np.ndarray)}
+    values = {k: v for k, v in file.metadata.items() if k.startswith("k.")}
+    arrays = {k: v.tolist() for k, v in values.items() if isinstance(v, np.ndarray)}
     assert file.version == 3 and file.size == len(small)
-    assert {k: v for k, v in found.items() if k not in arrays} == {
+    assert {k: v for k, v in values.items() if k not in arrays} == {
         "k.u8": 200, "k.i8": -3, "k.u16": 60000, "k.i16": -300, "k.u32": 1 << 31, "k.i32": -7, "k.u64": 1 << 40,
         "k.i64": -(1 << 40), "k.f32": 0.5, "k.f64": 0.1, "k.yes": True, "k.text": "héllo", "k.texts": ["a", "", "▁b"],
     }  # fmt: skip
     assert arrays == {
         "k.numbers": [1, -2, 3], "k.floats": [0.5, 1.5], "k.truths": [True, False], "k.bytes": [0, 255, 127],
     }  # fmt: skip
-    assert found["k.truths"].dtype == np.bool_ and found["k.bytes"].dtype == np.uint8
+    assert values["k.truths"].dtype == np.bool_ and values["k.bytes"].dtype == np.uint8
     shapes = {name: (info.shape, info.type, info.bytes) for name, info in file.tensors.items()}
     assert shapes == {"one": ((2, 3), "F32", 24), "two": ((5,), "F16", 10), "three": ((2, 64), "Q8_0", 136)}
     assert (file.data("one").view(np.float32) == np.arange(6)).all()
@@ -113,7 +113,7 @@ def test_foreign_file_equals_gguf_package(shared):
 
 def test_types_equal_gguf_package():
     for kind, sizes in gguf.GGML_QUANT_SIZES.items():
-        if kind.name != "Q8_1":  # 36 bytes in ggml (two float16 and 32 int8); the package says 40
+        if kind.name != "Q8_1":  # 36 bytes in ggml (two float16 and 32 int8); 40 in the package
             assert gguf_file.BLOCKS[kind.name] == sizes and gguf_file.NUMBER[kind.name] == kind.value
 
 
@@ -160,11 +160,11 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("data, said", BAD.values(), ids=BAD)
-def test_bad_file_names_what_is_wrong(tmp_path, data, said):
+@pytest.mark.parametrize("data, message", BAD.values(), ids=BAD)
+def test_bad_file_names_what_is_wrong(tmp_path, data, message):
     with pytest.raises(CheckpointError, match="x.gguf: ") as caught:
         opened(tmp_path, data)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_unreadable_file_raises(tmp_path):

@@ -1,4 +1,4 @@
-"""Checkpoints with a TokenMonster vocabulary in plain transformers, where edgekit does not exist."""
+"""Checkpoints with a TokenMonster vocabulary in plain transformers, without edgekit."""
 
 import ast
 import json
@@ -19,7 +19,7 @@ from edgekit.tokenizers.load import from_files
 CODE = {f"{name}.py" for name in (*export.MODULES, export.ENTRY)}
 TEXTS = ["Hello, World! don't 12", "the cat </s> <s>", "été 中文 🙂", "", " ", "a\n\tb", "Once upon a time"]
 
-# Runs where edgekit cannot be imported; prints what it saw as JSON. sys.argv: folders, then a folder for transformers.
+# Runs where edgekit cannot be imported; prints its results as JSON. sys.argv: folders, then a folder for transformers.
 SCRIPT = r"""
 import json, os, pickle, sys
 sys.modules["edgekit"] = None
@@ -99,7 +99,7 @@ def real_or_small() -> dict[str, bytes]:
 
 
 def check(seen: dict, files: dict[str, bytes], again: Path) -> None:
-    """What transformers saw is what edgekit sees, before and after `save_pretrained`."""
+    """transformers and edgekit agree, before and after `save_pretrained`."""
     rows = json.loads(files["config.json"])["vocab_size"]
     saved = {path.name: path.read_bytes() for path in again.iterdir()}
     assert saved.keys() >= CODE | {"tokenmonster.vocab", "tokenizer_config.json"}
@@ -116,7 +116,7 @@ def check(seen: dict, files: dict[str, bytes], again: Path) -> None:
 
 @pytest.fixture(params=["installed", "5"])
 def other(request) -> str:
-    """A folder to find transformers in, "" for the installed one. EDGEKIT_TRANSFORMERS5 names one with version 5,
+    """The folder of transformers, "" for the installed one. EDGEKIT_TRANSFORMERS5 names one with version 5,
     made with `pip install --target FOLDER 'transformers>=5'`."""
     if request.param == "installed":
         pytest.importorskip("transformers")
@@ -139,7 +139,7 @@ def test_adapter_plain_transformers_round_trips(tmp_path, other):
     check(seen, files, tmp_path / "again")
     if other:
         assert int(seen["version"].split(".")[0]) >= 5
-        assert run(tmp_path / "again", tmp_path / "third")["ids"] == seen["ids"], "what 5 saved, 4 reads"
+        assert run(tmp_path / "again", tmp_path / "third")["ids"] == seen["ids"], "4 reads what 5 saved"
 
 
 def test_adapter_vocabulary_specials_and_bos_match(tmp_path, other):
@@ -192,14 +192,17 @@ def test_files_other_checkpoint_is_unchanged():
 
 
 def test_files_tokenmonster_adds_adapter_and_configuration():
-    files = {**tokenmonster_files(small(1).to_bytes(), 512, add_bos_token=False, note="kept"), "config.json": b"{}"}
+    files = {
+        **tokenmonster_files(small(1).to_bytes(), 512, add_bos_token=False, note="same"),
+        "config.json": b"{}",
+    }
     out = export.files(files)
     assert out.keys() == files.keys() | CODE and files.keys() <= out.keys()
     config = json.loads(out["tokenizer_config.json"])
     assert config["auto_map"]["AutoTokenizer"] == ["tokenization_tokenmonster.TokenMonsterTokenizer", None]
-    assert config["vocab_size"] == 512 and config["note"] == "kept" and config["tokenizer_type"] == "tokenmonster"
+    assert config["vocab_size"] == 512 and config["note"] == "same" and config["tokenizer_type"] == "tokenmonster"
     assert "<|assistant|>" in config["chat_template"]
-    assert export.files(out) == out, "again is the same"
+    assert export.files(out) == out, "a second export is the same"
     own = export.files({**files, "chat_template.jinja": b"mine"})
     assert "chat_template" not in json.loads(own["tokenizer_config.json"]) and own["chat_template.jinja"] == b"mine"
     with pytest.raises(VocabularyError, match="100 rows"):
@@ -207,7 +210,7 @@ def test_files_tokenmonster_adds_adapter_and_configuration():
 
 
 def test_files_exported_code_imports_only_itself():
-    """transformers 4 copies what the entry imports, and no further: it must name every module the others import."""
+    """transformers 4 copies only what the entry itself imports, so it must import every module that the others need."""
     named = {}
     for name in (*export.MODULES, export.ENTRY):
         text = export.source(name)

@@ -1,4 +1,4 @@
-"""The llama.cpp runtime, held to Hugging Face's logits and to files that llama.cpp would die on."""
+"""The llama.cpp runtime, compared with Hugging Face's logits, and files that would abort llama.cpp."""
 
 import dataclasses
 import gc
@@ -46,7 +46,7 @@ SHAPES = {
 
 
 def artefact(source, tmp_path, quant="f32"):
-    """Not verified: this file holds the runtime to Hugging Face itself, also with files that must be wrong."""
+    """Not verified: these tests compare the runtime with Hugging Face itself, also for files that must be wrong."""
     return convert.convert(source, "gguf", tmp_path / f"{quant}.gguf", settings=Converting(quant), verify=False)[0]
 
 
@@ -89,7 +89,7 @@ def test_forward_logits_equal_transformers(tmp_path, changes):
 
 
 def test_forward_without_permutation_gives_other_logits(tmp_path, monkeypatch):
-    """A converter that forgets to permute Q and K makes a file that loads and talks nonsense: the test would see."""
+    """A converter that does not permute Q and K writes a file that loads and generates nonsense: these tests notice."""
     from edgekit.converters import gguf as module
 
     monkeypatch.setattr(module, "permute", lambda name, values, config: values)
@@ -110,7 +110,7 @@ def test_forward_trained_model_equals_transformers(stories, story, kv_type, tole
 def test_forward_chunks_steps_and_rewinds_agree(small):
     ids = ids_of(100, 320)
     runtime = opened(small)
-    runtime._size = 17  # llama.cpp takes at most this many at once; the prompt must come out the same
+    runtime._size = 17  # llama.cpp takes at most this many at once; the result must be the same
     whole = runtime.forward(ids, every=True)
     runtime.rewind(0)
     assert np.abs(runtime.forward(ids) - whole[-1]).max() < 1e-5
@@ -212,27 +212,29 @@ TEXTS = ["Once upon a time", " two  spaces ", "naïve 😀 日本語", "a\nb\t",
 def test_own_tokenizer_foreign_file_equals_source_tokenizer(shared, stories):
     runtime = opened(shared / "models" / "stories260K" / "stories260K.f32.gguf")
     assert runtime.files == {}
-    own = runtime.own_tokenizer()
+    tokenizer = runtime.own_tokenizer()
     ours = from_files({p.name: p.read_bytes() for p in stories.iterdir() if p.suffix == ".json"}, 512)
-    assert (own.vocab_size, own.bos, own.stop) == (512, 1, {2}) == (ours.vocab_size, ours.bos, ours.stop)
+    assert (
+        (tokenizer.vocab_size, tokenizer.bos, tokenizer.stop) == (512, 1, {2}) == (ours.vocab_size, ours.bos, ours.stop)
+    )
     for text in TEXTS:
-        ids = own.encode(text)
-        assert ids == ours.encode(text) and own.decode(ids) == text
-        decoder = own.decoder()
+        ids = tokenizer.encode(text)
+        assert ids == ours.encode(text) and tokenizer.decode(ids) == text
+        decoder = tokenizer.decoder()
         assert "".join(decoder.feed(id) for id in ids) + decoder.flush() == text
-    assert own.encode("</s>", specials=True) == [2]
-    decoder = own.decoder(own.encode("one"))
-    assert "".join(map(decoder.feed, own.encode("two"))) == " two"
-    half = own.encode("😀")[:-2]
-    assert own.decode(half).endswith("\ufffd")
-    mask = own.utf8_mask(own.decoder(half))
-    assert not mask[own.encode("x")[-1]] and mask[own.encode("😀")[-2]] and not mask[2]
+    assert tokenizer.encode("</s>", specials=True) == [2]
+    decoder = tokenizer.decoder(tokenizer.encode("one"))
+    assert "".join(map(decoder.feed, tokenizer.encode("two"))) == " two"
+    half = tokenizer.encode("😀")[:-2]
+    assert tokenizer.decode(half).endswith("\ufffd")
+    mask = tokenizer.utf8_mask(tokenizer.decoder(half))
+    assert not mask[tokenizer.encode("x")[-1]] and mask[tokenizer.encode("😀")[-2]] and not mask[2]
 
 
 def test_own_tokenizer_outlives_runtime(shared):
-    own = opened(shared / "models" / "stories260K" / "stories260K.f32.gguf").own_tokenizer()
+    tokenizer = opened(shared / "models" / "stories260K" / "stories260K.f32.gguf").own_tokenizer()
     gc.collect()
-    assert own.decode(own.encode("Once")) == "Once"
+    assert tokenizer.decode(tokenizer.encode("Once")) == "Once"
 
 
 def test_own_tokenizer_missing_raises(small):
@@ -303,7 +305,7 @@ def test_load_and_forward_print_nothing(story, capfd):
 
 
 def test_load_imports_neither_torch_nor_transformers(shared, tmp_path):
-    """Nor `gguf`: a Raspberry Pi has llama-cpp-python and numpy alone. And of the former only the bindings run."""
+    """Nor `gguf`: a Raspberry Pi has llama-cpp-python and numpy alone. Of the former only the bindings are imported."""
     vocab = (shared / "tokenmonster" / "vocabs" / "english-1024-balanced-v1.vocab").read_bytes()
     config = dataclasses.replace(SMALL, vocab_size=1152)
     path = artefact(write_model(tmp_path / "m", config, files=tokenmonster_files(vocab, 1152)), tmp_path)
@@ -319,7 +321,7 @@ def test_load_imports_neither_torch_nor_transformers(shared, tmp_path):
 
 
 def test_lazy_load_leaves_whole_package_importable():
-    """edgekit imports its bindings alone; another library in the same process must not notice."""
+    """edgekit imports the bindings alone, which must not affect another library in the same process."""
     code = (
         "import sys\nfrom edgekit.utils import lazy\n"
         "bindings = lazy.load('llama_cpp', 'llama_cpp')\n"

@@ -1,4 +1,4 @@
-"""What `-m` means: a path, a Hub id, or nothing."""
+"""The model of `-m`: a path, a Hub id, or nothing."""
 
 import fnmatch
 
@@ -14,22 +14,22 @@ def test_resolve_path_is_returned(tmp_path):
 
 
 def test_resolve_hub_id_downloads_revision(monkeypatch, tmp_path):
-    asked = {}
+    request = {}
 
     def download(name, *, revision, allow_patterns):
-        asked.update(name=name, revision=revision, patterns=allow_patterns)
+        request.update(name=name, revision=revision, patterns=allow_patterns)
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert hub.resolve("StentorLabs/Stentor2-12M", revision="v1") == tmp_path
-    assert asked["name"] == "StentorLabs/Stentor2-12M" and asked["revision"] == "v1"
+    assert request["name"] == "StentorLabs/Stentor2-12M" and request["revision"] == "v1"
 
-    def wanted(name):
-        return any(fnmatch.fnmatch(name, pattern) for pattern in asked["patterns"])
+    def matches(name):
+        return any(fnmatch.fnmatch(name, pattern) for pattern in request["patterns"])
 
     needed = ["config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenmonster.vocab"]
-    assert all(map(wanted, needed))
-    assert not any(map(wanted, ["pytorch_model.bin", "modeling.py", "tokenizer.pkl"])), "no pickle, no code"
+    assert all(map(matches, needed))
+    assert not any(map(matches, ["pytorch_model.bin", "modeling.py", "tokenizer.pkl"])), "no pickle, no code"
 
 
 @pytest.mark.parametrize("trouble", [OSError("no route to host"), ValueError("odd id")])

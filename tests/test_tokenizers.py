@@ -71,7 +71,7 @@ def streamed(tok, tokens, context=()):
     return "".join(map(decoder.feed, tokens)) + decoder.flush()
 
 
-# ---- streams: one law for all ----
+# ---- streams: one rule for all ----
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -80,7 +80,7 @@ def test_decoder_stream_equals_decode_and_continues_context(name):
 
     @given(st.data())
     @settings(max_examples=80, deadline=None)
-    def law(data):
+    def check(data):
         odd = [id for id in range(tok.vocab_size) if any(b >= 0x7F or b in b"CDW <" for b in bytes_of(tok, id))]
         ids = st.one_of(st.integers(0, tok.vocab_size - 1), st.sampled_from(odd or [0]))
         tokens = data.draw(st.lists(ids, max_size=24))
@@ -92,7 +92,7 @@ def test_decoder_stream_equals_decode_and_continues_context(name):
         if before == tok.decode(context):  # it ends at a character boundary
             assert tok.decode(context) + streamed(tok, rest, context) == tok.decode(tokens)
 
-    law()
+    check()
 
 
 def bytes_of(tok, id: int) -> bytes:
@@ -149,7 +149,7 @@ def test_json_tokenizer_any_ids_decode_as_library(name):
         if "\ufffd" not in theirs or name == "byte-level bpe":
             assert tok.decode(ids) == theirs
         else:
-            # Byte fallback: the library replaces whole runs of bytes; what is left of them is the same.
+            # Byte fallback: the library replaces whole runs of bytes; the rest of them is the same.
             assert "\ufffd" in tok.decode(ids)
 
     agree()
@@ -206,9 +206,9 @@ def test_from_files_bos_by_template_or_configuration():
     assert from_files(plain, 448).bos is None
     library = tokenizers.Tokenizer.from_buffer(plain["tokenizer.json"])
     library.post_processor = tokenizers.processors.TemplateProcessing("<|end|> $A", special_tokens=[("<|end|>", 0)])
-    asked = {"tokenizer.json": as_json(library)}
-    assert from_files(asked, 448).bos == 0
-    off = {**asked, "tokenizer_config.json": b'{"add_bos_token": false}'}
+    requested = {"tokenizer.json": as_json(library)}
+    assert from_files(requested, 448).bos == 0
+    off = {**requested, "tokenizer_config.json": b'{"add_bos_token": false}'}
     assert from_files(off, 448).bos is None
     on = {**plain, "tokenizer_config.json": b'{"add_bos_token": true, "bos_token": {"content": "<|end|>"}}'}
     assert from_files(on, 448).bos == 0

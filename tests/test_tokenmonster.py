@@ -1,4 +1,4 @@
-"""Vocabularies: golden vectors, the encoder against a naive twin, streaming, and files that lie."""
+"""Vocabularies: golden vectors, the encoder against a naive one, streaming, and contradictory files."""
 
 import base64
 import gzip
@@ -130,7 +130,7 @@ def test_to_bytes_handmade_file_round_trips(name, tmp_path):
 
 
 def test_handmade_build_equals_published_fields(published):
-    """The hand-made vocabularies are made by the published ones' rules: rebuilt from bare tokens, records are equal."""
+    """The hand-made vocabularies follow the rules of the published ones: rebuilt from tokens, records are equal."""
     for name in ("english-1024-balanced-v1", "tinystories-2048-strict"):
         real = published[name]
         base = [record for record in real.records if record.score >= 0]
@@ -228,7 +228,7 @@ def test_encode_utf16_charset_raises_but_loads():
         vocabulary.encode("a")
 
 
-# ---- files that lie ----
+# ---- contradictory files ----
 
 
 def changed(data: bytes, at: int, value: bytes) -> bytes:
@@ -250,7 +250,7 @@ LIES = {
     "the table size is": changed(TINY, 14, b"\xfe\xff\xff"),
     "has id 5, the table size is 5": changed(TINY, 14, b"\x05\0\0"),
     "ends inside record 2 of": TINY[:60],
-    "record 9 is 0 bytes long": changed(TINY, 17, b"\xff\xff\xff"),  # runs on into the follow classes
+    "record 9 is 0 bytes long": changed(TINY, 17, b"\xff\xff\xff"),  # reads into the follow classes
     "the delete token 0 is not the marker": changed(TINY, 20, b"\0\0\0"),
     "the delete token has id 9": changed(TINY, 20, b"\x09\0\0"),
     "the unknown token has id 99": changed(TINY, 8, b"\x63\0\0"),
@@ -276,7 +276,7 @@ LIES = {
 
 @pytest.mark.parametrize("reason", LIES)
 def test_from_bytes_contradictory_field_is_named(reason, tmp_path):
-    path = tmp_path / "lie.vocab"
+    path = tmp_path / "wrong.vocab"
     path.write_bytes(LIES[reason])
     with pytest.raises(VocabularyError) as caught:
         Vocabulary.load(path)
@@ -325,7 +325,7 @@ def test_from_bytes_damaged_file_loads_or_raises():
     assert loaded
 
 
-# ---- the reference itself, where it can be had ----
+# ---- the reference itself, where it is installed ----
 
 ASK = """
 import json, sys

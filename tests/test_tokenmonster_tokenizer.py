@@ -43,7 +43,7 @@ def test_files_for_published_vocabulary_is_padded_as_model_card():
     tok = from_files(files, 8064)
     assert (tok.eos, tok.bos_id, tok.pad, tok.stop) == (8000, 8001, 8000, {8000})
     assert tok.encode("Hello, World!") == [98, 1637, 593, 15, 3346, 4]
-    # A prompt may end in a delete marker: what follows loses its space.
+    # A prompt may end in a delete marker, which removes the next space.
     assert streamed(tok, [3346], [5]) == " World" and streamed(tok, [3346], [5, 98]) == "World"
 
 
@@ -51,29 +51,31 @@ def test_from_files_configured_ids_are_used_or_ignored():
     data = small(1).to_bytes()
     base = small(1).table_size
 
-    def made(config=None, generation=None, **tokenizer_config):
+    def tokenizer_for(config=None, generation=None, **tokenizer_config):
         files = tokenmonster_files(data, 512, **tokenizer_config)
         files |= {"config.json": json.dumps(config or {}).encode()}
         files |= {"generation_config.json": json.dumps(generation or {}).encode()}
         return from_files(files, 512)
 
-    tok = made({"eos_token_id": base + 3, "bos_token_id": base + 4})
+    tok = tokenizer_for({"eos_token_id": base + 3, "bos_token_id": base + 4})
     assert (tok.eos, tok.bos_id, tok.stop) == (base + 3, base + 4, {base + 3})
-    tok = made({"eos_token_id": base + 3}, {"eos_token_id": [base + 5, base + 3]})
+    tok = tokenizer_for({"eos_token_id": base + 3}, {"eos_token_id": [base + 5, base + 3]})
     assert tok.eos == base + 5 and tok.stop == {base + 3, base + 5}
-    tok = made({"eos_token_id": 2, "bos_token_id": 1})
+    tok = tokenizer_for({"eos_token_id": 2, "bos_token_id": 1})
     assert (tok.eos, tok.bos_id) == (base, base + 1), "LlamaConfig's defaults are ordinary text here"
-    tok = made({"eos_token_id": 512, "bos_token_id": 9999})
+    tok = tokenizer_for({"eos_token_id": 512, "bos_token_id": 9999})
     assert (tok.eos, tok.bos_id) == (base, base + 1), "out of range"
     table = {str(base + 7): {"content": "<end>"}, str(base + 8): {"content": "<go>"}}
-    tok = made(eos_token="<end>", bos_token={"content": "<go>"}, added_tokens_decoder=table, add_bos_token=True)
+    tok = tokenizer_for(
+        eos_token="<end>", bos_token={"content": "<go>"}, added_tokens_decoder=table, add_bos_token=True
+    )
     assert (tok.eos, tok.bos, tok.bos_id) == (base + 7, base + 8, base + 8)
     assert tok.encode("<end>", specials=True) == [base + 7]
-    tok = made({"eos_token_id": base + 1})
+    tok = tokenizer_for({"eos_token_id": base + 1})
     assert (tok.eos, tok.bos_id) == (base + 1, base)
-    tok = made({"bos_token_id": base})
+    tok = tokenizer_for({"bos_token_id": base})
     assert (tok.eos, tok.bos_id) == (base + 1, base)
-    tok = made(eos_token="", bos_token="")
+    tok = tokenizer_for(eos_token="", bos_token="")
     assert tok.specials == {"</s>": base, "<s>": base + 1}
     tight = from_files({"tokenmonster.vocab": data}, base)
     assert tight.stop == frozenset() and tight.bos_id is None and tight.eos is None
@@ -155,7 +157,7 @@ def test_resolve_name_downloads_from_hub(tmp_path, monkeypatch):
 
 
 class FakePackage(types.ModuleType):
-    """Stands for the published package, whose server needs a network."""
+    """A substitute for the published package, whose server needs a network."""
 
     def __init__(self, load):
         super().__init__("tokenmonster")

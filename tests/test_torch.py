@@ -1,5 +1,5 @@
-"""PyTorch's two ways against transformers itself. What all runtimes must do is in test_conformance.py; how the fast
-way is made is in test_torch_fast.py."""
+"""Both PyTorch implementations, compared with transformers. test_conformance.py tests what all runtimes must do,
+test_torch_fast.py the parts of the fast one."""
 
 import dataclasses
 import subprocess
@@ -16,11 +16,11 @@ from edgekit.utils import registry
 
 torch = pytest.importorskip("torch")
 
-# Grouped queries, an untied head, head_dim that is not hidden_size / heads, a base of its own for the rotation.
+# Grouped queries, an untied head, head_dim that is not hidden_size / heads, an unusual base for the rotation.
 ODD = LlamaConfig(300, 48, 100, 3, 6, 2, 10, 64, rms_norm_eps=1e-6, rope_theta=50000.0)
 TOKENS = np.random.default_rng(3).integers(0, 300, 40).tolist()
 
-# One setting and the largest |Δlogit| to transformers' own; these logits have a standard deviation of 1.7.
+# One setting and the largest |Δlogit| from transformers'; these logits have a standard deviation of 1.7.
 WAYS = {"reference": (Running(threads=1, reference=True), 1e-5), "fast": (Running(threads=1), 4e-5)}
 
 
@@ -74,7 +74,7 @@ def test_forward_last_position_steps_and_rewind_agree(runtime, odd, way):
 
 
 def test_load_every_float_type_equals_transformers(runtime, tmp_path, way):
-    """A float16 file is widened, as transformers does when it is asked for float32."""
+    """A float16 file is widened, as transformers does with dtype float32."""
     settings, close = way
     folder = write_model(tmp_path / "m", ODD, dtype=np.float16, std=0.3)
     loaded = runtime.load(folder, settings)
@@ -91,7 +91,7 @@ def test_load_keeps_random_generator(runtime, odd, way):
 
 @pytest.mark.parametrize("size", [1, 9])
 def test_forward_failure_inside_is_one_line_and_appends_nothing(runtime, odd, way, size, monkeypatch):
-    """The product that fails is the last of the last layer, when everything before it is in the cache."""
+    """The last product of the last layer fails, when everything before it is in the cache."""
     settings, close = way
     loaded, expected = runtime.load(odd, settings), hugging_face(odd, TOKENS)
     loaded.forward(TOKENS[:20])

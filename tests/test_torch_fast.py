@@ -1,4 +1,4 @@
-"""PyTorch's fast way: every shape of Llama against transformers, what its dtypes cost, and the products inside."""
+"""The fast PyTorch forward pass: every shape of Llama against transformers, the loss of its dtypes, its products."""
 
 import dataclasses
 
@@ -48,7 +48,7 @@ def steps(loaded, tokens):
 @pytest.mark.parametrize("name", SHAPES)
 def test_forward_logits_equal_transformers(runtime, tmp_path, name):
     """At once, one by one, and in pieces. The bound is 2e-5 of the logits' standard deviation, or 2e-5 if that is less
-    than 1; transformers' own model keeps it no better against itself (8.8e-6 at 12.3M parameters, ours 6.1e-6)."""
+    than 1; transformers' own model differs from itself by no less (8.8e-6 at 12.3M parameters, ours 6.1e-6)."""
     transformers = pytest.importorskip("transformers")
     config = SHAPES[name]
     folder = write_model(tmp_path / "m", config, std=1 / config.hidden_size**0.5)
@@ -98,7 +98,7 @@ def test_rewind_only_changes_length(runtime, tmp_path):
         assert (steps(loaded, tokens[keep:]) == first[keep:]).all()
     assert loaded.llama._cache.data_ptr() == cache
     loaded.rewind(20)
-    loaded.forward(tokens_for(config, 28, seed=2))  # another text over it
+    loaded.forward(tokens_for(config, 28, seed=2))  # another text over the old one
     loaded.rewind(20)
     assert (steps(loaded, tokens[20:]) == first[20:]).all()
 
@@ -166,11 +166,11 @@ def test_forward_narrow_dtype_trained_model_stays_close(runtime, stories, dtype)
 
 
 def story(loaded, count=200):
-    """What the model itself says: text as it was trained on."""
+    """Text that the model itself generates, as it was trained on."""
     ids = [1]
     while len(ids) < count:
         logits = loaded.forward(ids[-1:])
-        logits[:3] = -np.inf  # a story that goes on
+        logits[:3] = -np.inf  # a story that does not end
         ids.append(int(logits.argmax()))
     return ids
 
@@ -232,10 +232,10 @@ def test_pack_bytes_error_is_within_half_a_step():
 
 
 def test_pack_bytes_equals_fbgemm():
-    """PyTorch's own packer writes the same rows, the last bit of a scale aside."""
+    """PyTorch's own packer writes the same rows, except for the last bit of a scale."""
     packer = getattr(torch.ops.quantized, "embedding_bag_byte_prepack", None)
     if packer is None:
-        pytest.skip("this PyTorch has no packer of its own")
+        pytest.skip("this PyTorch has no packer")
     rows = torch.randn(40, 64)
     ours = products.pack_bytes(rows, torch.empty(40, 64 + products.PER_ROW, dtype=torch.uint8))
     theirs = packer(rows)

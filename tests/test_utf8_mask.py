@@ -1,4 +1,4 @@
-"""`ban_replacement` masks: nothing they allow prints U+FFFD, nothing well-formed is banned, and there is a way on."""
+"""`ban_replacement` masks: nothing they allow prints U+FFFD, nothing well-formed is banned, some id is allowed."""
 
 import codecs
 import random
@@ -83,10 +83,10 @@ def test_mask_sampling_never_prints_u_fffd(name):
         length = int(rng.integers(1, 40))
         decoder, tokens, pieces = tok.decoder(), [], []
         for left in reversed(range(length)):
-            # Half of the rounds let the length cut where it will, the others end whole.
+            # Half of the rounds may end anywhere by their length, the others end in a whole character.
             mask = tok.utf8_mask(decoder, left if round % 2 else None)
             assert mask.any() and mask.shape == (tok.vocab_size,) and mask.dtype == bool
-            # Characters in pieces and markers among them are what is hard: prefer them.
+            # Prefer the hard cases: parts of characters, and markers among them.
             liked = [mask & short & odd, mask & odd, mask][int(rng.integers(3))]
             token = int(rng.choice(np.flatnonzero(liked if liked.any() else mask)))
             tokens.append(token)
@@ -97,7 +97,7 @@ def test_mask_sampling_never_prints_u_fffd(name):
             assert "\ufffd" not in rest, (tokens, pieces, rest)
             assert "\ufffd" not in tok.decode(tokens)
         unfinished += "\ufffd" in rest
-    assert unfinished, "the test is too tame: no round was cut inside a character"
+    assert unfinished, "the test is too easy: no round ended inside a character"
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -113,7 +113,7 @@ def test_mask_encoded_text_is_never_banned(name):
 
 @pytest.mark.parametrize("name", ["level 0", "level 1", "level 2", "byte-level bpe"])
 def test_mask_equals_trying_every_id(name):
-    """Soundness and completeness by brute force: one id further, is there anything ill-formed yet?"""
+    """Soundness and completeness by brute force: after one more id, is anything ill-formed?"""
     tok, rng = tokenizer(name), random.Random(2)
     singles = [id for id in range(tok.vocab_size) if len(piece(tok, id)) == 1]
     for _ in range(12):
@@ -158,7 +158,7 @@ def test_mask_stop_ids_only_between_characters():
     vocabulary = tok.vocabulary
     byte = {vocabulary.base_bytes(id): id for id in range(vocabulary.table_size)}
     assert tok.utf8_mask(tok.decoder())[[tok.eos, tok.bos_id]].all()
-    assert tok.utf8_mask(tok.decoder([byte[b"\x7f"]]))[tok.eos], "a marker that waits is no half character"
+    assert tok.utf8_mask(tok.decoder([byte[b"\x7f"]]))[tok.eos], "a pending marker is not an unfinished character"
     half = tok.utf8_mask(tok.decoder([byte[b"\xe2"]]))
     assert not half[[tok.eos, tok.bos_id]].any() and half[byte[b"\x82"]] and not half[byte[b"\xe2"]]
     assert half[byte[b"\x7f"]], "the marker deletes the byte after it, not this one"
@@ -181,7 +181,7 @@ def test_mask_lead_byte_without_continuation_is_banned():
     assert masks.mask(masks.start).tolist() == [True, True, True, False, True, True]
     assert masks.mask(masks.start, 1).tolist() == [True, True, False, False, True, True]
     assert masks.mask(masks.start, 0).tolist() == [True, False, False, False, False, False]
-    assert masks.mask(masks.start, 10) is masks.mask(masks.start, 4), "kept"
+    assert masks.mask(masks.start, 10) is masks.mask(masks.start, 4), "cached"
     with pytest.raises(ValueError, match="read-only"):
         masks.mask(masks.start)[0] = False
 
@@ -192,10 +192,10 @@ def test_mask_prompt_ending_in_half_a_character():
     assert initial == [True, True, False, True]
     assert masks.mask(masks.after_bytes(b"so \xf0\x9f")).tolist() == [False, False, True, False], "finish it"
     assert masks.mask(masks.after_bytes(b"\xf0")).tolist() == initial, "nothing can"
-    assert masks.after_bytes(b"\xff\xe2\x82 ") == masks.start, "what is lost is lost"
+    assert masks.after_bytes(b"\xff\xe2\x82 ") == masks.start, "lost bytes stay lost"
     masks = Masks([b"a", b"\x9f"], specials=[])
     late = masks.mask(masks.after_bytes(b"\xf0"), 0)
-    assert late.tolist() == [False, True], "too late to finish: go on with it all the same"
+    assert late.tolist() == [False, True], "too late to finish: continue it anyway"
 
 
 @pytest.mark.parametrize("level", [0, 1, 2])
@@ -231,7 +231,7 @@ def test_machine_real_states_equal_python_decoder(data):
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     printed = decoder.decode(data)
     if decoder.getstate()[0][:1] == b"\xed" and decoder.getstate()[0][1:] >= b"\xa0":
-        # Python waits for the third byte of a surrogate, though none can save it; the automaton need not.
+        # Python waits for the third byte of a surrogate, which is ill-formed anyway; the automaton does not.
         printed += decoder.decode(b"", final=True)
     assert (strict == DEAD) == ("\ufffd" in printed)
     assert bool(automaton.clean[real]) == (not decoder.getstate()[0])
