@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.conversion import cache
+from edgekit.conversion.base import converter
 from edgekit.errors import MissingExtraError, PromptError, SettingError, UsageError, VocabularyError
 from edgekit.formats import hub
 from edgekit.formats.generation_config import defaults
@@ -185,7 +186,7 @@ def artefact(path: Path, runtime: str, quant: str | None = None, progress: Progr
     to = registry.for_suffix("converters", suffix)
     if to is None:
         raise UsageError(f"{runtime} does not open {path.name}, and nothing converts it to {suffix}")
-    return cache.converted(path, to, quant or registry.load("converters", to).QUANTS[0], progress)
+    return cache.converted(path, to, quant or converter(to).QUANTS[0], progress)
 
 
 def _open(where: Path, name: str | None, quant: str | None, running: Running, progress: Progress) -> Runtime:

@@ -6,6 +6,7 @@ here, or a test fails.
 """
 
 import json
+import types
 from collections.abc import Mapping
 
 import numpy as np
@@ -18,7 +19,7 @@ from test_utf8_mask import byte_level_bpe
 
 import edgekit
 from edgekit.conversion.convert import convert
-from edgekit.errors import CheckpointError, MissingExtraError
+from edgekit.errors import CheckpointError, MissingExtraError, UnknownPluginError
 from edgekit.evaluation.bench_worker import Wordless
 from edgekit.formats.checkpoint import LlamaConfig, open_folder
 from edgekit.inference import runtime as contract
@@ -125,6 +126,12 @@ def test_runtime_optional_members_are_those_documented(runtime):
     optional = {p.__name__ for p in (SetsThreads, OwnsTokenizer) if isinstance(runtime, p)}
     expected = {"LlamaCppRuntime": {"SetsThreads", "OwnsTokenizer"}}
     assert optional == expected.get(type(runtime).__name__, set())
+
+
+def test_runtime_plugin_incomplete_raises(monkeypatch):
+    monkeypatch.setattr(registry, "load", lambda folder, name: types.SimpleNamespace(SUFFIX=".x"))
+    with pytest.raises(UnknownPluginError, match="runtimes/x.py is not a runtime: it needs SUFFIX and load"):
+        contract.plugin("x")
 
 
 @pytest.mark.parametrize("name", registry.names("runtimes"))

@@ -7,12 +7,12 @@ and may satisfy the optional protocols `SetsThreads` and `edgekit.tokenizers.bas
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import ContextError, RuntimeFailure
+from edgekit.errors import ContextError, RuntimeFailure, UnknownPluginError
 from edgekit.formats.gguf import GGUFFile
 from edgekit.settings import Running
 from edgekit.utils import registry
@@ -66,13 +66,14 @@ class SetsThreads(Protocol):
         ...
 
 
+@runtime_checkable
 class RuntimePlugin(Protocol):
     """A file of the plugin folder `runtimes`."""
 
     SUFFIX: str
     """The suffix of the artefacts it opens, ".onnx"; "" for a model folder. A literal: it is read without an import."""
 
-    def load(self, path: Path, settings: Running) -> Runtime:
+    def load(self, path: Path, settings: Running, /) -> Runtime:
         """Open an artefact.
 
         Raises:
@@ -83,12 +84,20 @@ class RuntimePlugin(Protocol):
 
 
 def plugin(name: str) -> RuntimePlugin:
-    """The runtime plugin of this name. Raises `UnknownPluginError`, `MissingExtraError`."""
-    return cast(RuntimePlugin, registry.load("runtimes", name))
+    """The runtime plugin of this name.
+
+    Raises:
+        UnknownPluginError: there is no such plugin, or the module lacks a member of `RuntimePlugin`.
+        MissingExtraError: it needs a package that is not installed.
+    """
+    module = registry.load("runtimes", name)
+    if not isinstance(module, RuntimePlugin):
+        raise UnknownPluginError(f"runtimes/{name}.py is not a runtime: it needs SUFFIX and load")
+    return module
 
 
 def check_forward(runtime: Runtime, tokens: Sequence[int]) -> None:
-    """The checks that every runtime makes before it appends; raises as `Runtime.forward` says."""
+    """The checks that every runtime makes before it appends; raises as `Runtime.forward`."""
     if len(tokens) == 0:
         raise RuntimeFailure("forward needs at least one token")
     if min(tokens) < 0 or max(tokens) >= runtime.vocab_size:

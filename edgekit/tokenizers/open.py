@@ -32,7 +32,7 @@ def open_tokenizer(model: str | None, vocab: str | None, revision: str | None = 
         files = side_files(where)
         size = json.loads(files.get("config.json", b"{}")).get("vocab_size")
         if not isinstance(size, int):
-            raise VocabularyError(f"{where} has no config.json that says vocab_size")
+            raise VocabularyError(f"{where} has no config.json with a vocab_size")
         return from_files(files, size)
     if where.suffix == ".gguf":
         return _of_gguf(where)

@@ -91,7 +91,7 @@ def _documents(path: Path) -> Iterator[Document]:
         yield from (Document(corpus, part) for part in SEPARATOR.split(text) if part.strip())
         return
     for where, record in records(text, str(path)):
-        if not isinstance(said := record.get("text"), str):
+        if not isinstance(document := record.get("text"), str):
             raise DataError(f'{where} has no "text"')
         named = record.get("corpus")
-        yield Document(named if isinstance(named, str) and named else corpus, said)
+        yield Document(named if isinstance(named, str) and named else corpus, document)

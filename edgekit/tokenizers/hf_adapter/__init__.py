@@ -1,1 +1,1 @@
-"""What makes a TokenMonster checkpoint load in plain transformers, where edgekit is not installed."""
+"""Files that let plain transformers load a TokenMonster checkpoint, without edgekit."""

@@ -1,6 +1,6 @@
-"""What makes a TokenMonster checkpoint load in plain transformers, where edgekit is not installed.
+"""Files that let plain transformers load a TokenMonster checkpoint, without edgekit.
 
-`AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)` runs the code beside the weights: the adapter in
+`AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)` runs the code next to the weights: the adapter in
 tokenization_tokenmonster.py, and copies of the modules of edgekit that encode and decode.
 """
 
@@ -27,14 +27,14 @@ MODULES = {
     "vocab_file": "edgekit.tokenizers.tokenmonster.vocab_file",
     "unicode13": "edgekit.tokenizers.tokenmonster.unicode13",
 }
-"""Each file's name beside a checkpoint, and the module that it is a copy of."""
+"""Each file's name next to a checkpoint, and the module that it is a copy of."""
 
 
 def files(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The files to write beside the weights of a checkpoint, so that transformers finds its tokenizer.
+    """The files to write next to the weights of a checkpoint for transformers to find its tokenizer.
 
     Args:
-        files: those of the checkpoint, by name; `config.json` says how many rows the embedding has.
+        files: those of the checkpoint, by name; `config.json` has the rows of the embedding.
 
     For a TokenMonster checkpoint: the same files, tokenizer_config.json extended, and the adapter's sources. The
     vocabulary is called tokenmonster.vocab whatever its name was. Any other checkpoint: the same files.
@@ -61,7 +61,7 @@ def files(files: Mapping[str, bytes]) -> dict[str, bytes]:
 def described(
     tokenizer: TokenMonsterTokenizer, config: Mapping[str, Any], files: Mapping[str, bytes]
 ) -> dict[str, Any]:
-    """The keys of tokenizer_config.json that transformers goes by."""
+    """The keys of tokenizer_config.json that transformers reads."""
     spelled = {id: token for token, id in tokenizer.specials.items()}
     keys: dict[str, Any] = {
         "tokenizer_class": CLASS,
@@ -85,7 +85,7 @@ def described(
 
 
 def source(name: str) -> str:
-    """A module as it goes beside a checkpoint: edgekit's own, its imports of edgekit made relative and flat."""
+    """A module as it is written next to a checkpoint: its source, with imports of edgekit made relative and flat."""
     package, _, stem = MODULES.get(name, f"edgekit.tokenizers.hf_adapter.{name}").rpartition(".")
     text = resources.files(package).joinpath(f"{stem}.py").read_text(encoding="utf-8")
     for flat, module in MODULES.items():
