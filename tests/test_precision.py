@@ -240,7 +240,11 @@ def test_causal_attention_gradients_equal_sdpa(length, dtype, tolerance):
     def sdpa(q, k, v):
         return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 
-    close(grads(causal_attention, q, k, v), grads(sdpa, q, k, v), tolerance)
+    ours, theirs = grads(causal_attention, q, k, v), grads(sdpa, q, k, v)
+    if length == 1:  # one key: the softmax is constant, so these two are 0; SDPA may leave a rounding error instead
+        assert not ours[1].any() and not ours[2].any()
+        ours, theirs = [ours[0], ours[3]], [theirs[0], theirs[3]]
+    close(ours, theirs, tolerance)
 
 
 @pytest.mark.parametrize("rows", [1, 50])
