@@ -1,4 +1,4 @@
-"""Reading and writing files so that nothing is lost: whole or not at all, and every failure one clear line."""
+"""Reading and writing files: whole or not at all, with one clear line for every failure."""
 
 import contextlib
 import os
@@ -25,10 +25,10 @@ def read_bytes(path: Path) -> bytes:
 
 @contextlib.contextmanager
 def replacing(path: Path, *, force: bool = True) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; on success flush it to disk and rename it to `path`.
+    """Yield a temporary name next to `path`; on success flush it to disk and rename it to `path`.
 
     The temporary may become a file or a folder. A killed run leaves the old file or the new one; a failed one
-    leaves nothing behind. The temporary keeps the suffix, since some writers look at it.
+    leaves nothing behind. The temporary keeps the suffix, since some writers depend on it.
 
     Raises:
         FileError: the target exists and `force` is off, or the system refuses to write.

@@ -1,11 +1,11 @@
 """TokenMonster for transformers (4.48 to 5): `AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)`.
 
-Written by edgekit beside a checkpoint, with copies of the modules it needs; edgekit itself is not.
+Written by edgekit next to a checkpoint, with copies of the modules it needs; edgekit itself is not needed.
 
-- One number is the vocabulary's size everywhere, `len(tokenizer)` included: the rows of the model's embedding. Ids
+- The vocabulary's size is the same number everywhere, `len(tokenizer)` included: the rows of the model's embedding. Ids
   that only pad it are called `<pad_8002>` and so on, and decode to nothing.
 - Special tokens are out of band: a text that contains `</s>` gets ordinary tokens for it. Set
-  `tokenizer.split_special_tokens = False` to have their spelling read as in other tokenizers, for text of your own.
+  `tokenizer.split_special_tokens = False` to match their spelling as other tokenizers do, for text of your own.
 - A token's string, as in `get_vocab`, is its bytes in GPT-2's printable alphabet (a space is `Ġ`). Strings cannot be
   joined to text: decoding is stateful, so use `decode`, or `convert_tokens_to_string`, on whole sequences.
 """
@@ -35,7 +35,7 @@ VOCAB_FILE = "tokenmonster.vocab"
 class TokenMonsterTokenizer(PreTrainedTokenizer):
     """A TokenMonster vocabulary with EOS and BOS above it, padded to the model's embedding; see the module."""
 
-    # Not `vocab_file`: the configuration has that key, a bare name, and it would win over the path found.
+    # Not `vocab_file`: the configuration has that key, a bare name, which would override the path.
     vocab_files_names = {"vocab_path": VOCAB_FILE}
     model_input_names = ["input_ids", "attention_mask"]
     padding_side = "left"  # what generation from a batch needs
@@ -82,7 +82,7 @@ class TokenMonsterTokenizer(PreTrainedTokenizer):
         self._plain = without_specials(self.vocabulary)
 
     def _name(self, names: dict[int, str]) -> None:
-        """Give every id a string of its own. Specials have theirs; a token that happens to be spelled so gives way."""
+        """Give every id a unique string. Specials keep theirs; a token with the same spelling gets another."""
         self._ids: dict[str, int] = {name: id for id, name in names.items()}
         self._strings: dict[int, str] = dict(names)
         for id in range(self._rows):
@@ -94,7 +94,7 @@ class TokenMonsterTokenizer(PreTrainedTokenizer):
                 string = f"<{string}_{id}>"
             self._ids[string], self._strings[id] = id, string
 
-    # ---- what transformers asks of a tokenizer ---------------------------------------------------------------------
+    # ---- the interface that transformers needs ---------------------------------------------------------------------
 
     @property
     def vocab_size(self) -> int:
@@ -128,7 +128,7 @@ class TokenMonsterTokenizer(PreTrainedTokenizer):
         special = set(self.all_special_ids)
         return [int(id in special) for id in ids]
 
-    def _decode(  # type: ignore[override]  # transformers 4 has one argument more than 5; it comes in kwargs
+    def _decode(  # type: ignore[override]  # transformers 4 has one more argument than 5, in kwargs
         self,
         token_ids: Any,
         skip_special_tokens: bool = False,
@@ -155,7 +155,7 @@ class TokenMonsterTokenizer(PreTrainedTokenizer):
         return self._decode([self.convert_tokens_to_ids(token) for token in tokens])
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
-        """Write the vocabulary; and into the saved configuration what transformers leaves out of it."""
+        """Write the vocabulary, and add to the saved configuration the keys that transformers omits."""
         prefix = f"{filename_prefix}-" if filename_prefix else ""
         path = os.path.join(save_directory, prefix + VOCAB_FILE)
         write_bytes(Path(path), self.vocabulary.to_bytes())
@@ -170,7 +170,7 @@ class TokenMonsterTokenizer(PreTrainedTokenizer):
                 json.dump(values, file, indent=2, ensure_ascii=False)
         return (path,)
 
-    # The tables of a vocabulary hold functions, which processes cannot hand each other: they get its file.
+    # The tables of a vocabulary contain functions, which cannot be pickled: other processes get its file.
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
@@ -184,7 +184,7 @@ class TokenMonsterTokenizer(PreTrainedTokenizer):
 
 
 def _printable() -> list[str]:
-    """GPT-2's alphabet: printable bytes are themselves, the others follow U+0100."""
+    """GPT-2's alphabet: printable bytes are written as themselves, the others as characters from U+0100."""
     keep = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(value) if value in keep else chr(next(others)) for value in range(256)]

@@ -1,4 +1,4 @@
-"""TokenMonster's choice of tokens, in plain Python: a normalised byte stream in, ids out.
+"""TokenMonster's choice of tokens, in plain Python: from a normalised byte stream to ids.
 
 At each step the longest match, and two shorter ones that the vocabulary names, are each scored together with the
 longest match that would come next, with and without an inserted "delete marker, space" before that one. A score is a
@@ -30,24 +30,24 @@ _LETTER, _SPACE = 1, 3
 _WORST = -(1 << 30)
 
 
-# What may be emitted where a token matched: (id, bytes of text taken, kind, score as the first of two), where kind is
-# 4 * (ends in a letter + 2 * ends on a marker).
+# An id that may be chosen where a token matched: (id, bytes of text taken, kind, score as the first of two), where
+# kind is 4 * (ends in a letter + 2 * ends on a marker).
 _Choice = tuple[int, int, int, int]
 
 # A record, ready for the loop. Plain tuples: CPython unpacks them several times faster than named ones.
 #   0 id
 #   1 length in bytes
-#   2 one whole word, so that a space after it settles the matter
+#   2 one whole word: a space after it decides for this token
 #   3 score as the second of two, by kind of the first + class of the byte after
 #   4 the same if its leading space is virtual, that is, not in the text
-#   5 joinable: where a text goes on inside a word after this, a virtual space before it may be better
-#   6 itself and its alternatives, as they are and with their leading space virtual
+#   5 joinable: if the text continues inside a word after it, a virtual space before it may be better
+#   6 itself and its alternatives, unchanged and with their leading space virtual
 _Token = tuple[int, int, bool, tuple[int, ...], tuple[int, ...], bool, tuple[tuple[_Choice, ...], tuple[_Choice, ...]]]
 
 
 @functools.cache
 def _scores(length: int, flags: int, words: int) -> tuple[bool, tuple[int, ...], tuple[int, ...], bool, int, int, int]:
-    """All that depends on a record's shape alone: 2, 3, 4 and 5 above, its kind, and its scores as the first."""
+    """Everything that depends only on a record's shape: 2, 3, 4 and 5 above, its kind, and its scores as the first."""
     uniform = bool(flags & UNIFORM)
     common = length + uniform + max(0, words - 1) + 100 * words
     second, virtual = [], []
@@ -63,14 +63,14 @@ def _scores(length: int, flags: int, words: int) -> tuple[bool, tuple[int, ...],
     return bool(flags & WHOLE_WORD), tuple(second), tuple(virtual), joinable, kind, common, carried
 
 
-# What tokens can begin at a place, by the four bytes there: for each fifth byte the lengths of the longer tokens,
-# longest first; the best match within the four; and the same two with a space put in front.
+# The tokens that can begin with four bytes: for each fifth byte the lengths of the longer tokens, longest first; the
+# best match within the four; and the same two with a space before them.
 _Lengths = tuple[int, ...]
 _Start = tuple[dict[int, _Lengths], _Token | None, _Lengths, _Token | None]
 
 
 class _Starts(dict[bytes, _Start]):
-    """Filled as texts are met; bounded, since a hostile one may hold anything."""
+    """Filled as texts are encoded; bounded, since a hostile text may contain anything."""
 
     def __init__(self, tokens: dict[bytes, _Token]) -> None:
         super().__init__()
@@ -84,18 +84,18 @@ class _Starts(dict[bytes, _Start]):
                     by_fifth[token[4]] = (*lengths, len(token))
 
     def _best(self, start: bytes) -> _Token | None:
-        found = (self._tokens.get(start[:length]) for length in range(len(start), 0, -1))
-        return next((token for token in found if token is not None), None)
+        matches = (self._tokens.get(start[:length]) for length in range(len(start), 0, -1))
+        return next((token for token in matches if token is not None), None)
 
     def __missing__(self, start: bytes) -> _Start:
         spaced = b" " + start
         lengths = self._longer.get(spaced[:4], {}).get(spaced[4], ()) if len(start) == 4 else ()
         lengths = tuple(length for length in lengths if length > 5)
-        found = self._longer.get(start, {}), self._best(start), lengths, self._best(spaced)
+        entry = self._longer.get(start, {}), self._best(start), lengths, self._best(spaced)
         if len(self) >= 1 << 18:
             self.clear()
-        self[start] = found
-        return found
+        self[start] = entry
+        return entry
 
 
 def class_indexes(follow: bytes) -> bytes:
@@ -138,7 +138,7 @@ class Matcher:
     def encode(self, data: bytes) -> list[int]:
         tokens, starts, unk, delete = self._tokens.get, self._starts, self._unk, self._delete
         classes = data.translate(self._classes) + self._classes[:1]
-        padded = data + b"\0\0\0\0\0"  # so that there is a fifth byte everywhere; a token never reaches into it
+        padded = data + b"\0\0\0\0\0"  # every byte has four after it; no token extends into them
         ids: list[int] = []
         add, size, place = ids.append, len(data), 0
         while place < size:

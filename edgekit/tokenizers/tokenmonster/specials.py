@@ -1,7 +1,7 @@
-"""A vocabulary that does not match its own special tokens in text.
+"""A vocabulary that does not match its special tokens in text.
 
-TokenMonster keeps specials in its dictionary, so a text that spells one is encoded to it, sometimes (a token that
-overlaps its beginning wins): neither safe nor reliable. Relative imports only: copied beside exported checkpoints.
+TokenMonster keeps specials in its dictionary, so a text that spells one is sometimes encoded to it (unless a token that
+overlaps its beginning wins), which is neither safe nor reliable. This file is copied next to exported checkpoints.
 """
 
 from edgekit.tokenizers.tokenmonster.vocab_file import NONE
@@ -9,14 +9,14 @@ from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
 
 def without_specials(vocabulary: Vocabulary) -> Vocabulary:
-    """The same vocabulary, ids and all, less the records of its special tokens; itself if it has none."""
+    """The same vocabulary with the same ids, without the records of its special tokens; itself if it has none."""
     if not vocabulary.special_ids:
         return vocabulary
     kept = [i for i, record in enumerate(vocabulary.records) if record.id not in vocabulary.special_ids]
     place = {old: new for new, old in enumerate(kept)}
     records = []
     for i in kept:
-        # Alternatives are record indexes. One that is gone leaves its place to the second.
+        # Alternatives are record indexes. If the first is removed, the second takes its place.
         alts = [place[a] for a in vocabulary.records[i][3:5] if a in place]
         alt1, alt2 = [*alts, NONE, NONE][:2]
         records.append(vocabulary.records[i]._replace(alt1=alt1, alt2=alt2))

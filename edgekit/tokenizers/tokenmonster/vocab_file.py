@@ -1,7 +1,7 @@
 """The `.vocab` file format of TokenMonster: records, flags, and the parser.
 
 A token is stored as a *record*. A word-like token may have a second record, a duplicate: the same id (score -1),
-its bytes led by the delete marker and a space, so that the encoder can swallow both in one step.
+its bytes preceded by the delete marker and a space, so that the encoder takes both in one step.
 """
 
 import functools
@@ -37,7 +37,7 @@ class Record(NamedTuple):
 
 
 class Deleted(NamedTuple):
-    """A token once removed, with the id it would come back with (or NONE)."""
+    """A removed token, with the id that it would get back (or NONE)."""
 
     token: bytes
     id: int
@@ -45,7 +45,7 @@ class Deleted(NamedTuple):
 
 
 class InvalidVocab(Exception):
-    """What is wrong with a vocabulary; becomes a VocabularyError once the name is known."""
+    """What is wrong with a vocabulary; becomes a `VocabularyError` once its name is known."""
 
 
 _AFTER_TOKEN = "BBHBHBHBf"  # flags, words, alt1, alt2, id (each 16 + 8 bits), score
@@ -75,7 +75,7 @@ def parse(data: bytes) -> dict[str, Any]:
         length = data[place] if place < len(data) else -1
         if length == 0 or length > LONGEST:
             raise InvalidVocab(f"record {len(records)} is {length} bytes long (1 to {LONGEST})")
-        # Shorter ones come first, so there are few runs of one length, and struct goes through a run by itself.
+        # Records are sorted by length, so there are few runs of one length, each of which struct unpacks at once.
         stride = 1 + length + width
         lengths = data[place : place + stride * (count - len(records)) : stride]
         run = min(len(lengths) - len(lengths.lstrip(lengths[:1])), (len(data) - place) // stride)

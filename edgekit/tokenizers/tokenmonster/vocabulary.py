@@ -1,8 +1,8 @@
 """TokenMonster vocabularies: checked, read and written; text to ids and back, at once or streamed.
 
-Ids and text are exactly those of the reference library (github.com/alasdairforsythe/tokenmonster); how text is
-normalised first is in capcode.py. This file and what it imports need only Python itself, so that they can be copied
-beside an exported checkpoint.
+Ids and text are exactly those of the reference library (github.com/alasdairforsythe/tokenmonster); capcode.py
+normalises text first. This file and its imports need only Python itself, since they are copied next to exported
+checkpoints.
 """
 
 import codecs
@@ -29,7 +29,7 @@ __all__ = ["NONE", "Decoder", "Deleted", "Record", "Vocabulary"]
 
 
 class Vocabulary:
-    """One vocabulary; immutable by convention. Tables for encoding are made at the first `encode`.
+    """One vocabulary; immutable by convention. Tables for encoding are built at the first `encode`.
 
     Attributes:
         capcode: 0 none, 1 delete marker only, 2 also capitals.
@@ -43,7 +43,7 @@ class Vocabulary:
         special_ids: frozenset of ids flagged special; their spelling in a text is encoded to them.
 
     Raises:
-        VocabularyError: the parts do not make a vocabulary; the message says which and why.
+        VocabularyError: the parts are not a valid vocabulary; the message names the part and the reason.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Vocabulary:
         self.unk, self.delete_token, self.table_size = unk, delete_token, table_size
         self.records, self.follow, self.deleted = records, follow, list(deleted)
         self.maxlen = len(records[-1].token) if records else 0
-        self._pieces: dict[int, bytes] = {}  # what each id decodes to: its last record
+        self._pieces: dict[int, bytes] = {}  # the bytes that each id decodes to: its last record's
         self._base: dict[int, bytes] = {}
         try:
             self._check()
@@ -102,7 +102,7 @@ class Vocabulary:
         return self
 
     def to_bytes(self) -> bytes:
-        """The content of the `.vocab` file; equals, byte for byte, what `from_bytes` was given."""
+        """The content of the `.vocab` file, byte for byte that given to `from_bytes`."""
         out = [bytes([self.capcode, self.charset, self.normalization, self.mode, self.reserve]), self.unused]
         out += map(u24, (self.unk, self.size, self.table_size, len(self.records), self.delete_token))
         out.append(bytes([self.maxlen]))
@@ -132,7 +132,7 @@ class Vocabulary:
             if len(token) <= length and (len(token) < length or token <= previous):
                 raise InvalidVocab(f"record {index} is out of order or comes twice")
             previous, length = token, len(token)
-            # Scores outweigh these counts only while they are true; untrue ones could keep the encoder in place.
+            # Scores outweigh these counts only if they are correct; wrong ones could keep the encoder in place.
             if words and words > token.count(b" "):
                 raise InvalidVocab(f"record {index} counts {words} words, more than it has spaces")
             if alt1 != NONE:
@@ -191,9 +191,9 @@ class Vocabulary:
         return normalize(data, self.normalization, self.capcode)
 
     def encode(self, text: str | bytes) -> list[int]:
-        """Ids of a text. A `str` is UTF-8, strictly (`UnicodeEncodeError` for lone surrogates); bytes may be any.
+        """Ids of a text. A `str` must be UTF-8 (`UnicodeEncodeError` for lone surrogates); bytes may be any.
 
-        Bytes that no token covers give `unk` each, or nothing. A special token's spelling gives its id.
+        Each byte that no token covers gives `unk`, or nothing. A special token's spelling gives its id.
         """
         return self._encoder(self.normalize(text))
 
@@ -206,12 +206,12 @@ class Vocabulary:
     # ---- ids to text -----------------------------------------------------------------------------------------------
 
     def piece(self, id: int) -> bytes:
-        """The bytes an id adds to the stream before capcode is undone; for word-like tokens led by the delete marker
-        and a space. `b""` for UNK and for ids that no token has."""
+        """The bytes that an id adds to the stream before capcode is undone; word-like tokens begin with the delete
+        marker and a space. `b""` for UNK and unused ids."""
         return self._pieces.get(id, b"")
 
     def base_bytes(self, id: int) -> bytes:
-        """A token's own bytes (no added marker), for listings and other formats; `b""` for UNK and unused ids."""
+        """A token's bytes without an added marker, for listings and other formats; `b""` for UNK and unused ids."""
         return self._base.get(id, b"")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -236,46 +236,46 @@ class Vocabulary:
 class Decoder:
     """Turns ids into text as they come: pieces and `flush` joined equal `Vocabulary.decode` of the whole.
 
-    Held back: a delete marker or capital marker waiting for its character, and an unfinished UTF-8 character (at
+    Withheld: a delete marker or capital marker that waits for its character, and an unfinished UTF-8 character (at
     most 3 bytes). Use either the text methods or the bytes methods on one stream.
     """
 
-    __slots__ = ("_held", "_pieces", "_undo")
+    __slots__ = ("_pending", "_pieces", "_undo")
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._pieces = vocabulary._pieces
         self._undo = Undo(vocabulary.capcode)
-        self._held = b""
+        self._pending = b""
 
     def feed(self, token: int) -> str:
         """The text that is certain after this id; `""` while a character or a marker is unfinished."""
-        data = self._held + self._undo.feed(self._pieces.get(token, b""))
+        data = self._pending + self._undo.feed(self._pieces.get(token, b""))
         text, used = codecs.utf_8_decode(data, "replace", False)
-        self._held = data[used:]
+        self._pending = data[used:]
         return text
 
     def flush(self) -> str:
-        """The text still held back, an unfinished character as U+FFFD; the decoder starts anew."""
+        """The text still withheld, an unfinished character as U+FFFD; the decoder starts over."""
         return self.flush_bytes().decode("utf-8", "replace")
 
     def feed_bytes(self, token: int) -> bytes:
         """As `feed`, in bytes: never ends inside a well-formed character."""
-        data = self._held + self._undo.feed(self._pieces.get(token, b""))
+        data = self._pending + self._undo.feed(self._pieces.get(token, b""))
         used = codecs.utf_8_decode(data, "replace", False)[1]
-        self._held = data[used:]
+        self._pending = data[used:]
         return data[:used]
 
     def flush_bytes(self) -> bytes:
-        data, self._held = self._held + self._undo.flush(), b""
+        data, self._pending = self._pending + self._undo.flush(), b""
         return data
 
     @property
     def state(self) -> tuple[object, ...]:
-        """Hashable; all that is pending. Decoders of one vocabulary with equal states answer alike from here on."""
-        return self._held, *self._undo.state
+        """Hashable; all that is pending. Decoders of one vocabulary with equal states continue alike."""
+        return self._pending, *self._undo.state
 
     def copy(self) -> "Decoder":
-        """An independent decoder in the same state, to try ids on."""
+        """An independent decoder in the same state, to try ids with."""
         other = object.__new__(Decoder)
-        other._pieces, other._held, other._undo = self._pieces, self._held, self._undo.copy()
+        other._pieces, other._pending, other._undo = self._pieces, self._pending, self._undo.copy()
         return other
