@@ -159,7 +159,8 @@ class LlamaTokenizer:
         return self.token_bytes[id].decode("utf-8", "replace") if 0 <= id < self.vocab_size else ""
 
     def utf8_mask(self, decoder: "Decoder", remaining: int | None = None) -> "Mask":
-        assert isinstance(decoder, LlamaDecoder)
+        if not isinstance(decoder, LlamaDecoder):
+            raise TypeError("utf8_mask needs a decoder made by this tokenizer")
         return self._masks.mask(self._masks.after_bytes(decoder.pending()), remaining)
 
     def facts(self) -> dict[str, Any]:

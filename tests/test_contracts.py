@@ -230,6 +230,13 @@ def test_tokenizer_every_member_behaves(any_tokenizer):
         assert holds(any_tokenizer), name
 
 
+def test_tokenizer_mask_foreign_decoder_raises(any_tokenizer):
+    if isinstance(any_tokenizer, Wordless):
+        pytest.skip("it has one decoder: itself")
+    with pytest.raises(TypeError, match="a decoder made by this tokenizer"):
+        any_tokenizer.utf8_mask(Wordless(16))
+
+
 def test_tokenizer_piece_reads_as_in_a_sentence(any_tokenizer):
     """Ordinary ids one by one, in the middle of a text, give the text of them all where each is whole characters."""
     ids = [id for id in any_tokenizer.encode("a cat at") if any_tokenizer.token_bytes[id].isascii()]

@@ -133,7 +133,8 @@ class JsonTokenizer:
         return self.token_bytes[id].decode("utf-8", "replace") if 0 <= id < self.vocab_size else ""
 
     def utf8_mask(self, decoder: "Decoder", remaining: int | None = None) -> "Mask":
-        assert isinstance(decoder, JsonDecoder)
+        if not isinstance(decoder, JsonDecoder):
+            raise TypeError("utf8_mask needs a decoder made by this tokenizer")
         return self._masks.mask(decoder.mask_state(self._masks), remaining)
 
     def facts(self) -> dict[str, Any]:

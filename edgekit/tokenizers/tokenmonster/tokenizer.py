@@ -194,7 +194,8 @@ class TokenMonsterTokenizer:
         return decoder.feed(id) + decoder.flush()
 
     def utf8_mask(self, decoder: "Decoder", remaining: int | None = None) -> "Mask":
-        assert isinstance(decoder, TokenMonsterDecoder)
+        if not isinstance(decoder, TokenMonsterDecoder):
+            raise TypeError("utf8_mask needs a decoder made by this tokenizer")
         return self._masks.mask(decoder.mask_state(self._masks), remaining)
 
     def facts(self) -> dict[str, Any]:
