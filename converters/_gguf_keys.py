@@ -1,4 +1,4 @@
-"""The metadata of a GGUF file: what llama.cpp asks for, what its programs honour, and edgekit's own keys."""
+"""The metadata of a GGUF file: keys that llama.cpp requires, keys that its programs use, and edgekit's own."""
 
 import json
 import re
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 import edgekit.converters._gguf_package as gguf
+from edgekit.errors import VocabularyError
 from edgekit.formats import embedded
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.generation_config import defaults
@@ -21,7 +22,7 @@ NOTE = "edgekit.tokenizer.note"
 
 
 def metadata(checkpoint: Checkpoint, quant: str, file_type: int) -> tuple[dict[str, Any], list[str]]:
-    """All keys of the file, in order, and notes on what stock llama.cpp programs will do otherwise than edgekit.
+    """All keys of the file, in order, and notes on what stock llama.cpp programs will do differently than edgekit.
 
     Raises `VocabularyError` if the tokenizer's files are damaged or do not fit the embedding.
     """
@@ -50,7 +51,7 @@ def general_keys(checkpoint: Checkpoint, file_type: int) -> dict[str, Any]:
 
 
 def llama_keys(config: LlamaConfig) -> dict[str, Any]:
-    """The hyperparameters. head_dim is said three times: llama.cpp otherwise takes hidden_size / heads."""
+    """The hyperparameters. head_dim is in three keys: without them llama.cpp uses hidden_size / heads."""
     return {
         "llama.vocab_size": config.vocab_size,
         "llama.context_length": config.max_position_embeddings,
@@ -68,18 +69,17 @@ def llama_keys(config: LlamaConfig) -> dict[str, Any]:
 
 
 def sampling_keys(files: Mapping[str, bytes], config: LlamaConfig) -> dict[str, Any]:
-    """The defaults of `edgekit run` for this model, where its files ask for any: llama-cli and llama-server take
-    them over. The penalty's window is the whole context, since here and in Hugging Face it is the whole sequence
-    (llama.cpp's own default is 64 tokens)."""
-    wanted = defaults(files)
-    if all(getattr(wanted, name) == getattr(Sampling, name) for name in _SAMPLING):
+    """The defaults of `edgekit run` for this model, if its files set any: llama-cli and llama-server use them. The
+    penalty's window is the whole context, as in edgekit and Hugging Face (llama.cpp's own default is 64 tokens)."""
+    sampling = defaults(files)
+    if all(getattr(sampling, name) == getattr(Sampling, name) for name in _SAMPLING):
         return {}
     return {
-        "general.sampling.temp": float(wanted.temperature),
-        "general.sampling.top_k": np.int32(min(wanted.top_k, config.vocab_size)),
-        "general.sampling.top_p": float(wanted.top_p),
-        "general.sampling.min_p": float(wanted.min_p),
-        "general.sampling.penalty_repeat": float(wanted.repetition_penalty),
+        "general.sampling.temp": float(sampling.temperature),
+        "general.sampling.top_k": np.int32(min(sampling.top_k, config.vocab_size)),
+        "general.sampling.top_p": float(sampling.top_p),
+        "general.sampling.min_p": float(sampling.min_p),
+        "general.sampling.penalty_repeat": float(sampling.repetition_penalty),
         "general.sampling.penalty_last_n": np.int32(config.max_position_embeddings),
     }
 
@@ -96,28 +96,30 @@ def tokenizer_keys(files: Mapping[str, bytes], config: LlamaConfig) -> tuple[dic
         tokens = bpe.tokens(files, special)
     else:
         tokens = Tokens("none", notes=["the model has no tokenizer: stock llama.cpp programs cannot show its text"])
-    found: dict[str, Any] = {"tokenizer.ggml.model": tokens.model}
+    keys: dict[str, Any] = {"tokenizer.ggml.model": tokens.model}
     if tokens.pre is not None:
-        found["tokenizer.ggml.pre"] = tokens.pre
+        keys["tokenizer.ggml.pre"] = tokens.pre
     if tokens.texts:
-        # llama.cpp dies on a duplicate, taking the whole process along; better here than there.
-        assert len(tokens.texts) == len(set(tokens.texts)) == config.vocab_size
-        found["tokenizer.ggml.tokens"] = tokens.texts
-        found["tokenizer.ggml.token_type"] = np.array(tokens.types, np.int32)
+        # llama.cpp aborts the whole process at a duplicate.
+        if not len(tokens.texts) == len(set(tokens.texts)) == config.vocab_size:
+            raise VocabularyError(f"the tokenizer does not have {config.vocab_size} different tokens")
+        keys["tokenizer.ggml.tokens"] = tokens.texts
+        keys["tokenizer.ggml.token_type"] = np.array(tokens.types, np.int32)
     if tokens.scores is not None:
-        found["tokenizer.ggml.scores"] = np.array(tokens.scores, np.float32)
+        keys["tokenizer.ggml.scores"] = np.array(tokens.scores, np.float32)
     if tokens.merges is not None:
-        found["tokenizer.ggml.merges"] = tokens.merges
-    # Always all that there are: llama.cpp has defaults by kind (BOS 1, EOS 2, or both 11) that mean something else.
+        keys["tokenizer.ggml.merges"] = tokens.merges
+    # All that the model has: for others llama.cpp has defaults by kind (BOS 1, EOS 2, or both 11), which would be
+    # wrong.
     eos, eot = (*special.stop, None, None)[:2]
     ids = {"bos": special.bos, "eos": eos, "eot": eot, "unknown": tokens.unk, "padding": special.pad}
-    found |= {f"tokenizer.ggml.{name}_token_id": id for name, id in ids.items() if id is not None}
-    found["tokenizer.ggml.add_bos_token"] = special.add_bos
-    found["tokenizer.ggml.add_eos_token"] = False
-    found["tokenizer.ggml.add_space_prefix"] = tokens.add_space_prefix
+    keys |= {f"tokenizer.ggml.{name}_token_id": id for name, id in ids.items() if id is not None}
+    keys["tokenizer.ggml.add_bos_token"] = special.add_bos
+    keys["tokenizer.ggml.add_eos_token"] = False
+    keys["tokenizer.ggml.add_space_prefix"] = tokens.add_space_prefix
     if (template := _chat_template(files)) is not None:
-        found["tokenizer.chat_template"] = template
-    return found, tokens.notes
+        keys["tokenizer.chat_template"] = template
+    return keys, tokens.notes
 
 
 def _chat_template(files: Mapping[str, bytes]) -> str | None:

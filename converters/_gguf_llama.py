@@ -1,4 +1,4 @@
-"""llama.cpp's own quantizer: for the types that exist only there, and to weigh by importance.
+"""llama.cpp's own quantizer, for types that exist only there and for rounding by importance.
 
 Needs llama-cpp-python.
 """
@@ -25,13 +25,13 @@ from edgekit.utils.machine import physical_cores
 # quant -> llama.h's enum llama_ftype, by gguf's name. A K-quant without a letter is llama-quantize's medium.
 FILE_TYPES = {"q3_k": "Q3_K_M", "q4_k": "Q4_K_M", "q5_k": "Q5_K_M"}
 
-# The types that edgekit writes without llama.cpp, unless they are to be weighed by importance.
+# The types that edgekit writes without llama.cpp, unless they are weighed by importance.
 DIRECT = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 TIED_NOTE = "8 bits: it is the output matrix too (--embedding-type names another)"
 HEAD_NOTE = "8 bits: the output matrix"
 
-# Where a row does not divide by 256: llama-quantize's own next wider type with blocks of 32 (tensor_type_fallback in
-# llama-quant.cpp). It does so by itself, except for a type it was told by name: there it aborts.
+# For a row that does not divide by 256: llama-quantize's next wider type with blocks of 32 (tensor_type_fallback in
+# llama-quant.cpp). It does so automatically, except for a type that is passed by name: then it aborts.
 WIDER = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 
 
@@ -54,13 +54,13 @@ def quantize(
     embedding: str | None,
     importance: Importance | None = None,
 ) -> list[Written]:
-    """Quantize the F32 file `plain` into `out`. Raises `RuntimeFailure` with llama.cpp's own words."""
+    """Quantize the F32 file `plain` to `out`. Raises `RuntimeFailure` with llama.cpp's own message."""
     tied = checkpoint.config.tie_word_embeddings
     params = _params(llama, checkpoint.config, quant, embedding, importance)
     _call(llama, plain, out, params, quant)
-    name, plainly = FILE_TYPES.get(quant, quant.upper()), quant in DIRECT
+    name, direct = FILE_TYPES.get(quant, quant.upper()), quant in DIRECT
     return [
-        Written(t.name, t.shape, t.type, t.bytes, _note(t.name, t.shape, name, embedding, tied, plainly))
+        Written(t.name, t.shape, t.type, t.bytes, _note(t.name, t.shape, name, embedding, tied, direct))
         for t in GGUFFile(out).tensors.values()
     ]
 
@@ -68,41 +68,41 @@ def quantize(
 def types(
     llama: ModuleType, checkpoint: Checkpoint, plain: Path, quant: str, embedding: str | None, weighted: bool
 ) -> dict[str, str]:
-    """The type that each tensor of `plain` would get, by the names of both; nothing is read or written.
+    """Name of a tensor -> the type that it would get; no tensor is read or written.
 
     Args:
-        plain: a file whose head is whole; there may be nothing behind it but a hole of the right length.
+        plain: a file with all metadata; instead of tensors it may have a hole of the right length.
         weighted: whether there will be an importance matrix.
 
     Raises:
-        RuntimeFailure: llama.cpp refuses, or says its plan in other words than are known here.
+        RuntimeFailure: llama.cpp refuses, or logs its plan in an unknown form.
     """
     importance = uniform(checkpoint.config) if weighted else None
     params = _params(llama, checkpoint.config, quant, embedding, importance)
     params.dry_run = True
-    said = _call(llama, plain, plain.with_name("nothing.gguf"), params, quant)
+    log = _call(llama, plain, plain.with_name("nothing.gguf"), params, quant)
     # [  24/  56]  blk.2.attn_q.weight - [256, 256, 1, 1], type = f32, size = 0.25 MiB -> 0.04 MiB (q4_K)
-    found = {}
-    for name, more in re.findall(r"\[ *\d+/ *\d+\] +(\S+)(.*?)(?=\[ *\d+/ *\d+\] +\S|\Z)", said, re.DOTALL):
-        kind = re.findall(r"->[^(]*\((\w+)\)", more)
-        found[name] = kind[-1].upper() if kind else "F32"
-    if set(found) != {gguf_name(n) for n in checkpoint.config.shapes()} or not set(found.values()) <= set(BLOCKS):
-        raise RuntimeFailure("llama.cpp's quantizer does not say its plan as edgekit knows it: another version?")
-    return found
+    kinds = {}
+    for name, rest in re.findall(r"\[ *\d+/ *\d+\] +(\S+)(.*?)(?=\[ *\d+/ *\d+\] +\S|\Z)", log, re.DOTALL):
+        kind = re.findall(r"->[^(]*\((\w+)\)", rest)
+        kinds[name] = kind[-1].upper() if kind else "F32"
+    if set(kinds) != {gguf_name(n) for n in checkpoint.config.shapes()} or not set(kinds.values()) <= set(BLOCKS):
+        raise RuntimeFailure("llama.cpp's quantizer logs its plan in an unknown form: is it another version?")
+    return kinds
 
 
 def _params(
     llama: ModuleType, config: LlamaConfig, quant: str, embedding: str | None, importance: Importance | None
 ) -> Any:
-    """llama.cpp's own parameters. What they point to lives as long as they do."""
+    """llama.cpp's parameters. What they point to lives as long as they do."""
     params = llama.llama_model_quantize_default_params()
     params.nthread = physical_cores()
     params.ftype = int(
         gguf.LlamaFileType[("ALL_" if quant == "f32" else "MOSTLY_") + FILE_TYPES.get(quant, quant.upper())]
     )
     if quant in DIRECT and quant != "f32":
-        # The types that edgekit writes by itself get what they get there: 8 bits for the output matrix, and no other
-        # type for some layers because there is an importance matrix.
+        # As when edgekit writes these types itself: 8 bits for the output matrix, and no other types for some layers
+        # because there is an importance matrix.
         params.pure = True
         params.token_embedding_type = params.output_tensor_type = int(gguf.GGMLQuantizationType.Q8_0)
         if not config.tie_word_embeddings:
@@ -118,14 +118,14 @@ def _params(
 
 
 def _call(llama: ModuleType, plain: Path, out: Path, params: Any, quant: str) -> str:
-    """Run the quantizer; all that it said."""
-    words: list[str] = []
-    with silenced(llama, words) as said:
+    """Run the quantizer; returns its log."""
+    log: list[str] = []
+    with silenced(llama, log) as errors:
         llama.llama_backend_init()
         failed = llama.llama_model_quantize(str(plain).encode(), str(out).encode(), ctypes.byref(params))
     if failed:
-        raise RuntimeFailure(f"llama.cpp cannot quantize to {quant}: {said[0] if said else 'it does not say why'}")
-    return "".join(words)
+        raise RuntimeFailure(f"llama.cpp cannot quantize to {quant}: {errors[0] if errors else 'it gives no reason'}")
+    return "".join(log)
 
 
 def _fitting(kind: str, width: int) -> str:
@@ -134,7 +134,7 @@ def _fitting(kind: str, width: int) -> str:
     return kind if width % BLOCKS[kind][0] == 0 else "F16"
 
 
-def _note(name: str, shape: tuple[int, ...], quant: str, embedding: str | None, tied: bool, plainly: bool) -> str:
+def _note(name: str, shape: tuple[int, ...], quant: str, embedding: str | None, tied: bool, direct: bool) -> str:
     kind = quant.rsplit("_", 1)[0] if quant.endswith(("_S", "_M", "_L")) else quant
     if len(shape) == 1:
         return "a vector"
@@ -145,29 +145,29 @@ def _note(name: str, shape: tuple[int, ...], quant: str, embedding: str | None, 
     if shape[-1] % elements:
         return f"rows of {shape[-1]} do not divide into {kind} blocks of {elements}"
     if (is_embedding and tied and not embedding) or name == "output.weight":
-        if plainly:
+        if direct:
             return TIED_NOTE if is_embedding else HEAD_NOTE
         return "llama-quantize's choice for the output matrix" + ", which is the embedding too" * is_embedding
     return ""
 
 
 @contextlib.contextmanager
-def silenced(llama: ModuleType, words: list[str] | None = None) -> Iterator[list[str]]:
-    """llama.cpp prints nothing in here; its errors are in the list, and all that it says in `words`."""
-    said: list[str] = []
+def silenced(llama: ModuleType, log: list[str] | None = None) -> Iterator[list[str]]:
+    """llama.cpp prints nothing in this block; its errors are in the list, and all its messages in `log`."""
+    errors: list[str] = []
 
-    def hear(level: int, text: bytes, _data: object) -> None:
+    def on_message(level: int, text: bytes, _data: object) -> None:
         decoded = text.decode("utf-8", "replace")
-        if words is not None:
-            words.append(decoded)
+        if log is not None:
+            log.append(decoded)
         if level == 4 and (line := decoded.strip()):
-            said.append(line)
+            errors.append(line)
 
-    callback = llama.llama_log_callback(hear)
+    callback = llama.llama_log_callback(on_message)
     before, data = llama.llama_log_callback(), ctypes.c_void_p()
     llama.llama_log_get(ctypes.byref(before), ctypes.byref(data))
     llama.llama_log_set(callback, ctypes.c_void_p(0))
     try:
-        yield said
+        yield errors
     finally:
         llama.llama_log_set(before, data)

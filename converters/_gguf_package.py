@@ -1,4 +1,4 @@
-"""What the converters use of the `gguf` package: its quantizers, its names of types. The rest is not imported."""
+"""The parts of the package `gguf` that the converters use: quantizers and names of types. The rest is not imported."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
-"""What a GGUF file of each type will be, before there is one: exact to the byte.
+"""The size of a GGUF file of each type, exact to the byte, before it is written.
 
-The types that edgekit writes itself follow from the shapes. Which types llama.cpp's quantizer mixes into a K-quant is
-its own affair and changes from version to version, so it is asked: it plans (`dry_run`) with a file whose head is whole
-and whose tensors are a hole.
+For the types that edgekit writes itself, the sizes follow from the shapes. Which types llama.cpp's quantizer mixes into
+a K-quant changes from version to version, so llama.cpp plans them itself (`dry_run`), with a file that has all metadata
+but no tensor data.
 """
 
 import tempfile
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.conversion.base import Planned, Written
-from edgekit.conversion.importance import Importance
+from edgekit.conversion.importance import Importance, provenance
 from edgekit.converters import _gguf_importance, _gguf_keys, _gguf_llama
 from edgekit.converters._gguf_receipt import key_bytes
 from edgekit.converters._gguf_write import data_bytes, head, tensor_bytes
@@ -32,46 +32,40 @@ def sizes(
     weighted: Collection[str],
     planned: Callable[[LlamaConfig, str, str | None], list[Written]],
 ) -> Iterator[Planned]:
-    """A row for each of `quants`, in their order; see `edgekit.convert`.
+    """A row for each of `quants`, in their order.
 
     Args:
-        same: names of types that have another one.
-        weighted: types that heed an importance matrix.
-        planned: the tensors of a type that needs no llama.cpp.
+        same: quantizations with a second name -> that name.
+        weighted: types that use an importance matrix.
+        planned: the tensors of a type that does not need llama.cpp.
     """
     embedding = settings.embedding_type.lower() if settings.embedding_type else None
     keys, _ = _gguf_keys.metadata(checkpoint, PLAIN, 0)
     importance = _gguf_importance.uniform(checkpoint.config) if settings.importance is not None else None
     with tempfile.TemporaryDirectory() as folder:
-        hole = _hole(Path(folder) / "plain.gguf", keys, planned(checkpoint.config, PLAIN, None))
+        empty = _without_data(Path(folder) / "plain.gguf", keys, planned(checkpoint.config, PLAIN, None))
         for quant in quants:
             note = f"the same as {same[quant]}" if quant in same else ""
-            heeded = importance is not None and quant in weighted
+            weighs = importance is not None and quant in weighted
             try:
                 if quant in _gguf_llama.DIRECT and (embedding is None or embedding in _gguf_llama.DIRECT):
                     tensors = planned(checkpoint.config, quant, embedding)
                 else:
-                    tensors = _by_llama(checkpoint, hole, quant, embedding, heeded)
+                    tensors = _by_llama(checkpoint, empty, quant, embedding, weighs)
             except MissingExtraError as error:
                 yield Planned(quant, [], None, str(error))
                 continue
-            own = keys | {"edgekit.quant": quant}
-            if heeded:
-                assert importance is not None and settings.importance is not None
-                own |= _gguf_importance.keys(Importance(importance.values, _text(settings.importance), 0))
-            size = len(head(own, [(t.name, t.shape, t.type) for t in tensors]))
+            metadata = keys | {"edgekit.quant": quant}
+            if weighs and importance is not None and settings.importance is not None:
+                text = provenance(settings.importance)["text"]
+                metadata |= _gguf_importance.keys(Importance(importance.values, text, 0))
+            size = len(head(metadata, [(t.name, t.shape, t.type) for t in tensors]))
             size += data_bytes((t.shape, t.type) for t in tensors) + key_bytes(embedded.RECEIPT_ROOM)
             yield Planned(quant, tensors, size, note)
 
 
-def _text(which: str) -> str:
-    from edgekit.conversion.importance import provenance
-
-    return provenance(which)["text"]
-
-
-def _hole(path: Path, keys: Mapping[str, Any], tensors: Sequence[Written]) -> Path:
-    """A file whose tensors take no room on the disk."""
+def _without_data(path: Path, keys: Mapping[str, Any], tensors: Sequence[Written]) -> Path:
+    """A file with all metadata, whose tensors are a hole and take no space on the disk."""
     first = head(keys, [(t.name, t.shape, t.type) for t in tensors])
     with path.open("wb") as file:
         file.write(first)
@@ -79,7 +73,7 @@ def _hole(path: Path, keys: Mapping[str, Any], tensors: Sequence[Written]) -> Pa
     return path
 
 
-def _by_llama(checkpoint: Checkpoint, hole: Path, quant: str, embedding: str | None, weighted: bool) -> list[Written]:
-    types = _gguf_llama.types(_gguf_llama.library(quant), checkpoint, hole, quant, embedding, weighted)
+def _by_llama(checkpoint: Checkpoint, empty: Path, quant: str, embedding: str | None, weighted: bool) -> list[Written]:
+    types = _gguf_llama.types(_gguf_llama.library(quant), checkpoint, empty, quant, embedding, weighted)
     rows = ((gguf_name(name), shape) for name, shape in checkpoint.config.shapes().items())
     return [Written(name, shape, types[name], tensor_bytes(shape, types[name])) for name, shape in rows]

@@ -1,7 +1,7 @@
-"""Writing a GGUF file, tensor after tensor. `edgekit/gguf_file.py` has the layout.
+"""Writes a GGUF file, tensor by tensor. `edgekit/formats/gguf.py` has the layout.
 
 Not `gguf.GGUFWriter`: it packs a byte array item by item (a third of a second for a vocabulary of 200 KB), refuses
-empty arrays, and holds every tensor until the last.
+empty arrays, and keeps all tensors until the last.
 """
 
 import struct
@@ -13,7 +13,7 @@ import numpy as np
 
 from edgekit.formats import gguf as g
 
-# What a Python or numpy value becomes. A plain int is a UINT32, as llama.cpp wants its hyperparameters.
+# GGUF types of Python and numpy values. A plain int is a UINT32, as llama.cpp requires for its hyperparameters.
 SCALARS: tuple[tuple[type, int, str], ...] = (
     (bool, g.BOOL, "<?"),
     (np.int32, g.INT32, "<i"),
@@ -48,7 +48,7 @@ def write(
 
 
 def head(metadata: Mapping[str, Any], tensors: Sequence[tuple[str, tuple[int, ...], str]]) -> bytes:
-    """All of a file before its first tensor."""
+    """All of a file before its tensors' data."""
     parts = [g.MAGIC + struct.pack("<IQQ", 3, len(tensors), len(metadata))]
     parts += [_string(key) + _value(value) for key, value in metadata.items()]
     offset = 0
@@ -56,12 +56,12 @@ def head(metadata: Mapping[str, Any], tensors: Sequence[tuple[str, tuple[int, ..
         parts.append(_string(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape[::-1]))
         parts.append(struct.pack("<IQ", g.NUMBER[kind], offset))
         offset += _padded(tensor_bytes(shape, kind))
-    found = b"".join(parts)
-    return found + bytes(_padded(len(found)) - len(found))
+    data = b"".join(parts)
+    return data + bytes(_padded(len(data)) - len(data))
 
 
 def data_bytes(tensors: Iterable[tuple[tuple[int, ...], str]]) -> int:
-    """What some tensors, by shape and type, take up behind the head."""
+    """Size of the data of some tensors, given by shape and type."""
     return sum(_padded(tensor_bytes(shape, kind)) for shape, kind in tensors)
 
 

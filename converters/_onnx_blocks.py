@@ -1,12 +1,12 @@
-"""Matrices in blocks of 4 or 8 bits with a float32 scale each: what ONNX Runtime's MatMulNBits multiplies with. numpy.
+"""Matrices in blocks of 4 or 8 bits with a float32 scale each, the format of ONNX Runtime's MatMulNBits. In numpy.
 
-A row is cut into blocks of `size` values, the last one filled up with zeros. A value is stored as a number q from 0 to
-2^bits - 1 and means (q - 2^(bits-1)) * scale: symmetric, the operator's own reading where no zero points are given. Of
-4 bits two share a byte, the earlier in the lower half. GatherBlockQuantized reads the same bytes, so that a tied
-embedding is stored once.
+A row is split into blocks of `size` values, the last one padded with zeros. A value is stored as a number q from 0 to
+2^bits - 1 and means (q - 2^(bits-1)) * scale: symmetric, the operator's reading without zero points. With 4 bits two
+share a byte, the first in the lower half. GatherBlockQuantized reads the same bytes, so a tied embedding is stored
+once.
 
 The extreme value of a block becomes -2^(bits-1) exactly (so a scale may be negative), which has one step more than a
-symmetric range would give: ggml's rule for Q4_0. At 4 bits that is only where a search begins: see `fitted`.
+symmetric range would give: ggml's rule for Q4_0. At 4 bits that is only the start of a search: see `fitted`.
 """
 
 import numpy as np
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 Float = NDArray[np.float32]
 
-# Steps by which the extreme value of a block may lie beyond the last level (or before it, if negative). These four find
-# an error within half a percent of what 61 from -3 to 3 find.
+# Steps by which the extreme value of a block is beyond the last level (or below it, if negative). The error with these
+# four is within half a percent of the error with 61 from -3 to 3.
 CANDIDATES = (0.0, -0.9, -0.45, 0.45)
 
-# Values worked on at once, 256 KB: with what is made of them they stay in a core's cache.
+# Values processed at once, 256 KB: with intermediate results they fit into a core's cache.
 CHUNK = 1 << 16
 
 TINY = np.finfo(np.float32).tiny
@@ -27,8 +27,8 @@ TINY = np.finfo(np.float32).tiny
 def block_size(width: int, largest: int) -> int:
     """How many values of a row of `width` share a scale.
 
-    The largest size that divides the row, at most `largest`; or 32 and zeros at the end of the row. The larger, the
-    faster: a kernel has a float32 scale to multiply with at the end of each block. A row times (1536, 256) on a core
+    The largest size that divides the row, at most `largest`; or 32, with zeros at the end of the row. Larger is faster:
+    at the end of each block a kernel multiplies with a float32 scale. A row times (1536, 256) on a core
     with AVX-512: 4 bits in blocks of 32, 64 and 128 take 13.1, 12.4 and 9.4 us, 8 bits in blocks of 64 and 128 12.4 and
     10.5. With 128, kernels for one, two and an odd number of rows add in different orders (see converters/onnx.py).
     """
@@ -38,7 +38,7 @@ def block_size(width: int, largest: int) -> int:
 def quantize(weights: Float, bits: int, size: int) -> tuple[NDArray[np.uint8], Float]:
     """(rows, width) as bytes (rows, blocks, size * bits / 8) and scales (rows, blocks).
 
-    At 4 bits the scales are searched for the least squared error; at 8 bits that gains nothing that can be measured.
+    At 4 bits the scales are searched for the least squared error; at 8 bits that has no measurable gain.
     """
     rows, width = weights.shape
     blocks = -(-width // size)
@@ -51,7 +51,7 @@ def quantize(weights: Float, bits: int, size: int) -> tuple[NDArray[np.uint8], F
 
 
 def dequantize(packed: NDArray[np.uint8], scales: Float, bits: int, width: int) -> Float:
-    """The way back: float32 (rows, width)."""
+    """The inverse of `quantize`: float32 (rows, width)."""
     values = packed if bits == 8 else np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:2], -1)
     levels = values.astype(np.float32) - 2 ** (bits - 1)
     return (levels * scales[..., None]).reshape(len(packed), -1)[:, :width]
@@ -64,19 +64,19 @@ def _rows(
     part = weights[first : first + step]
     if part.shape[1] % size:
         part = np.pad(part, ((0, 0), (0, -part.shape[1] % size)))
-    # Turned, so that numpy works along the blocks, which are many, and not along one, which is short: three times as
-    # fast.
+    # Transposed, so that numpy's inner loop is over the blocks, which are many, and not within one, which is short:
+    # three times as fast.
     values = np.ascontiguousarray(part.reshape(-1, size).T, np.float32)
     half = 2 ** (bits - 1)
-    found = extreme(values) / np.float32(-half)
+    scale = extreme(values) / np.float32(-half)
     if bits == 4:
-        found = fitted(values, found)
-    found[np.abs(found) < TINY] = 1  # a block of zeros
-    levels = (rounded(values, found, half) + half).astype(np.uint8)
+        scale = fitted(values, scale)
+    scale[np.abs(scale) < TINY] = 1  # a block of zeros
+    levels = (rounded(values, scale, half) + half).astype(np.uint8)
     if bits == 4:
         levels = levels[0::2] | levels[1::2] << 4
     packed[first : first + step] = levels.T.reshape(len(part), -1, size * bits // 8)
-    scales[first : first + step] = found.reshape(len(part), -1)
+    scales[first : first + step] = scale.reshape(len(part), -1)
 
 
 def extreme(values: Float) -> Float:
@@ -95,9 +95,9 @@ def rounded(values: Float, scales: Float | np.float32, half: int) -> Float:
 def fitted(values: Float, start: Float) -> Float:
     """4-bit scales with less squared error than `start`, for blocks (size, n): (n,).
 
-    Each candidate stretches the scale, rounds, and asks for the best scale of those levels q. By least squares that is
+    Each candidate changes the scale, rounds, and computes the best scale for those levels q. By least squares that is
     <x, q> / <q, q>, and it takes <x, q>^2 / <q, q> off the block's sum of squares: the largest wins. (ggml's search for
-    its own types is of this kind; it may weigh the values by activations, of which a converter knows none.)
+    its own types is similar; it can weigh the values by activations, which a converter does not know.)
     """
     base = np.where(np.abs(start) < TINY, np.float32(1), start).astype(np.float32, copy=False)
     steps = values * (np.float32(1) / base)  # of the plain scale: so no sum grows beyond 64 * size

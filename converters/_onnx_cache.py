@@ -1,13 +1,13 @@
-"""The scales of an int8 KV cache: what keys and values of a model reach, found by running a text through it.
+"""The scales of an int8 KV cache: the range of a model's keys and values, measured by running a text through it.
 
-A float32 cache is read whole at every token, and at 12 M parameters it soon weighs as much as the weights. ONNX Runtime
-(from 1.27 on) also attends over int8, with a fixed scale for each channel of each head. Fixed scales need to know how
-large keys and values grow, so the source itself (edgekit/reference.py) reads the text that receipts are measured on,
-and each channel gets room for 1.25 times what was seen; beyond that a value is clipped. A key is turned by its
-position, so its channel and the one that it turns with share what their pair reached, which no position exceeds.
+At every token the whole float32 cache is read, and at 12 M parameters it soon is as large as the weights. ONNX Runtime
+(from 1.27 on) also attends over int8, with a fixed scale for each channel of each head. To fix the scales, the source
+(edgekit/inference/reference.py) reads the text on which receipts are measured, and each channel can hold 1.25 times
+the largest value; beyond that values are clipped. A key is rotated by its position, so the two channels of a rotated
+pair share the length that their pair reached, which no position exceeds.
 
-For the whole head one scale would do on story-7m, but not on stories260K, where some channels are a hundred times as
-large as others: mean KL 0.62 instead of 0.005.
+One scale for a whole head would be enough on story-7m, but not on stories260K, where some channels are a hundred times
+as large as others: mean KL 0.62 instead of 0.005.
 """
 
 from functools import cached_property
@@ -25,14 +25,14 @@ from edgekit.tokenizers.load import from_files
 
 Scales = NDArray[np.float32]
 
-ROOM = 1.25
+MARGIN = 1.25
 LEVELS = 127
 FLOOR = 1e-2
-"""Of a head's largest scale, the least that a channel gets: one that the text never used may be used by another."""
+"""Share of a head's largest scale that every channel gets: another text may use channels that this one did not."""
 
 
 class Cache:
-    """The scales of a checkpoint's layers, found when the first is asked for."""
+    """The scales of a checkpoint's layers, measured when they are first needed."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
@@ -54,9 +54,9 @@ class Cache:
 def _scales(checkpoint: Checkpoint) -> list[tuple[Scales, Scales]]:
     if not any(file in checkpoint.files for file in FILES):
         raise CheckpointError(f"{checkpoint.name} has no tokenizer: --kv-cache int8 needs one to read a text with")
-    own = from_files(checkpoint.files, checkpoint.config.vocab_size)
-    prefix = [] if own.bos is None else [own.bos]
-    ids = own.encode(CALIBRATION)
+    tokenizer = from_files(checkpoint.files, checkpoint.config.vocab_size)
+    prefix = [] if tokenizer.bos is None else [tokenizer.bos]
+    ids = tokenizer.encode(CALIBRATION)
     model = Reference(checkpoint)
     window = max(1, model.context_length - len(prefix))
     reached: list[tuple[Scales, Scales]] = []
@@ -72,7 +72,7 @@ def _scales(checkpoint: Checkpoint) -> list[tuple[Scales, Scales]]:
 
 
 def _pairs(keys: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How long each channel's pair gets, (heads, tokens, head_dim) -> (heads, head_dim)."""
+    """The largest length of each channel's pair, (heads, tokens, head_dim) -> (heads, head_dim)."""
     first, second = np.split(keys, 2, axis=-1)
     lengths = np.hypot(first, second).max(axis=1)
     return np.concatenate([lengths, lengths], axis=-1)
@@ -82,4 +82,4 @@ def _scale(checkpoint: Checkpoint, reached: NDArray[np.float32]) -> Scales:
     if not np.isfinite(reached).all():
         raise CheckpointError(f"{checkpoint.name}: keys or values are not finite: the model is damaged")
     least = FLOOR * reached.max(axis=1, keepdims=True)
-    return np.maximum(np.maximum(reached, least) * np.float32(ROOM / LEVELS), np.float32(1e-12))
+    return np.maximum(np.maximum(reached, least) * np.float32(MARGIN / LEVELS), np.float32(1e-12))

@@ -1,12 +1,12 @@
-"""The fused graph: a Llama in about ten nodes a layer, for ONNX Runtime, built from the checkpoint with numpy and onnx.
+"""The fused graph: a Llama in about ten nodes per layer, for ONNX Runtime, built from a checkpoint with numpy and onnx.
 
     embedding -> norm -> n x [QKV -> GroupQueryAttention -> output -> norm -> gate and up -> SiLU x up -> down -> norm]
-    -> the positions asked for -> head
+    -> the requested positions -> head
 
-At 12 M parameters the kernels are quick and all around them is slow, so the nodes are few: Q, K and V are one product,
-gate and up another, a residual and the norm behind it one operator, and GroupQueryAttention rotates, attends and writes
-keys and values into the one buffer that is both its past and its present. Most operators are ONNX Runtime's own
-(com.microsoft), so the file runs there and nowhere else.
+At 12 M parameters the kernels are fast and everything around them is slow, so there are few nodes: Q, K and V are one
+product, gate and up another, a residual and the norm after it one operator, and GroupQueryAttention rotates, attends
+and writes keys and values into one buffer that is both its past and its present. Most operators are ONNX Runtime's own
+(com.microsoft), so the file runs only there.
 
 inputs   input_ids                     int64 (1, n)
          logit_positions               int64 (k,), which of the n positions get logits; usually the last
@@ -16,8 +16,8 @@ inputs   input_ids                     int64 (1, n)
 outputs  logits                        float32 (1, k, vocab_size)
          present.N.key|value           as the past, and best the same memory: then nothing is copied
 
-GroupQueryAttention wants a head_dim that 16 divides. Others are filled up with zeros, each half of a head for itself
-since rotation pairs the halves; that changes no logit, and the cache is so much wider.
+GroupQueryAttention needs a head_dim that is a multiple of 16. Others are padded with zeros, each half of a head
+separately, because rotation pairs the halves; that does not change the logits, but the cache is larger.
 """
 
 import re
@@ -37,7 +37,7 @@ from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 
 MICROSOFT = "com.microsoft"
 
-# The oldest that have all of this: ONNX Runtime 1.20 reads IR version 10 and opset 21.
+# The oldest that have all of these operators: ONNX Runtime 1.20 reads IR version 10 and opset 21.
 IR_VERSION, OPSET = 10, 18
 
 # MatMulNBits rounds activations to int8, block by block, and multiplies integers. Level 1 keeps them in float32.
@@ -51,11 +51,11 @@ CACHE_ATTRIBUTES: dict[str, Any] = {
     "kv_cache_bit_width": 8,
 }
 
-# Attention may have one more logit, of no token. With this one, whose exponential is 0, nothing changes but the kernel:
-# over an int8 cache flash attention of ONNX Runtime 1.32 is slower than its plain one, and with a sink it takes that
+# Attention can have one more logit, without a token. With this one, whose exponential is 0, only the kernel changes:
+# over an int8 cache flash attention of ONNX Runtime 1.32 is slower than its plain one, which it uses with a sink
 # (ORT_GQA_DISABLE_FLASH_ATTENTION=1 has the same times). At 12.3M parameters on one core a step was 1.1 times as fast
-# behind 32 tokens, 1.15 behind 160, 1.2 behind 512 and 1.28 behind 960, and a prefill as fast. Over a float32 cache
-# steps got slower (0.56 times behind 960).
+# after 32 tokens, 1.15 after 160, 1.2 after 512 and 1.28 after 960, and a prefill as fast. Over a float32 cache steps
+# are slower (0.56 times after 960).
 NO_SINK = -1e30
 
 F32, F16, U8, I64 = np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.uint8), np.dtype(np.int64)
@@ -68,8 +68,8 @@ BLOCKS = {"int8": 128, "int4": 128, "int4_pure": 32}
 def bits(quant: str, name: str, layers: int) -> int:
     """How a matrix is stored under a quantization: blocks of 4 or 8 bits, float16 (16) or float32 (32).
 
-    `int4` keeps at 8 bits what loses most by 4: the head, which for tied models is the embedding, and the first three
-    of `layers` (but no more than half), whose error goes through all the others.
+    `int4` keeps at 8 bits what loses most at 4: the head, which for tied models is the embedding, and the first three
+    of `layers` (but at most half), whose error passes through all others.
     """
     if quant == "int4":
         first = re.match(r"model\.layers\.(\d+)\.", name)
@@ -85,7 +85,7 @@ def padded(head_dim: int) -> int:
 
 @dataclass
 class Fused:
-    """A graph and, in the order of their use, the tensors that go into it."""
+    """A graph and its tensors, in the order of their use."""
 
     model: ModelProto
     parts: list[Part]
@@ -135,7 +135,7 @@ class _Graph:
         self.rotation()
         skip = self.embedding()
         norms = [f"model.layers.{i}.input_layernorm.weight" for i in range(config.num_hidden_layers)]
-        # ONNX Runtime has this one in the standard's domain, though the standard has not.
+        # ONNX Runtime has this operator in the standard's domain, though it is not in the standard.
         normal = self.node(
             "SimplifiedLayerNormalization",
             [skip, self.vector(norms[0])],
@@ -147,8 +147,8 @@ class _Graph:
         norms.append("model.norm.weight")
         for i in range(config.num_hidden_layers):
             normal, skip = self.layer(i, normal, skip, norms[i + 1])
-        kept = self.node("Gather", [normal, "logit_positions"], "kept", "", axis=1)
-        self.head(kept)
+        hidden = self.node("Gather", [normal, "logit_positions"], "kept", "", axis=1)
+        self.head(hidden)
 
     def interface(self) -> None:
         config, value = self.config, helper.make_tensor_value_info
@@ -168,7 +168,7 @@ class _Graph:
     def rotation(self) -> None:
         """Cosine and sine of every position's angles, (context, head_dim / 2): transformers' `LlamaRotaryEmbedding`.
 
-        ONNX Runtime computes the two tables once, when it loads the file: in it they would be 2 % of a 12.3M model.
+        ONNX Runtime computes the two tables once, when it loads the file: stored, they would be 2 % of a 12.3M model.
         """
         config = self.config
         context, half = config.max_position_embeddings, padded(config.head_dim) // 2
@@ -185,14 +185,14 @@ class _Graph:
         self.node("Sin", [angles], "rotary.sin", "")
 
     def embedding(self) -> str:
-        """The first hidden states, by name."""
+        """The embedding; the name of the first hidden states."""
         config, name = self.config, EMBEDDING
         width, kind = config.hidden_size, self.bits(EMBEDDING)
         if kind > 8:
-            return self.node("Gather", [self.plain(name, self.get(name), turned=False), "input_ids"], "embedding", "")
+            return self.node("Gather", [self.plain(name, self.get(name), turn=False), "input_ids"], "embedding", "")
         size = self.blocks(name, (config.vocab_size, width), self.get(name), kind)
-        # The same bytes and scales as the head's. The scales are turned to a shape that this operator takes; ONNX
-        # Runtime does that once, when it loads the file.
+        # The same bytes and scales as the head's. The scales are reshaped for this operator; ONNX Runtime does that
+        # once, when it loads the file.
         scales = self.node("Reshape", [name + SCALE, self.integers("scales_shape", [0, 0, 1])], name + ".scales", "")
         gathered = self.node(
             "GatherBlockQuantized", [name + QUANTIZED, "input_ids", scales], "embedding.blocks",
@@ -205,7 +205,7 @@ class _Graph:
         return self.node("Slice", [flat, *ends], "embedding", "")
 
     def layer(self, i: int, normal: str, skip: str, next_norm: str) -> tuple[str, str]:
-        """One layer, and the norm that stands before the next: (normalized, residual), by name."""
+        """One layer, and the norm before the next: (normalized, residual), by name."""
         config, name, short = self.config, f"model.layers.{i}.", f"layers.{i}."
         heads, kv, epsilon = config.num_attention_heads, config.num_key_value_heads, config.rms_norm_eps
         wide = padded(config.head_dim)
@@ -236,7 +236,7 @@ class _Graph:
         return self.norm(down, skip, next_norm, epsilon, last=i + 1 == config.num_hidden_layers)
 
     def scales(self, i: int) -> list[str]:
-        """The further inputs of attention over an int8 cache: two that are not given, a sink, the scales of a layer."""
+        """The additional inputs of attention over an int8 cache: two unused ones, a sink, the scales of a layer."""
         cache, config = self.cache, self.config
         if cache is None:
             return []
@@ -245,8 +245,8 @@ class _Graph:
 
         def make() -> list[NDArray]:
             keys, values = (scales.reshape(-1, 1) for scales in cache.scales(i))
-            both = self.filled(keys, heads, 2), self.filled(values, heads, 1)
-            # What fills up a head is 0 at any scale, but not at none.
+            both = self.pad(keys, heads, 2), self.pad(values, heads, 1)
+            # The padding of a head is 0 at any scale, but a scale of 0 would be invalid.
             return [np.where(x > 0, x, np.float32(1)).reshape(1, heads, 1, wide) for x in both]
 
         self.parts.append(Part(tuple(Spec(name, (1, heads, 1, wide), F32) for name in names), make))
@@ -255,33 +255,33 @@ class _Graph:
             self.parts.append(Part((Spec(SINKS, sinks.shape, F32),), lambda: [sinks]))
         return ["", "", SINKS, *names]
 
-    def head(self, kept: str) -> None:
+    def head(self, hidden: str) -> None:
         config, tied = self.config, self.config.tie_word_embeddings
         name = EMBEDDING if tied else HEAD
         shape, kind = (config.vocab_size, config.hidden_size), self.bits(name)
         if not tied:
-            self.product(kept, name, shape, self.get(name), "logits")
+            self.product(hidden, name, shape, self.get(name), "logits")
         elif kind > 8:
-            # The embedding's own table, (vocab, hidden), read the other way round.
+            # The embedding's own table, (vocab, hidden), transposed by the operator.
             table = name if kind == 32 else name + ".float32"
-            self.node("FusedMatMul", [kept, table], "logits", transB=1)
+            self.node("FusedMatMul", [hidden, table], "logits", transB=1)
         else:
-            self.multiply(kept, name, shape, kind, _onnx_blocks.block_size(shape[1], BLOCKS[self.quant]), "logits")
+            self.multiply(hidden, name, shape, kind, _onnx_blocks.block_size(shape[1], BLOCKS[self.quant]), "logits")
 
-    # ------------------------------------------------------------------------- weights as the graph wants them
+    # ------------------------------------------------------------------------- weights as the graph needs them
 
     def get(self, name: str) -> Callable[[], NDArray[np.float32]]:
         return lambda: self.checkpoint.float32(name)
 
     def packed(self, i: int) -> Callable[[], NDArray[np.float32]]:
-        """Q, K and V of a layer, one below the other."""
+        """Q, K and V of a layer, concatenated."""
         config, name = self.config, f"model.layers.{i}.self_attn."
         counts = {"q": config.num_attention_heads, "k": config.num_key_value_heads, "v": config.num_key_value_heads}
 
         def make() -> NDArray[np.float32]:
             # A head's rows are paired by rotation, first half with second, but not those of the values.
             rows = (
-                self.filled(self.checkpoint.float32(f"{name}{kind}_proj.weight"), count, 1 if kind == "v" else 2)
+                self.pad(self.checkpoint.float32(f"{name}{kind}_proj.weight"), count, 1 if kind == "v" else 2)
                 for kind, count in counts.items()
             )
             return np.concatenate(list(rows))
@@ -289,17 +289,17 @@ class _Graph:
         return make
 
     def output(self, i: int) -> Callable[[], NDArray[np.float32]]:
-        """The matrix behind a layer's attention, whose columns are the heads'."""
+        """The matrix after a layer's attention, whose columns belong to the heads."""
         name, heads = f"model.layers.{i}.self_attn.o_proj.weight", self.config.num_attention_heads
-        return lambda: np.ascontiguousarray(self.filled(self.checkpoint.float32(name).T, heads, 1).T)
+        return lambda: np.ascontiguousarray(self.pad(self.checkpoint.float32(name).T, heads, 1).T)
 
     def joined(self, i: int) -> Callable[[], NDArray[np.float32]]:
-        """Gate and up of a layer, one below the other."""
+        """Gate and up of a layer, concatenated."""
         name = f"model.layers.{i}.mlp."
         return lambda: np.concatenate([self.checkpoint.float32(f"{name}{k}_proj.weight") for k in ("gate", "up")])
 
-    def filled(self, rows: NDArray[np.float32], heads: int, pieces: int) -> NDArray[np.float32]:
-        """Rows (heads * head_dim, width) with zeros behind each of a head's `pieces`: (heads * padded, width)."""
+    def pad(self, rows: NDArray[np.float32], heads: int, pieces: int) -> NDArray[np.float32]:
+        """Rows (heads * head_dim, width) with zeros after each of a head's `pieces`: (heads * padded, width)."""
         dim, wide = self.config.head_dim, padded(self.config.head_dim)
         if dim == wide:
             return rows
@@ -324,7 +324,7 @@ class _Graph:
         return names[0]
 
     def norm(self, x: str, skip: str, weight: str, epsilon: float, *, last: bool = False) -> tuple[str, str]:
-        """x + skip normalized, and the sum itself, which nobody wants behind the last one."""
+        """x + skip normalized, and the sum itself, which is not needed after the last one."""
         short = weight.removeprefix("model.").removesuffix(".weight")
         outputs = [short] if last else [short, "", "", short + ".sum"]
         self.node("SkipSimplifiedLayerNormalization", [x, skip, self.vector(weight)], outputs, epsilon=epsilon)
@@ -333,7 +333,7 @@ class _Graph:
     def product(
         self, x: str, name: str, shape: tuple[int, ...], make: Callable[[], NDArray[np.float32]], out: str = ""
     ) -> str:
-        """x times the transpose of a matrix (out, in), stored as `quant` says."""
+        """x times the transpose of a matrix (out, in), stored according to `quant`."""
         out = out or re.sub(r"^model\.|self_attn\.|mlp\.|_proj\.weight$", "", name)
         kind = self.bits(name)
         if kind > 8:
@@ -357,9 +357,14 @@ class _Graph:
         return name
 
     def plain(
-        self, name: str, make: Callable[[], NDArray[np.float32]], shape: tuple[int, ...] = (), *, turned: bool = True
+        self,
+        name: str,
+        make: Callable[[], NDArray[np.float32]],
+        shape: tuple[int, ...] = (),
+        *,
+        turn: bool = True,
     ) -> str:
-        """A matrix (out, in) in float32 or float16, `turned` as a MatMul wants it; the name of its float32 form."""
+        """A matrix (out, in) in float32 or float16, transposed as MatMul needs it if `turn`; the name as float32."""
         shape = shape or self.config.shapes()[name]
         half = self.bits(name) == 16
 
@@ -367,16 +372,16 @@ class _Graph:
             rows = make()
             if half and float(np.abs(rows).max()) > HALF_MAX:
                 raise CheckpointError(f"tensor {name} has a value of {np.abs(rows).max():.4g}, more than fp16 can hold")
-            return [(rows.T if turned else rows).astype(F16 if half else F32)]
+            return [(rows.T if turn else rows).astype(F16 if half else F32)]
 
-        self.parts.append(Part((Spec(name, shape[::-1] if turned else shape, F16 if half else F32),), values))
+        self.parts.append(Part((Spec(name, shape[::-1] if turn else shape, F16 if half else F32),), values))
         if not half:
             return name
         # ONNX Runtime does this once, when it loads the file.
         return self.node("Cast", [name], name + ".float32", "", to=TensorProto.FLOAT)
 
     def blocks(self, name: str, shape: tuple[int, ...], make: Callable[[], NDArray[np.float32]], kind: int) -> int:
-        """A matrix (out, in) in blocks; how long they are."""
+        """A matrix (out, in) in blocks; returns their length."""
         size = _onnx_blocks.block_size(shape[1], BLOCKS[self.quant])
         count = -(-shape[1] // size)
         specs = (

@@ -1,4 +1,4 @@
-"""What happens to optimum's graph before it is an artefact: weights stored once, nodes halved, weights in int8."""
+"""Changes to optimum's graph: weights stored once, half the nodes, weights in int8."""
 
 import tempfile
 from pathlib import Path
@@ -18,18 +18,18 @@ __all__ = ["EMBEDDING", "HEAD", "QUANTIZED", "SCALE", "ZERO_POINT", "weight_of"]
 
 
 def fold_transposes(model: onnx.ModelProto, config: LlamaConfig) -> None:
-    """Store every weight as its MatMul wants it, (in, out), and a tied table once; in place.
+    """Store every weight as its MatMul needs it, (in, out), and a tied table once; in place.
 
     A tied head is the embedding's transpose. The exporter's own folding stores both, which is 17 % of a 12.3M model.
     Left as a Transpose node, ONNX Runtime folds it when it loads: one table in the file, two in memory, and none that
-    the quantizer recognizes as a weight. So the table is stored once as the head wants it, (hidden, vocab), and the
-    embedding takes columns of it instead of rows: 1 KB for a token, not to be measured beside the rest.
+    the quantizer recognizes as a weight. So the table is stored once as the head needs it, (hidden, vocab), and the
+    embedding gathers columns of it instead of rows: 1 KB for a token, which is not measurable.
     """
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     for name in config.shapes():
         if name not in weights:
-            raise RuntimeFailure(f"the export to ONNX lacks {name}: a version of torch or optimum unknown to edgekit")
+            raise RuntimeFailure(f"the export to ONNX lacks {name}: this version of torch or optimum is not supported")
     transposes = [n for n in graph.node if n.op_type == "Transpose" and n.input[0] in config.shapes()]
     source = {node.output[0]: node.input[0] for node in transposes}
     for node in graph.node:
@@ -38,8 +38,8 @@ def fold_transposes(model: onnx.ModelProto, config: LlamaConfig) -> None:
                 node.input[i] = source[name]
     for node in transposes:
         weight = weights[node.input[0]]
-        turned = np.ascontiguousarray(numpy_helper.to_array(weight).T)
-        weight.CopyFrom(numpy_helper.from_array(turned, weight.name))
+        transposed = np.ascontiguousarray(numpy_helper.to_array(weight).T)
+        weight.CopyFrom(numpy_helper.from_array(transposed, weight.name))
         graph.node.remove(node)
     if EMBEDDING in source.values():
         gather = _embedding_gather(model)
@@ -53,7 +53,7 @@ def fold_transposes(model: onnx.ModelProto, config: LlamaConfig) -> None:
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same graph after ONNX Runtime's basic optimizations, in operators of the ONNX standard only.
 
-    They hold for every machine (constants folded, twins merged), halve the nodes and save 50 ms of each start.
+    They do not depend on the machine (constants folded, duplicates merged), halve the nodes and save 50 ms per start.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 4
@@ -64,21 +64,21 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
         ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
         simple = onnx.load(path)
     if any(node.domain not in ("", "ai.onnx") for node in simple.graph.node):
-        return model  # a later ONNX Runtime may count more as basic; then nothing beats the exporter's own graph
+        return model  # a later ONNX Runtime may do more in basic; then the exporter's own graph is used
     return simple
 
 
 def quantize(model: onnx.ModelProto, *, reduce_range: bool) -> onnx.ModelProto:
     """ONNX Runtime's dynamic int8: weights (in, out) symmetric, a scale per column; activations uint8 at run time.
 
-    Only MatMul with a constant side, so the products inside attention stay float32. ONNX Runtime would also take the
-    Gather of the embedding, with one scale for the whole table; here each token keeps its own scale.
+    Only MatMul with a constant side, so the products inside attention stay float32. ONNX Runtime could also quantize
+    the Gather of the embedding, with one scale for the whole table; here each token keeps its own scale.
 
     Args:
         reduce_range: weights in [-64, 64]. Without VNNI, x86 adds two products of uint8 and int8 in an int16, which
-            overflows beyond (microsoft/onnxruntime#6004).
+            overflows with larger ones (microsoft/onnxruntime#6004).
     """
-    # The quantizer asks for this mark, which its own preprocessing leaves behind: `simplify` is that preprocessing.
+    # The quantizer requires this mark of its own preprocessing, which `simplify` replaces.
     helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "int8.onnx"
@@ -97,7 +97,7 @@ def quantize(model: onnx.ModelProto, *, reduce_range: bool) -> onnx.ModelProto:
 
 
 def _int8_embedding(model: onnx.ModelProto, most: int) -> None:
-    """Let the embedding read int8 too: the head's own table if they are tied, else its rows with a scale each."""
+    """Make the embedding int8, too: the head's table if they are tied, otherwise its rows with a scale each."""
     graph, gather = model.graph, _embedding_gather(model)
     names = {tensor.name for tensor in graph.initializer}
     table = next(t for t in graph.initializer if t.name == EMBEDDING)
@@ -108,7 +108,7 @@ def _int8_embedding(model: onnx.ModelProto, most: int) -> None:
         graph.initializer.append(numpy_helper.from_array(scales, EMBEDDING + SCALE))
     graph.initializer.remove(table)
     gather.input[0] = EMBEDDING + QUANTIZED
-    # Before: Gather -> Transpose -> the model, or Gather -> the model if untied. The new nodes go to the end of it.
+    # Before: Gather -> Transpose -> the model, or Gather -> the model if untied. The new nodes are inserted after it.
     last = gather
     if tied:
         last = next(node for node in graph.node if gather.output[0] in node.input)
@@ -127,21 +127,23 @@ def _int8_embedding(model: onnx.ModelProto, most: int) -> None:
 
 
 def symmetric(rows: NDArray[np.float32], most: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Each row (n, width) as int8 in [-most, most] and its scale, (n,): the rule of ONNX Runtime's own quantizer."""
+    """Each row (n, width) as int8 in [-most, most] and its scale, (n,), as ONNX Runtime's quantizer does it."""
     scales = (np.abs(rows).max(axis=1) / most).astype(np.float32)
     scales[scales < np.finfo(np.float32).tiny] = 1  # a row of zeros
     return np.clip(np.rint(rows / scales[:, None]), -most, most).astype(np.int8), scales
 
 
 def _embedding_gather(model: onnx.ModelProto) -> NodeProto:
-    found = [node for node in model.graph.node if node.op_type == "Gather" and node.input[0] == EMBEDDING]
-    if len(found) != 1:
-        raise RuntimeFailure(f"the export to ONNX reads {EMBEDDING} {len(found)} times: a version unknown to edgekit")
-    return found[0]
+    gathers = [node for node in model.graph.node if node.op_type == "Gather" and node.input[0] == EMBEDDING]
+    if len(gathers) != 1:
+        raise RuntimeFailure(
+            f"the export to ONNX reads {EMBEDDING} {len(gathers)} times: this version is not supported"
+        )
+    return gathers[0]
 
 
 def tidy(model: onnx.ModelProto, config: LlamaConfig) -> None:
-    """The same bytes for the same model: initializers in the checkpoint's order, no traces of the tools; in place."""
+    """Make the bytes depend on the model only: initializers in the checkpoint's order, no traces of tools; in place."""
     order = {name: i for i, name in enumerate(config.shapes())}
     for tensor in model.graph.initializer:
         if not tensor.HasField("raw_data"):  # the quantizer writes its zero points as a list of numbers
@@ -154,7 +156,7 @@ def tidy(model: onnx.ModelProto, config: LlamaConfig) -> None:
         node.doc_string = ""
         del node.metadata_props[:]
     used = {node.domain for node in model.graph.node} | {""}
-    kept = [opset for opset in model.opset_import if opset.domain in used]
+    opsets = [opset for opset in model.opset_import if opset.domain in used]
     del model.opset_import[:]
-    model.opset_import.extend(kept)
+    model.opset_import.extend(opsets)
     del model.metadata_props[:]

@@ -1,8 +1,8 @@
-"""An ONNX file written tensor by tensor: one of them is in memory at a time, however large the model.
+"""Writes an ONNX file tensor by tensor, so that only one is in memory at a time, however large the model.
 
-The package `onnx` serializes a whole model, which holds every weight twice more. But an ONNX file is a protobuf message
-(onnx.proto3), where a part is its tag, its length and its bytes. So the small parts are left to `onnx`, and the
-tensors are put between them; the file is, byte for byte, what `onnx` would have written.
+The package `onnx` serializes a whole model, with two more copies of every weight. But an ONNX file is a protobuf
+message (onnx.proto3), whose fields are a tag, a length and bytes. So the small fields are left to `onnx`, and the
+tensors are written between them; the file is, byte for byte, what `onnx` would have written.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, TensorProto, helper
 
-# onnx.proto3: where a part belongs, as a protobuf tag (number << 3 | 2: something that has a length).
-GRAPH, INITIALIZER, RAW_DATA = 7 << 3 | 2, 5 << 3 | 2, 9 << 3 | 2
+from edgekit.formats import protobuf
+
+# onnx.proto3: ModelProto.graph, GraphProto.initializer, TensorProto.raw_data.
+GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A tensor that is still to be made."""
+    """A tensor that is not computed yet."""
 
     name: str
     shape: tuple[int, ...]
@@ -32,7 +34,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Part:
-    """Tensors that are made together, when they are written."""
+    """Tensors that are computed together, when they are written."""
 
     specs: tuple[Spec, ...]
     make: Callable[[], Sequence[NDArray]]
@@ -42,7 +44,7 @@ def write(path: Path, model: ModelProto, parts: Iterable[Part], specs: Sequence[
     """Write `model`, which has no initializers, with those of `parts`.
 
     Args:
-        specs: of all the parts in their order, since a message's length stands before it.
+        specs: those of all parts in order, because the length of a message precedes it.
     """
     heads = {spec.name: _head(spec) for spec in specs}
     first, last = _around(model, heads, specs)
@@ -50,7 +52,8 @@ def write(path: Path, model: ModelProto, parts: Iterable[Part], specs: Sequence[
         file.write(first)
         for part in parts:
             for spec, array in zip(part.specs, part.make(), strict=True):
-                assert array.shape == spec.shape and array.dtype == spec.dtype, spec
+                if array.shape != spec.shape or array.dtype != spec.dtype:
+                    raise ValueError(f"{spec.name}: {array.dtype} {array.shape} is not {spec.dtype} {spec.shape}")
                 file.write(heads[spec.name])
                 file.write(np.ascontiguousarray(array).data)
         file.write(last)
@@ -63,7 +66,7 @@ def size(model: ModelProto, specs: Sequence[Spec]) -> int:
 
 
 def _around(model: ModelProto, heads: Mapping[str, bytes], specs: Sequence[Spec]) -> tuple[bytes, bytes]:
-    """All of the file before and behind the tensors."""
+    """All of the file before and after the tensors."""
     graph = model.graph
     before = GraphProto(node=graph.node, name=graph.name).SerializeToString(deterministic=True)
     after = GraphProto(input=graph.input, output=graph.output).SerializeToString(deterministic=True)
@@ -73,23 +76,14 @@ def _around(model: ModelProto, heads: Mapping[str, bytes], specs: Sequence[Spec]
     )
     last = ModelProto(opset_import=model.opset_import, metadata_props=model.metadata_props)
     return (
-        first.SerializeToString(deterministic=True) + _tag(GRAPH, length) + before,
+        first.SerializeToString(deterministic=True) + protobuf.head(GRAPH, length) + before,
         after + last.SerializeToString(deterministic=True),
     )
 
 
 def _head(spec: Spec) -> bytes:
-    """All of an initializer that stands before its bytes."""
+    """All of an initializer that precedes its bytes."""
     kind = helper.np_dtype_to_tensor_dtype(spec.dtype)
     tensor = TensorProto(dims=spec.shape, data_type=kind, name=spec.name).SerializeToString()
-    tensor += _tag(RAW_DATA, spec.bytes)
-    return _tag(INITIALIZER, len(tensor) + spec.bytes) + tensor
-
-
-def _tag(tag: int, length: int) -> bytes:
-    """A part's tag, and its length as a base 128 varint."""
-    out = bytearray([tag])
-    while length > 0x7F:
-        out.append(length & 0x7F | 0x80)
-        length >>= 7
-    return bytes([*out, length])
+    tensor += protobuf.head(RAW_DATA, spec.bytes)
+    return protobuf.head(INITIALIZER, len(tensor) + spec.bytes) + tensor

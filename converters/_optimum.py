@@ -1,7 +1,7 @@
-"""The portable graph: optimum's export, made one small file. It needs torch, transformers and optimum.
+"""The portable graph: optimum's export as one small file. It needs torch, transformers and optimum.
 
-Loaded by `converters/onnx.py` for this graph only, so that nothing else needs them. What is done to the export, and
-why, stands in `_onnx_graph.py`.
+Loaded by `converters/onnx.py` for this graph only, so that nothing else needs them. `_onnx_graph.py` has the changes
+to the export, and the reasons.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from edgekit.errors import RuntimeFailure
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.utils.progress import Progress
 
-# Of the two that can be traced, `eager` gives the graph with fewer nodes: no search for NaN behind each softmax.
+# Of the two that can be traced, `eager` gives the graph with fewer nodes: no check for NaN after each softmax.
 ATTENTION = "eager"
 
 
@@ -36,7 +36,7 @@ def write(
 
     Args:
         quant: `fp32` or `int8`.
-        metadata: what goes into `metadata_props`.
+        metadata: the entries of `metadata_props`.
 
     Raises:
         RuntimeFailure: the exporter failed.
@@ -67,27 +67,27 @@ def write(
 def export(checkpoint: Checkpoint, path: Path) -> None:
     """Write optimum's graph of a checkpoint, task text-generation-with-past, float32, to `path`.
 
-    Constants are not folded, so each weight keeps its Hugging Face name and its own layout: folding is what stores a
-    tied head a second time (huggingface/optimum#1326). Tracing costs 1.5 s for 12 layers, the imports above 4 s.
+    Constants are not folded, so each weight keeps its Hugging Face name and its layout: folding would store a tied
+    head a second time (huggingface/optimum#1326). Tracing costs 1.5 s for 12 layers, the imports above 4 s.
 
     Raises:
-        RuntimeFailure: torch or optimum failed; carries what it said.
+        RuntimeFailure: torch or optimum failed; contains its message.
     """
     try:
         with quiet():
             model = build(checkpoint)
             config = LlamaOnnxConfig(model.config, task="text-generation", use_past=True, use_past_in_inputs=True)
-            # The dynamic axes need no fix: only batch and lengths come out as such, which a test holds.
+            # The dynamic axes need no fix: only batch and lengths are dynamic, which is tested.
             optimum_export(model, config, path, do_constant_folding=False, disable_dynamic_axes_fix=True)
     except OSError:
-        raise  # a full disk: the caller's own business
+        raise  # such as a full disk: handled by the caller
     except Exception as error:  # torch.onnx raises a dozen kinds
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise RuntimeFailure(f"{checkpoint.name}: the export to ONNX failed: {lines[0]}") from error
 
 
 def build(checkpoint: Checkpoint) -> LlamaForCausalLM:
-    """The transformers model of a checkpoint, float32; made without drawing initial weights."""
+    """The transformers model of a checkpoint, float32, created without initializing random weights."""
     config = LlamaConfig.from_dict(checkpoint.config.to_dict())
     with torch.device("meta"):
         model = LlamaForCausalLM._from_config(config, attn_implementation=ATTENTION)
@@ -100,10 +100,10 @@ def build(checkpoint: Checkpoint) -> LlamaForCausalLM:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep warnings and logging of the packages behind an export to themselves; exceptions pass.
+    """Suppress warnings and logging of the packages behind an export; exceptions pass.
 
-    Tracing warns of every Python condition it meets. `logging.warning` of a library also gives the root logger a
-    handler, which is the application's to choose: it is taken back.
+    Tracing warns of every Python condition. `logging.warning` in a library also adds a handler to the root logger,
+    which is for the application to choose: it is removed again.
     """
     root, before = logging.getLogger(), logging.getLogger().handlers[:]
     disabled = logging.root.manager.disable

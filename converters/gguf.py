@@ -1,19 +1,19 @@
-"""GGUF, for llama.cpp: one file that edgekit and every stock llama.cpp program load. numpy and `gguf`; no torch.
+"""GGUF, for llama.cpp: one file that edgekit and every stock llama.cpp program load. Needs numpy and `gguf`; no torch.
 
 f32, f16, bf16 and the simple block types are written here, with gguf's quantizers, whose bytes equal llama.cpp's own.
-The K-quants and iq4_nl exist only in llama.cpp: they go through its `llama_model_quantize`.
+The K-quants and iq4_nl exist only in llama.cpp and are written by its `llama_model_quantize`.
 
-Which type a tensor gets:
+The type of a tensor:
 
 * Vectors (the norms) stay F32.
-* The output matrix, which for tied models is the embedding too, stays at 8 bits where `--quant` asks for fewer: every
-  logit is a sum over one of its rows, and models fall apart on 4 bits there (llama-quantize keeps it at Q6_K for
-  the same reason; `gguf` cannot write that one). K-quants take llama-quantize's own choice, Q6_K. An embedding that
-  is only looked up has the type of the rest. `--embedding-type` names another for the embedding.
-* A row that does not divide into the type's blocks falls back to a wider type, and the table says so.
+* The output matrix, which for tied models is also the embedding, has 8 bits if `--quant` asks for fewer: every logit
+  is a sum over one of its rows, and models degrade badly with 4 bits there (llama-quantize keeps it at Q6_K for the
+  same reason; `gguf` cannot write that type). K-quants use llama-quantize's choice, Q6_K. An embedding that is only
+  looked up has the type of the rest. `--embedding-type` names another type for the embedding.
+* If a row does not divide into the type's blocks, the tensor gets a wider type, and the table says so.
 
-With `importance` every type below 8 bits goes through llama.cpp's quantizer, which then looks for the scales that lose
-least where a text's activations are large (ggml's `quantize_row_q4_0_impl` and its like). The types stay the same.
+With `importance`, llama.cpp's quantizer writes every type below 8 bits. It looks for the scales that lose least where a
+text's activations are large (ggml's `quantize_row_q4_0_impl` and the like). The types stay the same.
 """
 
 from collections.abc import Iterator
@@ -52,13 +52,13 @@ QUANTS = (
 DEFAULT = "q8_0"
 EMBEDDING_TYPES = (*DIRECT, "q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "iq4_nl")
 
-# Names for the same type; the second is llama-quantize's.
+# Two names of the same type; the second is llama-quantize's.
 SAME = {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m"}
 PROBES = ("q8_0", "q4_0", "q4_k_m", "q2_k")
 WEIGHTED = tuple(quant for quant in QUANTS if quant not in _gguf_importance.NOT_WEIGHTED)
 
-# The largest absolute value that a type holds: scales and minima are float16, and a scale is the largest value of a
-# block divided by the largest whole number that the type counts to.
+# The largest absolute value that a type can store: scales and minima are float16, and a scale is the largest value of
+# a block divided by the largest integer of the type.
 LARGEST = {
     "F16": 65504.0,
     "BF16": 3.3895e38,
@@ -157,17 +157,17 @@ def _direct(
 
 
 def sizes(checkpoint: Checkpoint, settings: Converting) -> Iterator[Planned]:
-    """What each of `QUANTS` would make. See `edgekit.conversion.convert`; raises as `convert`."""
+    """The size of a file of each of `QUANTS`. Raises as `convert`."""
     return _gguf_plan.sizes(checkpoint, settings, QUANTS, SAME, WEIGHTED, planned)
 
 
 def planned(config: LlamaConfig, quant: str, embedding: str | None = None) -> list[Written]:
-    """What a conversion to one of `DIRECT` will write, tensor by tensor, without writing it."""
+    """The tensors that a conversion to one of `DIRECT` will write."""
     return [_plan(config, name, quant.upper(), embedding) for name in config.shapes()]
 
 
 def _plan(config: LlamaConfig, name: str, quant: str, embedding: str | None) -> Written:
-    """The type of one tensor, and why it is not the one asked for."""
+    """The type of one tensor, and why it is not the requested one."""
     shape = config.shapes()[name]
     kind, note = quant, ""
     if len(shape) == 1:
@@ -186,15 +186,15 @@ def _plan(config: LlamaConfig, name: str, quant: str, embedding: str | None) -> 
 
 
 def encode(values: np.ndarray, kind: str, name: str) -> np.ndarray:
-    """float32 values, shape (rows, width) or (width,), as a type's bytes; same rounding as ggml's reference code.
+    """float32 values, shape (rows, width) or (width,), as the bytes of a type; rounded as by ggml's reference code.
 
-    Raises `CheckpointError` naming the tensor and its worst value if the type cannot hold it.
+    Raises `CheckpointError` that names the tensor and its largest value if the type cannot store it.
     """
     if kind in LARGEST and values.size:
-        worst = float(np.abs(values).max())
-        if worst > LARGEST[kind]:
+        largest = float(np.abs(values).max())
+        if largest > LARGEST[kind]:
             raise CheckpointError(
-                f"tensor {name} has a value of {worst:.4g}, more than {kind} can hold ({LARGEST[kind]:.4g}): "
-                "take --quant f32 or bf16"
+                f"tensor {name} has a value of {largest:.4g}, more than {kind} can hold ({LARGEST[kind]:.4g}): "
+                "use --quant f32 or bf16"
             )
     return gguf.quantize(values, gguf.GGMLQuantizationType[kind])

@@ -1,4 +1,4 @@
-"""A Hugging Face folder, so that no artefact is a dead end: other types, or a `.gguf` turned back, dequantized.
+"""A Hugging Face folder: a checkpoint in another type, or a `.gguf` converted back, dequantized.
 
 Written with numpy alone. Plain transformers loads it: `AutoModelForCausalLM.from_pretrained(folder)`.
 """
@@ -20,22 +20,22 @@ from edgekit.utils.progress import Progress
 
 SUFFIX = ""
 
-# `auto` is transformers' word for the checkpoint's own type: each tensor as the source holds it. What a source holds
-# in blocks (q4_0, ...) becomes f32, since 4 bits times a 16-bit scale are more digits than 16 bits keep. So the
-# default never loses anything, and never doubles the size of a 16-bit checkpoint.
+# `auto` is transformers' word for the checkpoint's own type: each tensor has the type of the source. Blocks (q4_0, ...)
+# become f32, because 4 bits times a 16-bit scale do not fit into 16 bits. So the default never loses anything, and
+# never doubles the size of a 16-bit checkpoint.
 QUANTS: tuple[str, ...] = ("auto", "f32", "bf16", "f16")
 DEFAULT = "auto"
 
-# By safetensors' name: the one in config.json, and the width in bytes.
+# safetensors' name -> the name in config.json, and the bytes of a value.
 TYPES = {"F32": ("float32", 4), "F16": ("float16", 2), "BF16": ("bfloat16", 2)}
 
 
 def convert(checkpoint: Checkpoint, out: Path, settings: Converting, progress: Progress) -> list[Written]:
-    """Write a folder: `model.safetensors`, `config.json`, and the files that the checkpoint carries.
+    """Write a folder: `model.safetensors`, `config.json`, and the other files of the checkpoint.
 
     Raises:
-        SettingError: a type that is not in `QUANTS`, or a setting that means nothing here.
-        CheckpointError: a value that the type cannot hold; names the tensor.
+        SettingError: a type that is not in `QUANTS`, or a setting that does not apply.
+        CheckpointError: a value that does not fit into the type; names the tensor.
     """
     quant = (settings.quant or DEFAULT).lower()
     if quant not in QUANTS:
@@ -54,15 +54,15 @@ def convert(checkpoint: Checkpoint, out: Path, settings: Converting, progress: P
         file.write(safetensors_header(written))
         for w in progress(written, "tensors", len(written)):
             file.write(narrow(checkpoint.float32(w.name), w.type, f"{checkpoint.name}: tensor {w.name}").data)
-    for name, data in beside(checkpoint, {w.type for w in written}).items():
+    for name, data in side_files(checkpoint, {w.type for w in written}).items():
         (out / name).write_bytes(data)
     return written
 
 
 def safetensors_header(written: list[Written]) -> bytes:
-    """What stands before the tensors in a safetensors file: https://github.com/huggingface/safetensors#format.
+    """The part of a safetensors file before the tensors: https://github.com/huggingface/safetensors#format.
 
-    By hand, because numpy has no bfloat16 and the package's call for raw bytes changed between its versions.
+    Not written by the package, because numpy has no bfloat16 and its function for raw bytes changed between versions.
     """
     # transformers refuses weights whose metadata does not name a framework.
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -71,12 +71,12 @@ def safetensors_header(written: list[Written]) -> bytes:
         header[w.name] = {"dtype": w.type, "shape": list(w.shape), "data_offsets": [end, end + w.bytes]}
         end += w.bytes
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # so that the tensors are aligned when the file is mapped into memory
+    text += b" " * (-len(text) % 8)  # aligns the tensors when the file is mapped into memory
     return struct.pack("<Q", len(text)) + text
 
 
 def narrow(values: NDArray[np.float32], kind: str, where: str) -> NDArray:
-    """Values as F32, F16 or BF16 (its bits in uint16), rounded to nearest even.
+    """Values as F32, F16 or BF16 (bits in uint16), rounded to nearest even.
 
     Raises `CheckpointError` if a finite value becomes infinite.
     """
@@ -99,17 +99,17 @@ def narrow(values: NDArray[np.float32], kind: str, where: str) -> NDArray:
 def bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     """The upper halves of float32, rounded to nearest even; NaN stays NaN."""
     bits = values.view(np.uint32)
-    # Half of the last place that stays, less one if that place is even: a tie carries only from an odd one.
+    # Half of the last remaining place, less one if that place is even: a tie carries only from an odd one.
     rounded = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
-    # A NaN whose payload lies in the lower half would round to infinity, or carry into the sign.
+    # A NaN with its payload in the lower half would round to infinity, or carry into the sign.
     quiet = ((bits >> 16) | 0x40).astype(np.uint16)
     return np.where(np.isnan(values), quiet, rounded)
 
 
-def beside(checkpoint: Checkpoint, kinds: set[str]) -> dict[str, bytes]:
-    """The files beside the weights, by name: those carried, with `config.json` telling the new type.
+def side_files(checkpoint: Checkpoint, kinds: set[str]) -> dict[str, bytes]:
+    """The files other than weights, by name: those of the checkpoint, with the new type in `config.json`.
 
-    A mixture (a GGUF keeps its norms in F32) is called float32, so that transformers rounds nothing.
+    For a mixture (a GGUF keeps its norms in F32) that is float32, so that transformers rounds nothing.
     """
     dtype = TYPES[kinds.pop() if len(kinds) == 1 else "F32"][0]
     files = dict(checkpoint.files) | {"config.json": _config(checkpoint, dtype)}
@@ -117,12 +117,12 @@ def beside(checkpoint: Checkpoint, kinds: set[str]) -> dict[str, bytes]:
 
 
 def _config(checkpoint: Checkpoint, dtype: str) -> bytes:
-    """The carried config.json with its other keys as they are; a new one if it does not describe these tensors."""
+    """The checkpoint's config.json with only the type changed; a new one if it does not describe these tensors."""
     values = checkpoint.config.to_dict()
     if "config.json" in checkpoint.files:
         carried = json.loads(checkpoint.files["config.json"])
         if LlamaConfig.from_dict(carried) == checkpoint.config:
             values = carried
-    # Called `torch_dtype` until transformers 4.56, which reads both names, as does 5.
+    # Named `torch_dtype` before transformers 4.56, which reads both names, as version 5 does.
     keys = [key for key in ("dtype", "torch_dtype") if key in values] or ["torch_dtype"]
     return (json.dumps(values | dict.fromkeys(keys, dtype), indent=2) + "\n").encode()

@@ -1,16 +1,16 @@
 """ONNX: one `.onnx` file with the weights, the tokenizer and the configuration inside.
 
-Two graphs. `fused` is for ONNX Runtime: `_onnx_fused.py` builds it with numpy and onnx in well under a second.
-`portable` is the one that Hugging Face optimum exports for text-generation-with-past, in operators of the ONNX standard
+There are two graphs. `fused` is for ONNX Runtime: `_onnx_fused.py` builds it with numpy and onnx in less than a second.
+`portable` is what Hugging Face optimum exports for text-generation-with-past, in operators of the ONNX standard
 (`_optimum.py`, which needs torch and optimum): any program that reads ONNX runs it, at a fraction of the speed.
 
 The fused graph's weights:
 
 fp32        float32, lossless
-fp16        stored as float16, widened when the file is loaded; lossless for a checkpoint in float16
+fp16        stored as float16, cast to float32 when the file is loaded; lossless for a checkpoint in float16
 int8        blocks of 128 at 8 bits (MatMulNBits); activations in int8 too, with a scale for each block
 int4        blocks of 128 at 4 bits with searched scales; embedding, head and the first three layers as in int8
-int4_pure   all of it at 4 bits, in blocks of 32
+int4_pure   everything at 4 bits, in blocks of 32
 
 Size of Stentor2-12M's shape (12,294,400 parameters), vocabulary inside, and mean KL(source || artefact) in nats a
 token over 2,048 tokens of TinyStories' validation texts, with top-1 agreement, for two trained models:
@@ -23,24 +23,25 @@ int4              9.18       9.8e-03   94.4       6.2e-02   86.8
 int4_pure         8.02       2.3e-02   92.5       1.2e-01   81.7
 portable int8    13.10       4.1e-03   96.6       6.9e-03   94.5
 
-Of the rounding at 4 bits (weights alone, all of the model): by the block's extreme value KL is 0.156 on stories260K, by
-the searched scale 0.121; with a zero point for each block 0.115, which is not worth another eighth of a bit. What to
-keep at 8 bits, story-7m with earlier weights and blocks of 32: nothing 0.055, the head 0.040, head and down projections
-0.034, head and gate and up 0.021, head and first layer 0.015, which adds the least bytes of these but the head alone.
+Rounding to 4 bits (weights only, the whole model): with scales from the block's extreme value KL is 0.156 on
+stories260K, with searched scales 0.121; with a zero point for each block 0.115, which is not worth another eighth of a
+bit. What to keep at 8 bits, story-7m with earlier weights and blocks of 32: nothing 0.055, the head 0.040, head and
+down projections 0.034, head and gate and up 0.021, head and first layer 0.015, which adds the fewest bytes of these
+except the head alone.
 
-Blocks of 128 cost KL and gain speed (_onnx_blocks.py): what int4 lost by them it got back with three layers at 8 bits
-instead of one. A step at 160 tokens of context, 12.3M, one core, in turns with blocks of 32 and one layer: 1.27 times
+Blocks of 128 increase KL and speed (_onnx_blocks.py): three layers at 8 bits instead of one make up for the loss of
+int4. A step at 160 tokens of context, 12.3M, one core, measured alternately with blocks of 32 and one layer: 1.27 times
 as fast, in a file 1 % smaller.
 
-Activations are rounded (accuracy level 4), since kernels on float32 ones are 1.6 times slower at 4 bits and several
-times at 8. Each token's are rounded by themselves. But a token that comes alone takes another kernel of attention than
-several together, and products in blocks of 128 one of three by the number of rows; their sums differ in the last digit,
-and where a rounding hangs on that, logits come to differ by up to 0.3 on story-7m with earlier weights (standard
-deviation 2.8; portable int8: 1.1). What must repeat exactly is to be fed in the same pieces, or at fp32.
+Activations are rounded (accuracy level 4), because kernels with float32 activations are 1.6 times slower at 4 bits and
+several times at 8. Those of each token are rounded separately. But a single token uses another attention kernel than
+several together, and products in blocks of 128 use one of three kernels by the number of rows; their sums differ in the
+last digit, and where that changes a rounding, logits differ by up to 0.3 on story-7m with earlier weights (standard
+deviation 2.8; portable int8: 1.1). For exactly the same result, feed the same pieces, or use fp32.
 
-`--kv-cache int8` stores keys and values in int8 (_onnx_cache.py): a quarter of the cache's memory. It has more to
-compute and less to read, so it pays where the cache is large beside the weights: `edgekit bench --threads 1` has the
-12.3M model at int8 1.2 to 1.6 times as fast at 32 to 1,000 tokens of context, at int4 1.0 to 1.6 times; story-7m, with
+`--kv-cache int8` stores keys and values in int8 (_onnx_cache.py): a quarter of the cache's memory. It computes more and
+reads less, so it pays if the cache is large compared with the weights: in `edgekit bench --threads 1` the 12.3M model
+is 1.2 to 1.6 times as fast at int8 with 32 to 1,000 tokens of context, and 1.0 to 1.6 times at int4; story-7m, with
 half the layers, 0.9 to 1.1 times up to 160 tokens and 1.15 to 1.35 times at 500. KL with it, story-7m: int8 5.5e-4
 instead of 4.4e-4, int4 9.8e-3 as without; stories260K: 6.5e-3 and 1.2e-3, 6.7e-2 and 6.2e-2.
 """
@@ -79,10 +80,10 @@ PORTABLE_QUANTS = ("fp32", "int8")
 DEFAULT = "int8"
 PROBES = ("int8", "int4_pure")
 
-# A protobuf message ends at 2 GiB; what is left is for the graph and the files inside.
+# A protobuf message has at most 2 GiB; the rest is for the graph and the embedded files.
 LIMIT = 2**31 - 2**26
 
-# Element types by the names that `--quant` has for them; others are called as ONNX calls them, in lower case.
+# ONNX' element types -> names of `--quant`; others have ONNX' name in lower case.
 TYPES = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "DOUBLE": "fp64"}
 
 FUSED_NOTE = "the graph is for ONNX Runtime (1.23 or later) alone: --graph portable writes one for other programs"
@@ -93,16 +94,16 @@ EIGHT_NOTE = "8 bits: the embedding, the head and the first layers lose most by 
 def convert(
     checkpoint: Checkpoint, out: Path, settings: Converting, progress: Progress, receipt: int = 0
 ) -> list[Written]:
-    """Write one `.onnx` and return a row for each of its tensors, as `describe` does.
+    """Write one `.onnx`; returns a row for each tensor, as `describe` does.
 
     Args:
-        settings: `graph`, and `quant` as above; `reduce_range` takes 7 bits for the portable graph's int8 weights, for
-            x86 without VNNI. The fused graph's kernels do not overflow there.
+        settings: `graph`, and `quant` as above; `reduce_range` uses 7 bits for the portable graph's int8 weights, for
+            x86 without VNNI. The kernels of the fused graph do not overflow there.
         receipt: unused; a receipt is appended to the file.
 
     Raises:
-        SettingError: a quantization that is not in `QUANTS`, or a setting that means nothing here.
-        CheckpointError: more weights than one file holds, or one that fp16 cannot hold.
+        SettingError: a quantization that is not in `QUANTS`, or a setting that does not apply.
+        CheckpointError: more weights than fit into one file, or a value that does not fit into fp16.
         MissingExtraError: for the portable graph, torch or optimum is not installed.
         RuntimeFailure: the exporter failed.
     """
@@ -118,14 +119,16 @@ def convert(
 
 
 def sizes(checkpoint: Checkpoint, settings: Converting) -> Iterator[Planned]:
-    """What each of `QUANTS` would make of the fused graph. See `edgekit.convert`.
+    """The size of a fused graph of each of `QUANTS`.
 
     Raises:
-        SettingError: the portable graph, whose size nobody knows before it is exported.
+        SettingError: the portable graph, whose size is unknown before it is exported.
         CheckpointError: the tokenizer's files do not fit.
     """
     if settings.graph == "portable":
-        raise SettingError("--plan knows the fused graph: how large the portable one is shows when it is exported")
+        raise SettingError(
+            "--plan works for the fused graph only: the size of a portable one is known after its export"
+        )
     for quant in QUANTS:
         try:
             fused = _fused(checkpoint, settings, _checked(checkpoint, replace(settings, quant=quant)))
@@ -137,7 +140,7 @@ def sizes(checkpoint: Checkpoint, settings: Converting) -> Iterator[Planned]:
 
 
 def _fused(checkpoint: Checkpoint, settings: Converting, quant: str) -> _onnx_fused.Fused:
-    """The fused graph with all that stands beside its tensors. Raises `CheckpointError` if it is too large."""
+    """The fused graph and its metadata. Raises `CheckpointError` if it is too large."""
     fused = _onnx_fused.build(checkpoint, quant, settings.kv_cache)
     size = sum(spec.bytes for spec in fused.specs)
     if size > LIMIT:
@@ -154,26 +157,26 @@ def _stored_rows(fused: _onnx_fused.Fused) -> list[Written]:
 
 def _metadata(checkpoint: Checkpoint, settings: Converting, quant: str) -> dict[str, str]:
     texts, blobs = embedded.pack(checkpoint.files, source_sha256=checkpoint.sha256, quant=quant)
-    kept = {"edgekit.graph": settings.graph} | ({"edgekit.kv_cache": "int8"} if settings.kv_cache == "int8" else {})
-    return kept | texts | {key: embedded.to_text(data) for key, data in blobs.items()}
+    keys = {"edgekit.graph": settings.graph} | ({"edgekit.kv_cache": "int8"} if settings.kv_cache == "int8" else {})
+    return keys | texts | {key: embedded.to_text(data) for key, data in blobs.items()}
 
 
 def _checked(checkpoint: Checkpoint, settings: Converting) -> str:
-    """The quantization; raises as `convert` says, before anything is written."""
+    """The quantization; raises as `convert`, before anything is written."""
     quant = (settings.quant or DEFAULT).lower()
     known, which = (QUANTS, "onnx") if settings.graph == "fused" else (PORTABLE_QUANTS, "onnx --graph portable")
     if quant not in known:
         raise SettingError(f"unknown quantization {quant!r} for {which}: choose from {', '.join(known)}")
     if settings.embedding_type is not None:
-        raise SettingError("embedding_type is a setting of gguf: in onnx the embedding goes with quant")
+        raise SettingError("embedding_type is a setting of gguf: in onnx the embedding has the type of quant")
     if settings.reduce_range and (settings.graph, quant) != ("portable", "int8"):
         raise SettingError("reduce_range is a setting of --graph portable --quant int8: nothing else needs it")
     if settings.kv_cache != "f32" and (settings.graph != "fused" or quant not in BLOCKS):
         raise SettingError(
-            f"kv_cache {settings.kv_cache} is for the fused graph at {', '.join(BLOCKS)}: "
+            f"kv_cache {settings.kv_cache} is for the fused graph with {', '.join(BLOCKS)}: "
             + (f"{quant} is exact, and so is its cache" if settings.graph == "fused" else "the portable one is float32")
         )
-    if settings.graph == "portable":  # which is exported in float32 whatever it becomes
+    if settings.graph == "portable":  # it is exported in float32 before it is quantized
         size = 4 * sum(int(np.prod(shape)) for shape in checkpoint.config.shapes().values())
         if size > LIMIT:
             raise _too_large(checkpoint, size, "float32")
@@ -185,15 +188,15 @@ def _too_large(checkpoint: Checkpoint, size: int, quant: str) -> CheckpointError
 
 
 # -----------------------------------------------------------------------------
-# what is in a file
+# the contents of a file
 
 
 def describe(artefact: Path | OnnxArtefact) -> tuple[dict[str, str], list[Written], dict[str, int]]:
     """An `.onnx` file's metadata, its tensors, and how many nodes of each operator it has, most frequent first.
 
-    Weights have their Hugging Face name (packed ones that of their kind: `qkv_proj`, `gate_up_proj`) and the bytes of
-    all that belongs to them, scales included. In blocks of 4 or 8 bits their shape is (out, in), else the one that is
-    stored; most are transposed. What the graph needs besides (axes, shapes, constants) is one row at the end.
+    Weights have their Hugging Face name (packed ones the name of their kind: `qkv_proj`, `gate_up_proj`) and their
+    bytes, scales included. In blocks of 4 or 8 bits their shape is (out, in), otherwise the stored one; most are
+    transposed. The graph's constants (axes, shapes) are one row at the end.
 
     Raises:
         FileError: the file cannot be read.
@@ -218,22 +221,22 @@ class Stored:
 
 def _rows(graph: GraphProto, stored: Iterable[Stored]) -> list[Written]:
     blocks = _in_blocks(graph)
-    found: dict[str, Written] = {}
+    weights: dict[str, Written] = {}
     constants = constants_bytes = 0
     for tensor in stored:
         name = weight_of(tensor.name)
         if tensor.name in ROTARY or (not name.endswith(".weight") and len(tensor.shape) != 2):
             constants, constants_bytes = constants + 1, constants_bytes + tensor.bytes
             continue
-        size = tensor.bytes + (found[name].bytes if name in found else 0)
-        if name in found and tensor.name != name + QUANTIZED:
-            found[name] = replace(found[name], bytes=size)  # a scale or zero points
+        size = tensor.bytes + (weights[name].bytes if name in weights else 0)
+        if name in weights and tensor.name != name + QUANTIZED:
+            weights[name] = replace(weights[name], bytes=size)  # a scale or zero points
         elif tensor.name in blocks:
             row = blocks[tensor.name]
-            found[name] = replace(row, name=name, shape=(tensor.shape[0], row.shape[1]), bytes=size)
+            weights[name] = replace(row, name=name, shape=(tensor.shape[0], row.shape[1]), bytes=size)
         else:
-            found[name] = Written(name, tensor.shape, tensor.type, size)
-    rows = list(found.values())
+            weights[name] = Written(name, tensor.shape, tensor.type, size)
+    rows = list(weights.values())
     if {"int4", "int8"} <= {row.type for row in rows}:
         rows = [replace(r, note=EIGHT_NOTE) if r.type == "int8" and not r.note else r for r in rows]
     if constants:
@@ -242,28 +245,29 @@ def _rows(graph: GraphProto, stored: Iterable[Stored]) -> list[Written]:
 
 
 def _in_blocks(graph: GraphProto) -> dict[str, Written]:
-    """What the nodes say of the matrices that they read in blocks, by the initializer's name; bytes are left to add."""
-    found: dict[str, Written] = {}
+    """The matrices that nodes read in blocks, by the initializer's name; without their bytes."""
+    matrices: dict[str, Written] = {}
     width = 0
     for node in graph.node:
         values = {attribute.name: attribute.i for attribute in node.attribute}
         if node.op_type == "MatMulNBits":
             width = values["K"]
             shape = (values["N"], width)
-            found[node.input[1]] = Written("", shape, f"int{values['bits']}", 0, _filled(width, values["block_size"]))
+            note = _padding_note(width, values["block_size"])
+            matrices[node.input[1]] = Written("", shape, f"int{values['bits']}", 0, note)
     for node in graph.node:
         values = {attribute.name: attribute.i for attribute in node.attribute}
-        if node.op_type == "GatherBlockQuantized" and node.input[0] not in found:
-            # An embedding of its own: the node does not say its width, but it is the head's, the last of those above.
-            note = _filled(width, values["block_size"])
-            found[node.input[0]] = Written("", (0, width), f"int{values.get('bits', 4)}", 0, note)
-    return found
+        if node.op_type == "GatherBlockQuantized" and node.input[0] not in matrices:
+            # A separate embedding: the node does not have its width, but it is that of the head, the last one above.
+            note = _padding_note(width, values["block_size"])
+            matrices[node.input[0]] = Written("", (0, width), f"int{values.get('bits', 4)}", 0, note)
+    return matrices
 
 
-def _filled(width: int, size: int) -> str:
+def _padding_note(width: int, size: int) -> str:
     if width % size == 0:
         return ""
-    return f"rows of {width} are filled up to {-(-width // size) * size}: {size} values share a scale"
+    return f"rows of {width} are padded to {-(-width // size) * size}: {size} values share a scale"
 
 
 def _type(kind: int) -> str:
@@ -275,7 +279,7 @@ def _type(kind: int) -> str:
 
 
 def _bytes(tensor: TensorProto) -> int:
-    """Size of the elements as stored; for those in a file beside, as the tensor says."""
+    """Size of the elements as stored; for those in another file, as the tensor states it."""
     if tensor.data_location == TensorProto.EXTERNAL:
         length = next((entry.value for entry in tensor.external_data if entry.key == "length"), "")
         return int(length) if length.isdecimal() else 0

@@ -1,4 +1,4 @@
-"""The GGUF converter, held to llama.cpp's own loader, tokenizer and quantizer, and to Hugging Face's tokenizers."""
+"""The GGUF converter, compared with llama.cpp's own loader, tokenizer and quantizer, and Hugging Face's tokenizers."""
 
 import base64
 import contextlib
@@ -30,7 +30,7 @@ from edgekit.utils.progress import silent
 gguf = pytest.importorskip("gguf")
 
 from edgekit.converters import _gguf_llama  # noqa: E402
-from edgekit.converters import gguf as room  # noqa: E402
+from edgekit.converters import gguf as converter  # noqa: E402
 from edgekit.formats.gguf_tensors import permute, unpermute  # noqa: E402
 
 VOCABS = (
@@ -54,7 +54,7 @@ TINY = LlamaConfig(
     tie_word_embeddings=True,
 )
 
-# In a process of its own with a time limit: on a bad vocabulary llama.cpp aborts or never comes back.
+# In a separate process with a time limit: with a bad vocabulary llama.cpp aborts or hangs.
 STOCK = """
 import base64, ctypes, json, sys
 import llama_cpp.llama_cpp as llama
@@ -68,9 +68,9 @@ assert model, "does not load"
 vocab = llama.llama_model_get_vocab(model)
 count = llama.llama_vocab_n_tokens(vocab)
 def tokenize(data, special):
-    room = len(data) + 8
-    ids = (ctypes.c_int * room)()
-    n = llama.llama_tokenize(vocab, data, len(data), ids, room, False, special)
+    converter = len(data) + 8
+    ids = (ctypes.c_int * converter)()
+    n = llama.llama_tokenize(vocab, data, len(data), ids, converter, False, special)
     if n < 0:  # ill-formed UTF-8 grows: each byte becomes U+FFFD
         ids = (ctypes.c_int * -n)()
         n = llama.llama_tokenize(vocab, data, len(data), ids, -n, False, special)
@@ -94,7 +94,7 @@ json.dump({
 
 
 def stock(path, texts: list[bytes]) -> dict:
-    """What stock llama.cpp makes of a file and of some texts."""
+    """How stock llama.cpp reads a file and tokenizes some texts."""
     pytest.importorskip("llama_cpp")
     given = json.dumps([str(path), [base64.b64encode(t).decode() for t in texts]])
     done = subprocess.run([sys.executable, "-c", STOCK], input=given, capture_output=True, text=True, timeout=60)
@@ -108,7 +108,7 @@ def converted(source, tmp_path, quant="f32", **settings):
 
 
 def undone(data: bytes) -> bytes:
-    """Level 1's delete marker undone over a whole sequence."""
+    """Level 1's delete markers applied to a whole sequence."""
     out, at = bytearray(), 0
     while at < len(data):
         if data[at] == 0x7F:
@@ -122,10 +122,10 @@ def undone(data: bytes) -> bytes:
 # ---- tensors -------------------------------------------------------------------------------------------------------
 
 
-def test_equals_a_file_made_without_edgekit(stories, shared, tmp_path):
+def test_convert_f32_equals_file_of_another_program(stories, shared, tmp_path):
     ours, _ = converted(stories, tmp_path)
     ours, theirs = GGUFFile(ours), GGUFFile(shared / "models" / "stories260K" / "stories260K.f32.gguf")
-    assert set(ours.tensors) == set(theirs.tensors) - {"output.weight"}  # tied: theirs wrote it twice
+    assert set(ours.tensors) == set(theirs.tensors) - {"output.weight"}  # tied: theirs is stored twice
     for name, info in ours.tensors.items():
         assert (info.shape, info.type) == (theirs.tensors[name].shape, theirs.tensors[name].type)
         assert (ours.data(name) == theirs.data(name)).all(), name
@@ -135,7 +135,7 @@ def test_equals_a_file_made_without_edgekit(stories, shared, tmp_path):
 
 
 @pytest.mark.parametrize("quant", ["f32", "f16", "bf16", "q8_0", "q4_0"])
-def test_the_gguf_package_reads_the_file(stories, tmp_path, quant):
+def test_convert_file_is_read_by_the_gguf_package(stories, tmp_path, quant):
     path, written = converted(stories, tmp_path, quant)
     reader = gguf.GGUFReader(path)
     assert [(t.name, t.tensor_type.name, t.n_bytes) for t in reader.tensors] == [
@@ -152,7 +152,7 @@ def stentor_f32(stentor, tmp_path_factory):
 
 
 @pytest.mark.parametrize("quant", ["f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"])
-def test_bytes_equal_llama_cpps_own_quantizer(stentor, stentor_f32, tmp_path, quant):
+def test_convert_bytes_equal_llama_cpps_quantizer(stentor, stentor_f32, tmp_path, quant):
     llama = pytest.importorskip("llama_cpp.llama_cpp")
     ours, _ = converted(stentor, tmp_path, quant)
     params = llama.llama_model_quantize_default_params()
@@ -177,7 +177,7 @@ def test_bytes_equal_llama_cpps_own_quantizer(stentor, stentor_f32, tmp_path, qu
     ("q4_k_s", {"Q4_K", "Q5_K"}, "Q6_K"), ("q4_k", {"Q4_K", "Q6_K"}, "Q6_K"), ("q5_k_m", {"Q5_K", "Q6_K"}, "Q6_K"),
     ("q6_k", {"Q6_K"}, "Q6_K"), ("iq4_nl", {"IQ4_NL", "Q5_K"}, "Q6_K"),
 ])  # fmt: skip
-def test_k_quants_go_through_llama_cpp(stentor, tmp_path, quant, rest, embedding, capfd):
+def test_convert_k_quant_has_llama_cpps_types(stentor, tmp_path, quant, rest, embedding, capfd):
     pytest.importorskip("llama_cpp")
     path, written = converted(stentor, tmp_path, quant)
     file = GGUFFile(path)
@@ -188,7 +188,7 @@ def test_k_quants_go_through_llama_cpp(stentor, tmp_path, quant, rest, embedding
     assert capfd.readouterr() == ("", "")
 
 
-def test_k_quants_without_llama_cpp_name_the_extra(stories, tmp_path, monkeypatch):
+def test_convert_k_quant_without_llama_cpp_names_the_extra(stories, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     monkeypatch.setitem(sys.modules, "llama_cpp.llama_cpp", None)
     message = r"q4_k_m needs llama-cpp-python.*pip install 'edgekit-lm\[llamacpp\]'$"
@@ -197,15 +197,15 @@ def test_k_quants_without_llama_cpp_name_the_extra(stories, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rows_that_do_not_divide_fall_back_and_say_so(stories, tmp_path):
+def test_convert_rows_that_do_not_divide_get_f16_and_a_note(stories, tmp_path):
     _, written = converted(stories, tmp_path, "q4_0")
     table = {w.name: (w.type, w.note) for w in written}
     assert table["blk.0.ffn_down.weight"] == ("F16", "rows of 172 do not divide into Q4_0 blocks of 32")
     assert table["blk.0.ffn_up.weight"] == ("Q4_0", "") and table["blk.0.attn_norm.weight"] == ("F32", "a vector")
-    assert table["token_embd.weight"] == ("Q8_0", room.TIED_NOTE)
+    assert table["token_embd.weight"] == ("Q8_0", converter.TIED_NOTE)
 
 
-def test_k_quants_fall_back_and_say_so(stories, tmp_path):
+def test_convert_k_quant_rows_that_do_not_divide_get_wider_types_and_notes(stories, tmp_path):
     pytest.importorskip("llama_cpp")
     _, written = converted(stories, tmp_path, "q4_k_s", embedding_type="q4_k")
     table = {w.name: (w.type, w.note) for w in written}
@@ -217,7 +217,7 @@ def test_k_quants_fall_back_and_say_so(stories, tmp_path):
     ("q4_0", None, "Q8_0"), ("q4_0", "q4_0", "Q4_0"), ("q4_0", "F16", "F16"), ("q8_0", None, "Q8_0"),
     ("f16", None, "F16"), ("f32", "q8_0", "Q8_0"),
 ])  # fmt: skip
-def test_the_embeddings_type_is_chosen_and_named(stories, tmp_path, quant, embedding, kind):
+def test_convert_embedding_type_is_used(stories, tmp_path, quant, embedding, kind):
     path, written = converted(stories, tmp_path, quant, embedding_type=embedding)
     assert written[0].name == "token_embd.weight" and written[0].type == kind
     assert "output.weight" not in GGUFFile(path).tensors
@@ -226,7 +226,7 @@ def test_the_embeddings_type_is_chosen_and_named(stories, tmp_path, quant, embed
 @pytest.mark.parametrize("quant, embedding, kind", [
     ("q4_0", "q6_k", "Q6_K"), ("f16", "q4_k", "Q4_K"), ("f32", "q6_k", "Q6_K"), ("q4_k_m", "q8_0", "Q8_0"),
 ])  # fmt: skip
-def test_an_embedding_of_llama_cpps_own_types(stentor, tmp_path, quant, embedding, kind):
+def test_convert_embedding_of_llama_cpps_types_is_used(stentor, tmp_path, quant, embedding, kind):
     pytest.importorskip("llama_cpp")
     path, written = converted(stentor, tmp_path, quant, embedding_type=embedding)
     table = {w.name: w.type for w in written}
@@ -234,14 +234,14 @@ def test_an_embedding_of_llama_cpps_own_types(stentor, tmp_path, quant, embeddin
     assert table["blk.3.ffn_up.weight"] == {"q4_k_m": "Q4_K"}.get(quant, quant.upper())
 
 
-def test_an_untied_head_keeps_8_bits(tmp_path):
+def test_convert_untied_head_keeps_8_bits(tmp_path):
     config = dataclasses.replace(TINY, tie_word_embeddings=False)
     _, written = converted(write_model(tmp_path / "m", config), tmp_path, "q4_0")
     table = {w.name: w.type for w in written}
     assert table["output.weight"] == "Q8_0" and table["token_embd.weight"] == "Q4_0"
 
 
-def test_unknown_types_are_listed(stories, tmp_path):
+def test_convert_unknown_type_lists_known_ones(stories, tmp_path):
     with pytest.raises(SettingError, match="unknown quantization 'q9_9' for gguf: choose from f32, f16"):
         converted(stories, tmp_path, "q9_9")
     with pytest.raises(SettingError, match="unknown embedding type 'q9_9' for gguf: choose from f32"):
@@ -249,29 +249,29 @@ def test_unknown_types_are_listed(stories, tmp_path):
 
 
 @pytest.mark.parametrize("quant, value", [("f16", 65600.0), ("q4_0", -6e5), ("q4_1", 7e4), ("bf16", 3.4e38)])
-def test_values_that_do_not_fit_name_the_tensor(tmp_path, quant, value):
+def test_convert_value_out_of_range_names_the_tensor(tmp_path, quant, value):
     checkpoint = open_folder(write_model(tmp_path / "m", TINY))
     name = "model.layers.1.mlp.up_proj.weight"
     checkpoint.tensors[name] = checkpoint.tensors[name].copy()
     checkpoint.tensors[name][3, 7] = value
     with pytest.raises(CheckpointError, match=f"tensor {name} has a value of .*more than {quant.upper()} can hold"):
-        room.convert(checkpoint, tmp_path / "x.gguf", Converting(quant), silent)
+        converter.convert(checkpoint, tmp_path / "x.gguf", Converting(quant), silent)
 
 
-def test_permutation_is_undone_with_grouped_heads():
+def test_unpermute_inverts_permute_with_grouped_heads():
     rng = np.random.default_rng(0)
     for name, rows in (("model.layers.0.self_attn.q_proj.weight", 64), ("model.layers.0.self_attn.k_proj.weight", 32)):
         values = rng.standard_normal((rows, 64)).astype(np.float32)
         turned = permute(name, values, TINY)
-        assert (turned[0] == values[0]).all() and (turned[1] == values[8]).all()  # row i beside row i + head_dim/2
-        assert (turned[16:18] == values[[16, 24]]).all()  # each head for itself
+        assert (turned[0] == values[0]).all() and (turned[1] == values[8]).all()  # row i next to row i + head_dim/2
+        assert (turned[16:18] == values[[16, 24]]).all()  # each head separately
         assert (unpermute(name, turned, TINY) == values).all()
 
 
 # ---- metadata ------------------------------------------------------------------------------------------------------
 
 
-def test_hyperparameters_and_sampling_defaults(tmp_path):
+def test_convert_writes_hyperparameters_and_sampling_defaults(tmp_path):
     config = dataclasses.replace(TINY, head_dim=32, rope_theta=500000.0, rms_norm_eps=1e-6)
     generation = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.2}
     files = {"generation_config.json": json.dumps(generation).encode()}
@@ -288,16 +288,16 @@ def test_hyperparameters_and_sampling_defaults(tmp_path):
     }  # fmt: skip
 
 
-def test_files_travel_byte_for_byte(stories, tmp_path):
+def test_convert_embeds_files_byte_for_byte(stories, tmp_path):
     path, _ = converted(stories, tmp_path, "q8_0")
     files = GGUFFile(path).files()
     assert "tokenizer.model" in files
     assert all((stories / name).read_bytes() == data for name, data in files.items())
 
 
-def test_no_tokenizer_says_so(tmp_path):
+def test_convert_without_tokenizer_adds_a_note(tmp_path):
     checkpoint = open_folder(write_model(tmp_path / "m", TINY))
-    room.convert(checkpoint, tmp_path / "x.gguf", Converting("f32"), silent)
+    converter.convert(checkpoint, tmp_path / "x.gguf", Converting("f32"), silent)
     keys = GGUFFile(tmp_path / "x.gguf").metadata
     assert keys["tokenizer.ggml.model"] == "none" and "tokenizer.ggml.tokens" not in keys
     assert "has no tokenizer" in checkpoint.notes[0] and keys["edgekit.tokenizer.note"] == checkpoint.notes[0]
@@ -316,7 +316,7 @@ def random_texts(seed: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("name", VOCABS)
-def test_stock_llama_cpp_and_the_six_vocabularies(shared, tmp_path, name):
+def test_tokenmonster_vocabulary_works_in_stock_llama_cpp(shared, tmp_path, name):
     data = (shared / "tokenmonster" / "vocabs" / f"{name}.vocab").read_bytes()
     vocabulary = Vocabulary.from_bytes(data)
     rows = -(-(vocabulary.table_size + 2) // 128) * 128
@@ -332,7 +332,7 @@ def test_stock_llama_cpp_and_the_six_vocabularies(shared, tmp_path, name):
         assert found["pieces"][id] == (b"" if id in quiet else vocabulary.base_bytes(id)), id
     for text, ids, special in zip(texts, found["ids"], found["special"], strict=True):
         assert all(0 <= id < rows for id in ids + special)
-        # What stock llama.cpp reads, it prints again: all bytes that have a piece, but for spelled-out specials.
+        # Stock llama.cpp prints what it reads: all bytes that have a piece, except for spelled-out specials.
         if not any(id in quiet for id in ids):
             assert b"".join(found["pieces"][id] for id in ids) == text
     if vocabulary.capcode == 1:
@@ -343,7 +343,7 @@ def test_stock_llama_cpp_and_the_six_vocabularies(shared, tmp_path, name):
 
 
 def vocabulary(*tokens: bytes, capcode=0, special=()) -> Vocabulary:
-    """A vocabulary of just these tokens, ids in the order (length, bytes)."""
+    """A vocabulary of only these tokens, ids in the order (length, bytes)."""
     ordered = sorted(tokens, key=lambda token: (len(token), token))
     flags = [SPECIAL if token in special else 0 for token in ordered]
     records = [
@@ -357,8 +357,8 @@ def vocabulary(*tokens: bytes, capcode=0, special=()) -> Vocabulary:
     )  # fmt: skip
 
 
-def stock_of(made: Vocabulary, rows: int, tmp_path, texts: list[bytes], **config) -> dict:
-    files = tokenmonster_files(made.to_bytes(), rows)
+def stock_of(vocab: Vocabulary, rows: int, tmp_path, texts: list[bytes], **config) -> dict:
+    files = tokenmonster_files(vocab.to_bytes(), rows)
     folder = write_model(tmp_path / "m", dataclasses.replace(TINY, vocab_size=rows, **config), files=files)
     return stock(converted(folder, tmp_path)[0], texts)
 
@@ -368,36 +368,36 @@ HOSTILE = [BYTES, b"bx bc\n\n <s></s>[PAD5]", b"\n", b"bbbb<", b"[[[", b"<<s>"]
 
 
 @pytest.mark.parametrize("tokens, capcode, rows", [
-    ((b"bc", b"\nx", b"<a", b" "), 0, 16),  # first bytes that are no pieces; padding rows to lend
-    ((b"bc", b"\nx", b"<a", b" ", b"\x7f"), 1, 7),  # EOS and BOS only: no row to lend, the marker helps
-    ((b"bc", b"\nx", b" ", b"D"), 2, 4),  # no row above the vocabulary at all
-    ((b"bc", b"\xff\xfe", b"\x7f bc", b"\x7f"), 1, 4),  # the led piece is there already
+    ((b"bc", b"\nx", b"<a", b" "), 0, 16),  # first bytes that are not pieces; padding rows to use
+    ((b"bc", b"\nx", b"<a", b" ", b"\x7f"), 1, 7),  # EOS and BOS only: no spare row, the marker helps
+    ((b"bc", b"\nx", b" ", b"D"), 2, 4),  # no row above the vocabulary
+    ((b"bc", b"\xff\xfe", b"\x7f bc", b"\x7f"), 1, 4),  # the piece with the marker exists already
     ((b"<s>", b"</s>", b"</", b"<", b"[PAD8]"), 0, 12),  # pieces spelled like specials
     ((b"</s>", b"<|im_end|>", b"<eos>", b"_<EOT>", b"[EOS]", b"[e~[", b"<", b"[", b"_"), 0, 16),
     ((b"a", b"b"), 0, 2),  # no newline, no space, no row
     ((b"\\", b"\\n", b"\\x7f", b"'", b'"', b"\r\n", b"\r"), 0, 10),
 ])  # fmt: skip
-def test_no_vocabulary_hangs_or_aborts_stock_llama_cpp(tmp_path, tokens, capcode, rows):
-    made = vocabulary(*tokens, capcode=capcode)
-    found = stock_of(made, rows, tmp_path, HOSTILE)
+def test_tokenmonster_difficult_vocabulary_neither_hangs_nor_aborts_llama_cpp(tmp_path, tokens, capcode, rows):
+    vocab = vocabulary(*tokens, capcode=capcode)
+    found = stock_of(vocab, rows, tmp_path, HOSTILE)
     for ids in found["ids"] + found["special"]:
         assert all(0 <= id < rows for id in ids)
-    ends = {made.table_size} if rows > made.table_size else set()
+    ends = {vocab.table_size} if rows > vocab.table_size else set()
     assert set(found["eog"]) == ends
     lead = (b"", b"\x7f ", b"D ")[capcode]
-    for id in range(made.table_size):
-        assert found["pieces"][id].replace(lead, b"") == made.base_bytes(id).replace(lead, b"")
+    for id in range(vocab.table_size):
+        assert found["pieces"][id].replace(lead, b"") == vocab.base_bytes(id).replace(lead, b"")
 
 
-def test_a_vocabulary_that_nothing_helps_carries_no_text(tmp_path):
+def test_tokenmonster_impossible_vocabulary_is_written_without_texts(tmp_path):
     files = tokenmonster_files(vocabulary(b"bc", b"a").to_bytes(), 2)
     checkpoint = open_folder(write_model(tmp_path / "m", dataclasses.replace(TINY, vocab_size=2), files=files))
-    room.convert(checkpoint, tmp_path / "x.gguf", Converting("f32"), silent)
+    converter.convert(checkpoint, tmp_path / "x.gguf", Converting("f32"), silent)
     assert GGUFFile(tmp_path / "x.gguf").metadata["tokenizer.ggml.model"] == "none"
     assert checkpoint.notes == [tokenmonster.HANGS]
 
 
-def test_special_tokens_of_the_vocabulary_are_control(shared, tmp_path):
+def test_tokenmonster_special_tokens_are_control_tokens(shared, tmp_path):
     data = (shared / "tokenmonster" / "vocabs" / "tinystories-2048-strict.vocab").read_bytes()
     config = dataclasses.replace(TINY, vocab_size=2048, eos_token_id=(1833,))
     path, _ = converted(write_model(tmp_path / "m", config, files=tokenmonster_files(data, 2048)), tmp_path)
@@ -405,7 +405,7 @@ def test_special_tokens_of_the_vocabulary_are_control(shared, tmp_path):
     assert found["eos"] == 1833 and found["eog"] == [1833] and found["pieces"][1833] == b""
 
 
-def test_a_vocabulary_larger_than_the_embedding(shared, tmp_path):
+def test_tokenmonster_vocabulary_larger_than_embedding_raises(shared, tmp_path):
     data = (shared / "tokenmonster" / "vocabs" / "english-1024-balanced-v1.vocab").read_bytes()
     folder = write_model(tmp_path / "m", TINY, files=tokenmonster_files(data, 300))
     with pytest.raises(VocabularyError, match="1024 ids.*300 rows"):
@@ -413,7 +413,7 @@ def test_a_vocabulary_larger_than_the_embedding(shared, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 
-def test_the_name_phi3_does_not_stop_llama_cpp(tmp_path):
+def test_convert_name_phi3_is_changed_for_llama_cpp(tmp_path):
     """llama.cpp looks for Phi-3's tokens if the name says so, and refuses the file without them."""
     files = tokenmonster_files(vocabulary(b"a", b" ", b"\n").to_bytes(), 16)
     folder = write_model(tmp_path / "Phi3-mini", dataclasses.replace(TINY, vocab_size=16), files=files)
@@ -438,7 +438,7 @@ def test_sentencepiece_ids_equal_the_tokenizers_library(stories, tmp_path):
 
 
 @pytest.mark.parametrize("with_model", [True, False])
-def test_sentencepiece_scores_without_and_with_tokenizer_model(stories, tmp_path, with_model):
+def test_sentencepiece_scores_from_merges_give_the_same_ids(stories, tmp_path, with_model):
     """Scores from merge ranks give the same ids as SentencePiece's own; rows above the tokenizer become pads."""
     config = dataclasses.replace(TINY, vocab_size=520, bos_token_id=1, eos_token_id=(2,))
     names = ["tokenizer.json", "tokenizer_config.json"] + ["tokenizer.model"] * with_model
@@ -451,7 +451,7 @@ def test_sentencepiece_scores_without_and_with_tokenizer_model(stories, tmp_path
     assert texts[512:] == [f"[PAD{i}]" for i in range(512, 520)] and not any(found["pieces"][512:])
 
 
-def test_tokenizer_model_alone(stories, tmp_path):
+def test_sentencepiece_model_alone_is_enough(stories, tmp_path):
     config = dataclasses.replace(TINY, vocab_size=512, bos_token_id=1, eos_token_id=(2,))
     files = {"tokenizer.model": (stories / "tokenizer.model").read_bytes()}
     path, _ = converted(write_model(tmp_path / "m", config, files=files), tmp_path)
@@ -460,12 +460,12 @@ def test_tokenizer_model_alone(stories, tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff" * 20, b"\x0a\xff\x01abc", b"\x0b" * 9])
-def test_damaged_sentencepiece_models(data):
+def test_sentencepiece_damaged_model_raises(data):
     with pytest.raises(VocabularyError, match="tokenizer.model"):
         bpe.sentencepiece(data)
 
 
-def test_damaged_sentencepiece_models_never_escape(stories):
+def test_sentencepiece_randomly_damaged_model_raises_only_vocabulary_error(stories):
     whole, rng = (stories / "tokenizer.model").read_bytes(), random.Random(0)
     for _ in range(300):
         data = bytearray(whole[: rng.randrange(1, len(whole))])
@@ -476,14 +476,14 @@ def test_damaged_sentencepiece_models_never_escape(stories):
 
 
 def byte_level(pre) -> tokenizers.Tokenizer:
-    made = tokenizers.Tokenizer(models.BPE())
-    made.pre_tokenizer, made.decoder = pre, decoders.ByteLevel()
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre, decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=["<|endoftext|>", "<s>"],
         show_progress=False,
     )  # fmt: skip
-    made.train_from_iterator([*ENGLISH, "the cat and the dog 2024 1999 don't we'll"] * 20, trainer)
-    return made
+    tokenizer.train_from_iterator([*ENGLISH, "the cat and the dog 2024 1999 don't we'll"] * 20, trainer)
+    return tokenizer
 
 
 def split(name: str):
@@ -504,40 +504,40 @@ GPT2_LIKE = {
 
 
 @pytest.mark.parametrize("pre", GPT2_LIKE)
-def test_byte_level_bpe(tmp_path, pre):
-    made = byte_level(GPT2_LIKE[pre])
+def test_byte_level_bpe_ids_equal_the_tokenizers_library(tmp_path, pre):
+    tokenizer = byte_level(GPT2_LIKE[pre])
     config = dataclasses.replace(TINY, vocab_size=416, eos_token_id=(0,), bos_token_id=1)
-    folder = write_model(tmp_path / "m", config, files={"tokenizer.json": made.to_str().encode()})
+    folder = write_model(tmp_path / "m", config, files={"tokenizer.json": tokenizer.to_str().encode()})
     path, _ = converted(folder, tmp_path)
     keys = GGUFFile(path).metadata
     assert keys["tokenizer.ggml.model"] == "gpt2" and keys["tokenizer.ggml.pre"] == pre
     assert "edgekit.tokenizer.note" not in keys
     texts = [t for t in ENGLISH if "😀" not in t or pre != "tekken"]
     found = stock(path, [t.encode() for t in texts])
-    assert found["ids"] == [made.encode(t).ids for t in texts]
+    assert found["ids"] == [tokenizer.encode(t).ids for t in texts]
     assert found["eog"] == [0]
     for text, ids in zip(texts, found["ids"], strict=True):
         assert b"".join(found["pieces"][id] for id in ids) == text.encode()
 
 
-def test_an_unknown_pre_tokenizer_is_a_note(tmp_path):
-    made = byte_level(pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), pre_tokenizers.ByteLevel()]))
+def test_byte_level_bpe_unknown_pre_tokenizer_adds_a_note(tmp_path):
+    tokenizer = byte_level(pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), pre_tokenizers.ByteLevel()]))
     folder = write_model(
-        tmp_path / "m", dataclasses.replace(TINY, vocab_size=400), files={"tokenizer.json": made.to_str().encode()}
+        tmp_path / "m", dataclasses.replace(TINY, vocab_size=400), files={"tokenizer.json": tokenizer.to_str().encode()}
     )
     checkpoint = open_folder(folder)
-    room.convert(checkpoint, tmp_path / "x.gguf", Converting("f32"), silent)
+    converter.convert(checkpoint, tmp_path / "x.gguf", Converting("f32"), silent)
     assert GGUFFile(tmp_path / "x.gguf").metadata["tokenizer.ggml.pre"] == "default"
     assert any("Punctuation + ByteLevel" in note for note in checkpoint.notes)
     assert stock(tmp_path / "x.gguf", [BYTES, b"hello"])["ids"][1]
 
 
-def test_tokenizers_that_llama_cpp_has_nothing_like(tmp_path):
-    made = tokenizers.Tokenizer(models.WordLevel({"a": 0, "b": 1, "[UNK]": 2}, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    folder = write_model(tmp_path / "m", TINY, files={"tokenizer.json": made.to_str().encode()})
+def test_convert_unsupported_tokenizer_adds_a_note(tmp_path):
+    tokenizer = tokenizers.Tokenizer(models.WordLevel({"a": 0, "b": 1, "[UNK]": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    folder = write_model(tmp_path / "m", TINY, files={"tokenizer.json": tokenizer.to_str().encode()})
     checkpoint = open_folder(folder)
-    room.convert(checkpoint, tmp_path / "x.gguf", Converting("f32"), silent)
+    converter.convert(checkpoint, tmp_path / "x.gguf", Converting("f32"), silent)
     assert GGUFFile(tmp_path / "x.gguf").metadata["tokenizer.ggml.model"] == "none"
     assert "nothing like a WordLevel tokenizer" in checkpoint.notes[0]
 
@@ -553,13 +553,13 @@ def bfloat16(values: np.ndarray) -> np.ndarray:
     ("f32", "F32"), ("f32", "F16"), ("f32", "BF16"), ("f16", "F16"), ("bf16", "BF16"),
 ])  # fmt: skip
 @pytest.mark.parametrize("tied", [True, False])
-def test_there_and_back_is_bit_exact(tmp_path, quant, dtype, tied):
+def test_read_converted_file_is_bit_exact(tmp_path, quant, dtype, tied):
     config = dataclasses.replace(TINY, tie_word_embeddings=tied, head_dim=32)
     source = open_folder(write_model(tmp_path / "m", config))
     tensors = {"F32": lambda v: v, "F16": lambda v: v.astype(np.float16), "BF16": bfloat16}[dtype]
-    held, dtypes = {n: tensors(t) for n, t in source}, dict.fromkeys(source.tensors, dtype)
-    source = Checkpoint("m", config, held, dtypes, source.files)
-    room.convert(source, tmp_path / "x.gguf", Converting(quant), silent)
+    stored, dtypes = {n: tensors(t) for n, t in source}, dict.fromkeys(source.tensors, dtype)
+    source = Checkpoint("m", config, stored, dtypes, source.files)
+    converter.convert(source, tmp_path / "x.gguf", Converting(quant), silent)
     back = open_model(tmp_path / "x.gguf")
     assert back.config == source.config and back.name == "m" and back.files == source.files
     for name in source.tensors:
@@ -567,10 +567,10 @@ def test_there_and_back_is_bit_exact(tmp_path, quant, dtype, tied):
 
 
 @pytest.mark.parametrize("quant", ["q8_0", "q4_0", "q5_1", "q4_k_m"])
-def test_quantized_files_come_back_close(stentor, tmp_path, quant):
+def test_read_quantized_file_is_close(stentor, tmp_path, quant):
     pytest.importorskip("llama_cpp")
     path, _ = converted(stentor, tmp_path, quant)
-    source, back = open_folder(stentor), room.read(path)
+    source, back = open_folder(stentor), converter.read(path)
     assert back.config == source.config and back.files == source.files
     assert "dequantized from" in back.notes[0]
     for name in ("model.layers.3.self_attn.k_proj.weight", "model.embed_tokens.weight", "model.norm.weight"):
@@ -578,28 +578,30 @@ def test_quantized_files_come_back_close(stentor, tmp_path, quant):
         assert error < (0.002 if quant == "q8_0" else 0.05)
 
 
-def test_a_foreign_file_becomes_a_whole_model(shared, stories):
-    back = room.read(shared / "models" / "stories260K" / "stories260K.f32.gguf")
+def test_read_foreign_file_has_weights_and_tokenizer(shared, stories):
+    back = converter.read(shared / "models" / "stories260K" / "stories260K.f32.gguf")
     source = open_folder(stories)
     assert back.config == source.config and back.notes == []
     for name, tensor in source:
         assert (back.float32(name) == tensor).all(), name
-    made = from_files(back.files, back.config.vocab_size)
+    tokenizer = from_files(back.files, back.config.vocab_size)
     reference = from_files(source.files, source.config.vocab_size)
-    assert (made.bos, made.stop) == (reference.bos, reference.stop)
+    assert (tokenizer.bos, tokenizer.stop) == (reference.bos, reference.stop)
     for text in ENGLISH:
-        assert made.encode(text) == reference.encode(text)
-        assert made.decode(made.encode(text)) == reference.decode(reference.encode(text))
+        assert tokenizer.encode(text) == reference.encode(text)
+        assert tokenizer.decode(tokenizer.encode(text)) == reference.decode(reference.encode(text))
 
 
 @pytest.mark.parametrize("pre", GPT2_LIKE)
-def test_a_foreign_byte_level_file(tmp_path, pre):
-    made = byte_level(GPT2_LIKE[pre])
+def test_read_foreign_byte_level_file_has_the_same_tokenizer(tmp_path, pre):
+    tokenizer = byte_level(GPT2_LIKE[pre])
     config = dataclasses.replace(TINY, vocab_size=400, eos_token_id=(0,), bos_token_id=1)
-    path, _ = converted(write_model(tmp_path / "m", config, files={"tokenizer.json": made.to_str().encode()}), tmp_path)
-    back = room.read(stripped(path, tmp_path / "foreign.gguf"))
+    path, _ = converted(
+        write_model(tmp_path / "m", config, files={"tokenizer.json": tokenizer.to_str().encode()}), tmp_path
+    )
+    back = converter.read(stripped(path, tmp_path / "foreign.gguf"))
     ours = from_files(back.files, 400)
-    assert [ours.encode(t) for t in ENGLISH] == [made.encode(t).ids for t in ENGLISH]
+    assert [ours.encode(t) for t in ENGLISH] == [tokenizer.encode(t).ids for t in ENGLISH]
     assert ours.stop == {0}
 
 
@@ -629,7 +631,7 @@ def stripped(path, out, drop=("edgekit.",), add=(), tensors=()):
 STRING, U32, F32 = gguf.GGUFValueType.STRING, gguf.GGUFValueType.UINT32, gguf.GGUFValueType.FLOAT32
 
 
-@pytest.mark.parametrize("add, tensors, said", [
+@pytest.mark.parametrize("add, tensors, message", [
     ([("general.architecture", "qwen2", STRING)], [], "general.architecture is 'qwen2'"),
     ([("llama.rope.scaling.type", "yarn", STRING)], [], "llama.rope.scaling.type is 'yarn'"),
     ([("llama.rope.scaling.factor", 4.0, F32)], [], "llama.rope.scaling.factor is 4.0"),
@@ -643,26 +645,26 @@ STRING, U32, F32 = gguf.GGUFValueType.STRING, gguf.GGUFValueType.UINT32, gguf.GG
     ([], [("rope_freqs.weight", np.ones(4, np.float32))], "rope_freqs.weight scales the rotary embedding"),
     ([], [("output.weight", np.ones((512, 64), np.float32))], "lm_head.weight differs from"),
 ])  # fmt: skip
-def test_what_edgekit_does_not_support_is_refused_by_name(stories, tmp_path, add, tensors, said):
+def test_read_unsupported_key_or_tensor_names_it(stories, tmp_path, add, tensors, message):
     path, _ = converted(stories, tmp_path)
     other = stripped(path, tmp_path / "other.gguf", drop=(), add=add, tensors=tensors)
     with pytest.raises(CheckpointError) as caught:
-        room.read(other)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+        converter.read(other)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_changed_file_inside_is_found(stories, tmp_path):
+def test_read_changed_embedded_file_raises(stories, tmp_path):
     path, _ = converted(stories, tmp_path)
     data = bytearray(path.read_bytes())
     place = data.index(b'"rms_norm_eps"')
     data[place + 1 : place + 4] = b"RMS"
     path.write_bytes(bytes(data))
     with pytest.raises(CheckpointError, match="config.json inside does not match its sha256"):
-        room.read(path)
+        converter.read(path)
 
 
-def test_damaged_files_are_one_line_each(stories, shared, tmp_path):
-    """Random bytes over the metadata of two real files: a checkpoint comes back, or an error of edgekit's."""
+def test_read_damaged_file_raises_one_line(stories, shared, tmp_path):
+    """Random bytes in the metadata of two real files: the result is a checkpoint or an EdgekitError."""
     ours = converted(stories, tmp_path, "q8_0")[0].read_bytes()
     theirs = (shared / "models" / "stories260K" / "stories260K.f32.gguf").read_bytes()
     rng, path, refused = random.Random(0), tmp_path / "damaged.gguf", 0
@@ -674,7 +676,7 @@ def test_damaged_files_are_one_line_each(stories, shared, tmp_path):
             data[place : place + len(new)] = new
         path.write_bytes(bytes(data))
         try:
-            room.read(path)
+            converter.read(path)
         except EdgekitError as error:
             refused += 1
             assert "\n" not in str(error)

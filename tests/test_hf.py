@@ -1,4 +1,4 @@
-"""The way back to a Hugging Face folder, read again by transformers and by edgekit."""
+"""The converter to a Hugging Face folder, which transformers and edgekit read."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ def to_hf(source, out, quant=None):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_f32_is_identical_in_transformers(tmp_path, tied):
+def test_convert_f32_equals_source_in_transformers(tmp_path, tied):
     source = write_model(tmp_path / "m", dataclasses.replace(ODD, tie_word_embeddings=tied), std=0.3)
     out, written = to_hf(source, tmp_path / "back", "f32")
     assert (logits(out)[0] == logits(source)[0]).all()
@@ -39,7 +39,7 @@ def test_f32_is_identical_in_transformers(tmp_path, tied):
     assert sum(w.bytes for w in written) < (out / "model.safetensors").stat().st_size
 
 
-def test_stories_with_its_tokenizer(tmp_path, stories):
+def test_convert_trained_model_has_the_same_tokenizer(tmp_path, stories):
     transformers = pytest.importorskip("transformers")
     out, _ = to_hf(stories, tmp_path / "back")
     assert (logits(out)[0] == logits(stories)[0]).all()
@@ -51,7 +51,7 @@ def test_stories_with_its_tokenizer(tmp_path, stories):
 
 
 @pytest.mark.parametrize("quant, numpy_type", [("f16", "float16"), ("bf16", "bfloat16")])
-def test_narrow_types_equal_torchs_rounding(tmp_path, quant, numpy_type):
+def test_convert_16_bit_types_equal_torchs_rounding(tmp_path, quant, numpy_type):
     torch = pytest.importorskip("torch")
     source = write_model(tmp_path / "m", ODD, std=0.3)
     out, written = to_hf(source, tmp_path / "back", quant)
@@ -66,10 +66,10 @@ def test_narrow_types_equal_torchs_rounding(tmp_path, quant, numpy_type):
     assert set(again.dtypes.values()) == {quant.upper()}
 
 
-def test_auto_keeps_the_type_of_each_tensor(tmp_path):
+def test_convert_auto_keeps_the_type_of_each_tensor(tmp_path):
     source = open_folder(write_model(tmp_path / "m", ODD, dtype=np.float16, std=0.3))
     hf = registry.load("converters", "hf")
-    source.dtypes["model.norm.weight"] = "Q4_0"  # as a block type comes from a GGUF: widened, to lose nothing
+    source.dtypes["model.norm.weight"] = "Q4_0"  # like a block type from a GGUF: stored as F32, without loss
     written = hf.convert(source, tmp_path / "back", Converting(), lambda items, *_: iter(items))
     assert {w.name for w in written if w.type == "F32"} == {"model.norm.weight"}
     assert {w.type for w in written} == {"F16", "F32"}
@@ -78,14 +78,14 @@ def test_auto_keeps_the_type_of_each_tensor(tmp_path):
         assert (tensor == source.tensors[name]).all()
 
 
-def test_bfloat16_survives_unchanged(tmp_path):
+def test_convert_bfloat16_is_unchanged(tmp_path):
     source = write_model(tmp_path / "m", ODD, std=0.3)
     first, _ = to_hf(source, tmp_path / "first", "bf16")
     second, _ = to_hf(first, tmp_path / "second")
     assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
 
 
-def test_bfloat16_rounding_on_every_kind_of_number():
+def test_bfloat16_rounds_every_kind_of_number_as_torch():
     torch = pytest.importorskip("torch")
     hf = registry.load("converters", "hf")
     bits = np.random.default_rng(0).integers(0, 2**32, 200_000, dtype=np.uint32)
@@ -99,7 +99,7 @@ def test_bfloat16_rounding_on_every_kind_of_number():
 
 
 @pytest.mark.parametrize("quant, value", [("f16", 7e4), ("bf16", 3.4e38)])
-def test_a_value_that_does_not_fit_is_named_and_leaves_nothing(tmp_path, quant, value):
+def test_convert_value_out_of_range_names_the_tensor_and_leaves_nothing(tmp_path, quant, value):
     source = write_model(tmp_path / "m", ODD)
     tensors = open_folder(source).tensors
     tensors["model.norm.weight"][7] = -value
@@ -109,7 +109,7 @@ def test_a_value_that_does_not_fit_is_named_and_leaves_nothing(tmp_path, quant, 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]
 
 
-def test_a_configuration_that_is_not_the_tensors_own_is_written_anew(tmp_path):
+def test_convert_config_of_other_tensors_is_replaced(tmp_path):
     source = open_folder(write_model(tmp_path / "m", ODD))
     other = json.dumps(dataclasses.replace(ODD, max_position_embeddings=32).to_dict()).encode()
     source = Checkpoint(source.name, source.config, source.tensors, source.dtypes, {"config.json": other})
@@ -118,7 +118,7 @@ def test_a_configuration_that_is_not_the_tensors_own_is_written_anew(tmp_path):
     assert open_folder(tmp_path / "back").config == ODD
 
 
-def test_refusals(tmp_path):
+def test_convert_invalid_settings_raise(tmp_path):
     source = write_model(tmp_path / "m", ODD)
     with pytest.raises(SettingError, match="auto, f32, bf16, f16"):
         to_hf(source, tmp_path / "back", "q4_0")

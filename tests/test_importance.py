@@ -1,4 +1,4 @@
-"""Rounding by importance: measured as others measure it, heeded by llama.cpp's quantizer, and of use."""
+"""Rounding by importance: how it is measured, that llama.cpp's quantizer uses it, and what it gains."""
 
 import hashlib
 import json
@@ -62,7 +62,7 @@ def text(tmp_path_factory):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_it_is_the_mean_of_the_squared_inputs_of_hugging_faces_products(tmp_path, text, tied):
+def test_collect_equals_mean_squared_inputs_in_hugging_face(tmp_path, text, tied):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     files = tokenmonster_files(small(1).to_bytes(), CONFIG.vocab_size)
@@ -109,15 +109,15 @@ def matrices(path):
 
 
 @pytest.mark.parametrize("quant", ["q4_0", "q4_1", "q5_0", "iq4_nl", "q4_k_m", "q3_k_s"])
-def test_llama_cpp_loses_less_where_it_counts(model, tmp_path, quant):
+def test_convert_with_importance_loses_less_in_important_columns(model, tmp_path, quant):
     """Made extreme: some columns count ten thousand times as much. Their error falls everywhere, the others' grows."""
-    checkpoint, room = open_folder(model), registry.load("converters", "gguf")
+    checkpoint, module = open_folder(model), registry.load("converters", "gguf")
     rng = np.random.default_rng(0)
     shapes = {n: s for n, s in CONFIG.shapes().items() if len(s) == 2}
     heavy = {n: np.where(rng.random(s[1]) < 0.1, 1.0, 1e-4).astype(np.float32) for n, s in shapes.items()}
     means = importance.Importance(heavy, "made up", 100)
     plain, without, with_it = (tmp_path / f"{name}.gguf" for name in ("plain", "without", "with"))
-    room.convert(checkpoint, plain, Converting(quant="f32"), lambda items, *_: items)
+    module.convert(checkpoint, plain, Converting(quant="f32"), lambda items, *_: items)
     llama = registry.load("converters", "_gguf_llama")
     library = llama.library("a test")
     one = llama.quantize(library, checkpoint, plain, without, quant, None)
@@ -137,7 +137,7 @@ def test_llama_cpp_loses_less_where_it_counts(model, tmp_path, quant):
         assert rows.max() <= row_limit(kinds[name], values.shape[1], weighted=True), (name, rows.max())
 
 
-def test_a_column_that_is_never_used_counts_little_and_not_nothing(model, tmp_path, text):
+def test_collect_unused_column_counts_little_but_not_zero(model, tmp_path, text):
     folder = tmp_path / "dead"
     folder.mkdir()
     for path in model.iterdir():
@@ -156,28 +156,28 @@ def test_a_column_that_is_never_used_counts_little_and_not_nothing(model, tmp_pa
         assert all(np.isfinite(values).all() for values in matrices(path).values())
 
 
-def test_receipt_file_and_inspect_say_which_text_it_was(model, tmp_path, text, monkeypatch):
+def test_convert_with_importance_names_the_text_in_receipt_file_and_inspect(model, tmp_path, text, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(
         main, ["convert", "-m", str(model), "--to", "gguf", "--quant", "q4_0", "--importance", str(text), "--json"]
     )
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    wanted = {"text": "bees.txt", "sha256": hashlib.sha256(HELD_OUT.encode()).hexdigest()}
-    assert found["receipt"]["importance"] == wanted
+    expected = {"text": "bees.txt", "sha256": hashlib.sha256(HELD_OUT.encode()).hexdigest()}
+    assert found["receipt"]["importance"] == expected
     fields = gguf.GGUFReader(found["path"]).fields
     assert fields["quantize.imatrix.dataset"].contents() == "bees.txt"
     assert fields["quantize.imatrix.entries_count"].contents() == 15
-    assert json.loads(fields["edgekit.receipt"].contents())["importance"] == wanted
+    assert json.loads(fields["edgekit.receipt"].contents())["importance"] == expected
     assert {t.tensor_type.name for t in gguf.GGUFReader(found["path"]).tensors} == {"F32", "Q4_0", "Q8_0"}
     shown = CliRunner().invoke(main, ["inspect", "-m", found["path"], "--no-tensors"]).output
-    assert f"weighed by bees.txt (sha256 {wanted['sha256'][:16]}…)" in shown
+    assert f"weighed by bees.txt (sha256 {expected['sha256'][:16]}…)" in shown
     # Without it nothing of this is there, and the bytes are those of always.
     plain = convert(model, "gguf", tmp_path / "plain.gguf", settings=Converting(quant="q4_0"))
     assert "importance" not in plain.receipt and "quantize.imatrix.dataset" not in gguf.GGUFReader(plain.path).fields
 
 
-def test_the_bundled_model_loses_less_on_a_text_that_it_was_not_weighed_by(bundled, tmp_path):
+def test_convert_with_importance_loses_less_on_another_text(bundled, tmp_path):
     """q4_0, by the text that edgekit has; measured by `verify` on another."""
     assert HELD_OUT not in CALIBRATION
     paths = [
@@ -190,10 +190,10 @@ def test_the_bundled_model_loses_less_on_a_text_that_it_was_not_weighed_by(bundl
     assert with_it.figures.mean_kl < 0.85 * without.figures.mean_kl
 
 
-def test_what_cannot_be_weighed_is_one_clear_line(model, tmp_path, text):
+def test_importance_invalid_use_raises_one_line(model, tmp_path, text):
     few = tmp_path / "few.txt"
     few.write_text("a")
-    for to, quant, which, error, said in [
+    for to, quant, which, error, message in [
         ("gguf", "q8_0", "default", SettingError, "importance changes nothing at q8_0"),
         ("gguf", "f16", "default", SettingError, "importance changes nothing at f16"),
         ("onnx", "int4", "default", SettingError, "importance is a setting of gguf"),
@@ -202,7 +202,7 @@ def test_what_cannot_be_weighed_is_one_clear_line(model, tmp_path, text):
         ("gguf", "q4_0", str(few), DataError, "too few to tell"),
         ("gguf", "q4_0", "", SettingError, "importance must be a file or folder of text"),
     ]:
-        with pytest.raises(error, match=said):
+        with pytest.raises(error, match=message):
             convert(model, to, tmp_path / "out", settings=Converting(quant=quant, importance=which))
     bare = write_model(tmp_path / "bare", CONFIG)
     with pytest.raises(CheckpointError, match="bare has no tokenizer"):
@@ -210,7 +210,7 @@ def test_what_cannot_be_weighed_is_one_clear_line(model, tmp_path, text):
     assert {p.name for p in tmp_path.iterdir()} == {"few.txt", "bare"}
 
 
-def test_of_many_documents_some_from_all_over_are_read(model, tmp_path):
+def test_collect_many_documents_reads_some_at_equal_distances(model, tmp_path):
     """A corpus that changes its language half-way counts by both, and the tokens stay bounded."""
     checkpoint = open_folder(model)
     texts = [HELD_OUT] * 100 + ["9 8 7 6 5 4 3 2 1 0 " * 50] * 100
@@ -228,16 +228,16 @@ def test_of_many_documents_some_from_all_over_are_read(model, tmp_path):
 
 
 @pytest.mark.parametrize("quant", ["q6_k", "q5_1"])
-def test_verify_takes_no_offence_at_columns_that_do_not_count(model, tmp_path, monkeypatch, quant):
+def test_verify_accepts_loss_in_unimportant_columns(model, tmp_path, monkeypatch, quant):
     """What llama.cpp rounds by an extreme importance is sound, and the same file is broken if its rows are shuffled."""
     shapes = {n: s for n, s in CONFIG.shapes().items() if len(s) == 2}
     rng = np.random.default_rng(0)
     heavy = {n: np.where(rng.random(s[1]) < 0.1, 1.0, 1e-6).astype(np.float32) for n, s in shapes.items()}
     monkeypatch.setattr(importance, "collect", lambda *_: importance.Importance(heavy, "made up", 100))
     settings = Converting(quant=quant, importance="default")
-    made, room = convert(model, "gguf", tmp_path / "m.gguf", settings=settings), registry.load("converters", "gguf")
-    plainly = [difference for difference, _ in compare(open_folder(model).tensors, room.weights(made.path))]
-    assert made.receipt and not all(difference.sound for difference in plainly)  # by the limit of plain rounding
-    monkeypatch.setattr(room, "permute", lambda name, values, _: values)
+    result, module = convert(model, "gguf", tmp_path / "m.gguf", settings=settings), registry.load("converters", "gguf")
+    plainly = [difference for difference, _ in compare(open_folder(model).tensors, module.weights(result.path))]
+    assert result.receipt and not all(difference.sound for difference in plainly)  # by the limit of plain rounding
+    monkeypatch.setattr(module, "permute", lambda name, values, _: values)
     with pytest.raises(CheckpointError, match="query and key rows|rows are"):
         convert(model, "gguf", tmp_path / "n.gguf", settings=settings)

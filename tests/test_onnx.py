@@ -1,4 +1,4 @@
-"""The portable ONNX graph and its runtime against transformers, a bare ONNX Runtime session, and its own quantizer."""
+"""The portable ONNX graph and its runtime, compared with transformers, plain ONNX Runtime, and its quantizer."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("optimum")
 
-# Grouped queries, an untied head, head_dim that is not hidden_size / heads, a base of its own for the rotation.
+# Grouped queries, an untied head, a head_dim other than hidden_size / heads, another rotary base.
 ODD = LlamaConfig(300, 48, 100, 3, 6, 2, 10, 64, rms_norm_eps=1e-6, rope_theta=50000.0)
 TOKENS = np.random.default_rng(3).integers(0, 300, 40).tolist()
 ONE = Running(threads=1)
@@ -72,19 +72,19 @@ MODELS = ["stories", "untied", "tied", "half"]
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_logits_are_hugging_faces(models, exported, name):
-    runtime, wanted = load(exported(name)), hf_logits(models[name], TOKENS)
-    assert np.abs(runtime.forward(TOKENS, every=True) - wanted).max() < 1e-4
-    for length in (39, 20, 1, 0):  # token by token and in chunks, after taking some back
+def test_portable_logits_equal_hugging_face(models, exported, name):
+    runtime, expected = load(exported(name)), hf_logits(models[name], TOKENS)
+    assert np.abs(runtime.forward(TOKENS, every=True) - expected).max() < 1e-4
+    for length in (39, 20, 1, 0):  # token by token and in chunks, after a rewind
         runtime.rewind(length)
         again = [runtime.forward(TOKENS[i : i + 7], every=True) for i in range(length, 40, 7)]
-        assert np.abs(np.concatenate(again) - wanted[length:]).max() < 1e-4
+        assert np.abs(np.concatenate(again) - expected[length:]).max() < 1e-4
     runtime.rewind(0)
     steps = [runtime.forward([token]) for token in TOKENS]
-    assert np.abs(np.stack(steps) - wanted).max() < 1e-4
+    assert np.abs(np.stack(steps) - expected).max() < 1e-4
 
 
-def test_greedy_tokens_are_generates(models, exported):
+def test_portable_greedy_tokens_equal_generate(models, exported):
     ids = torch.tensor([[1, 403, 407]])
     theirs = hugging_face(models["stories"]).generate(ids, do_sample=False, max_new_tokens=60)[0, 3:].tolist()
     runtime, ours = load(exported("stories")), []
@@ -95,8 +95,8 @@ def test_greedy_tokens_are_generates(models, exported):
     assert ours == theirs
 
 
-def test_a_bare_session_runs_it_by_optimums_interface(models, exported):
-    """Two sequences at once, which edgekit itself never does: the file is an ordinary optimum export."""
+def test_portable_graph_has_optimums_interface(models, exported):
+    """Two sequences at once, which edgekit never does: the file is an ordinary optimum export."""
     session = ort.InferenceSession(exported("tied"), providers=["CPUExecutionProvider"])
     ids = np.random.default_rng(0).integers(0, 300, (2, 9))
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": np.arange(9)[None].repeat(2, 0)}
@@ -108,7 +108,7 @@ def test_a_bare_session_runs_it_by_optimums_interface(models, exported):
 
 
 @pytest.mark.parametrize("quant", ["fp32", "int8"])
-def test_only_batch_and_lengths_are_open(exported, quant):
+def test_portable_graph_has_dynamic_batch_and_lengths_only(exported, quant):
     session = ort.InferenceSession(exported("untied", quant), providers=["CPUExecutionProvider"])
     inputs = {n.name: n.shape for n in session.get_inputs()}
     outputs = {n.name: n.shape for n in session.get_outputs()}
@@ -120,14 +120,14 @@ def test_only_batch_and_lengths_are_open(exported, quant):
 
 
 @pytest.mark.parametrize("quant", ["fp32", "int8"])
-def test_only_operators_of_the_standard(exported, quant):
+def test_portable_graph_has_standard_operators_only(exported, quant):
     model = onnx.load(exported("tied", quant))
     onnx.checker.check_model(model, full_check=True)
     assert {node.domain for node in model.graph.node} == {""}
     assert [(o.domain, o.version) for o in model.opset_import] == [("", 18)]
 
 
-def test_a_tied_table_is_stored_once(models, exported):
+def test_portable_tied_table_is_stored_once(models, exported):
     for name, count in (("tied", 1), ("untied", 2)):
         tables = [t for t in onnx.load(exported(name)).graph.initializer if np.prod(t.dims) == 300 * 48]
         assert len(tables) == count
@@ -136,7 +136,7 @@ def test_a_tied_table_is_stored_once(models, exported):
     assert exported("stories").stat().st_size < 4 * parameters + 4 / 3 * carried + 150_000
 
 
-def test_size_of_the_real_shape(stentor, tmp_path):
+def test_portable_sizes_of_a_12m_model(stentor, tmp_path):
     """12,294,400 parameters: 49.2 MB of float32 and 12.3 MB of int8, and about half a MB for graph and vocabulary."""
     import warnings
 
@@ -151,7 +151,7 @@ def test_size_of_the_real_shape(stentor, tmp_path):
     assert kl < 0.02 and top1 > 0.6  # 0.006 and 0.74 over 1,024 tokens: seeded weights make flat logits
 
 
-def test_the_same_bytes_for_the_same_model(models, exported, tmp_path):
+def test_portable_conversion_is_deterministic(models, exported, tmp_path):
     again, _ = to_onnx(models["tied"], tmp_path / "again.onnx", "int8")
     assert again.read_bytes() == exported("tied", "int8").read_bytes()
 
@@ -162,9 +162,9 @@ def test_the_same_bytes_for_the_same_model(models, exported, tmp_path):
 # Over 4 x 256 sampled tokens stories260K has KL 0.0065 nats and top-1 0.96; the small seeded ones 0.024 and 0.83.
 @pytest.mark.parametrize("name, most_kl, least_top1", [("stories", 0.015, 0.9), ("untied", 0.06, 0.7),
                                                        ("tied", 0.06, 0.7), ("half", 0.06, 0.7)])  # fmt: skip
-def test_int8_stays_close(models, exported, name, most_kl, least_top1):
+def test_portable_int8_is_close_to_source(models, exported, name, most_kl, least_top1):
     tokens, runtime = TOKENS, load(exported(name, "int8"))
-    if name == "stories":  # a story of its own, since int8 depends on what the activations are like
+    if name == "stories":  # text of the model itself, because int8 depends on the activations
         ids = torch.tensor([[1]])
         tokens = hugging_face(models[name]).generate(ids, do_sample=False, max_new_tokens=200)[0].tolist()
     got = runtime.forward(tokens, every=True)
@@ -174,8 +174,8 @@ def test_int8_stays_close(models, exported, name, most_kl, least_top1):
 
 
 @pytest.mark.parametrize("name", ["tied", "untied"])
-def test_int8_is_onnxruntimes_own(exported, tmp_path, name):
-    """Weights, scales and all equal `quantize_dynamic` on the float32 file; only the embedding is edgekit's doing."""
+def test_portable_int8_weights_equal_onnxruntimes_quantizer(exported, tmp_path, name):
+    """Everything equals `quantize_dynamic` on the float32 file, except for the embedding, which edgekit changes."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(exported(name), tmp_path / "q.onnx", op_types_to_quantize=["MatMul"], per_channel=True,
@@ -191,7 +191,7 @@ def test_int8_is_onnxruntimes_own(exported, tmp_path, name):
     )
 
 
-def test_int8_embedding_has_a_scale_for_each_token(models, exported):
+def test_portable_int8_embedding_has_a_scale_for_each_token(models, exported):
     for name in ("tied", "untied"):
         tensors = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(exported(name, "int8")).graph.initializer}
         table, scale = (tensors["model.embed_tokens.weight" + s] for s in ("_quantized", "_scale"))
@@ -202,27 +202,27 @@ def test_int8_embedding_has_a_scale_for_each_token(models, exported):
         assert (np.abs(rows).max(axis=1) == 127).all()
 
 
-def test_int8_takes_only_products_with_a_weight(exported):
+def test_portable_int8_quantizes_only_products_with_a_weight(exported):
     _, _, nodes = describe(exported("tied", "int8"))
-    # 7 weights in each of 3 layers, and the head. In float32 stay two products inside each attention, and one of
-    # positions with frequencies.
+    # 7 weights in each of 3 layers, and the head. Two products inside each attention stay float32, and one of positions
+    # with frequencies.
     assert nodes["MatMulInteger"] == 7 * 3 + 1 and nodes["MatMul"] == 2 * 3 + 1
 
 
 @pytest.mark.parametrize("name", ["tied", "untied"])
-def test_reduce_range_uses_seven_bits(models, tmp_path, name):
+def test_portable_reduce_range_uses_seven_bits(models, tmp_path, name):
     path, _ = to_onnx(models[name], tmp_path / "m.onnx", "int8", reduce_range=True)
     weights = [
         onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer if t.name.endswith("_quantized")
     ]
     assert len(weights) == (22 if name == "tied" else 23)
-    # 2 x 255 x 64 = 32,640 is the largest sum of two products, which an int16 holds: 64 is safe, as ONNX Runtime says.
+    # 2 x 255 x 64 = 32,640, the largest sum of two products, fits into an int16: 64 is safe, as ONNX Runtime says.
     assert all(np.abs(w.astype(int)).max() == 64 for w in weights)
     kl, top1 = divergence(hf_logits(models[name], TOKENS), load(path).forward(TOKENS, every=True))
     assert 0 < kl < 0.08 and top1 > 0.65
 
 
-def test_int8_of_extreme_weights(tmp_path):
+def test_portable_int8_handles_extreme_weights(tmp_path):
     from safetensors.numpy import save_file
 
     folder = write_model(tmp_path / "m", ODD)
@@ -232,18 +232,18 @@ def test_int8_of_extreme_weights(tmp_path):
     tensors["lm_head.weight"][8] = 1e-42
     tensors["lm_head.weight"][9, :2] = 3e38, -3e38
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    path, _ = to_onnx(folder, tmp_path / "m.onnx", "int8", verify=False)  # no source of sound logits
+    path, _ = to_onnx(folder, tmp_path / "m.onnx", "int8", verify=False)  # its logits are not meaningful
     for tensor in onnx.load(path).graph.initializer:
         assert not tensor.name.endswith("_scale") or np.isfinite(onnx.numpy_helper.to_array(tensor)).all()
     logits = load(path).forward([5, 7, 5], every=True)
     assert not np.isnan(logits).any() and (logits[:, 7] == 0).all()
 
 
-# ----------------------------------------------------------------------------- what a file carries and tells
+# ----------------------------------------------------------------------------- what a file contains
 
 
 @pytest.mark.parametrize("quant", ["fp32", "int8"])
-def test_carries_the_files_beside_the_weights(models, exported, quant):
+def test_portable_file_embeds_the_model_files(models, exported, quant):
     runtime = load(exported("stories", quant))
     source = open_folder(models["stories"])
     assert runtime.files == source.files and "tokenizer.json" in runtime.files
@@ -254,27 +254,27 @@ def test_carries_the_files_beside_the_weights(models, exported, quant):
     assert embedded.files_in_texts(metadata, "m") == source.files
 
 
-def test_describe_names_every_weight(models, exported):
+def test_describe_portable_names_every_weight(models, exported):
     for quant, kind in (("fp32", "fp32"), ("int8", "int8")):
         _, rows, nodes = describe(exported("untied", quant))
         shapes = ODD.shapes()
         assert [r.name for r in rows] == [*shapes, "(constants of the graph)"]
         for row in rows[:-1]:
-            wanted = shapes[row.name]
-            assert row.shape == (wanted if "embed" in row.name else wanted[::-1])
-            assert row.type == ("fp32" if len(wanted) == 1 else kind)
-            elements = int(np.prod(wanted)) * (4 if row.type == "fp32" else 1)
-            assert elements <= row.bytes <= elements + (0 if row.type == "fp32" else 5 * max(wanted))
+            expected = shapes[row.name]
+            assert row.shape == (expected if "embed" in row.name else expected[::-1])
+            assert row.type == ("fp32" if len(expected) == 1 else kind)
+            elements = int(np.prod(expected)) * (4 if row.type == "fp32" else 1)
+            assert elements <= row.bytes <= elements + (0 if row.type == "fp32" else 5 * max(expected))
         assert sum(row.bytes for row in rows) < exported("untied", quant).stat().st_size
         assert list(nodes.values()) == sorted(nodes.values(), reverse=True)
 
 
-def test_written_is_what_describe_tells(models, tmp_path):
+def test_convert_portable_returns_what_describe_returns(models, tmp_path):
     path, written = to_onnx(models["tied"], tmp_path / "m.onnx")
     assert written == describe(path)[1]
 
 
-def test_nothing_is_printed_and_logging_stays_as_it_was(models, tmp_path, capfd, recwarn):
+def test_convert_portable_prints_nothing_and_keeps_logging_unchanged(models, tmp_path, capfd, recwarn):
     import logging
 
     before = (logging.root.manager.disable, logging.getLogger().handlers[:], logging.getLogger("optimum").level)
@@ -283,7 +283,7 @@ def test_nothing_is_printed_and_logging_stays_as_it_was(models, tmp_path, capfd,
     assert (logging.root.manager.disable, logging.getLogger().handlers[:], logging.getLogger("optimum").level) == before
 
 
-def test_progress_counts_to_its_end(models, tmp_path):
+def test_convert_portable_progress_is_complete(models, tmp_path):
     steps = []
 
     def progress(items, what, total):
@@ -300,7 +300,7 @@ def test_progress_counts_to_its_end(models, tmp_path):
 # ----------------------------------------------------------------------------- runtime
 
 
-def test_the_array_is_the_callers(exported):
+def test_portable_forward_returns_an_array_of_the_caller(exported):
     runtime = load(exported("tied"))
     first = runtime.forward([1, 2, 3])
     kept, whole = first.copy(), runtime.forward([4, 5], every=True)
@@ -311,7 +311,7 @@ def test_the_array_is_the_callers(exported):
     assert np.abs(runtime.forward([3]) - kept).max() < 1e-5
 
 
-def test_the_context_has_an_end(exported):
+def test_portable_forward_past_context_raises(exported):
     runtime = load(exported("tied"))
     runtime.forward([1] * 64)
     with pytest.raises(ContextError, match="65 .* 64"):
@@ -324,7 +324,7 @@ def test_the_context_has_an_end(exported):
     assert runtime.length == 64
 
 
-def test_running_needs_onnxruntime_alone(exported):
+def test_portable_run_needs_only_onnxruntime(exported):
     script = (
         "import sys; from pathlib import Path; from edgekit.settings import Running\n"
         "from edgekit.utils import registry\n"
@@ -339,7 +339,7 @@ def test_running_needs_onnxruntime_alone(exported):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_plain_export_of_optimum_runs_beside_its_configuration(models, tmp_path):
+def test_plain_optimum_export_runs_with_config_next_to_it(models, tmp_path):
     from optimum.exporters.onnx import onnx_export_from_model
 
     model = hugging_face(models["untied"])
@@ -352,16 +352,16 @@ def test_a_plain_export_of_optimum_runs_beside_its_configuration(models, tmp_pat
         load(tmp_path / "model.onnx")
 
 
-# ----------------------------------------------------------------------------- bad input
+# ----------------------------------------------------------------------------- invalid input
 
 
-def test_refusals(models, tmp_path):
-    for more, said in (
+def test_convert_portable_invalid_settings_raise(models, tmp_path):
+    for more, message in (
         ({"quant": "int4"}, "--graph portable: choose from fp32, int8"),
         ({"quant": "fp32", "reduce_range": True}, "reduce_range"),
         ({"quant": "int8", "embedding_type": "q8_0"}, "embedding_type"),
     ):
-        with pytest.raises(SettingError, match=said):
+        with pytest.raises(SettingError, match=message):
             to_onnx(models["tied"], tmp_path / "m.onnx", **more)
     huge = LlamaConfig(300_000, 4096, 100, 1, 4, 4, 8, 64)
     source = open_folder(models["tied"])
@@ -372,7 +372,7 @@ def test_refusals(models, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failing_exporter_is_reported_not_hidden(models, tmp_path, monkeypatch):
+def test_convert_portable_failing_exporter_raises(models, tmp_path, monkeypatch):
     exporter = registry.load("converters", "_optimum")
 
     def fail(*args, **kwargs):
@@ -391,7 +391,7 @@ def damaged(path, out, change):
     return out
 
 
-def test_damaged_and_foreign_files_are_one_clear_line(exported, tmp_path):
+def test_load_damaged_or_foreign_file_raises_one_line(exported, tmp_path):
     whole = exported("tied").read_bytes()
     cases = {"empty": b"", "text": b"hello world" * 50, "cut": whole[: len(whole) // 2], "start": whole[:100],
              "noise": np.random.default_rng(0).bytes(5000)}  # fmt: skip
@@ -440,13 +440,13 @@ def no_base64(model):
             prop.value = "?" + prop.value
 
 
-@pytest.mark.parametrize("change, said", [
+@pytest.mark.parametrize("change, message", [
     (rename_input, "input input_ids is missing"),
     (drop_output, "output present.2.value is missing"),
     (other_config, r"past_key_values.0.key has shape .* config.json wants"),
     (flip_a_file, "does not match its sha256"),
     (no_base64, "not base64"),
 ])  # fmt: skip
-def test_a_graph_that_is_not_what_it_says(exported, tmp_path, change, said):
-    with pytest.raises(CheckpointError, match=said):
+def test_load_graph_that_contradicts_its_metadata_raises(exported, tmp_path, change, message):
+    with pytest.raises(CheckpointError, match=message):
         load(damaged(exported("tied"), tmp_path / "m.onnx", change))

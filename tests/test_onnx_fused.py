@@ -67,7 +67,7 @@ def models(request, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def exported(models, tmp_path_factory):
-    """(name, quant) -> path; each is made once."""
+    """(name, quant) -> path; each is converted once."""
     root, done = tmp_path_factory.mktemp("exports"), {}
 
     def make(name, quant="fp32"):
@@ -95,22 +95,22 @@ def references(models):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_logits_are_hugging_faces(exported, references, name):
-    runtime, wanted = load(exported(name)), references(name)
-    assert np.abs(runtime.forward(TOKENS, every=True) - wanted).max() < 1e-4
-    for length in (47, 20, 1, 0):  # in pieces, and after taking some back
+def test_fused_logits_equal_hugging_face(exported, references, name):
+    runtime, expected = load(exported(name)), references(name)
+    assert np.abs(runtime.forward(TOKENS, every=True) - expected).max() < 1e-4
+    for length in (47, 20, 1, 0):  # in pieces, and after a rewind
         runtime.rewind(length)
         again = [runtime.forward(TOKENS[i : i + 7], every=True) for i in range(length, 48, 7)]
-        assert np.abs(np.concatenate(again) - wanted[length:]).max() < 1e-4
+        assert np.abs(np.concatenate(again) - expected[length:]).max() < 1e-4
     runtime.rewind(0)
     steps = [runtime.forward([token]) for token in TOKENS]
-    assert np.abs(np.stack(steps) - wanted).max() < 1e-4
+    assert np.abs(np.stack(steps) - expected).max() < 1e-4
     runtime.rewind(0)
-    assert np.abs(runtime.forward(TOKENS) - wanted[-1]).max() < 1e-4
+    assert np.abs(runtime.forward(TOKENS) - expected[-1]).max() < 1e-4
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_greedy_tokens_are_generates(models, exported, name):
+def test_fused_greedy_tokens_equal_generate(models, exported, name):
     torch = pytest.importorskip("torch")
     ids = torch.tensor([[1, 43, 47]])
     theirs = hugging_face(models(name)).generate(
@@ -124,33 +124,33 @@ def test_greedy_tokens_are_generates(models, exported, name):
     assert ours == theirs
 
 
-def test_rewind_and_go_on_equals_a_fresh_run(exported):
+def test_fused_rewind_and_continue_equals_a_fresh_run(exported):
     runtime, other = load(exported("gqa64")), list(reversed(TOKENS))
     fresh = runtime.forward(TOKENS, every=True)
     runtime.rewind(0)
     runtime.forward(TOKENS[:20] + other[20:])
     for keep in (20, 5, 0):
         runtime.rewind(keep)
-        assert (runtime.forward(TOKENS[keep:], every=True) == fresh[keep:]).all()  # to the last bit
+        assert (runtime.forward(TOKENS[keep:], every=True) == fresh[keep:]).all()  # bit for bit
     runtime.rewind(48)
     assert runtime.length == 48
 
 
-def test_a_long_prefill_runs_in_pieces(models, tmp_path, monkeypatch):
+def test_fused_long_prefill_runs_in_pieces(models, tmp_path, monkeypatch):
     from edgekit.runtimes import _onnx_fused
 
     folder = write_model(tmp_path / "m", dataclasses.replace(SHAPES["mha32"], max_position_embeddings=2048), std=0.2)
     runtime = load(to_onnx(folder, tmp_path / "m.onnx", "fp32").path)
     tokens = np.random.default_rng(1).integers(0, 200, 1100).tolist()
     assert len(tokens) > 2 * _onnx_fused.CHUNK
-    wanted = hf_logits(folder, tokens)
-    assert np.abs(runtime.forward(tokens, every=True) - wanted).max() < 1e-4
+    expected = hf_logits(folder, tokens)
+    assert np.abs(runtime.forward(tokens, every=True) - expected).max() < 1e-4
     runtime.rewind(0)
-    assert np.abs(runtime.forward(tokens) - wanted[-1]).max() < 1e-4
+    assert np.abs(runtime.forward(tokens) - expected[-1]).max() < 1e-4
     assert runtime.length == 1100
 
 
-def test_the_whole_context_is_there_and_has_an_end(models, exported):
+def test_fused_whole_context_is_usable_and_longer_raises(models, exported):
     runtime = load(exported("gqa64"))
     tokens = [*TOKENS, *TOKENS]
     assert runtime.context_length == len(tokens) == 96
@@ -170,7 +170,7 @@ def test_the_whole_context_is_there_and_has_an_end(models, exported):
     assert runtime.length == 0
 
 
-def test_arrays_are_the_callers(exported):
+def test_fused_forward_returns_arrays_of_the_caller(exported):
     runtime = load(exported("tied"))
     for tokens, every in (([1, 2, 3], False), ([4], False), ([5], True), ([6, 7], True)):
         first = runtime.forward(tokens, every=every)
@@ -259,7 +259,7 @@ def test_a_cache_that_cannot_grow_says_so_and_keeps_what_it_holds(exported, monk
     assert (runtime.forward([1]) == right.forward([1])).all()
 
 
-def test_float16_is_stored_as_such_and_widened(models, exported, references, tmp_path):
+def test_fused_fp16_is_stored_as_float16_and_cast(models, exported, references, tmp_path):
     half = write_model(tmp_path / "half", SHAPES["odd"], dtype=np.float16, std=0.2)
     path = to_onnx(half, tmp_path / "half.onnx", "fp16").path
     assert np.abs(load(path).forward(TOKENS, every=True) - hf_logits(half, TOKENS)).max() < 1e-4
@@ -276,18 +276,18 @@ def test_float16_is_stored_as_such_and_widened(models, exported, references, tmp
 
 @pytest.mark.parametrize("quant", QUANTIZED)
 @pytest.mark.parametrize("name", NAMES)
-def test_logits_are_those_of_the_dequantized_weights(models, exported, tmp_path, name, quant):
-    """Hugging Face's model of the weights that the file holds, with activations left in float32, and as they are."""
+def test_fused_logits_equal_those_of_dequantized_weights(models, exported, tmp_path, name, quant):
+    """Compared with Hugging Face's model of the file's weights, with float32 activations, and as the file has them."""
     from safetensors.numpy import save_file
 
     path = exported(name, quant)
-    held = {held.name: held.values for held in registry.load("converters", "onnx").weights(path)}
-    assert held.keys() == open_folder(models(name)).config.shapes().keys()
+    stored = {tensor.name: tensor.values for tensor in registry.load("converters", "onnx").weights(path)}
+    assert stored.keys() == open_folder(models(name)).config.shapes().keys()
     folder = tmp_path / "held"
     folder.mkdir()
-    save_file({k: np.ascontiguousarray(v) for k, v in held.items()}, folder / "model.safetensors", {"format": "pt"})
+    save_file({k: np.ascontiguousarray(v) for k, v in stored.items()}, folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_bytes((models(name) / "config.json").read_bytes())
-    wanted = hf_logits(folder, TOKENS)
+    expected = hf_logits(folder, TOKENS)
 
     model = onnx.load(path)
     for node in model.graph.node:
@@ -297,16 +297,16 @@ def test_logits_are_those_of_the_dequantized_weights(models, exported, tmp_path,
                 attribute.i = 1
     onnx.save(model, tmp_path / "level1.onnx")
     exact = load(tmp_path / "level1.onnx").forward(TOKENS, every=True)
-    assert np.abs(exact - wanted).max() < 1e-4 * max(1, np.abs(wanted).max())
+    assert np.abs(exact - expected).max() < 1e-4 * max(1, np.abs(expected).max())
     rounded = load(path).forward(TOKENS, every=True)
-    assert np.sqrt(np.square(rounded - wanted).mean()) < 0.1 * wanted.std()
+    assert np.sqrt(np.square(rounded - expected).mean()) < 0.1 * expected.std()
 
 
-# stories260K: the table in converters/onnx.py was made with more text. Seeded weights make flat logits, whose top-1
-# says little.
+# stories260K: the table in converters/onnx.py was measured on more text. Seeded weights give flat logits, whose top-1
+# means little.
 @pytest.mark.parametrize("quant, most_kl, least_top1", [("int8", 0.005, 0.94), ("int4", 0.15, 0.75),
                                                         ("int4_pure", 0.25, 0.7)])  # fmt: skip
-def test_a_trained_model_stays_close(models, exported, quant, most_kl, least_top1):
+def test_fused_quantized_trained_model_is_close_to_source(models, exported, quant, most_kl, least_top1):
     torch = pytest.importorskip("torch")
     hf = hugging_face(models("stories"))
     tokens = hf.generate(torch.tensor([[1]]), do_sample=False, max_new_tokens=200)[0].tolist()
@@ -317,8 +317,8 @@ def test_a_trained_model_stays_close(models, exported, quant, most_kl, least_top
 
 
 @pytest.mark.parametrize("quant", QUANTIZED)
-def test_how_much_it_matters_how_a_prompt_is_cut(stentor, tmp_path, quant):
-    """A token alone takes other kernels than several, and in blocks of 128 so does an odd one at the end. Where sums
+def test_fused_splitting_a_prompt_changes_logits_little(stentor, tmp_path, quant):
+    """A single token uses other kernels than several, and in blocks of 128 so does an odd one at the end. Where sums
     differ in the last digit an activation may be rounded the other way; no piece's logits differ by more than that.
     """
     runtime = load(to_onnx(stentor, tmp_path / "a.onnx", quant).path)
@@ -330,12 +330,12 @@ def test_how_much_it_matters_how_a_prompt_is_cut(stentor, tmp_path, quant):
         assert (
             np.sqrt(np.square(cut - whole).mean()) < 0.05 * whole.std() and np.abs(cut - whole).max() < whole.std() / 2
         )
-        if size in (2, 16):  # pieces of pairs are multiplied as the whole is: equal to the last bit
+        if size in (2, 16):  # pieces of pairs are multiplied like the whole: equal bit for bit
             assert (cut == whole).all()
 
 
-def test_size_of_the_real_shape(stentor, tmp_path):
-    """12,294,400 parameters with a vocabulary of 208 KB, which text makes 278 KB of."""
+def test_fused_sizes_of_a_12m_model(stentor, tmp_path):
+    """12,294,400 parameters and a vocabulary of 208 KB, which is 278 KB as text."""
     for quant, most in (("int8", 14.5e6), ("int4", 9.5e6), ("int4_pure", 8.5e6)):
         assert to_onnx(stentor, tmp_path / f"{quant}.onnx", quant).path.stat().st_size < most, quant
     tokens = np.random.default_rng(0).integers(0, 8000, 64).tolist()
@@ -344,8 +344,8 @@ def test_size_of_the_real_shape(stentor, tmp_path):
     assert kl < 0.003 and top1 > 0.8, (kl, top1)
 
 
-def test_int4_keeps_the_head_and_the_first_layers_at_eight_bits(exported):
-    """Three of them, and never more than half."""
+def test_fused_int4_keeps_head_and_first_layers_at_8_bits(exported):
+    """Three layers, but at most half of all."""
     for layers, eight in ((1, 0), (2, 1), (5, 2), (6, 3), (12, 3), (30, 3)):
         names = [f"model.layers.{i}.mlp.down_proj.weight" for i in range(layers)]
         assert [fused.bits("int4", name, layers) for name in names] == eight * [8] + (layers - eight) * [4]
@@ -354,13 +354,13 @@ def test_int4_keeps_the_head_and_the_first_layers_at_eight_bits(exported):
             if row.type in ("int8", "int4"):
                 eight = "layers" not in row.name or ".layers.0." in row.name
                 assert row.type == ("int8" if eight else "int4"), row
-                assert "8 bits" in row.note or "filled up" in row.note or not eight
+                assert "8 bits" in row.note or "are padded to" in row.note or not eight
         assert {row.type for row in describe(exported(name, "int4_pure"))[1]} == {"int4", "fp32", "mixed"}
         assert {row.type for row in describe(exported(name, "int8"))[1]} == {"int8", "fp32", "mixed"}
 
 
 @pytest.mark.parametrize("quant", ["fp32", "fp16", *QUANTIZED])
-def test_a_tied_table_is_stored_once(exported, quant):
+def test_fused_tied_table_is_stored_once(exported, quant):
     for name, count in (("tied", 1), ("odd", 2)):
         tables = [row for row in describe(exported(name, quant))[1] if 300 in row.shape]
         assert len(tables) == count, tables
@@ -394,7 +394,7 @@ def matrix(seed, rows, width, scale, kind):
 @pytest.mark.parametrize("bits", [4, 8])
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_every_value_becomes_the_nearest_level(bits, data):
+def test_blocks_quantize_rounds_to_the_nearest_level(bits, data):
     values = data.draw(matrices(bits))
     size, half = blocks.block_size(values.shape[1], data.draw(st.sampled_from([32, 64, 128]))), 2 ** (bits - 1)
     packed, scales = blocks.quantize(values, bits, size)
@@ -407,13 +407,13 @@ def test_every_value_becomes_the_nearest_level(bits, data):
     low, high = np.minimum(-half * signed, (half - 1) * signed), np.maximum(-half * signed, (half - 1) * signed)
     beyond = np.maximum(np.maximum(low - values, values - high), 0)
     assert (np.abs(back - values.astype(np.float64)) <= np.maximum(step / 2, beyond) * (1 + 1e-4)).all()
-    if bits == 8:  # nothing but the far end of the other sign is beyond
+    if bits == 8:  # only the far end of the other sign is clipped
         assert (beyond <= 1.0001 * step).all()
 
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_the_search_never_does_worse_than_plain_rounding(data):
+def test_blocks_fitted_scales_are_never_worse_than_plain_ones(data):
     values = data.draw(matrices(4))
     size = blocks.block_size(values.shape[1], data.draw(st.sampled_from([32, 128])))
 
@@ -429,7 +429,7 @@ def test_the_search_never_does_worse_than_plain_rounding(data):
 
 @pytest.mark.parametrize("bits, width, largest", [(4, 256, 32), (4, 256, 128), (4, 176, 128), (4, 172, 32),
                                                   (8, 256, 128), (8, 172, 128)])  # fmt: skip
-def test_without_the_search_it_is_onnxruntimes_own(monkeypatch, bits, width, largest):
+def test_blocks_without_search_equal_onnxruntimes_quantizer(monkeypatch, bits, width, largest):
     monkeypatch.setattr(blocks, "CANDIDATES", ())
     theirs = getattr(ort.capi._pybind_state, f"quantize_matmul_{bits}bits", None)
     if theirs is None:
@@ -442,12 +442,12 @@ def test_without_the_search_it_is_onnxruntimes_own(monkeypatch, bits, width, lar
     points = np.zeros(rows * -(-count * bits // 8), np.uint8)
     theirs(other, np.ascontiguousarray(values.T), other_scales, points, size, rows, width, True)
     assert (scales.ravel() == other_scales).all()
-    mine, wanted = (blocks.dequantize(p, scales, bits, width) for p in (packed, other))
-    # A value in the middle between two levels may go either way.
-    assert (mine != wanted).mean() < 0.001 and np.abs(mine - wanted).max() <= 1.001 * np.abs(scales).max()
+    mine, expected = (blocks.dequantize(p, scales, bits, width) for p in (packed, other))
+    # A value halfway between two levels may be rounded either way.
+    assert (mine != expected).mean() < 0.001 and np.abs(mine - expected).max() <= 1.001 * np.abs(scales).max()
 
 
-def test_extreme_weights(tmp_path):
+def test_blocks_quantize_handles_extreme_weights(tmp_path):
     from safetensors.numpy import save_file
 
     folder = write_model(tmp_path / "m", SHAPES["odd"])
@@ -471,7 +471,7 @@ def test_extreme_weights(tmp_path):
 # ----------------------------------------------------------------------------- the file
 
 
-def test_it_needs_no_torch_and_no_onnxruntime_to_be_written(models, tmp_path):
+def test_convert_fused_needs_neither_torch_nor_onnxruntime(models, tmp_path):
     script = (
         "import sys; from pathlib import Path\n"
         "for name in ('torch', 'transformers', 'optimum', 'onnxruntime'): sys.modules[name] = None\n"
@@ -484,7 +484,7 @@ def test_it_needs_no_torch_and_no_onnxruntime_to_be_written(models, tmp_path):
     assert load(tmp_path / "m.onnx").forward([1]).shape == (300,)
 
 
-def test_running_needs_onnxruntime_alone(exported):
+def test_fused_run_needs_only_onnxruntime(exported):
     script = (
         "import sys; from pathlib import Path; from edgekit.settings import Running\n"
         "from edgekit.utils import registry\n"
@@ -499,8 +499,8 @@ def test_running_needs_onnxruntime_alone(exported):
 
 
 @pytest.mark.parametrize("quant", ["fp32", "fp16", *QUANTIZED])
-def test_the_file_is_what_onnx_would_have_written(exported, quant):
-    """Written piece by piece, and byte for byte the canonical form of the message that it holds."""
+def test_fused_file_equals_onnxs_serialization(exported, quant):
+    """It is written piece by piece, but equals the canonical serialization byte for byte."""
     data = exported("odd", quant).read_bytes()
     model = onnx.load_from_string(data)
     assert model.SerializeToString(deterministic=True) == data
@@ -511,7 +511,7 @@ def test_the_file_is_what_onnx_would_have_written(exported, quant):
     assert len(names) == len(set(names))
 
 
-def test_nothing_but_its_own_norm_is_beyond_what_the_checker_knows(exported):
+def test_fused_graph_passes_the_checker_except_for_its_norm(exported):
     model = onnx.load(exported("odd", "fp32"))
     for node in list(model.graph.node):
         if node.op_type == "SimplifiedLayerNormalization":  # ONNX Runtime's, in the standard's domain
@@ -520,12 +520,12 @@ def test_nothing_but_its_own_norm_is_beyond_what_the_checker_knows(exported):
 
 
 @pytest.mark.parametrize("quant", ["fp16", "int8", "int4"])
-def test_the_same_bytes_for_the_same_model(models, exported, tmp_path, quant):
+def test_fused_conversion_is_deterministic(models, exported, tmp_path, quant):
     again = to_onnx(models("odd"), tmp_path / "again.onnx", quant).path
     assert again.read_bytes() == exported("odd", quant).read_bytes()
 
 
-def test_few_nodes(exported):
+def test_fused_graph_has_few_nodes(exported):
     _, _, operators = describe(exported("tied", "int8"))
     assert operators["com.microsoft.MatMulNBits"] == 4 * 3 + 1
     assert operators["com.microsoft.GroupQueryAttention"] == 3
@@ -534,26 +534,26 @@ def test_few_nodes(exported):
 
 
 @pytest.mark.parametrize("quant", ["fp32", "fp16", *QUANTIZED])
-def test_describe_names_every_weight(models, exported, tmp_path, quant):
-    made = to_onnx(models("odd"), tmp_path / "m.onnx", quant)
-    metadata, rows, _ = describe(made.path)
-    assert made.tensors == rows and "ONNX Runtime" in made.notes[0]
+def test_describe_fused_names_every_weight(models, exported, tmp_path, quant):
+    result = to_onnx(models("odd"), tmp_path / "m.onnx", quant)
+    metadata, rows, _ = describe(result.path)
+    assert result.tensors == rows and "ONNX Runtime" in result.notes[0]
     assert (metadata["edgekit.graph"], metadata["edgekit.quant"]) == ("fused", quant)
     layer = [f"self_attn.{n}_proj" for n in ("qkv", "o")] + [f"mlp.{n}_proj" for n in ("gate_up", "down")]
     layer += ["input_layernorm", "post_attention_layernorm"]
-    wanted = {f"model.layers.{i}.{name}.weight" for i in range(3) for name in layer}
-    wanted |= {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight", "(constants of the graph)"}
-    assert {row.name for row in rows} == wanted and len(rows) == len(wanted)
-    sizes = {tensor.name: len(tensor.raw_data) for tensor in onnx.load(made.path).graph.initializer}
+    expected = {f"model.layers.{i}.{name}.weight" for i in range(3) for name in layer}
+    expected |= {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight", "(constants of the graph)"}
+    assert {row.name for row in rows} == expected and len(rows) == len(expected)
+    sizes = {tensor.name: len(tensor.raw_data) for tensor in onnx.load(result.path).graph.initializer}
     assert sum(row.bytes for row in rows) == sum(sizes.values())
     found = {row.name: row for row in rows}
     if quant == "int8":
         row = found["model.layers.1.mlp.down_proj.weight"]
         assert row.shape == (48, 100) and row.bytes == 48 * (128 + 4 * 4)
-        assert "rows of 100 are filled up to 128" in row.note
+        assert "rows of 100 are padded to 128" in row.note
 
 
-def test_carries_the_files_beside_the_weights(models, exported):
+def test_fused_file_embeds_the_model_files(models, exported):
     runtime, source = load(exported("stories", "int4")), open_folder(models("stories"))
     assert runtime.files == source.files and "tokenizer.json" in runtime.files
     assert (runtime.vocab_size, runtime.context_length) == (512, 512)
@@ -562,15 +562,15 @@ def test_carries_the_files_beside_the_weights(models, exported):
     assert embedded.files_in_texts(metadata, "m") == source.files
 
 
-def test_fused_int8_is_what_is_made_unasked(models, tmp_path):
+def test_convert_default_is_fused_int8(models, tmp_path):
     to_onnx(models("tied"), tmp_path / "m.onnx")
     metadata, _, _ = describe(tmp_path / "m.onnx")
     assert (metadata["edgekit.graph"], metadata["edgekit.quant"]) == ("fused", "int8")
-    room = registry.load("converters", "onnx")
-    assert room.QUANTS[0] == "fp32" and room.DEFAULT == "int8"
+    module = registry.load("converters", "onnx")
+    assert module.QUANTS[0] == "fp32" and module.DEFAULT == "int8"
 
 
-def test_progress_counts_to_its_end(models, tmp_path):
+def test_convert_fused_progress_is_complete(models, tmp_path):
     steps = []
 
     def progress(items, what, total):
@@ -583,16 +583,16 @@ def test_progress_counts_to_its_end(models, tmp_path):
     assert len(steps) == steps[0][1]
 
 
-# ----------------------------------------------------------------------------- bad input
+# ----------------------------------------------------------------------------- invalid input
 
 
-def test_refusals(models, tmp_path):
-    for chosen, said in (
+def test_convert_fused_invalid_settings_raise(models, tmp_path):
+    for chosen, message in (
         (Converting("q4_0"), "fp32, fp16, int8, int4, int4_pure"),
         (Converting("int8", reduce_range=True), "reduce_range .* --graph portable"),
         (Converting("int8", embedding_type="q8_0"), "embedding_type"),
     ):
-        with pytest.raises(SettingError, match=said):
+        with pytest.raises(SettingError, match=message):
             convert(models("tied"), "onnx", tmp_path / "m.onnx", settings=chosen)
     with pytest.raises(SettingError, match="graph must be fused or portable"):
         Converting(graph="round")
@@ -644,7 +644,7 @@ def without_config(model):
     model.metadata_props.extend(kept)
 
 
-@pytest.mark.parametrize("change, said", [
+@pytest.mark.parametrize("change, message", [
     (rename_input, "input logit_positions is missing: not a fused graph"),
     (one_input_more, "unexpected input attention_mask"),
     (drop_output, "output present.2.value is missing"),
@@ -654,13 +654,13 @@ def without_config(model):
     (with_config(num_hidden_layers=4), "input past_key_values.3.key is missing"),
     (without_config, "no config.json"),
 ])  # fmt: skip
-def test_a_graph_that_is_not_what_it_says(exported, tmp_path, change, said):
-    with pytest.raises(CheckpointError, match=said) as caught:
+def test_load_fused_graph_that_contradicts_its_metadata_raises(exported, tmp_path, change, message):
+    with pytest.raises(CheckpointError, match=message) as caught:
         load(damaged(exported("tied"), tmp_path / "m.onnx", change))
     assert "\n" not in str(caught.value)
 
 
-def test_a_context_beyond_the_graphs_is_an_error_not_nonsense(exported, tmp_path):
+def test_load_context_longer_than_the_graph_raises(exported, tmp_path):
     path = damaged(exported("tied"), tmp_path / "m.onnx", with_config(max_position_embeddings=128))
     runtime = load(path)
     runtime.forward([1] * 64)
@@ -669,7 +669,7 @@ def test_a_context_beyond_the_graphs_is_an_error_not_nonsense(exported, tmp_path
     assert runtime.length == 64
 
 
-def test_a_file_cut_short_is_one_clear_line(exported, tmp_path):
+def test_load_truncated_file_raises_one_line(exported, tmp_path):
     whole = exported("tied", "int4").read_bytes()
     for size in (0, 100, len(whole) // 2, len(whole) - 5000):
         path = tmp_path / f"{size}.onnx"

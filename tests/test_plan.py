@@ -1,4 +1,4 @@
-"""Sizes known before anything is written, types found by measuring, and which tensors lose most."""
+"""Planned sizes, types chosen by measuring, and the sensitivity of tensors."""
 
 import json
 import tempfile
@@ -26,8 +26,8 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("llama_cpp")
 
-# Rows that K-quants take as they are, a head of its own, and 8 layers, so that llama.cpp mixes types by layer; and rows
-# that no block of 256 divides, where it falls back.
+# Rows that suit K-quants, an untied head, and 8 layers, so that llama.cpp mixes types by layer; and rows that are not
+# a multiple of 256, for which it uses other types.
 WIDE = LlamaConfig(448, 256, 256, 8, 4, 1, 64, 128)
 NARROW = LlamaConfig(448, 64, 160, 3, 4, 2, 16, 128, tie_word_embeddings=True)
 GGUF = list(registry.load("converters", "gguf").QUANTS)
@@ -50,21 +50,21 @@ def models(tmp_path_factory):
 @pytest.mark.parametrize("to, more", [
     ("gguf", {}), ("gguf", {"importance": "default"}), ("gguf", {"embedding_type": "q4_k"}), ("onnx", {}),
 ])  # fmt: skip
-def test_a_planned_size_is_the_size_of_the_file(models, tmp_path, model, to, more):
-    """To the byte; what a receipt adds is checked below."""
+def test_plan_size_equals_size_of_the_file(models, tmp_path, model, to, more):
+    """To the byte; the size of the receipt is checked below."""
     settings, checkpoint = Converting(**more), open_folder(models[model])
-    room = registry.load("converters", to)
-    quants = [quant for quant in room.QUANTS if quant not in getattr(room, "SAME", ())]
+    module = registry.load("converters", to)
+    quants = [quant for quant in module.QUANTS if quant not in getattr(module, "SAME", ())]
     if more:
         quants = ["q5_0", "iq4_nl"] if "importance" in more else ["q4_0", "q3_k_s"]
-    elif model == "wide" and to == "gguf":  # where llama.cpp mixes most
+    elif model == "wide" and to == "gguf":  # the types that llama.cpp mixes most
         quants = ["f16", "q5_k_m", "iq4_nl", "q4_k_s", "q4_0", "q3_k_l", "q2_k"]
     rows = {row.quant: row for row in plan.plan(checkpoint, to, settings)}
-    assert list(rows) == list(room.QUANTS)
+    assert list(rows) == list(module.QUANTS)
     receipt = {"gguf": 2048 + 35, "onnx": 2048 + 22}[to]
     for quant in quants:
-        path = tmp_path / f"{quant}{room.SUFFIX}"
-        room.convert(checkpoint, path, Converting(quant=quant, **more), silent)
+        path = tmp_path / f"{quant}{module.SUFFIX}"
+        module.convert(checkpoint, path, Converting(quant=quant, **more), silent)
         assert abs(path.stat().st_size + receipt - rows[quant].bytes) < 32, quant
         if to == "gguf":
             tensors = gguf.GGUFReader(path).tensors
@@ -77,13 +77,13 @@ def test_a_planned_size_is_the_size_of_the_file(models, tmp_path, model, to, mor
 @pytest.mark.parametrize("to, more", [
     ("gguf", {"quant": "q3_k_l", "importance": "default"}), ("onnx", {"quant": "int4"}),
 ])  # fmt: skip
-def test_with_the_receipt_it_is_the_same_to_the_byte(bundled, tmp_path, to, more):
+def test_plan_size_with_receipt_equals_size_of_the_file(bundled, tmp_path, to, more):
     rows = {row.quant: row for row in plan.plan(open_folder(bundled), to, Converting(**more))}
-    made = convert(bundled, to, tmp_path / f"m.{to}", settings=Converting(**more))
-    assert made.receipt and made.path.stat().st_size == rows[more["quant"]].bytes
+    result = convert(bundled, to, tmp_path / f"m.{to}", settings=Converting(**more))
+    assert result.receipt and result.path.stat().st_size == rows[more["quant"]].bytes
 
 
-def test_the_plan_is_printed_and_nothing_is_written(models, tmp_path, monkeypatch):
+def test_plan_command_prints_table_and_writes_nothing(models, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, ["convert", "-m", str(models["wide"]), "--plan", "--json"])
     assert done.exit_code == 0, done.output
@@ -97,7 +97,7 @@ def test_the_plan_is_printed_and_nothing_is_written(models, tmp_path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
-def test_without_llama_cpp_its_types_are_told_and_the_others_planned(models, monkeypatch):
+def test_plan_without_llama_cpp_notes_the_extra_and_plans_the_rest(models, monkeypatch):
     def missing(what):
         raise MissingExtraError(f"{what} needs llama-cpp-python")
 
@@ -107,9 +107,9 @@ def test_without_llama_cpp_its_types_are_told_and_the_others_planned(models, mon
     assert rows["q4_0"].bytes and "-" in plan.report(open_folder(models["wide"]), list(rows.values()))
 
 
-def test_a_quantizer_that_says_its_plan_otherwise_is_an_error_and_no_wrong_size(models, monkeypatch):
+def test_plan_unknown_log_of_the_quantizer_raises(models, monkeypatch):
     monkeypatch.setattr(registry.load("converters", "_gguf_llama"), "_call", lambda *_: "[ 1/ 2] token_embd.weight: ?")
-    with pytest.raises(RuntimeFailure, match="does not say its plan"):
+    with pytest.raises(RuntimeFailure, match="logs its plan in an unknown form"):
         plan.plan(open_folder(models["wide"]), "gguf")
 
 
@@ -117,7 +117,7 @@ def test_a_quantizer_that_says_its_plan_otherwise_is_an_error_and_no_wrong_size(
     ("7MB", 7_000_000), ("6.5MiB", 6_815_744), ("7000000", 7_000_000), ("1.5 kB", 1500), ("2gb", 2_000_000_000),
     ("MB", None), ("-1MB", None), ("7 apples", None), ("1e3", None), ("", None),
 ])  # fmt: skip
-def test_sizes_as_people_write_them(size, count):
+def test_bytes_of_reads_units(size, count):
     assert bytes_of(size) == count
     if count is None:
         with pytest.raises(SettingError, match="target_size must be a size"):
@@ -129,7 +129,7 @@ def test_sizes_as_people_write_them(size, count):
 
 @pytest.fixture(scope="session")
 def measured(models, tmp_path_factory):
-    """Size and KL of every ONNX type of a model, measured from outside: (quant, bytes, KL)."""
+    """Size and KL of every ONNX type of a model, measured independently: (quant, bytes, KL)."""
     folder = tmp_path_factory.mktemp("measured")
     paths = [
         convert(models["narrow"], "onnx", folder / f"{quant}.onnx", settings=Converting(quant=quant)).path
@@ -140,7 +140,7 @@ def measured(models, tmp_path_factory):
 
 
 @pytest.mark.parametrize("place", range(5))
-def test_the_best_that_fits_and_the_smallest_that_is_good_enough(models, measured, place):
+def test_choose_finds_best_that_fits_and_smallest_below_kl(models, measured, place):
     checkpoint, (_, size, kl) = open_folder(models["narrow"]), measured[place]
     fits = [row for row in measured if row[1] <= size]
     best = min(fits, key=lambda row: row[2])
@@ -152,12 +152,12 @@ def test_the_best_that_fits_and_the_smallest_that_is_good_enough(models, measure
     assert shown[choice.quant].verdict == "chosen" and shown[choice.quant].bytes == chosen[1]
     assert shown[choice.quant].figures.mean_kl == pytest.approx(chosen[2], rel=0.01, abs=1e-6)
 
-    wanted = min((row for row in measured if row[2] <= kl * 1.01 + 1e-6), key=lambda row: row[1])
+    expected = min((row for row in measured if row[2] <= kl * 1.01 + 1e-6), key=lambda row: row[1])
     choice = search.choose(checkpoint, "onnx", Converting(), Choosing(max_kl=kl * 1.01 + 1e-6))
-    assert choice.quant == wanted[0] and "smallest file" in choice.reason
+    assert choice.quant == expected[0] and "smallest file" in choice.reason
 
 
-def test_the_command_keeps_the_winner_alone(models, measured, tmp_path, monkeypatch):
+def test_convert_command_with_target_size_keeps_only_the_chosen_file(models, measured, tmp_path, monkeypatch):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
@@ -173,14 +173,14 @@ def test_the_command_keeps_the_winner_alone(models, measured, tmp_path, monkeypa
     assert {p.name for p in tmp_path.iterdir()} == {"scratch", "narrow-int8.onnx"} and not list(scratch.iterdir())
 
 
-def test_what_cannot_be_is_one_clear_line(models, measured, tmp_path, monkeypatch):
+def test_choose_impossible_request_raises_one_line(models, measured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     base = ["convert", "-m", str(models["narrow"]), "--to", "onnx"]
     smallest = min(measured, key=lambda row: row[1])
-    for arguments, said in [
+    for arguments, message in [
         (["--target-size", "10kB"], f"fits into 10kB: the smallest, {smallest[0]}, takes {smallest[1] / 1e6:.2f} MB"),
         (["--max-kl", "1e-9", "--target-size", str(smallest[1])], f"the best, {smallest[0]}, has "),
-        (["--max-kl", "0.1", "--quant", "int8"], "leave out --quant"),
+        (["--max-kl", "0.1", "--quant", "int8"], "omit --quant"),
         (["--max-kl", "-1"], "max_kl must be a number of at least 0"),
         (["--sensitivity"], "--sensitivity goes with --plan"),
         (["--plan", "--target-size", "1MB"], "--plan writes and chooses nothing"),
@@ -188,36 +188,36 @@ def test_what_cannot_be_is_one_clear_line(models, measured, tmp_path, monkeypatc
         (["--plan", "--importance", "default"], "importance is a setting of gguf"),
     ]:
         done = CliRunner().invoke(main, base + arguments)
-        assert done.exit_code == 2 and said in done.output, (arguments, done.output)
-    for arguments, said in [
+        assert done.exit_code == 2 and message in done.output, (arguments, done.output)
+    for arguments, message in [
         (["convert"], "Missing option '--to'"),
         (["convert", "--plan", "--to", "hf"], "no types to plan with"),
     ]:
         done = CliRunner().invoke(main, [*arguments, "-m", str(models["narrow"])])
-        assert done.exit_code == 2 and said in done.output
+        assert done.exit_code == 2 and message in done.output
     assert not list(tmp_path.iterdir())
 
 
-def test_importance_goes_to_the_types_that_heed_it(models, monkeypatch):
-    room = registry.load("converters", "gguf")
-    monkeypatch.setattr(room, "QUANTS", ("f32", "q8_0", "q4_0"))
+def test_choose_importance_is_used_only_by_types_that_can(models, monkeypatch):
+    module = registry.load("converters", "gguf")
+    monkeypatch.setattr(module, "QUANTS", ("f32", "q8_0", "q4_0"))
     choice = search.choose(
         open_folder(models["narrow"]), "gguf", Converting(importance="default"), Choosing(max_kl=1e9)
     )
-    assert choice.quant in room.WEIGHTED and choice.importance == "default"
+    assert choice.quant in module.WEIGHTED and choice.importance == "default"
     assert "weighed by this same text" in search.report(choice)
     lossless = search.choose(
         open_folder(models["narrow"]), "gguf", Converting(importance="default"), Choosing(target_size="1GB")
     )
-    assert lossless.quant not in room.WEIGHTED and lossless.importance is None
+    assert lossless.quant not in module.WEIGHTED and lossless.importance is None
 
 
 # ----------------------------------------------------------------------------- sensitivity
 
 
 @pytest.mark.parametrize("to, quant", [("gguf", "q4_0"), ("gguf", "q3_k_s"), ("onnx", "int4"), ("gguf", "f32")])
-def test_a_group_alone_is_what_its_tensors_alone_make(models, tmp_path, to, quant):
-    """Against a mixture made by hand from the file itself, which for GGUF is read back as a whole model."""
+def test_sensitivity_group_equals_replacing_its_tensors(models, tmp_path, to, quant):
+    """Compared with a mixture built here from the file, which for GGUF is read back as a model."""
     checkpoint = open_folder(models["wide"])
     groups, truth = sensitivity.sensitivity(checkpoint, to, Converting(quant=quant))
     found = {group.name: group for group in groups}
@@ -248,7 +248,7 @@ def by_hand(truth, source, other):
     return np.mean(found)
 
 
-def test_sensitivity_is_printed_a_column_for_each_type(models):
+def test_sensitivity_command_prints_a_column_for_each_type(models):
     done = CliRunner().invoke(main, ["convert", "-m", str(models["narrow"]), "--plan", "--to", "onnx", "--sensitivity"])
     assert done.exit_code == 0, done.output
     assert "onnx int8" in done.output and "onnx int4_pure" in done.output and "attention q" in done.output

@@ -1,4 +1,4 @@
-"""Conversions prove themselves: what they measured is inside, and a broken one is not kept."""
+"""Conversions verify themselves: the receipt has what was measured, and a broken artefact is deleted."""
 
 import dataclasses
 import json
@@ -46,7 +46,7 @@ def to(tiny, folder, kind, **more):
 
 
 def carried(path):
-    """The receipt as other programs find it."""
+    """The receipt as other programs read it."""
     if path.is_dir():
         return json.loads((path / "edgekit_receipt.json").read_text())
     if path.suffix == ".gguf":
@@ -59,23 +59,23 @@ def carried(path):
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=NAMES)
-def test_the_receipt_is_inside_and_says_what_was_measured(tiny, tmp_path, kind):
-    made = to(tiny, tmp_path, kind)
-    found = carried(made.path)
-    assert found == made.receipt
+def test_receipt_is_stored_and_has_the_measured_figures(tiny, tmp_path, kind):
+    result = to(tiny, tmp_path, kind)
+    found = carried(result.path)
+    assert found == result.receipt
     assert found["source"] == {"name": "tiny", "sha256": open_folder(tiny).sha256}
     assert (found["to"], found["quant"]) == kind and found["packages"]["numpy"] == np.__version__
     assert found["positions"] == 256 and found["greedy"]["length"] == 24 and len(found["greedy"]["matched"]) == 2
     assert sum(sum(group["types"].values()) for group in found["tensors"].values()) == len(CONFIG.shapes())
     exact = kind[1] in ("f32", "fp32")
     assert (found["figures"]["mean_kl"] == 0) == exact and (found["tensors"]["ffn"]["error"] == 0) == exact
-    # The same figures, measured again from outside.
-    again = verify(tiny, [made.path], tokens=256, greedy=24, prompts=2).artefacts[0]
+    # The same figures, measured again independently.
+    again = verify(tiny, [result.path], tokens=256, greedy=24, prompts=2).artefacts[0]
     assert again.sound and again.figures.mean_kl == pytest.approx(found["figures"]["mean_kl"], rel=0.01, abs=1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=NAMES)
-def test_the_same_conversion_gives_the_same_bytes(tiny, tmp_path, kind):
+def test_convert_twice_gives_the_same_bytes(tiny, tmp_path, kind):
     one, two = to(tiny, tmp_path / "a", kind).path, to(tiny, tmp_path / "b", kind).path
     pairs = [(one, two)] if one.is_file() else [(p, two / p.name) for p in one.iterdir()]
     for a, b in pairs:
@@ -83,7 +83,7 @@ def test_the_same_conversion_gives_the_same_bytes(tiny, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=NAMES)
-def test_without_verify_nothing_else_is_different(tiny, tmp_path, kind):
+def test_convert_without_verify_differs_only_in_the_receipt(tiny, tmp_path, kind):
     proved, bare = to(tiny, tmp_path / "a", kind), to(tiny, tmp_path / "b", kind, verify=False)
     assert bare.receipt is None and proved.tensors == bare.tensors and proved.notes == bare.notes
     if kind[0] == "hf":
@@ -106,12 +106,12 @@ def test_without_verify_nothing_else_is_different(tiny, tmp_path, kind):
         assert a == b
 
 
-def test_summary_and_inspect_show_it(tiny, tmp_path):
-    made = to(tiny, tmp_path, ("gguf", "q8_0"))
-    said = summary(made)
-    assert "verified on llamacpp, 256 positions of bundled text" in said and "\n  KL 0.0" in said
-    found = inspect.describe(made.path)
-    assert found["receipt"] == made.receipt and embedded.RECEIPT not in found["metadata"]
+def test_receipt_is_shown_by_summary_and_inspect(tiny, tmp_path):
+    result = to(tiny, tmp_path, ("gguf", "q8_0"))
+    message = summary(result)
+    assert "verified on llamacpp, 256 positions of bundled text" in message and "\n  KL 0.0" in message
+    found = inspect.describe(result.path)
+    assert found["receipt"] == result.receipt and embedded.RECEIPT not in found["metadata"]
     assert "receipt\n  verified on llamacpp" in inspect.report(found)
     folder = to(tiny, tmp_path, ("hf", "f32")).path
     assert inspect.describe(folder)["receipt"]["to"] == "hf" and "\nreceipt\n" in inspect.report(
@@ -120,13 +120,13 @@ def test_summary_and_inspect_show_it(tiny, tmp_path):
     assert inspect.describe(tiny)["receipt"] is None and "receipt" not in inspect.report(inspect.describe(tiny))
 
 
-def test_a_receipt_does_not_travel_into_the_next_conversion(tiny, tmp_path):
+def test_receipt_is_not_copied_by_the_next_conversion(tiny, tmp_path):
     first = to(tiny, tmp_path / "a", ("gguf", "q8_0"))
     second = convert(first.path, "hf", tmp_path / "b")
     assert second.receipt["source"]["sha256"] != first.receipt["source"]["sha256"]
     third = convert(second.path, "gguf", tmp_path / "c.gguf", settings=Converting(quant="f32"))
     assert third.receipt["figures"]["mean_kl"] == 0 and third.receipt["quant"] == "f32"
-    # And it is none of what a checkpoint's digest covers.
+    # And a checkpoint's digest does not cover it.
     sha256 = open_folder(second.path).sha256
     (second.path / "edgekit_receipt.json").unlink()
     assert open_folder(second.path).sha256 == sha256
@@ -135,47 +135,47 @@ def test_a_receipt_does_not_travel_into_the_next_conversion(tiny, tmp_path):
 @pytest.mark.parametrize(
     "text", ["", "not JSON", "[1]", "{}", '{"figures": 3}', '{"figures": {"mean_kl": "x"}}', '{"source": []}']
 )
-def test_a_receipt_from_anywhere_breaks_nothing(text):
+def test_summary_lines_of_invalid_receipt_never_raises(text):
     found = receipt.parse(text)
     assert found is None or receipt.summary_lines(found) == ["(it cannot be read)"]
 
 
-def test_a_second_receipt_is_refused(tiny, tmp_path):
+def test_add_receipt_twice_raises(tiny, tmp_path):
     path = to(tiny, tmp_path, ("gguf", "f32")).path
     with pytest.raises(CheckpointError, match="has a receipt already"):
         registry.load("converters", "gguf").add_receipt(path, "{}")
 
 
-def test_a_model_without_a_readable_tokenizer_is_proved_on_seeded_ids(tmp_path):
+def test_convert_without_tokenizer_is_verified_on_random_ids(tmp_path):
     bare = write_model(tmp_path / "bare", CONFIG, std=0.2)
     found = to(bare, tmp_path, ("gguf", "q8_0")).receipt
     assert "random ids" in found["text"] and "tokenizer" not in found
 
 
-def test_a_runtime_that_is_not_installed_is_a_note(tiny, tmp_path, monkeypatch):
+def test_convert_without_runtime_verifies_tensors_and_adds_a_note(tiny, tmp_path, monkeypatch):
     real = registry.load
 
-    def load(room, name):
-        if room == "runtimes":
+    def load(module, name):
+        if module == "runtimes":
             raise MissingExtraError(f"llamacpp needs llama_cpp: {registry.install_command('llamacpp')}")
-        return real(room, name)
+        return real(module, name)
 
     monkeypatch.setattr(registry, "load", load)
-    made = to(tiny, tmp_path, ("gguf", "q8_0"))
-    assert made.notes[-1] == (
+    result = to(tiny, tmp_path, ("gguf", "q8_0"))
+    assert result.notes[-1] == (
         "only its tensors were verified: llamacpp needs llama_cpp: pip install 'edgekit-lm[llamacpp]'"
     )
     assert (
-        made.receipt["runtime"] is None
-        and "figures" not in made.receipt
-        and made.receipt["tensors"]["ffn"]["error"] > 0
+        result.receipt["runtime"] is None
+        and "figures" not in result.receipt
+        and result.receipt["tensors"]["ffn"]["error"] > 0
     )
-    assert "error of the tensors" in summary(made) and "verified on" not in summary(made)
-    # A format that is not read back goes without a receipt.
+    assert "error of the tensors" in summary(result) and "verified on" not in summary(result)
+    # A format that is not read back has no receipt.
     monkeypatch.delattr(real("converters", "gguf"), "weights")
-    made = to(tiny, tmp_path / "b", ("gguf", "q8_0"))
-    assert made.receipt is None and made.notes[-1].startswith("not verified: llamacpp needs")
-    assert embedded.RECEIPT not in gguf_file.GGUFFile(made.path).metadata
+    result = to(tiny, tmp_path / "b", ("gguf", "q8_0"))
+    assert result.receipt is None and result.notes[-1].startswith("not verified: llamacpp needs")
+    assert embedded.RECEIPT not in gguf_file.GGUFFile(result.path).metadata
 
 
 # ----------------------------------------------------------------------------- broken ones
@@ -220,7 +220,7 @@ def truncated(checkpoint: Checkpoint) -> Checkpoint:
     )
 
 
-# What a converter might make of the checkpoint that it was given, and what is said of it.
+# Faults of a converter, and the message for each.
 FAULTS = {
     "unpermuted": (lambda c: with_tensors(c, **{"self_attn.q": unpermuted}), "layer 1 attention differs: query rows"),
     "transposed": (lambda c: with_tensors(c, **{"self_attn.o": np.transpose}), "the output matrix is transposed"),
@@ -233,22 +233,22 @@ FAULTS = {
 
 @pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_broken_conversion_is_named_and_not_kept(tiny, tmp_path, monkeypatch, fault, kind):
-    change, said = FAULTS[fault]
-    room = registry.load("converters", kind[0])
-    real = room.convert
-    monkeypatch.setattr(room, "convert", lambda checkpoint, *more: real(change(checkpoint), *more))
+def test_convert_broken_artefact_is_explained_and_deleted(tiny, tmp_path, monkeypatch, fault, kind):
+    change, message = FAULTS[fault]
+    module = registry.load("converters", kind[0])
+    real = module.convert
+    monkeypatch.setattr(module, "convert", lambda checkpoint, *more: real(change(checkpoint), *more))
     out = tmp_path / "out"
     with pytest.raises(CheckpointError) as caught:
         to(tiny, out, kind)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
     assert str(caught.value).startswith("m") and ".tmp" not in str(caught.value) and "--no-verify" in str(caught.value)
     assert list(out.iterdir()) == []
-    made = to(tiny, out, kind, verify=False)
-    assert made.path.exists(), "who wants it all the same can have it"
+    result = to(tiny, out, kind, verify=False)
+    assert result.path.exists(), "--no-verify keeps it"
 
 
-def test_a_broken_conversion_leaves_the_old_file(tiny, tmp_path, monkeypatch):
+def test_convert_broken_artefact_keeps_the_old_file(tiny, tmp_path, monkeypatch):
     before = to(tiny, tmp_path, ("gguf", "f32")).path.read_bytes()
     monkeypatch.setattr(registry.load("converters", "gguf"), "permute", lambda name, values, config: values)
     with pytest.raises(CheckpointError, match="layer 0 attention differs: query rows are not permuted .5 more"):
@@ -256,8 +256,8 @@ def test_a_broken_conversion_leaves_the_old_file(tiny, tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"] and (tmp_path / "m.gguf").read_bytes() == before
 
 
-def test_permutation_forgotten_on_both_ways_is_still_found(tiny, tmp_path, monkeypatch):
-    """The reader undoes what the writer did not do: the tensors look right, the words are not."""
+def test_convert_missing_permutation_in_writer_and_reader_is_found(tiny, tmp_path, monkeypatch):
+    """The reader undoes what the writer did not do: the tensors look right, the logits are wrong."""
     from edgekit.converters import _gguf_read
 
     for module, name in ((registry.load("converters", "gguf"), "permute"), (_gguf_read, "unpermute")):
@@ -266,7 +266,7 @@ def test_permutation_forgotten_on_both_ways_is_still_found(tiny, tmp_path, monke
         to(tiny, tmp_path, ("gguf", "q4_0"))
 
 
-def test_a_rotary_base_in_the_file_alone(tiny, tmp_path, monkeypatch):
+def test_convert_wrong_rotary_base_in_keys_is_found(tiny, tmp_path, monkeypatch):
     from edgekit.converters import _gguf_keys
 
     real = _gguf_keys.llama_keys
@@ -275,9 +275,9 @@ def test_a_rotary_base_in_the_file_alone(tiny, tmp_path, monkeypatch):
         to(tiny, tmp_path, ("gguf", "q8_0"))
 
 
-def test_scales_of_the_tensor_before(tiny, tmp_path, monkeypatch):
-    room = registry.load("converters", "gguf")
-    real, before = room.encode, []
+def test_convert_scales_of_another_tensor_are_found(tiny, tmp_path, monkeypatch):
+    module = registry.load("converters", "gguf")
+    real, before = module.encode, []
 
     def encode(values, kind, name):
         raw = real(values, kind, name)
@@ -289,7 +289,7 @@ def test_scales_of_the_tensor_before(tiny, tmp_path, monkeypatch):
             before[0] = np.roll(before[0], 7, axis=0)
         return raw
 
-    monkeypatch.setattr(room, "encode", encode)
+    monkeypatch.setattr(module, "encode", encode)
     with pytest.raises(
         CheckpointError, match="layer 2 ffn differs: the gate matrix has the wrong scale in .* blocks of 32"
     ):
@@ -297,8 +297,8 @@ def test_scales_of_the_tensor_before(tiny, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("graph", ["fused", "portable"])
-def test_a_graph_with_another_rotary_base(tiny, tmp_path, monkeypatch, graph):
-    """No tensor tells and no key: only what the graph says, and the source with that one fault says the same."""
+def test_convert_wrong_rotary_base_in_graph_is_found(tiny, tmp_path, monkeypatch, graph):
+    """Neither tensors nor keys show it, only the logits, and the source with that fault has the same logits."""
     if graph == "portable":
         pytest.importorskip("optimum")
         exporter, name = registry.load("converters", "_optimum"), "build"
@@ -321,18 +321,18 @@ def test_a_graph_with_another_rotary_base(tiny, tmp_path, monkeypatch, graph):
         convert(tiny, "onnx", tmp_path / "m.onnx", settings=settings)
 
 
-def test_the_portable_graph_is_read_back_too(tiny, tmp_path):
+def test_weights_of_portable_graph_are_all_read(tiny, tmp_path):
     pytest.importorskip("optimum")
     for quant in ("fp32", "int8"):
-        made = convert(tiny, "onnx", tmp_path / f"{quant}.onnx", settings=Converting(quant=quant, graph="portable"))
-        assert sum(sum(g["types"].values()) for g in made.receipt["tensors"].values()) == len(CONFIG.shapes())
-        assert made.receipt["graph"] == "portable"
+        result = convert(tiny, "onnx", tmp_path / f"{quant}.onnx", settings=Converting(quant=quant, graph="portable"))
+        assert sum(sum(g["types"].values()) for g in result.receipt["tensors"].values()) == len(CONFIG.shapes())
+        assert result.receipt["graph"] == "portable"
 
 
-def test_heads_that_a_graph_fills_up_are_read_back(tmp_path):
-    """head_dim 10: the fused graph has room for 16."""
+def test_weights_of_padded_heads_are_all_read(tmp_path):
+    """head_dim 10: the fused graph pads it to 16."""
     odd = LlamaConfig(300, 48, 100, 3, 6, 2, 10, 64, rms_norm_eps=1e-6, rope_theta=50000.0)
     folder = write_model(tmp_path / "odd", odd, std=0.2)
     for quant in ("fp32", "fp16", "int8", "int4"):
-        made = convert(folder, "onnx", tmp_path / f"{quant}.onnx", settings=Converting(quant=quant))
-        assert sum(sum(g["types"].values()) for g in made.receipt["tensors"].values()) == len(odd.shapes())
+        result = convert(folder, "onnx", tmp_path / f"{quant}.onnx", settings=Converting(quant=quant))
+        assert sum(sum(g["types"].values()) for g in result.receipt["tensors"].values()) == len(odd.shapes())

@@ -1,4 +1,4 @@
-"""Figures against an independent computation, the reference against transformers, and every fault found and named."""
+"""Figures compared with an independent computation, the reference with transformers, and faults that are found."""
 
 import dataclasses
 import importlib.util
@@ -48,8 +48,8 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def made(tiny, tmp_path_factory):
-    """quant -> the tiny model as a `.gguf` of that type, made once."""
+def gguf_of(tiny, tmp_path_factory):
+    """quant -> the tiny model as a `.gguf` of that type, converted once."""
     root, done = tmp_path_factory.mktemp("made"), {}
 
     def get(quant: str):
@@ -62,13 +62,13 @@ def made(tiny, tmp_path_factory):
 
 
 def changed(folder, out, **tensors):
-    """A copy of a model folder with some tensors put through functions; names by their middle, as "1.self_attn.q"."""
+    """A copy of a model folder with functions applied to some tensors; names by their middle, as "1.self_attn.q"."""
     source = open_folder(folder)
-    room = registry.load("converters", "hf")
+    module = registry.load("converters", "hf")
     for middle, function in tensors.items():
         name = next(n for n in source.tensors if middle.replace("__", ".") in n)
         source.tensors[name] = np.ascontiguousarray(function(source.float32(name)))
-    room.convert(source, out, Converting(quant="f32"), lambda items, *_: iter(items))
+    module.convert(source, out, Converting(quant="f32"), lambda items, *_: iter(items))
     return out
 
 
@@ -85,7 +85,7 @@ def hugging_face(folder, tokens):
     (CONFIG, np.float32), (ODD, np.float32), (dataclasses.replace(ODD, num_key_value_heads=6), np.float16),
     (dataclasses.replace(ODD, tie_word_embeddings=True), np.float32),
 ])  # fmt: skip
-def test_the_reference_says_what_hugging_face_says(tmp_path, config, dtype):
+def test_reference_logits_equal_hugging_face(tmp_path, config, dtype):
     folder = write_model(tmp_path / "m", config, std=0.2, dtype=dtype)
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, 40).tolist()
     reference, theirs = Reference(open_folder(folder)), hugging_face(folder, tokens).numpy()
@@ -98,7 +98,7 @@ def test_the_reference_says_what_hugging_face_says(tmp_path, config, dtype):
     assert np.abs(reference.forward(tokens[7:]) - theirs[-1]).max() < 1e-4
 
 
-def test_the_reference_on_a_trained_model_and_longer_than_a_chunk(stories):
+def test_reference_trained_model_and_long_input_equal_hugging_face(stories):
     reference = Reference(open_folder(stories))
     tokens = np.random.default_rng(0).integers(3, 512, 300).tolist()
     assert np.abs(reference.forward(tokens, every=True) - hugging_face(stories, tokens).numpy()).max() < 1e-4
@@ -107,8 +107,8 @@ def test_the_reference_on_a_trained_model_and_longer_than_a_chunk(stories):
 # ----------------------------------------------------------------------------- figures
 
 
-def test_the_figures_are_those_of_an_independent_computation(tiny, tmp_path):
-    """Both models by transformers, everything else by torch's own functions."""
+def test_figures_equal_an_independent_computation(tiny, tmp_path):
+    """Both models run by transformers, everything else computed by torch's functions."""
     other = changed(tiny, tmp_path / "other", **{"1.mlp.down": lambda w: 1.05 * w})
     found = verify(tiny, [other], **QUICK, window=64)
     figures = found.artefacts[0].figures
@@ -164,7 +164,7 @@ def calibration():
     return CALIBRATION
 
 
-def test_greedy_texts_are_those_of_hugging_faces_generate(tiny, tmp_path):
+def test_greedy_texts_equal_hugging_face_generate(tiny, tmp_path):
     other = changed(tiny, tmp_path / "other", **{"0.mlp.up": lambda w: 1.02 * w})
     proof = verify(tiny, [other], tokens=200, greedy=20, prompts=3, threads=1).artefacts[0]
     ids, prefix = found_tokenizer(tiny).encode(calibration())[:200], tokenizer_eos(tiny)
@@ -190,8 +190,8 @@ def test_greedy_texts_are_those_of_hugging_faces_generate(tiny, tmp_path):
     assert proof.greedy.divergence is None or proof.greedy.divergence.step == min(matched)
 
 
-def test_a_copy_is_equal_to_the_last_figure(tiny, made):
-    found = verify(tiny, [tiny, made("f32")], **QUICK, layers=True)
+def test_verify_copy_has_no_differences(tiny, gguf_of):
+    found = verify(tiny, [tiny, gguf_of("f32")], **QUICK, layers=True)
     assert found.sound and found.reference == "float32 numpy"
     for proof in found.artefacts:
         assert proof.type == "f32" and proof.failures == [] and proof.figures.mean_kl < 1e-9
@@ -205,7 +205,7 @@ def test_a_copy_is_equal_to_the_last_figure(tiny, made):
     assert [proof.runtime for proof in found.artefacts] == ["torch", "llamacpp"]
 
 
-def test_the_text_is_cut_and_prefixed_as_eval_does(tiny):
+def test_verify_windows_and_prefix_equal_those_of_eval(tiny):
     from edgekit.evaluation.perplexity import perplexity
     from edgekit.model import load
 
@@ -216,22 +216,22 @@ def test_the_text_is_cut_and_prefixed_as_eval_does(tiny):
     assert found.positions == measured.total.scored
 
 
-def test_an_artefact_may_be_the_source(tiny, made):
-    found = verify(made("q8_0"), [made("q8_0"), made("f32")], **QUICK)
+def test_verify_accepts_an_artefact_as_source(tiny, gguf_of):
+    found = verify(gguf_of("q8_0"), [gguf_of("q8_0"), gguf_of("f32")], **QUICK)
     same, plain = found.artefacts
     assert same.sound and same.figures.mean_kl < 0.01
     assert all(group.error == 0 for group in same.tensors.values())
-    # The other way round it is no conversion: float32 holds what q8_0 cannot have had.
+    # The reverse is not a conversion: float32 has values that q8_0 cannot have.
     assert not plain.sound
 
 
-def test_a_model_without_tokenizer_is_given_seeded_ids(tmp_path):
+def test_verify_without_tokenizer_uses_random_ids(tmp_path):
     folder = write_model(tmp_path / "bare", CONFIG, std=0.2)
     found = verify(folder, [folder], **QUICK)
     assert found.sound and "random ids" in found.text and found.artefacts[0].tokens is None
 
 
-def test_many_logits_wait_in_a_file(tiny, monkeypatch):
+def test_measure_source_many_logits_are_kept_in_a_file(tiny, monkeypatch):
     from edgekit.conversion.verification import measure
 
     plain = verify(tiny, [tiny], **QUICK).artefacts[0].figures
@@ -244,13 +244,13 @@ def test_many_logits_wait_in_a_file(tiny, monkeypatch):
 
 
 @pytest.mark.parametrize("quant", ["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"])
-def test_sound_conversions_pass(tiny, made, quant):
-    proof = verify(tiny, [made(quant)], **QUICK).artefacts[0]
+def test_verify_sound_conversion_passes(tiny, gguf_of, quant):
+    proof = verify(tiny, [gguf_of(quant)], **QUICK).artefacts[0]
     assert proof.sound and proof.type == quant, proof.failures
 
 
 @pytest.mark.parametrize("quant", ["q6_k", "q5_k_m", "q4_k_m", "q3_k", "q2_k"])
-def test_sound_k_quants_pass(tmp_path, quant):
+def test_verify_sound_k_quant_passes(tmp_path, quant):
     config = dataclasses.replace(CONFIG, hidden_size=256, intermediate_size=256, num_attention_heads=4, head_dim=64)
     folder = write_model(tmp_path / "wide", config, std=0.05)
     path = convert(folder, "gguf", tmp_path / "m.gguf", settings=Converting(quant=quant), verify=False).path
@@ -259,8 +259,8 @@ def test_sound_k_quants_pass(tmp_path, quant):
 
 
 @pytest.mark.parametrize("std", [0.02, 1.0])
-def test_flat_and_amplifying_models_are_no_faults(tmp_path, std):
-    """At 4 bits the one loses nothing worth naming and the other nearly all; both conversions are sound."""
+def test_verify_flat_and_amplifying_models_pass(tmp_path, std):
+    """At 4 bits one loses almost nothing and the other almost everything; both conversions are sound."""
     folder = write_model(tmp_path / "m", CONFIG, std=std)
     path = convert(folder, "gguf", tmp_path / "m.gguf", settings=Converting(quant="q4_0"), verify=False).path
     proof = verify(folder, [path], **QUICK).artefacts[0]
@@ -268,7 +268,7 @@ def test_flat_and_amplifying_models_are_no_faults(tmp_path, std):
     assert proof.figures.mean_kl < 0.01 if std == 0.02 else proof.figures.mean_kl > 1
 
 
-def test_the_trained_model(stories, shared, tmp_path):
+def test_verify_trained_model_has_expected_figures(stories, shared, tmp_path):
     paths = [shared / "models" / "stories260K" / "stories260K.f32.gguf"]
     for quant in ("q8_0", "q4_0"):
         settings = Converting(quant=quant)
@@ -281,7 +281,7 @@ def test_the_trained_model(stories, shared, tmp_path):
     assert four.greedy.divergence.source_text is not None
 
 
-def test_limits_of_types():
+def test_limits_are_ordered_and_found_by_name():
     assert limit_of("int4_pure") is limit_of("int4/32") is LIMITS["int4"]
     assert limit_of("Q4_0") is LIMITS["q4_0"] and limit_of("fp32") is LIMITS["f32"] and limit_of("new") is UNKNOWN
     assert coarsest(["f32", "q8_0", "q4_0", "f16"]) == "q4_0" and coarsest([]) == "f32"
@@ -290,12 +290,12 @@ def test_limits_of_types():
         assert 0 < limit.rows <= 1 and 0 < limit.noise <= limit.logits < 2**0.5
 
 
-def test_every_quantization_has_limits_of_its_own():
+def test_limits_exist_for_every_quantization():
     for quant in registry.load("converters", "onnx").QUANTS:
         assert limit_of(quant) is not UNKNOWN, quant
     kinds = {kind.lower() for kind in registry.load("converters", "gguf").BLOCKS}
     for quant in registry.load("converters", "gguf").QUANTS:
-        if quant in kinds:  # q4_k_m and its like are mixtures of those that are
+        if quant in kinds:  # q4_k_m and the like are mixtures of these
             assert limit_of(quant) is not UNKNOWN, quant
 
 
@@ -303,16 +303,16 @@ def test_every_quantization_has_limits_of_its_own():
 
 
 def broken(config=CONFIG, **changes):
-    """The sentence for a model whose tensors were changed; names as `changed` has them."""
+    """The sentence for a model with changed tensors; names as for `changed`."""
     rng = np.random.default_rng(1)
     source = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in config.shapes().items()}
-    held = dict(source)
+    stored = dict(source)
     for middle, function in changes.items():
         name = next(n for n in source if middle.replace("__", ".") in n)
-        held[name] = function(source[name])
+        stored[name] = function(source[name])
     found = {
         tensor.name: (difference, tensor)
-        for difference, tensor in compare(source, (ArtefactTensor(n, v, "f32") for n, v in held.items()))
+        for difference, tensor in compare(source, (ArtefactTensor(n, v, "f32") for n, v in stored.items()))
         if not difference.sound
     }
     assert found
@@ -330,7 +330,7 @@ def scaled_rows(w):
     return w
 
 
-@pytest.mark.parametrize("changes, said", [
+@pytest.mark.parametrize("changes, message", [
     ({"2.self_attn.q": unpermuted}, "layer 2 attention differs: query rows are not permuted"),
     ({"0.self_attn.k": unpermuted}, "layer 0 attention differs: key rows are not permuted"),
     ({"1.self_attn.o": lambda w: w.T}, "layer 1 attention differs: the output matrix is transposed"),
@@ -342,11 +342,11 @@ def scaled_rows(w):
     ({"embed_tokens": lambda w: w[:400]}, "the embedding differs: it has shape [400, 64], the source's [448, 64]"),
     ({"1.self_attn.v": lambda w: w * np.nan}, "layer 1 attention differs: the value matrix has 2048 values that"),
 ])  # fmt: skip
-def test_what_is_wrong_with_a_tensor_is_said(changes, said):
-    assert broken(**changes).startswith(said)
+def test_explain_names_the_fault_of_a_tensor(changes, message):
+    assert broken(**changes).startswith(message)
 
 
-def test_swapped_and_borrowed_tensors_are_named(tiny):
+def test_explain_names_swapped_and_borrowed_tensors(tiny):
     source = dict(open_folder(tiny))
     gate, up = "model.layers.1.mlp.gate_proj.weight", "model.layers.1.mlp.up_proj.weight"
     other = "model.layers.2.mlp.gate_proj.weight"
@@ -360,7 +360,7 @@ def test_swapped_and_borrowed_tensors_are_named(tiny):
     )
 
 
-def test_a_graphs_fault_is_guessed_from_its_logits(tiny):
+def test_guess_finds_the_fault_of_a_graph(tiny):
     source = open_folder(tiny)
     tokens = np.random.default_rng(2).integers(0, 400, 60).tolist()
     base = dataclasses.replace(source, config=dataclasses.replace(CONFIG, rope_theta=500000.0))
@@ -374,7 +374,7 @@ def test_a_graphs_fault_is_guessed_from_its_logits(tiny):
 # ----------------------------------------------------------------------------- verdicts
 
 
-def test_a_changed_layer_is_found_at_every_type_and_named_by_layers(tiny, tmp_path):
+def test_verify_changed_layer_is_found_at_every_type(tiny, tmp_path):
     other = changed(tiny, tmp_path / "other", **{"1.self_attn.q": unpermuted})
     for quant in ("f32", "q8_0", "q4_0"):
         path = convert(other, "gguf", tmp_path / f"{quant}.gguf", settings=Converting(quant=quant), verify=False).path
@@ -384,43 +384,43 @@ def test_a_changed_layer_is_found_at_every_type_and_named_by_layers(tiny, tmp_pa
         assert departed[0] == "layer 1 attention" if quant == "f32" else True
 
 
-def test_a_runtime_that_does_not_do_what_its_tensors_say(tiny, made, monkeypatch):
-    """Tensors and keys are right, the words are not: a graph or a kernel at fault."""
-    room = registry.load("runtimes", "llamacpp")
-    real = room.LlamaCppRuntime.forward
+def test_verify_wrong_logits_of_right_tensors_fail(tiny, gguf_of, monkeypatch):
+    """Tensors and keys are right, the logits are wrong: a fault of a graph or a kernel."""
+    module = registry.load("runtimes", "llamacpp")
+    real = module.LlamaCppRuntime.forward
 
     def forward(self, tokens, *, every=False):
         logits = real(self, tokens, every=every)
         return np.roll(logits, 1, axis=-1)
 
-    monkeypatch.setattr(room.LlamaCppRuntime, "forward", forward)
+    monkeypatch.setattr(module.LlamaCppRuntime, "forward", forward)
     for quant in ("f32", "q4_0"):
-        proof = verify(tiny, [made(quant)], **QUICK).artefacts[0]
+        proof = verify(tiny, [gguf_of(quant)], **QUICK).artefacts[0]
         assert proof.failures[0].startswith("its logits are not those of its own tensors (logit error 1.")
 
 
-def test_a_cache_that_keeps_something_else_is_found(tiny, made, monkeypatch):
-    room = registry.load("runtimes", "llamacpp")
-    real = room.LlamaCppRuntime.forward
+def test_verify_wrong_kv_cache_fails(tiny, gguf_of, monkeypatch):
+    module = registry.load("runtimes", "llamacpp")
+    real = module.LlamaCppRuntime.forward
 
     def forward(self, tokens, *, every=False):
         if len(tokens) == 1 and self.length > 4:
             tokens = [(tokens[0] + 1) % self.vocab_size]
         return real(self, tokens, every=every)
 
-    monkeypatch.setattr(room.LlamaCppRuntime, "forward", forward)
-    proof = verify(tiny, [made("f32")], **QUICK).artefacts[0]
+    monkeypatch.setattr(module.LlamaCppRuntime, "forward", forward)
+    proof = verify(tiny, [gguf_of("f32")], **QUICK).artefacts[0]
     assert len(proof.failures) == 1 and proof.failures[0].startswith("token by token it gives other logits")
 
 
-def test_logits_that_are_not_finite(tiny, made, monkeypatch):
-    room = registry.load("runtimes", "llamacpp")
-    real = room.LlamaCppRuntime.forward
-    monkeypatch.setattr(room.LlamaCppRuntime, "forward", lambda *a, **k: real(*a, **k) * np.nan)
-    assert verify(tiny, [made("f32")], **QUICK).artefacts[0].failures == ["its logits are not finite"]
+def test_verify_logits_that_are_not_finite_fail(tiny, gguf_of, monkeypatch):
+    module = registry.load("runtimes", "llamacpp")
+    real = module.LlamaCppRuntime.forward
+    monkeypatch.setattr(module.LlamaCppRuntime, "forward", lambda *a, **k: real(*a, **k) * np.nan)
+    assert verify(tiny, [gguf_of("f32")], **QUICK).artefacts[0].failures == ["its logits are not finite"]
 
 
-def test_another_tokenizer_is_found(tiny, tmp_path):
+def test_verify_another_tokenizer_fails(tiny, tmp_path):
     files = tokenmonster_files(small(1, unk=True, special=[b"<x>"]).to_bytes(), CONFIG.vocab_size)
     other = changed(tiny, tmp_path / "other")
     for name, data in files.items():
@@ -433,21 +433,21 @@ def test_another_tokenizer_is_found(tiny, tmp_path):
     )
 
 
-def test_an_artefact_that_cannot_be_opened_fails_and_the_rest_goes_on(tiny, made, tmp_path):
+def test_verify_unreadable_artefact_fails_and_others_are_measured(tiny, gguf_of, tmp_path):
     damaged = tmp_path / "damaged.gguf"
-    damaged.write_bytes(made("f32").read_bytes()[:5000])
-    found = verify(tiny, [damaged, made("f32")], **QUICK)
+    damaged.write_bytes(gguf_of("f32").read_bytes()[:5000])
+    found = verify(tiny, [damaged, gguf_of("f32")], **QUICK)
     assert [proof.sound for proof in found.artefacts] == [False, True] and not found.sound
     assert "cut off" in found.artefacts[0].failures[0] and found.artefacts[0].figures is None
 
 
-def test_a_demand_of_ones_own(tiny, made):
-    assert verify(tiny, [made("q8_0")], **QUICK, max_kl=10).sound
-    failures = verify(tiny, [made("q8_0")], **QUICK, max_kl=1e-9).artefacts[0].failures
+def test_verify_max_kl_fails_above_it(tiny, gguf_of):
+    assert verify(tiny, [gguf_of("q8_0")], **QUICK, max_kl=10).sound
+    failures = verify(tiny, [gguf_of("q8_0")], **QUICK, max_kl=1e-9).artefacts[0].failures
     assert len(failures) == 1 and failures[0].endswith("is above --max-kl 1e-09")
 
 
-def test_settings_out_of_range(tiny):
+def test_verify_invalid_settings_raise(tiny):
     for values in ({"tokens": 1}, {"window": 0}, {"kv_type": "q8"}, {"max_kl": -1}, {"greedy": -1}):
         with pytest.raises(SettingError):
             verify(tiny, [tiny], **values)
@@ -460,7 +460,7 @@ def test_settings_out_of_range(tiny):
 
 @click.group(cls=Commands)
 def group():
-    """The command on its own."""
+    """The command alone."""
 
 
 group.add_command(COMMAND, "verify")
@@ -473,9 +473,9 @@ def call(*arguments):
 QUICKLY = ["--tokens", 120, "--greedy", 8, "--prompts", 1, "--threads", 1]
 
 
-def test_the_table_and_the_plot(tiny, made, tmp_path):
+def test_verify_command_prints_table_and_writes_plot(tiny, gguf_of, tmp_path):
     plot = tmp_path / "p.svg"
-    done = call("-m", tiny, made("f32"), made("q4_0"), *QUICKLY, "--plot", plot)
+    done = call("-m", tiny, gguf_of("f32"), gguf_of("q4_0"), *QUICKLY, "--plot", plot)
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert "llama.cpp with f32 KV cache" in lines[0] and lines[2].split()[:4] == ["artefact", "type", "MB", "KL"]
@@ -486,13 +486,13 @@ def test_the_table_and_the_plot(tiny, made, tmp_path):
     assert len([e for e in drawn.iter() if e.get("id", "").startswith("bar_")]) == 2 * 3
 
 
-def test_all_formats_in_one_command(tiny, tmp_path, monkeypatch, capsys):
-    """examples/compare_formats.py, whose figures are verify's own; only the speed is not measured here."""
+def test_compare_formats_example_prints_verifys_figures(tiny, tmp_path, monkeypatch, capsys):
+    """examples/compare_formats.py, which prints the figures of verify; the speed is not measured here."""
     path = Path(__file__).resolve().parents[1] / "examples" / "compare_formats.py"
     spec = importlib.util.spec_from_file_location("compare_formats", path)
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
-    for name in example.FORMATS:  # every type that it names is one
+    for name in example.FORMATS:  # all of its types exist
         to, quant, *more = name.split(":")
         assert quant in registry.load("converters", to).QUANTS and set(more) <= {"importance", "portable", "kv8"}
     monkeypatch.setattr(example, "speeds", lambda paths, rounds: [123.0, None])
@@ -508,16 +508,16 @@ def test_all_formats_in_one_command(tiny, tmp_path, monkeypatch, capsys):
     one = convert(
         tiny, "gguf", tmp_path / "m.gguf", settings=Converting(quant="q4_0", importance="default"), verify=False
     )
-    (wanted,) = verify(tiny, [one.path], tokens=120, greedy=0).artefacts
-    assert rows[0][1:3] == [f"{wanted.bytes / 1e6:.2f}", f"{wanted.figures.mean_kl:.1e}"]
+    (expected,) = verify(tiny, [one.path], tokens=120, greedy=0).artefacts
+    assert rows[0][1:3] == [f"{expected.bytes / 1e6:.2f}", f"{expected.figures.mean_kl:.1e}"]
     drawn = ElementTree.parse(plot).getroot()
     texts = [e.text for e in drawn.iter() if e.tag.endswith("text")]
     assert "gguf q4_0, importance" in texts and "Decoding, tokens/s" in texts
     assert len([e for e in drawn.iter() if e.get("id", "").startswith("bar_")]) == 2 * 4
 
 
-def test_json_and_markdown(tiny, made):
-    done = call("-m", tiny, made("q8_0"), *QUICKLY, "--json", "--layers")
+def test_verify_command_prints_json_and_markdown(tiny, gguf_of):
+    done = call("-m", tiny, gguf_of("q8_0"), *QUICKLY, "--json", "--layers")
     record = json.loads(done.stdout)
     assert record["sound"] and record["positions"] == 120
     one = record["artefacts"][0]
@@ -531,12 +531,12 @@ def test_json_and_markdown(tiny, made):
         "max_difference",
     }
     assert one["tensors"]["ffn"]["types"] == {"Q8_0": 9} and len(one["layers"]) == 8 and one["greedy"]["length"] == 8
-    table = call("-m", tiny, made("q8_0"), *QUICKLY, "--markdown").stdout
+    table = call("-m", tiny, gguf_of("q8_0"), *QUICKLY, "--markdown").stdout
     assert "| artefact | type | MB |" in table and "| `tiny-q8_0.gguf` | q8_0 |" in table
     assert call("-m", tiny, tiny, "--json", "--markdown").exit_code == 2
 
 
-def test_a_broken_artefact_is_exit_status_1_and_a_sentence(tiny, tmp_path):
+def test_verify_command_broken_artefact_exits_with_1_and_a_sentence(tiny, tmp_path):
     other = changed(tiny, tmp_path / "other", **{"1.mlp.gate": np.negative})
     done = call("-m", tiny, other, *QUICKLY)
     assert done.exit_code == 1 and "BROKEN" in done.stdout
@@ -545,7 +545,7 @@ def test_a_broken_artefact_is_exit_status_1_and_a_sentence(tiny, tmp_path):
     )
 
 
-def test_a_text_of_ones_own(tiny, tmp_path):
+def test_verify_command_reads_a_text_file(tiny, tmp_path):
     text = tmp_path / "t.txt"
     text.write_text("the cat sat on a mat and then there were not any cats at all")
     done = call("-m", tiny, tiny, "--text", text, "--json", *QUICKLY)

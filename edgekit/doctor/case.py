@@ -23,6 +23,7 @@ from edgekit.formats.embedded import FILES
 from edgekit.formats.gguf import MOST_STRINGS, GGUFFile
 from edgekit.formats.gguf_config import KNOWN, config_from_keys, llama_config
 from edgekit.formats.gguf_tensors import gguf_name
+from edgekit.formats.onnx import files_of
 from edgekit.tokenizers.base import Tokenizer
 from edgekit.tokenizers.load import from_files
 from edgekit.utils import registry
@@ -256,18 +257,13 @@ def _gguf(path: Path) -> Case:
 def _onnx(path: Path) -> Case:
     case = Case(path, "onnx")
     try:
-        case.onnx = onnx_file.read(path)
+        case.onnx = contents = onnx_file.read(path)
     except CheckpointError as reason:
         what = str(reason).removeprefix(f"{path} ")
         case.trouble.append(error(what, "neither edgekit nor ONNX Runtime loads the file", NEW_COPY))
         return case
-    case.tensors = case.onnx.tensors
-    if any(key.startswith("edgekit.") for key in case.keys):
-        _carried(case, lambda: embedded.files_in_texts(case.keys, path))
-    else:  # a file of other tools: runtimes/onnx.py reads the files next to it
-        for name in embedded.CARRIED:
-            if (path.parent / name).is_file():
-                case.files[name] = read_bytes(path.parent / name)
+    case.tensors = contents.tensors
+    _carried(case, lambda: files_of(contents.metadata, path))
     return case
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.formats.checkpoint import widen_bfloat16
 from edgekit.formats.gguf import BLOCKS
 
 CHUNK = 1 << 20
@@ -107,7 +108,7 @@ def _rows(kind: str, shape: tuple[int, ...], raw: NDArray[np.uint8]) -> NDArray[
 def _values(kind: str, rows: NDArray[Any]) -> NDArray[Any]:
     """Numbers in some rows: the values, or the scales of block types."""
     if kind == "BF16":
-        return (rows.astype(np.uint32) << 16).view(np.float32)
+        return widen_bfloat16(rows)
     if kind in SCALES:
         blocks = rows.reshape(len(rows), -1, BLOCKS[kind][1])
         scales = [np.ascontiguousarray(blocks[:, :, at : at + 2]).view("<f2")[:, :, 0] for at in SCALES[kind]]

@@ -328,11 +328,15 @@ def read_safetensors(path: Path) -> Iterator[tuple[str, NDArray, str]]:
         elif kind == "F16":
             array = np.frombuffer(data, np.float16)
         elif kind == "BF16":
-            # bfloat16 is the upper half of a float32. numpy has no such type, and neither has safetensors.numpy.
-            array = (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
+            array = widen_bfloat16(np.frombuffer(data, np.uint16))
         else:
             raise CheckpointError(f"{path}: tensor {name} is {kind}; edgekit reads F32, F16 and BF16")
         yield name, array.reshape(entry["shape"]), kind
+
+
+def widen_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """bfloat16 as float32, of which it is the upper half. numpy has no such type, and neither has safetensors.numpy."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def _shards(path: Path) -> list[Path]:

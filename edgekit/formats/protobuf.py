@@ -1,4 +1,4 @@
-"""Walking a protobuf message without a schema: for the metadata in a file with large weights, and small messages."""
+"""Reading and writing fields of protobuf messages without a schema: enough for metadata next to large weights."""
 
 from collections.abc import Iterator
 
@@ -61,3 +61,17 @@ def number(value: int | memoryview) -> int:
     if not isinstance(value, int):
         raise ValueError("a message where a number is expected")
     return value
+
+
+def varint(value: int) -> bytes:
+    """A whole number from 0 up, in base 128."""
+    data = bytearray()
+    while value > 0x7F:
+        data.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*data, value])
+
+
+def head(number: int, length: int) -> bytes:
+    """All of a field with a length (a string, bytes or a message) that is before its `length` bytes."""
+    return varint(number << 3 | LENGTH) + varint(length)
