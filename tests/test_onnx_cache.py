@@ -168,9 +168,7 @@ def test_export_web_refuses_int8_cache(bundled, tmp_path):
     path = converted(bundled, tmp_path / "m.onnx")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("edgekit.web.npm.assets", lambda *_, **__: None)
-        with pytest.raises(
-            CheckpointError, match="m.onnx has an int8 KV cache, but pages need float32: convert it with"
-        ):
+        with pytest.raises(CheckpointError, match="m.onnx has an int8 KV cache, but pages need float32: convert"):
             export_web([path], tmp_path / "site")
     assert not (tmp_path / "site").exists()
 
