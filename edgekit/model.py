@@ -14,6 +14,7 @@ from edgekit.formats.generation_config import defaults
 from edgekit.inference import threads
 from edgekit.inference.generate import Generation, Stream
 from edgekit.inference.runtime import Runtime, plugin
+from edgekit.inference.scoring import first_token
 from edgekit.settings import Drafting, Generating, Running, split
 from edgekit.tokenizers.base import Tokenizer
 from edgekit.tokenizers.load import tokenizer_of
@@ -46,12 +47,17 @@ class Model:
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """The ids to feed for a prompt: BOS first if the model wants it. A prompt of ids is not changed.
 
+        An empty text becomes the token that transformers' `generate()` begins with when it is given no ids: BOS, also
+        where prompts do not begin with it; EOS if the model has none.
+
         Raises:
-            PromptError: the prompt is empty or not UTF-8.
+            PromptError: the prompt is not UTF-8, or it has no ids and the model neither BOS nor EOS.
         """
         if not isinstance(prompt, str):
             return [int(token) for token in prompt]
         tokens = self.tokenizer.encode(prompt)
+        if not prompt and (start := first_token(self.tokenizer, self.runtime)) is not None:
+            return [start]
         if not tokens:
             why = "is empty" if not prompt else "has no character that the vocabulary can write"
             raise PromptError(f"the prompt {why}: give the model at least one character to continue from")
@@ -77,7 +83,7 @@ class Model:
 
         Raises:
             SettingError: an unknown setting or a value out of range.
-            PromptError, ContextError: a prompt that is empty, not UTF-8 or too long.
+            PromptError, ContextError: a prompt without ids, not UTF-8 or too long.
             EdgekitError: a draft that cannot be opened.
         """
         changes, about_draft = split(settings, Generating, Drafting)

@@ -213,10 +213,18 @@ class Sampling(Checked):
 
     temperature: float = setting(0.0, "Divide the logits by this; 0 takes the most likely token.", ge=0)
     top_k: int = setting(0, "Keep the K most likely tokens; 0 keeps all.", ge=0)
-    top_p: float = setting(1.0, "Keep the fewest tokens whose probabilities add up to P.", gt=0, le=1)
+    top_p: float = setting(
+        1.0, "Keep the fewest tokens whose probabilities add up to P; 0 keeps the most likely one.", ge=0, le=1
+    )
     min_p: float = setting(0.0, "Drop tokens less likely than P times the most likely one.", ge=0, le=1)
     repetition_penalty: float = setting(
         1.0, "Weaken tokens that are already in the prompt or the text; 1 is off.", gt=0
+    )
+    presence_penalty: float = setting(
+        0.0, "Subtract this from the logit of a token that is in the new text; OpenAI's.", ge=-2, le=2
+    )
+    frequency_penalty: float = setting(
+        0.0, "Subtract this, times its count in the new text, from the logit of a token; OpenAI's.", ge=-2, le=2
     )
     seed: int | None = setting(
         None, "The same seed gives the same text on every runtime; default: a new one each time.", ge=0, le=LARGEST

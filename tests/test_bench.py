@@ -299,7 +299,7 @@ def test_bench_command_folder_is_converted_first(stories, tmp_path):
     (["--prompt-tokens", "0"], 2, "prompt_tokens must be whole numbers of at least 1"),
     (["--threads", "1,many"], 2, "is not a comma-separated list"),
     (["--new-tokens", "1"], 2, "new_tokens must be a whole number of at least 2"),
-    (["--top-p", "7"], 2, "top_p must be a number above 0"),
+    (["--top-p", "7"], 2, "top_p must be a number from 0 to 1"),
     (["--json", "--markdown"], 2, "not both"),
     (["--csv", "."], 2, "--csv needs a file"),
     (["--runtime", "nonsense"], 2, "unknown runtime 'nonsense': choose from"),

@@ -184,13 +184,11 @@ def test_command_invalid_input_prints_one_line_and_leaves_nothing(broken, tmp_pa
 
 
 PROMPT_MISTAKES = [
-    ([""], None, 1, "the prompt is empty"),
-    ([], b"", 1, "the prompt is empty"),
     ([], b"\xff\xfe", 1, "not UTF-8 (at byte 0)"),
     ([b"caf\xe9"], None, 1, "not UTF-8"),
     (["word " * 600], None, 1, "the model's context holds 512"),
     (["x", "--temperature", "-1"], None, 2, "temperature must be a number of at least 0, not -1.0"),
-    (["x", "--top-p", "0"], None, 2, "top_p"),
+    (["x", "--top-p", "-0.1"], None, 2, "top_p"),
     (["x", "--top-k", "-4"], None, 2, "top_k"),
     (["x", "--repetition-penalty", "0"], None, 2, "repetition_penalty"),
     (["x", "--temperature", "warm"], None, 2, "--temperature"),
@@ -206,6 +204,16 @@ def test_run_invalid_prompt_or_setting_prints_one_line(gguf, arguments, input, s
     done = subprocess.run([*EDGEKIT, "run", "-m", str(gguf), *arguments], capture_output=True, input=input, timeout=60)
     assert done.returncode == status and message in done.stderr.decode(), done.stderr
     assert b"Traceback" not in done.stderr and done.stderr.strip().splitlines()[-1].startswith(b"Error: ")
+
+
+def test_run_empty_prompt_begins_at_bos(gguf):
+    pytest.importorskip("llama_cpp")
+    settings = ("-m", gguf, "--json", "--max-new-tokens", 5, "--temperature", 0)
+    given, piped = call("run", "", *settings), call("run", *settings, input=b"")
+    assert given.returncode == piped.returncode == 0, given.stderr + piped.stderr
+    records = [json.loads(done.stdout) for done in (given, piped)]
+    assert [record["prompt"] for record in records] == [[1], [1]]
+    assert records[0]["tokens"] == records[1]["tokens"] and len(records[0]["tokens"]) == 5
 
 
 def test_run_truncate_left_fits_a_long_prompt(gguf):

@@ -300,3 +300,9 @@ def test_artefact_quantized_stays_close_to_source(
     # Seeded weights are all but indifferent between tokens, so their top-1 means nothing.
     assert -1e-6 < kl < most_kl and (top1 > least_top1 or name == "stentor"), (kl, top1)
     assert model.generate("Once", max_new_tokens=20).tokens
+
+
+def test_empty_prompt_continues_as_transformers_generate_without_ids(model, model_name, reference):
+    ours = model.generate("", max_new_tokens=12, temperature=0, repetition_penalty=1.0, top_p=1.0)
+    theirs = reference(model_name).generate(max_new_tokens=12, do_sample=False, repetition_penalty=1.0)
+    assert ours.prompt + ours.tokens == theirs[0].tolist()

@@ -159,9 +159,10 @@ def test_generate_logprobs_are_of_the_model(model):
 
 def test_generate_invalid_prompt_or_setting_raises(model):
     with pytest.raises(PromptError, match="empty"):
-        model.generate("")
-    with pytest.raises(PromptError, match="empty"):
         model.generate([])
+    model.tokenizer.stop = frozenset()
+    with pytest.raises(PromptError, match="empty"):
+        model.generate("")
     with pytest.raises(PromptError, match="not UTF-8"):
         model.generate("a\udc80")
     with pytest.raises(SettingError, match="unknown setting 'temprature'"):
@@ -188,6 +189,7 @@ CHAINS = [
     {"temperature": 0.0},
     {"temperature": 0.0, "repetition_penalty": 1.3},
     {"temperature": 0.9, "top_p": 0.8, "top_k": 40, "min_p": 0.02, "repetition_penalty": 1.2, "seed": 3},
+    {"temperature": 0.9, "presence_penalty": 0.7, "frequency_penalty": 0.4, "seed": 3},
     {"temperature": 1.5, "seed": 8, "ignore_eos": True, "banned": (3, 4), "logit_bias": {7: 2.0}},
 ]
 
@@ -231,22 +233,30 @@ def test_steps_tokens_texts_and_logprobs_equal_generate(settings):
     assert all(step.logprob is None and step.distribution is None for step in bare)
 
 
+def test_encode_empty_prompt_takes_bos_or_else_eos(model):
+    assert model.encode("") == [0], "the end-of-text token of a model without BOS"
+    model.runtime.files = {"config.json": b'{"bos_token_id": 5}'}
+    assert model.encode("") == [5] and model.encode("a") == [97]
+    model.tokenizer.bos = 7
+    assert model.encode("") == [7] and model.generate("", max_new_tokens=2).tokens == [8, 9]
+
+
 @pytest.mark.parametrize("settings", CHAINS)
 def test_steps_distribution_is_what_the_token_was_drawn_from(settings):
     """Against the plain version of the sampler, on logits computed again."""
     model = seeded(**settings)
     stream = model.stream("once")
-    steps, history = list(stream.steps(distribution=True)), [*stream.result.prompt]
+    steps, prompt, text = list(stream.steps(distribution=True)), [*stream.result.prompt], []
     again = Seeded()
-    logits = again.forward(history)
+    logits = again.forward(prompt)
     for step in steps:
-        ids, weights = candidates(logits, Generating(**settings), history)
+        ids, weights = candidates(logits, Generating(**settings), prompt, text)
         drawn = step.distribution
         assert drawn.ids.tolist() == ids.tolist() and drawn.probabilities.tolist() == (weights / weights.sum()).tolist()
         assert drawn.probabilities.sum() == pytest.approx(1) and drawn.probability(step.token) > 0
         left_out = np.setdiff1d(np.arange(256), ids)
         assert left_out.size == 0 or drawn.probability(int(left_out[0])) == 0
-        history.append(step.token)
+        text.append(step.token)
         logits = again.forward([step.token])
 
 

@@ -392,7 +392,7 @@ def test_utf8_mask_random_walks_equal_python(node, paths):
     "values",
     [
         {"temperature": -1}, {"temperature": "hot"}, {"temperature": True}, {"temperature": None}, {"top_k": -1},
-        {"top_k": 1.5}, {"top_p": 0}, {"top_p": 1.01}, {"min_p": 2}, {"min_p": -0.1}, {"repetition_penalty": 0},
+        {"top_k": 1.5}, {"top_p": -0.1}, {"top_p": 1.01}, {"min_p": 2}, {"min_p": -0.1}, {"repetition_penalty": 0},
         {"seed": -3}, {"seed": "-1"}, {"seed": str(2**63 + 1)}, {"max_new_tokens": 0}, {"stop": [""]}, {"stop": [3]},
         {"truncate": "right"}, {"logprobs": -1},
     ],
@@ -459,7 +459,7 @@ def test_sampler_thousands_of_draws_equal_python(node, tmp_path):
     for _ in range(DRAWS // 20):
         settings = {
             "temperature": float(rng.choice([0, 0.1, 0.8, 1, 1.7])), "top_k": int(rng.choice([0, 0, 1, 40, 5000])),
-            "top_p": float(rng.choice([1, 0.05, 0.7, 0.95, 0.9999999])), "min_p": float(rng.choice([0, 0, 0.05, 1])),
+            "top_p": float(rng.choice([1, 0, 0.05, 0.7, 0.95, 0.9999999])), "min_p": float(rng.choice([0, 0, 0.05, 1])),
             "repetition_penalty": float(rng.choice([1, 1.2, 0.7])), "seed": str(rng.integers(2**63)),
             "banned": rng.integers(0, size, rng.integers(3)).tolist(),
             "logit_bias": [(int(id), float(rng.normal())) for id in rng.integers(0, size, rng.integers(3))],

@@ -154,7 +154,7 @@ def test_playground_in_a_browser(browser, demo):
     # The server reports a setting out of range in one line.
     it.set(top_p=3, max_new_tokens=12)
     page.click("#run")
-    it.has("#error", "top_p must be a number above 0 and at most 1, not 3")
+    it.has("#error", "top_p must be a number from 0 to 1, not 3")
     it.errors.clear()  # browsers log a status of 400
     it.set(top_p=0.7)
 

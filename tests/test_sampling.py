@@ -77,6 +77,27 @@ def test_penalty_chosen_tokens_are_counted():
     assert [sampler.choose(logits) for _ in range(3)] == [0, 1, 0]  # 3 -> 1.5 < 2.9 -> 1.45 < 1.5
 
 
+def test_presence_and_frequency_penalty_equal_openais_formula():
+    """"logits[j] -> logits[j] - c[j] * frequency_penalty - (c[j] > 0) * presence_penalty", c[j] over the new text."""
+    logits = np.random.default_rng(4).standard_normal(30).astype(np.float32)
+    for presence, frequency in ((0.6, 0.0), (0.0, 0.4), (1.5, -0.3), (-1.0, 2.0)):
+        s = Sampling(temperature=1.0, presence_penalty=presence, frequency_penalty=frequency)
+        sampler = Sampler(s, 30, [1, 2, 2, 3])
+        for token in (2, 5, 5, 9, 5):
+            sampler.accept(token)
+        counts = np.bincount([2, 5, 5, 9, 5], minlength=30)
+        expected = softmax(logits - counts * frequency - (counts > 0) * presence)
+        ids, probabilities = sampler.distribution(logits)
+        assert ids.tolist() == list(range(30)) and np.abs(probabilities - expected).max() < 1e-6
+
+
+def test_top_p_zero_keeps_the_most_likely():
+    logits = np.random.default_rng(1).standard_normal(5000).astype(np.float32)
+    logits[[70, 900]] = 9.0
+    ids, probabilities = Sampler(Sampling(temperature=0.7, top_p=0), 5000).distribution(logits)
+    assert ids.tolist() == [70] and probabilities.tolist() == [1]
+
+
 # ---- the specification: the lines in sampling.py's docstring, executed ----------------------------------------------
 
 SPECIFICATION = {"np": np, "uniform": uniform}
@@ -86,15 +107,15 @@ candidates, draw = SPECIFICATION["candidates"], SPECIFICATION["draw"]
 
 def assert_equals_specification(s: Sampling, prompt, steps) -> None:
     """Both choose a text from the same logits and masks; ids, probabilities and tokens are equal to the last bit."""
-    sampler, history = Sampler(s, len(steps[0][0]), prompt), list(prompt)
+    sampler, text = Sampler(s, len(steps[0][0]), prompt), []
     for step, (logits, allowed) in enumerate(steps):
         before = logits.copy()
-        ids, weights = candidates(logits, s, history, allowed)
+        ids, weights = candidates(logits, s, list(prompt), text, allowed)
         probabilities = weights / weights.sum()
         actual_ids, actual = sampler.distribution(logits, allowed)
         assert actual_ids.tolist() == ids.tolist() and actual.tolist() == probabilities.tolist()
-        history.append(int(draw(ids, weights, sampler.seed, step)))
-        assert sampler.choose(logits, allowed) == history[-1]
+        text.append(int(draw(ids, weights, sampler.seed, step)))
+        assert sampler.choose(logits, allowed) == text[-1]
         assert np.array_equal(logits, before), "the caller's array is not changed"
         assert np.array_equal(actual, probabilities), "and what was returned belongs to the caller"
 
@@ -111,9 +132,11 @@ CHAINS = st.builds(
     Sampling,
     temperature=st.sampled_from([0.0, 0.01, 0.3, 0.8, 1.0, 2.5]),
     top_k=st.sampled_from([0, 1, 2, 3, 7, 40, 41, 5000]),
-    top_p=st.one_of(st.sampled_from([1e-9, 0.25, 0.5, 0.75, 0.9999999, ALMOST, 1.0]), st.floats(0.001, 1.0)),
+    top_p=st.one_of(st.sampled_from([0.0, 1e-9, 0.25, 0.5, 0.75, 0.9999999, ALMOST, 1.0]), st.floats(0.001, 1.0)),
     min_p=st.one_of(st.sampled_from([0.0, 0.05, 0.5, 1.0]), st.floats(0, 1)),
     repetition_penalty=st.sampled_from([0.5, 1.0, 1.2, 3.0]),
+    presence_penalty=st.sampled_from([0.0, 0.0, -2.0, 0.3, 1.0]),
+    frequency_penalty=st.sampled_from([0.0, 0.0, -0.7, 0.1, 2.0]),
     seed=st.integers(0, 2**40),
 )
 
@@ -255,10 +278,12 @@ def test_choose_bias_bans_and_masks_are_applied():
         {"temperature": "hot"},
         {"top_k": -1},
         {"top_k": 1.5},
-        {"top_p": 0},
+        {"top_p": -0.1},
         {"top_p": 1.01},
         {"min_p": 2},
         {"repetition_penalty": 0},
+        {"presence_penalty": 2.1},
+        {"frequency_penalty": -2.1},
         {"seed": -3},
         {"max_new_tokens": 0},
         {"stop": ("",)},

@@ -117,11 +117,12 @@ def test_rejection_masked_and_banned_ids_are_never_chosen():
         assert sampler.step == 1
 
 
+@pytest.mark.parametrize("penalties", [{}, {"presence_penalty": 0.8, "frequency_penalty": 0.5}])
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
-def test_sampler_rewind_restores_the_state(temperature):
+def test_sampler_rewind_restores_the_state(temperature, penalties):
     rng = np.random.default_rng(2)
     rows = rng.standard_normal((12, 30)).astype(np.float32)
-    settings = Sampling(temperature=temperature, repetition_penalty=1.5, seed=3, top_k=9)
+    settings = Sampling(temperature=temperature, repetition_penalty=1.5, seed=3, top_k=9, **penalties)
     plain, other = (Sampler(settings, 30, [4, 5]) for _ in range(2))
     expected = [plain.choose(row) for row in rows]
     for at in range(len(rows)):

@@ -1,15 +1,18 @@
 """From logits to a token: one sampler, in numpy, for every runtime.
 
 This is the specification. Order and meaning of the steps are those of Hugging Face `generate` (transformers
-`generation/logits_process.py`); tests/test_sampling.py runs these lines and expects the same ids, probabilities and
-tokens from `Sampler`, to the last bit.
+`generation/logits_process.py`); presence and frequency penalty, which it does not have, are OpenAI's and come after the
+repetition penalty. tests/test_sampling.py runs these lines and expects the same ids, probabilities and tokens from
+`Sampler`, to the last bit.
 
-    def candidates(logits, s, history, allowed=None):
+    def candidates(logits, s, prompt, text, allowed=None):
         '''Ids that may follow, ascending, and their weights; `logits` is float32 (vocab_size,).'''
         logits = logits.copy()
         penalty = np.float32(s.repetition_penalty)
-        for id in set(history) if penalty != 1 else ():  # each id of prompt and text once
+        for id in set(prompt + text) if penalty != 1 else ():  # each id of prompt and text once
             logits[id] = logits[id] * penalty if logits[id] < 0 else logits[id] / penalty
+        for id in set(text):  # the new text alone
+            logits[id] -= np.float32(s.presence_penalty + s.frequency_penalty * text.count(id))
         for id, bias in s.logit_bias.items():
             logits[id] += np.float32(bias)
         logits[list(s.banned)] = -np.inf
@@ -41,11 +44,11 @@ or so. A race then ends otherwise only if two ids run that close; drawing from c
 border between two ids, and one id more or less at the edge of top-p would shift them all. `uniform` has no state and no
 table, so that any language can draw the same: it is splitmix64 (Steele, Lea, Flood 2014) over seed, step and id.
 
-**Where the last bit comes from.** Penalty, bias and temperature are applied in float32, as in transformers: in float64
-logits that tie would differ, and with them the edge of top-k. Weights are float64 and drawn from as they are; dividing
-them by their sum would round each once more. The edge of top-p depends on the order of addition: descending, lower ids
-first. `Sampler` adds in a faster order and looks how close the sum comes to p; where only the specified order could
-tell (`MARGIN`), it adds again in that order. `uniform` is exact integer arithmetic.
+**Where the last bit comes from.** Penalties, bias and temperature are applied in float32, as in transformers: in
+float64 logits that tie would differ, and with them the edge of top-k. Weights are float64 and drawn from as they are;
+dividing them by their sum would round each once more. The edge of top-p depends on the order of addition: descending,
+lower ids first. `Sampler` adds in a faster order and looks how close the sum comes to p; where only the specified order
+could tell (`MARGIN`), it adds again in that order. `uniform` is exact integer arithmetic.
 """
 
 import functools
@@ -215,7 +218,7 @@ class Sampler:
     Args:
         settings: the filters, the seed and the bans.
         vocab_size: length of the logits.
-        history: ids of the prompt; the repetition penalty counts them too.
+        history: ids of the prompt; the repetition penalty counts them too, presence and frequency penalty do not.
 
     Raises:
         SettingError: an id of `logit_bias` or `banned` is outside the vocabulary.
@@ -231,14 +234,24 @@ class Sampler:
         self._bias_ids = np.array(list(settings.logit_bias), dtype=np.intp)
         self._bias = np.array(list(settings.logit_bias.values()), dtype=np.float32)
         self._banned = np.array(settings.banned, dtype=np.intp)
-        self._only_lowers = settings.repetition_penalty > 1 and not settings.logit_bias and not settings.banned
+        self._counts_text = settings.presence_penalty != 0 or settings.frequency_penalty != 0
+        self._only_lowers = (
+            settings.repetition_penalty > 1
+            and not settings.logit_bias
+            and not settings.banned
+            and not self._counts_text
+        )
         self._mixed_seed, self._step = mix(self.seed & MASK), 0
         self._ids, self._strides = _all_ids(vocab_size)
         # Ids of prompt and text, each once, in the order of their first use: `_seen[:_count]`.
         self._seen, self._count = np.empty(vocab_size, np.intp), 0
         self._unseen = np.ones(vocab_size, bool)
         for token in history:
-            self._remember(token)
+            self._see(token)
+        # With a presence or frequency penalty: the new text, and what is subtracted from each logit because of it.
+        self._text: list[int] = []
+        self._lowered = np.zeros(vocab_size if self._counts_text else 0, np.float32)
+        self._counts: dict[int, int] = {}
         self._logits = np.empty(vocab_size, np.float32)
         self._weights = np.empty(vocab_size if settings.temperature > 0 else 0, np.float64)
 
@@ -256,7 +269,7 @@ class Sampler:
         return ids, weights / _sum(weights)
 
     def choose(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None = None) -> int:
-        """The next token, remembered for the repetition penalty. Raises as `distribution`."""
+        """The next token, remembered for the penalties. Raises as `distribution`."""
         if self.settings.temperature == 0:
             token = self._most_likely(logits, allowed)
         else:
@@ -268,7 +281,7 @@ class Sampler:
 
     def guess(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None = None) -> tuple[int, float]:
         """As `choose`, with the token's probability in (0, 1]: that of the filtered distribution, or at temperature 0
-        that of the model after penalty, bias and bans. Drafts use it as their confidence."""
+        that of the model after penalties, bias and bans. Drafts use it as their confidence."""
         if self.settings.temperature == 0:
             scores, token = self._processed(logits, allowed)
             probability = 1 / _sum(np.exp(scores - scores[token])).item()
@@ -291,15 +304,18 @@ class Sampler:
         """Number of draws so far, an argument of `uniform`. Stays 0 at temperature 0."""
         return self._step
 
-    def mark(self) -> tuple[int, int]:
-        """The present state, for `rewind`."""
-        return self._step, self._count
+    def mark(self) -> tuple[int, int, int]:
+        """The present state, for `rewind`; the first number is `step`."""
+        return self._step, self._count, len(self._text)
 
-    def rewind(self, mark: tuple[int, int]) -> None:
+    def rewind(self, mark: tuple[int, int, int]) -> None:
         """Forget the tokens chosen since `mark` was taken."""
-        self._step, count = mark
+        self._step, count, length = mark
         self._unseen[self._seen[count : self._count]] = True
         self._count = count
+        for token in self._text[length:]:
+            self._count_in_text(token, -1)
+        del self._text[length:]
 
     def _winner(self, ids: NDArray[np.intp], weights: NDArray[np.float64]) -> np.intp:
         """Index of the id that wins the race of this step."""
@@ -310,6 +326,17 @@ class Sampler:
         return times.argmax()
 
     def _remember(self, token: int) -> None:
+        self._see(token)
+        if self._counts_text:
+            self._text.append(token)
+            self._count_in_text(token, 1)
+
+    def _count_in_text(self, token: int, change: int) -> None:
+        s, count = self.settings, self._counts.get(token, 0) + change
+        self._counts[token] = count
+        self._lowered[token] = s.presence_penalty + s.frequency_penalty * count if count else 0.0
+
+    def _see(self, token: int) -> None:
         if self._unseen[token]:
             self._unseen[token] = False
             self._seen[self._count] = token
@@ -328,13 +355,15 @@ class Sampler:
     def _processed(
         self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None
     ) -> tuple[NDArray[np.float32], int]:
-        """The logits after penalty, bias and bans, and the most likely id; the caller's array is not changed."""
+        """The logits after penalties, bias and bans, and the most likely id; the caller's array is not changed."""
         penalized = self.settings.repetition_penalty != 1 and self._count
-        if penalized or self._bias_ids.size or self._banned.size or allowed is not None:
+        if penalized or self._text or self._bias_ids.size or self._banned.size or allowed is not None:
             np.copyto(self._logits, logits)
             logits = self._logits
             if penalized:
                 apply_repetition_penalty(logits, self._seen[: self._count], self.settings.repetition_penalty)
+            if self._text:
+                logits -= self._lowered
             if self._bias_ids.size:
                 logits[self._bias_ids] += self._bias
             if self._banned.size:

@@ -71,6 +71,21 @@ def prefix_id(tokenizer: Tokenizer, runtime: Runtime, which: str) -> int | None:
     return token
 
 
+def first_token(tokenizer: Tokenizer, runtime: Runtime) -> int | None:
+    """The token that a text without a prompt begins with; None if the model has neither BOS nor EOS.
+
+    BOS if prompts begin with it; else the configured `bos_token_id`, as in transformers' `generate()` without
+    `input_ids`; else the tokenizer's BOS; else EOS.
+    """
+    if tokenizer.bos is not None:
+        return tokenizer.bos
+    configured = [id for id in configured_ids(runtime.files, "bos_token_id") if id < runtime.vocab_size]
+    if configured:
+        return configured[0]
+    bos = declared(tokenizer, runtime, "bos")
+    return declared(tokenizer, runtime, "eos") if bos is None else bos
+
+
 def declared(tokenizer: Tokenizer, runtime: Runtime, name: str) -> int | None:
     """The id of "bos" or "eos", whether or not prompts begin with it; None if there is none.
 

@@ -52,7 +52,9 @@ class TextDraft:
 
     def __init__(self, runtime: Runtime, tokenizer: Tokenizer, target: Tokenizer, settings: Generating):
         self._follower, self._size = Follower(runtime), runtime.vocab_size
-        self._settings = dataclasses.replace(settings, temperature=0.0, logit_bias={}, banned=())
+        self._settings = dataclasses.replace(
+            settings, temperature=0.0, logit_bias={}, banned=(), presence_penalty=0.0, frequency_penalty=0.0
+        )
         self._sampler = Sampler(self._settings, self._size)
         self._target, self._stop = Transcript(target), sorted(target.stop)
         bos = [] if tokenizer.bos is None else [tokenizer.bos]

@@ -154,7 +154,7 @@ function keepTopP(probabilities, p, least) {
   sorted.sort();
   let edge = 0;
   let equal = 0; // how many values equal to the edge are included
-  for (let i = sorted.length - 1, reached = 0; i >= 0 && reached < p; i--) {
+  for (let i = sorted.length - 1, reached = 0; i >= 0 && (!equal || reached < p); i--) {
     equal = sorted[i] === edge ? equal + 1 : 1;
     edge = sorted[i];
     reached += edge;

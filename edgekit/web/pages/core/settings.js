@@ -12,7 +12,7 @@ const anything = () => true;
 const FIELDS = {
   temperature: [0, number(0, Infinity), "a number of at least 0"],
   top_k: [0, whole(0), "a whole number of at least 0"],
-  top_p: [1, number(0, 1, true), "a number above 0 and at most 1"],
+  top_p: [1, number(0, 1), "a number from 0 to 1"],
   min_p: [0, number(0, 1), "a number from 0 to 1"],
   repetition_penalty: [1, number(0, Infinity, true), "a number above 0"],
   seed: [null, isSeed, "a whole number from 0 to 2^63 (a BigInt above 2^53)"],
