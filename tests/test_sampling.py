@@ -78,7 +78,7 @@ def test_penalty_chosen_tokens_are_counted():
 
 
 def test_presence_and_frequency_penalty_equal_openais_formula():
-    """"logits[j] -> logits[j] - c[j] * frequency_penalty - (c[j] > 0) * presence_penalty", c[j] over the new text."""
+    """logits[j] - c[j] * frequency_penalty - (c[j] > 0) * presence_penalty, with the counts c over the new text."""
     logits = np.random.default_rng(4).standard_normal(30).astype(np.float32)
     for presence, frequency in ((0.6, 0.0), (0.0, 0.4), (1.5, -0.3), (-1.0, 2.0)):
         s = Sampling(temperature=1.0, presence_penalty=presence, frequency_penalty=frequency)
