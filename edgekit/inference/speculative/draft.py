@@ -131,8 +131,8 @@ class ModelDraft:
                 sampler.accept(token)
                 self._ids.append(token)
             else:
-                step, *remembered = sampler.mark()
-                sampler.rewind((step + 1, *remembered))
+                step, seen, written = sampler.mark()
+                sampler.rewind((step + 1, seen, written))
         self._read, self._mark = len(history), sampler.mark()
         ids, same = list(self._ids), before
         self._follower.make_room(ids, count - 1)
