@@ -1,8 +1,9 @@
-"""The public API: `load` opens a model, `Model` generates text with it."""
+"""The public API: `load` opens a model, `Model` generates text and answers conversations with it."""
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from edgekit.errors import MissingExtraError, PromptError, SettingError, UsageEr
 from edgekit.formats import hub
 from edgekit.formats.generation_config import defaults
 from edgekit.inference import threads
-from edgekit.inference.generate import Generation, Stream
+from edgekit.inference.chat import fit_conversation
+from edgekit.inference.generate import Generation, PromptCache, Stream
 from edgekit.inference.runtime import Runtime, plugin
 from edgekit.inference.scoring import first_token
 from edgekit.settings import Drafting, Generating, Running, split
 from edgekit.tokenizers.base import Tokenizer
+from edgekit.tokenizers.chat import ChatTemplate, Message, conversation, template_of
 from edgekit.tokenizers.load import tokenizer_of
 from edgekit.utils import registry
 from edgekit.utils.progress import Progress, silent
@@ -26,7 +29,7 @@ PREFERENCE = ("onnx", "llamacpp", "torch")
 
 
 class Model:
-    """A loaded model: `stream` gives text as it comes, `generate` all of it.
+    """A loaded model: `stream` gives text as it comes, `generate` all of it; `chat` answers a conversation.
 
     Attributes:
         runtime: see `edgekit.inference.runtime.Runtime`; its cache holds this model's one sequence.
@@ -34,6 +37,7 @@ class Model:
         defaults: the settings where a call gives none, from the model's generation config.
         load_seconds: how long loading took.
         running: the settings it was opened with; a draft given by its path is opened with the same.
+        cache: what the runtime's cache holds; clear it after using the runtime directly.
     """
 
     def __init__(self, runtime: Runtime, tokenizer: Tokenizer, defaults: Generating | None = None):
@@ -42,6 +46,7 @@ class Model:
         self.defaults = defaults or Generating()
         self.load_seconds = 0.0
         self.running: dict[str, Any] = {}
+        self.cache = PromptCache(runtime)
         self._drafts: dict[tuple[str, str | None], Model] = {}
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
@@ -86,23 +91,92 @@ class Model:
             PromptError, ContextError: a prompt without ids, not UTF-8 or too long.
             EdgekitError: a draft that cannot be opened.
         """
+        generating, drafting = self._settings(settings, draft is not None)
+        return self._stream(self.encode(prompt), generating, cancelled, draft, drafting)
+
+    def chat(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        cancelled: Callable[[], bool] | None = None,
+        draft: "Model | str | Path | None" = None,
+        **settings: Any,
+    ) -> Stream:
+        """Start the answer to a conversation, through the model's chat template.
+
+        `model.chat(messages)` is iterated like `stream`; `model.chat(messages).drain()` has the whole answer. The
+        answer ends at EOS or the template's end of a turn. What the cache holds of the conversation is not read
+        again; `.result.timings.reused_tokens` counts it. Where the context does not hold the conversation, its oldest
+        messages are left out, the system's kept; `.result.dropped_messages` counts them.
+
+        Args:
+            messages: oldest first, each with `role` ("system", "user" or "assistant") and `content`; or a text, the
+                user's only message.
+            cancelled, draft, settings: as `stream` takes them.
+
+        Raises:
+            VocabularyError: the model has no chat template, or a damaged one.
+            PromptError: no messages, or the template refuses them.
+            SettingError, ContextError, EdgekitError: as `stream`.
+        """
+        generating, drafting = self._settings(settings, draft is not None)
+        template = self.chat_template
+        if template is None:
+            raise VocabularyError(
+                "the model has no chat template, so it cannot chat: it only continues text (edgekit run, Model.stream)"
+            )
+        ids, dropped = fit_conversation(
+            template, self.tokenizer, conversation(messages), self.runtime.context_length, generating
+        )
+        ends = template.turn_ends(self.tokenizer)
+        stream = self._stream(ids, generating, cancelled, draft, drafting, ends=ends, reuse=True)
+        stream.result.dropped_messages = dropped
+        return stream
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate | None:
+        """The model's chat template; None if it has none. Raises `VocabularyError` for a damaged one."""
+        return template_of(self.runtime.files, self.tokenizer)
+
+    def _settings(self, settings: dict[str, Any], drafts: bool) -> tuple[Generating, Drafting]:
+        """A call's settings, with this model's defaults. Raises `SettingError`."""
         changes, about_draft = split(settings, Generating, Drafting)
         if isinstance(stop := changes.get("stop"), str):
             changes["stop"] = (stop,)
         elif stop is not None:
             changes["stop"] = tuple(stop)
-        if draft is None and about_draft:
+        if not drafts and about_draft:
             raise SettingError(f"{min(about_draft)} is for a draft, and none is given")
-        drafting, generating = Drafting(**about_draft), dataclasses.replace(self.defaults, **changes)
+        drafting = Drafting(**about_draft)
+        return dataclasses.replace(self.defaults, **changes), drafting
+
+    def _stream(
+        self,
+        prompt: list[int],
+        generating: Generating,
+        cancelled: Callable[[], bool] | None,
+        draft: "Model | str | Path | None",
+        drafting: Drafting,
+        *,
+        ends: Collection[int] = (),
+        reuse: bool = False,
+    ) -> Stream:
         begin = None
         if draft is not None:
             from edgekit.inference.speculative.begin import Pair
             from edgekit.inference.speculative.begin import begin as begin_draft
 
             opened = self.drafter(draft, drafting.draft_runtime)
-            guess = opened if isinstance(opened, str) else Pair(opened.runtime, opened.tokenizer)
+            if isinstance(opened, str):
+                guess: Pair | str = opened
+            else:
+                opened.cache.clear()
+                guess = Pair(opened.runtime, opened.tokenizer)
             begin = begin_draft(Pair(self.runtime, self.tokenizer), guess, drafting, generating)
-        stream = Stream(self.runtime, self.tokenizer, self.encode(prompt), generating, cancelled, begin)
+        stream = Stream(
+            self.runtime, self.tokenizer, prompt, generating, cancelled, begin,
+            ends=ends, cache=self.cache, reuse=reuse,
+        )  # fmt: skip
         stream.result.timings.load = self.load_seconds
         return stream
 

@@ -105,6 +105,7 @@ class LlamaTokenizer:
 
     Attributes:
         token_bytes: the bytes that each id prints; `b""` for specials and padding.
+        chat_template, special_tokens: see `edgekit.tokenizers.chat.HasChatTemplate`.
 
     Raises:
         VocabularyError: the file has no vocabulary, or one that llama.cpp cannot use safely.
@@ -124,6 +125,10 @@ class LlamaTokenizer:
         buffer = ctypes.create_string_buffer(BUFFER)
         self.token_bytes = [_bytes(vocab, id, buffer) for id in ids]
         self._specials = {id: _text(vocab, id) for id in ids if llama.llama_vocab_is_control(vocab, id)}
+        template = file.metadata.get("tokenizer.chat_template")
+        self.chat_template = template if isinstance(template, str) else None
+        named = {"bos_token": llama.llama_vocab_bos(vocab), "eos_token": llama.llama_vocab_eos(vocab)}
+        self.special_tokens = {name: _text(vocab, id) for name, id in named.items() if id >= 0}
         # SentencePiece puts a space before a text; decoding removes it from the first piece.
         self.strips = llama.llama_vocab_type(vocab) == SPM and self._begins_with_space()
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {
     "numpy", "torch", "transformers", "onnx", "onnxruntime", "optimum", "gguf", "llama_cpp", "numba", "tokenizers",
     "safetensors", "huggingface_hub", "platformdirs", "tokenmonster", "starlette", "uvicorn", "matplotlib",
-    "prometheus_client",
+    "prometheus_client", "jinja2",
 }  # fmt: skip
 
 

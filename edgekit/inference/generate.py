@@ -8,7 +8,7 @@ that may be the beginning of a stop string waits until it is certain.
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -45,11 +45,13 @@ class Timings:
     decode: float = 0.0
     prompt_tokens: int = 0
     new_tokens: int = 0
+    reused_tokens: int = 0
+    """Those of the prompt that were in the cache already: `prefill` is the time of the others."""
 
     @property
     def prefill_rate(self) -> float:
-        """Prompt tokens per second."""
-        return self.prompt_tokens / self.prefill if self.prefill else 0.0
+        """Prompt tokens per second, of those that were read."""
+        return (self.prompt_tokens - self.reused_tokens) / self.prefill if self.prefill else 0.0
 
     @property
     def decode_rate(self) -> float:
@@ -74,6 +76,8 @@ class Generation:
     timings: Timings = field(default_factory=Timings)
     draft: "DraftStats | None" = None
     """Statistics of speculative decoding, if there was a draft."""
+    dropped_messages: int = 0
+    """How many of a conversation's oldest messages were left out, because the context does not hold all."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,9 @@ class Stream(Iterator[str]):
         prompt: ids, cut to the context as `fit` does.
         cancelled: called after each token; True ends the text.
         begin_draft: speculative decoding, from `speculative.begin.begin`; the text is the same with and without.
+        ends: more ids that end the text; those of `tokenizer.stop` always do.
+        cache: what the runtime's cache holds, shared by all streams of this runtime.
+        reuse: keep the beginning of the prompt that is in `cache`, and read only the rest.
     """
 
     def __init__(
@@ -126,9 +133,15 @@ class Stream(Iterator[str]):
         settings: Generating,
         cancelled: Callable[[], bool] | None = None,
         begin_draft: "Begin | None" = None,
+        *,
+        ends: Collection[int] = (),
+        cache: "PromptCache | None" = None,
+        reuse: bool = False,
     ):
         self._runtime, self._tokenizer, self._settings = runtime, tokenizer, settings
         self._cancelled, self._begin_draft = cancelled, begin_draft
+        self._ends = tokenizer.stop.union(ends)
+        self._cache, self._reuse = cache or PromptCache(runtime), reuse
         self._stopped = False
         self._distributions = False
         self._rest = ""  # text that belongs to no step, after `cancel`
@@ -176,7 +189,7 @@ class Stream(Iterator[str]):
 
     def _loop(self) -> Generator[Step, None, None]:
         result, settings, runtime, clock = self.result, self._settings, self._runtime, time.perf_counter
-        timings, tokens, ends = result.timings, result.tokens, self._tokenizer.stop
+        timings, tokens, ends = result.timings, result.tokens, self._ends
         decoder = self._tokenizer.decoder(result.prompt)
         sampler = Sampler(settings, runtime.vocab_size, result.prompt)
         text = StopText(settings.stop)
@@ -189,8 +202,11 @@ class Stream(Iterator[str]):
         if speculation is not None:
             result.draft = speculation.stats
         begin = clock()
-        runtime.rewind(0)
-        logits = runtime.forward(result.prompt)
+        # The last token is always read: its logits are needed.
+        timings.reused_tokens = self._cache.shared(result.prompt[:-1]) if self._reuse else 0
+        runtime.rewind(timings.reused_tokens)
+        self._cache.set(result, drafts=speculation is not None)
+        logits = runtime.forward(result.prompt[timings.reused_tokens :])
         timings.prompt_tokens = len(result.prompt)
         timings.prefill = forward_seconds = clock() - begin
         first = 0.0
@@ -250,6 +266,34 @@ class Stream(Iterator[str]):
         """The text still inside the decoder; half a character is dropped if no U+FFFD may be printed."""
         rest = decoder.flush()
         return rest.replace("\ufffd", "") if self._settings.ban_replacement else rest
+
+
+class PromptCache:
+    """What a runtime's cache holds: the text that was generated with it last."""
+
+    def __init__(self, runtime: Runtime):
+        self._runtime = runtime
+        self._last: Generation | None = None
+        self._drafts = False
+
+    def set(self, last: Generation, *, drafts: bool) -> None:
+        """From now on the cache holds this text, as far as it is generated. `drafts`: with guesses after it."""
+        self._last, self._drafts = last, drafts
+
+    def clear(self) -> None:
+        """For code that uses the runtime without a `Stream`."""
+        self._last = None
+
+    def shared(self, prompt: Sequence[int]) -> int:
+        """How many tokens at the beginning of `prompt` the cache holds."""
+        if self._last is None:
+            return 0
+        held = [*self._last.prompt, *self._last.tokens[:-1]]  # the last token was not read
+        length = self._runtime.length
+        if length < len(held) or (length > len(held) and not self._drafts):
+            return 0  # something else has used the runtime
+        pairs = zip(held, prompt, strict=False)
+        return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(held), len(prompt)))
 
 
 class StopText:

@@ -207,6 +207,7 @@ def _entry(chosen: TokenLogprob, offset: int, tokenizer: Tokenizer) -> TokenEntr
 def _prompt_entries(model: Model, prompt: Sequence[int], top: int, length: int) -> list[TokenEntry]:
     """`length`: characters of the prompt's text."""
     decoder, offset, entries = model.tokenizer.decoder(), 0, []
+    model.cache.clear()
     for id, logprob in zip(prompt, prompt_logprobs(model.runtime, prompt, top), strict=True):
         at = min(offset, length)  # a tokenizer that normalises may return text of another length
         entries.append(
