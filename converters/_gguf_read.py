@@ -1,4 +1,4 @@
-"""From a GGUF file back to tensors and checkpoints: any `llama` architecture file, whoever wrote it, dequantized."""
+"""From a GGUF file back to tensors and checkpoints: any file of the `llama` architecture, dequantized."""
 
 import dataclasses
 import json

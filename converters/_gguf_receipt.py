@@ -1,6 +1,6 @@
 """The receipt of a GGUF file: a key that is written blank and filled in once the conversion is verified.
 
-Metadata stands before the tensors, so a key that came later would move all of them. Its length is a multiple of the
+Metadata precedes the tensors, so adding the key later would move all of them. Its length is a multiple of the
 alignment, so that the tensors have the same distance from the other keys with a receipt and without one.
 """
 
@@ -17,7 +17,7 @@ KEY = struct.pack("<Q", len(embedded.RECEIPT)) + embedded.RECEIPT.encode() + str
 
 
 def blank(length: int) -> str:
-    """The value of the key before the receipt is known: room for `length` characters."""
+    """The value of the key before the receipt is known: blanks for `length` characters."""
     return " " * (length + -(len(KEY) + 8 + length) % g.ALIGNMENT)
 
 

@@ -12,7 +12,7 @@ inputs   input_ids                     int64 (1, n)
          logit_positions               int64 (k,), which of the n positions get logits; usually the last
          seqlens_k                     int32 (1,), tokens in the cache after this call, less one
          total_sequence_length         int32 (), the same, not less one
-         past_key_values.N.key|value   float32 (1, kv_heads, room, head_dim), room >= total_sequence_length; or int8
+         past_key_values.N.key|value   float32 (1, kv_heads, c, head_dim), c >= total_sequence_length; or int8
 outputs  logits                        float32 (1, k, vocab_size)
          present.N.key|value           as the past, and best the same memory: then nothing is copied
 

@@ -182,9 +182,9 @@ def test_choose_impossible_request_raises_one_line(models, measured, tmp_path, m
         (["--max-kl", "1e-9", "--target-size", str(smallest[1])], f"the best, {smallest[0]}, has "),
         (["--max-kl", "0.1", "--quant", "int8"], "omit --quant"),
         (["--max-kl", "-1"], "max_kl must be a number of at least 0"),
-        (["--sensitivity"], "--sensitivity goes with --plan"),
-        (["--plan", "--target-size", "1MB"], "--plan writes and chooses nothing"),
-        (["--plan", "--graph", "portable"], "the portable one"),
+        (["--sensitivity"], "--sensitivity needs --plan"),
+        (["--plan", "--target-size", "1MB"], "--plan neither writes nor chooses"),
+        (["--plan", "--graph", "portable"], "the size of a portable one"),
         (["--plan", "--importance", "default"], "importance is a setting of gguf"),
     ]:
         done = CliRunner().invoke(main, base + arguments)

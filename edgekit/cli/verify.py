@@ -61,16 +61,16 @@ def verify(
     from edgekit.utils import texts as reading
 
     documents = reading.read(texts) if texts else None
-    found = verb.verify(
+    result = verb.verify(
         model, artefacts, settings, texts=documents, runtime=runtime, revision=revision, progress=flags.progress
     )
     if plot is not None:
-        files.write_bytes(plot, report.svg(found).encode())
+        files.write_bytes(plot, report.svg(result).encode())
     if as_json:
-        click.echo(json.dumps(found.record()))
+        click.echo(json.dumps(result.record()))
     else:
-        click.echo(report.report(found, markdown=markdown, kv_type=settings.kv_type))
-    if broken := [proof for proof in found.artefacts if not proof.sound]:
+        click.echo(report.report(result, markdown=markdown, kv_type=settings.kv_type))
+    if broken := [proof for proof in result.artefacts if not proof.sound]:
         more = f" (and {len(broken) - 1} more are broken)" if len(broken) > 1 else ""
         raise CheckpointError(f"{broken[0].path.name}: {broken[0].failures[0]}{more}")
 

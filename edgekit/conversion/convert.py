@@ -100,7 +100,7 @@ def convert(
 
 
 def _attach(path: Path, measured: dict[str, Any] | None, module: object, write: Callable[[int], Any]) -> None:
-    """Put the receipt into the artefact; rarely this needs more or less room than was reserved for it."""
+    """Put the receipt into the artefact; rarely it is longer than reserved, or absent: then the file is rewritten."""
     length = 0 if measured is None else len(receipt.text_of(measured))
     if isinstance(module, CarriesReceipt) and length != embedded.RECEIPT_ROOM:
         path.unlink()

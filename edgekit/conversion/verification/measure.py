@@ -122,7 +122,7 @@ class SourceLogits:
 
     Attributes:
         text: what it was measured on, for a person.
-        ids: the tokens of the text, without what stands before each window.
+        ids: the tokens of the text, without the prefix of each window.
         windows: what is fed to a model from an empty cache, one after the other; the last id of each is a target only.
         logits: float32 (positions, vocab_size), window after window.
     """

@@ -1,4 +1,4 @@
-"""What `verify` found, for a person: the table, what is wrong and where, and a plot."""
+"""The report of `verify` for a person: the table, what is wrong and where, and a plot."""
 
 import json
 import math
@@ -20,18 +20,18 @@ EXPLAINED = (
 )
 
 
-def report(found: Verification, *, markdown: bool = False, kv_type: str = "f32") -> str:
+def report(result: Verification, *, markdown: bool = False, kv_type: str = "f32") -> str:
     """All of it as text."""
     name = (lambda text: f"`{text}`") if markdown else str
-    rows = [_row(proof, name(proof.path.name)) for proof in found.artefacts]
-    kv = f" · llama.cpp with {kv_type} KV cache" if any(p.runtime == "llamacpp" for p in found.artefacts) else ""
+    rows = [_row(proof, name(proof.path.name)) for proof in result.artefacts]
+    kv = f" · llama.cpp with {kv_type} KV cache" if any(p.runtime == "llamacpp" for p in result.artefacts) else ""
     parts = [
-        f"{name(found.source)} ({found.reference}), {found.positions:,} positions of {found.text} in windows of "
-        f"{found.window}{kv}",
+        f"{name(result.source)} ({result.reference}), {result.positions:,} positions of {result.text} in windows of "
+        f"{result.window}{kv}",
         table(HEAD, rows, markdown=markdown, text_columns=2),
         EXPLAINED,
     ]
-    parts += [text for proof in found.artefacts if (text := details(proof, markdown=markdown))]
+    parts += [text for proof in result.artefacts if (text := details(proof, markdown=markdown))]
     return "\n\n".join(parts)
 
 
@@ -92,7 +92,7 @@ LEAST = 1e-13
 """The smallest KL that is drawn: a float64's own rounding."""
 
 
-def svg(found: Verification, *, names: Sequence[str] = (), speeds: Sequence[float | None] = ()) -> str:
+def svg(result: Verification, *, names: Sequence[str] = (), speeds: Sequence[float | None] = ()) -> str:
     """Bars of size, mean KL (on a logarithmic axis) and top-1 agreement, one row per artefact; broken ones are red.
 
     Args:
@@ -102,7 +102,7 @@ def svg(found: Verification, *, names: Sequence[str] = (), speeds: Sequence[floa
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    proofs = found.artefacts
+    proofs = result.artefacts
     panels: list[tuple[str, Sequence[float | None], str]] = [
         ("Size, MB", [proof.bytes / 1e6 for proof in proofs], "{:.2f}"),
         ("Mean KL, nats (log)", [None if p.figures is None else p.figures.mean_kl for p in proofs], "{:.1e}"),
@@ -112,8 +112,8 @@ def svg(found: Verification, *, names: Sequence[str] = (), speeds: Sequence[floa
         panels.append(("Decoding, tokens/s", speeds, "{:,.0f}"))
 
     def draw(figure: "plot.Figure") -> None:
-        figure.suptitle(f"What {found.source} loses")
-        figure.supxlabel(f"{found.positions:,} positions of {found.text}", fontsize=9, color=plot.GREY)
+        figure.suptitle(f"What {result.source} loses")
+        figure.supxlabel(f"{result.positions:,} positions of {result.text}", fontsize=9, color=plot.GREY)
         rows = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, (title, values, form) in zip(rows, panels, strict=True):
             axes.set_title(title, fontsize=9)

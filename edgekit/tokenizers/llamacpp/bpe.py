@@ -41,13 +41,14 @@ UNSURE = "llama.cpp knows no pre-tokenizer like this one's ({what}): stock progr
 
 
 def tokens(files: Mapping[str, bytes], special: Specials) -> Tokens:
-    """The vocabulary as llama.cpp reads it; of kind `none`, with a note, if llama.cpp has nothing like it.
+    """The vocabulary as llama.cpp reads it; of kind `none`, with a note, if llama.cpp does not support it.
 
     Raises `VocabularyError` for damaged files, and for more tokens than the embedding has rows.
     """
     pieces = sentencepiece(files["tokenizer.model"]) if "tokenizer.model" in files else None
     if "tokenizer.json" not in files:
-        assert pieces is not None
+        if pieces is None:
+            return _nothing("a model without tokenizer files")
         if pieces.kind != "BPE":
             return _nothing(f"a SentencePiece {pieces.kind} model")
         texts = [text for text, _, _ in pieces.pieces]
@@ -92,8 +93,8 @@ def _llama(values: dict[str, Any], model: dict[str, Any], pieces: "Pieces | None
     if known and all(text in known for text, kind in zip(texts, types, strict=True) if kind == NORMAL):
         scores = [known.get(text, 0.0) for text in texts]
     else:
-        # llama.cpp joins the pair whose whole has the best score; here the one whose merge comes first. The same, as
-        # long as every pair that makes a token is among the merges, which is so for those SentencePiece trained.
+        # llama.cpp joins the pair whose token has the best score, here the one whose merge is first. That is the same
+        # if every pair that makes a token is among the merges, which is true for those that SentencePiece trained.
         rank: dict[bytes, int] = {}
         for position, (left, right) in enumerate(_merges(model)):
             rank.setdefault((left + right).encode(), position)
@@ -106,7 +107,7 @@ def _llama(values: dict[str, Any], model: dict[str, Any], pieces: "Pieces | None
 
 
 def _unlisted(texts: list[bytes], types: list[int], merges: set[tuple[str, str]]) -> bool:
-    """Whether some token is also made by a pair that is no merge."""
+    """Whether a token can also be made by a pair that is not a merge."""
     normal = {t.decode("utf-8", "replace") for t, k in zip(texts, types, strict=True) if k == NORMAL}
     pairs = ((t[:i], t[i:]) for t in normal for i in range(1, len(t)))
     return any(left in normal and right in normal and (left, right) not in merges for left, right in pairs)
@@ -138,7 +139,7 @@ def _gpt2(values: dict[str, Any], model: dict[str, Any]) -> Tokens:
 
 
 def pre_tokenizer(values: dict[str, Any]) -> tuple[str, list[str]]:
-    """llama.cpp's name for how a byte-level tokenizer.json cuts a text into words, and notes where it is a guess."""
+    """llama.cpp's name of how a byte-level tokenizer.json splits a text into words, and notes if it is a guess."""
     parts = _parts(values, "pre_tokenizer")
     kinds = [part.get("type") for part in parts]
     notes = []
@@ -176,7 +177,7 @@ def _merges(model: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _vocabulary(values: dict[str, Any], model: dict[str, Any]) -> tuple[list[bytes], list[int]]:
-    """Texts and types by id, added tokens included; ids that nothing has are left empty and unused."""
+    """Texts and types by id, added tokens included; ids without a token are empty and unused."""
     added = values.get("added_tokens") or []
     found = {int(id): text.encode() for text, id in model["vocab"].items()}
     count = max([*found, *(int(token["id"]) for token in added)], default=-1) + 1
@@ -217,7 +218,7 @@ def _padded(tokens: Tokens, special: Specials, where: str) -> Tokens:
 
 
 def _lend_bytes(tokens: Tokens) -> bool:
-    """Give empty rows to the byte tokens that are missing: llama.cpp aborts the process when it looks one up in vain.
+    """Use empty rows for missing byte tokens: llama.cpp aborts the process when it does not find one.
 
     False if there are too few rows.
     """
@@ -232,12 +233,12 @@ def _lend_bytes(tokens: Tokens) -> bool:
     return True
 
 
-# SentencePiece's own numbers (sentencepiece_model.proto, SentencePiece.Type), which llama.cpp took over but for 0.
+# SentencePiece's numbers (sentencepiece_model.proto, SentencePiece.Type), which llama.cpp adopted except for 0.
 _TYPES = {1: NORMAL, 2: UNKNOWN, 3: CONTROL, 4: USER_DEFINED, 5: UNUSED, 6: BYTE}
 
 
 class Pieces:
-    """What `tokenizer.model` says: `pieces` as (text, score, type), in id order."""
+    """The contents of `tokenizer.model`: `pieces` as (text, score, type), in id order."""
 
     def __init__(self) -> None:
         self.pieces: list[tuple[bytes, float, int]] = []

@@ -1,17 +1,17 @@
-r"""TokenMonster's pieces as llama.cpp's `rwkv` vocabulary: its only kind that holds any bytes and needs no merges.
+r"""TokenMonster's pieces as llama.cpp's `rwkv` vocabulary: its only kind that can store any bytes and needs no merges.
 
-Four traps in llama.cpp's llama-vocab.cpp are kept shut here:
+Four traps in llama.cpp's llama-vocab.cpp are avoided here:
 
 * A text of the vocabulary is a Python-like escape (`\n`, `\x7f`, hexadecimal in lower case only); two equal ones abort
   the process.
-* Its tokenizer walks a trie. At a byte that begins some piece but is no piece itself, a failing walk starts again at
-  the beginning of the text, for ever. So each first byte must be a piece: where one is not, a padding row becomes it.
+* Its tokenizer walks a trie. At a byte that begins some piece but is not a piece itself, a failing walk starts over at
+  the beginning of the text, forever. So each first byte must be a piece: if one is not, a padding row is used for it.
 * A byte that begins nothing becomes the unknown id, which is -1 unless it is set.
-* A piece whose text reads `</s>`, `<|im_end|>` and the like becomes a token that ends the text, whatever its type.
+* A piece with the text `</s>`, `<|im_end|>` and the like becomes a token that ends the text, whatever its type.
 
-llama.cpp splits greedily and knows no delete marker, so stock programs print the marker (7F at level 1, `D` at
-level 2) with the character after it, and split about one token in five otherwise. edgekit does neither: it uses the
-`.vocab` file that travels along.
+llama.cpp splits greedily and does not know the delete marker, so stock programs print the marker (7F at level 1, `D`
+at level 2) with the character after it, and split about one token in five differently. edgekit does neither: it uses
+the embedded `.vocab` file.
 """
 
 from edgekit.errors import VocabularyError
@@ -75,8 +75,8 @@ def tokens(vocabulary: Vocabulary, special: Specials) -> Tokens:
         if id in lent:
             text = lent[id]
         else:
-            wanted = special.names.get(id) or ("<unk>" if id == unk else f"[PAD{id}]")
-            text = _name(wanted.encode("utf-8", "replace"), taken, singles, id)
+            preferred = special.names.get(id) or ("<unk>" if id == unk else f"[PAD{id}]")
+            text = _name(preferred.encode("utf-8", "replace"), taken, singles, id)
         taken.add(text)
         texts.append(escape(text))
         # CONTROL prints as nothing, as edgekit's decoder prints these rows. (UNUSED would print its text.)
@@ -85,20 +85,20 @@ def tokens(vocabulary: Vocabulary, special: Specials) -> Tokens:
 
 
 def _lend(pieces: dict[int, bytes], free: list[int]) -> dict[int, bytes]:
-    """Padding rows that become the single bytes llama.cpp must find, and newline; they leave `free`, from its end.
+    """Padding rows that become the single bytes that llama.cpp requires, and newline; taken from the end of `free`.
 
-    The model never saw these rows, as it never saw those bytes: TokenMonster drops bytes that no piece covers.
+    The model was not trained on these rows, nor on those bytes: TokenMonster drops bytes that no piece covers.
     """
     singles = {p[0] for p in pieces.values() if len(p) == 1}
-    lacking = sorted({p[0] for p in pieces.values()} - singles) + [0x0A] * (0x0A not in singles)
-    return {free.pop(): bytes([byte]) for byte in dict.fromkeys(lacking) if free}
+    absent = sorted({p[0] for p in pieces.values()} - singles) + [0x0A] * (0x0A not in singles)
+    return {free.pop(): bytes([byte]) for byte in dict.fromkeys(absent) if free}
 
 
 def _reachable(pieces: dict[int, bytes], singles: set[int], marker: bytes) -> dict[int, bytes] | None:
-    """The bytes that each piece shows: its own, if llama.cpp can walk past its first byte.
+    """The bytes that each piece is stored as: its own, if llama.cpp can walk past its first byte.
 
-    Otherwise led by the marker and a space, the way TokenMonster itself writes a piece that takes the space before
-    it back: undone, it is the same text. None if even the marker is no piece.
+    Otherwise the marker and a space are put before them, as TokenMonster writes a piece that deletes the space before
+    it: decoded, it is the same text. None if not even the marker is a piece.
     """
     stuck = [i for i, p in pieces.items() if p[0] not in singles]
     if stuck and (not marker or marker[0] not in singles):
@@ -112,17 +112,17 @@ def _reachable(pieces: dict[int, bytes], singles: set[int], marker: bytes) -> di
 
 
 def _plain(piece: bytes) -> bytes:
-    """An ordinary piece's text, never one that llama.cpp takes for a special: those are matched by their spelling."""
+    """An ordinary piece's text, escaped if llama.cpp would treat it as special: it matches those by spelling."""
     text = escape(piece)
     if len(piece) > 2 and piece.startswith((b"<", b"[", b"_<")):
         return b"\\x%02x" % piece[0] + text[1:]
     return text
 
 
-def _name(wanted: bytes, taken: set[bytes], singles: set[int], id: int) -> bytes:
-    """A spelling for a special or padding row that no other row has and that llama.cpp can walk into."""
+def _name(preferred: bytes, taken: set[bytes], singles: set[int], id: int) -> bytes:
+    """A spelling for a special or padding row that is unique and that llama.cpp's search can reach."""
     leads = [b"", *(bytes([b]) for b in sorted(singles) if 0x20 < b < 0x7F), *(bytes([b]) for b in sorted(singles))]
-    for name in (wanted, b"[%d]" % id, b"[%d]" % id * 2):
+    for name in (preferred, b"[%d]" % id, b"[%d]" % id * 2):
         for lead in leads:
             if lead + name not in taken and (lead + name)[0] in singles:
                 return lead + name
@@ -130,6 +130,6 @@ def _name(wanted: bytes, taken: set[bytes], singles: set[int], id: int) -> bytes
 
 
 def _substitute(pieces: dict[int, bytes], special: Specials) -> int:
-    """The unknown id of a model without a row to spare: a space reads best in the place of a byte."""
+    """The unknown id of a model without a spare row: a space reads best in place of a byte."""
     spaces = [i for i, p in pieces.items() if p == b" "]
     return (*spaces, *special.names, *pieces)[0]

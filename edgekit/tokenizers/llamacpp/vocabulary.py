@@ -1,4 +1,4 @@
-"""What the two kinds of tokenizer mapping share: the tokens of a GGUF file, and a model's special ids."""
+"""Types that the mappings of tokenizers share: the tokens of a GGUF file, and a model's special ids."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,12 +28,12 @@ class Tokens:
     unk: int | None = None
     add_space_prefix: bool = False
     notes: list[str] = field(default_factory=list)
-    """What stock programs will do otherwise than edgekit."""
+    """What stock programs will do differently than edgekit."""
 
 
 @dataclass(frozen=True)
 class Specials:
-    """Ids of the model's specials, all below `rows`, and how the texts are spelled that stand for them."""
+    """Ids of the model's specials, all below `rows`, and their spellings."""
 
     rows: int
     bos: int | None
@@ -44,7 +44,7 @@ class Specials:
 
 
 def specials(files: Mapping[str, bytes], config: LlamaConfig) -> Specials:
-    """The specials as edgekit's own tokenizer has them, so that both sides begin and stop alike."""
+    """The specials of edgekit's own tokenizer, so that both begin and stop in the same way."""
     rows = config.vocab_size
     stop, bos, add_bos = config.eos_token_id, config.bos_token_id, False
     pad = config.pad_token_id
@@ -55,7 +55,7 @@ def specials(files: Mapping[str, bytes], config: LlamaConfig) -> Specials:
         if isinstance(ours, TokenMonsterTokenizer):
             bos, pad = ours.bos_id, ours.pad
         bos = ours.bos if add_bos else bos
-        # The configuration's order first: llama.cpp calls only one of them EOS.
+        # The configuration's order first: for llama.cpp only one of them is EOS.
         stop = (*(i for i in stop if i in ours.stop), *sorted(ours.stop.difference(stop)))
     elif "tokenizer.model" in files:
         add_bos = bool(base.read_json(files, "tokenizer_config.json").get("add_bos_token", True))
