@@ -183,7 +183,7 @@ def test_fused_forward_returns_arrays_of_the_caller(exported):
     assert runtime.forward([4]).any()
 
 
-def test_a_step_writes_into_the_one_buffer_and_binds_nothing(exported, monkeypatch):
+def test_fused_step_writes_into_one_buffer_and_binds_nothing(exported, monkeypatch):
     runtime = load(exported("tied"))
     runtime.forward([1, 2, 3])
     before = {name: array.ctypes.data for name, array in runtime._cache.items()}
@@ -197,8 +197,8 @@ def test_a_step_writes_into_the_one_buffer_and_binds_nothing(exported, monkeypat
         assert rows[:5].all() and not rows[5:].any()
 
 
-def test_what_a_step_is_bound_to_is_kept(exported, monkeypatch):
-    """ONNX Runtime 1.27 reads the array's memory without holding on to the array."""
+def test_fused_step_keeps_its_bound_arrays_alive(exported, monkeypatch):
+    """ONNX Runtime 1.27 reads the array's memory without keeping a reference to the array."""
     module = registry.load("runtimes", "_onnx_fused")
     bound = []
     monkeypatch.setattr(module, "_bind", lambda binding, *arrays: bound.extend(arrays))
@@ -207,20 +207,20 @@ def test_what_a_step_is_bound_to_is_kept(exported, monkeypatch):
     assert len(bound) == 3 and all(id(array) in kept for array in bound)
 
 
-def room_of(runtime, monkeypatch, tokens):
-    """Have caches begin with room for so many tokens, as `runtime` counts them."""
+def start_with_capacity(runtime, monkeypatch, tokens):
+    """Make new caches start with a capacity of some tokens, of the size of those of `runtime`."""
     each = sum(array[0, :, 0].nbytes for array in runtime._cache.values())
     monkeypatch.setattr(registry.load("runtimes", "_onnx_fused"), "INITIAL_BYTES", tokens * each)
 
 
 @pytest.mark.parametrize("name", ["gqa64", "odd"])
-def test_a_cache_that_grows_holds_what_it_held(exported, monkeypatch, name):
+def test_fused_growing_cache_keeps_its_contents(exported, monkeypatch, name):
     whole = load(exported(name))
-    room_of(whole, monkeypatch, 16)
+    start_with_capacity(whole, monkeypatch, 16)
     grown = load(exported(name))
     assert (whole._capacity, grown._capacity) == (whole.context_length, 16)
     sizes = []
-    # To the brim, over it by a step, over it by a prefill, back and over it again, to the end of the context.
+    # Full, exceeded by a step, exceeded by a prefill, rewound and exceeded again, up to the end of the context.
     for keep, part in ((0, 16), (16, 1), (17, 20), (5, 11), (16, 40), (3, 1), (4, 60)):
         ids = TOKENS[:part] + TOKENS[: part - len(TOKENS[:part])]
         for runtime in (whole, grown):
@@ -240,9 +240,9 @@ def test_a_cache_that_grows_holds_what_it_held(exported, monkeypatch, name):
     assert (whole.forward(TOKENS[:4]) == grown.forward(TOKENS[:4])).all()
 
 
-def test_a_cache_that_cannot_grow_says_so_and_keeps_what_it_holds(exported, monkeypatch):
+def test_fused_cache_that_cannot_grow_raises_and_keeps_its_contents(exported, monkeypatch):
     runtime = load(exported("tied"))
-    room_of(runtime, monkeypatch, 16)
+    start_with_capacity(runtime, monkeypatch, 16)
     runtime = load(exported("tied"))
     runtime.forward(TOKENS[:16])
 
