@@ -248,10 +248,8 @@ def test_completions_logprobs_equal_generate(client, model, echo, stop):
     logged, pieces = choice["logprobs"], model.tokenizer.piece
     assert choice["text"] == (PROMPT if echo else "") + expected.text
     skip = len(expected.prompt) if echo else 0
-    if stop:  # only the tokens of the text that is left
-        assert expected.finish_reason == "stop" and len(logged["tokens"]) - skip < len(expected.tokens)
-    else:
-        assert len(logged["tokens"]) - skip == len(expected.tokens) == 20
+    assert len(logged["tokens"]) - skip == len(expected.tokens), "those that the stop string cut off, too"
+    assert expected.finish_reason == "stop" if stop else len(expected.tokens) == 20
     full = PROMPT + expected.text
     for place, token in enumerate(expected.logprobs[: len(logged["tokens"]) - skip], skip):
         assert logged["token_logprobs"][place] == pytest.approx(token.logprob, abs=1e-12)
@@ -289,6 +287,114 @@ def test_completions_echo_without_new_tokens_scores_the_prompt(client, model):
     assert complete(client, prompt=text, max_tokens=0, echo=False)["choices"][0]["text"] == ""
 
 
+def together_by_index(chunks):
+    """The chunks of a stream, joined into one text for each choice."""
+    choices = [chunk["choices"][0] for chunk in chunks]
+    texts = {}
+    for choice in choices:
+        texts[choice["index"]] = texts.get(choice["index"], "") + choice["text"]
+    return texts, {choice["index"]: choice["finish_reason"] for choice in choices if choice["finish_reason"]}
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0}, {"temperature": 1.2, "seed": 2**63}])
+def test_completions_several_prompts_and_choices_equal_one_by_one(client, model, settings):
+    """Choices are in the order of the prompts; those of one prompt have the seeds from the given one up."""
+    prompts = ["The cat", model.encode("One day, Tim"), "", "Lily"]
+    body = {"prompt": prompts, "n": 2, "best_of": 2, "max_tokens": 8, **settings}
+    seeds = [settings.get("seed"), 0 if "seed" in settings else None]  # 2^63 is the last: it starts over
+    expected = [
+        model.generate(prompt, max_new_tokens=8, **settings | {"seed": seed}) for prompt in prompts for seed in seeds
+    ]
+    response = complete(client, **body)
+    assert [choice["index"] for choice in response["choices"]] == list(range(8))
+    assert [choice["text"] for choice in response["choices"]] == [each.text for each in expected]
+    assert [choice["finish_reason"] for choice in response["choices"]] == [each.finish_reason for each in expected]
+    usage = response["usage"]
+    assert usage["prompt_tokens"] == sum(len(each.prompt) for each in expected[::2])
+    assert usage["completion_tokens"] == sum(len(each.tokens) for each in expected)
+    streamed = client.post("/v1/completions", json=body | {"stream": True, "stream_options": {"include_usage": True}})
+    *chunks, last, done = events(streamed)
+    texts, reasons = together_by_index(chunks)
+    assert texts == {index: each.text for index, each in enumerate(expected)}
+    assert reasons == {index: each.finish_reason for index, each in enumerate(expected)}
+    assert last["usage"] == usage and last["choices"] == [] and done == "[DONE]"
+
+
+def test_completions_several_choices_with_echo_and_logprobs_have_their_own_entries(client, model):
+    body = {"max_tokens": 6, "temperature": 0.9, "seed": 5, "echo": True, "logprobs": 2}
+    response = complete(client, prompt=["The cat", "Lily"], n=2, **body)
+    alone = [
+        complete(client, prompt=prompt, **body | {"seed": seed})["choices"][0]
+        for prompt in ("The cat", "Lily")
+        for seed in (5, 6)
+    ]
+    assert response["choices"] == [choice | {"index": index} for index, choice in enumerate(alone)]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_completions_logprobs_have_an_entry_for_each_counted_token(client, model, stream):
+    """EOS included: lm-evaluation-harness takes all but the last entry for the prompt's."""
+    eos = min(model.tokenizer.stop)
+    body = {"prompt": PROMPT, "max_tokens": 5, "logprobs": 1, "temperature": 0, "logit_bias": {str(eos): 100}}
+    for echo in (False, True):
+        if stream:
+            chunks = events(client.post("/v1/completions", json=body | {"echo": echo, "stream": True}))
+            choice = together(chunks[:-1])
+        else:
+            response = complete(client, **body, echo=echo)
+            choice = response["choices"][0]
+            assert response["usage"]["completion_tokens"] == 1
+        prompt = model.encode(PROMPT) if echo else []
+        logged = choice["logprobs"]
+        assert choice["text"] == (PROMPT if echo else "") and choice["finish_reason"] == "stop"
+        assert len(logged["tokens"]) == len(logged["token_logprobs"]) == len(prompt) + 1
+        assert logged["tokens"][-1] == model.tokenizer.piece(eos) and logged["text_offset"][-1] == len(PROMPT)
+
+
+def test_completions_without_prompt_begin_at_bos(client, model):
+    expected = model.generate("", max_new_tokens=6, temperature=0)
+    for body in ({}, {"prompt": None}, {"prompt": ""}, {"prompt": [""]}):
+        response = complete(client, max_tokens=6, temperature=0, logprobs=0, echo=True, **body)
+        assert response["choices"][0]["text"] == expected.text
+        assert response["usage"]["prompt_tokens"] == 1 and len(response["choices"][0]["logprobs"]["tokens"]) == 7
+
+
+def test_completions_penalties_equal_generate(client, model):
+    penalties = {"presence_penalty": 0.7, "frequency_penalty": 1.1}
+    settings = {"temperature": 0, "repetition_penalty": 1, "ignore_eos": True}
+    expected = model.generate(PROMPT, max_new_tokens=40, **settings, **penalties)
+    assert (
+        complete(client, prompt=PROMPT, max_tokens=40, **settings, **penalties)["choices"][0]["text"] == expected.text
+    )
+    assert model.generate(PROMPT, max_new_tokens=40, **settings).text != expected.text
+
+
+@pytest.mark.parametrize("sent, meant", [
+    ({"seed": -1}, {}), ({"top_k": -1}, {"top_k": 0}), ({"stop": ""}, {}), ({"stop": [""]}, {}),
+    ({"stop": ["", "."]}, {"stop": ["."]}), ({"max_tokens": 8.0}, {}), ({"model": "gpt-3.5-turbo-instruct"}, {}),
+    ({"top_p": 0}, {"temperature": 0}), ({"logprobs": 20}, {}),
+])  # fmt: skip
+def test_completions_clients_spellings_mean_what_clients_mean(client, model, sent, meant):
+    settings = {"temperature": 0.8} if "top_p" in sent else {"temperature": 0}
+    expected = model.generate(PROMPT, max_new_tokens=8, **settings | meant)
+    response = complete(client, **{"prompt": PROMPT, "max_tokens": 8} | settings | sent)
+    assert response["choices"][0]["text"] == expected.text and response["model"] == "story-7m"
+
+
+def test_completions_max_tokens_minus_one_fills_the_context(client, model):
+    prompt = [5] * 500
+    expected = model.generate(prompt, max_new_tokens=1000, temperature=0, ignore_eos=True)
+    response = complete(client, prompt=prompt, max_tokens=-1, temperature=0, ignore_eos=True)
+    assert response["usage"]["completion_tokens"] == len(expected.tokens) == 13
+    assert response["choices"][0]["finish_reason"] == "length"
+
+
+def test_completions_stream_obfuscation_is_accepted(client):
+    options = {"include_usage": True, "include_obfuscation": False}
+    body = {"prompt": "a", "max_tokens": 1, "stream": True, "stream_options": options}
+    assert events(client.post("/v1/completions", json=body))[-2]["usage"]["completion_tokens"] == 1
+
+
 def test_completions_character_of_several_tokens_is_one_chunk(client, model):
     """Chunks end at the end of a character."""
     ids = model.encode("a \u4e2d")
@@ -306,33 +412,33 @@ def test_completions_character_of_several_tokens_is_one_chunk(client, model):
 
 
 @pytest.mark.parametrize("body, status, param, message", [
-    ({}, 400, "prompt", "missing"),
-    ({"prompt": ["a", "b"]}, 400, "prompt", "2 prompts"),
-    ({"prompt": [[1], [2]]}, 400, "prompt", "2 prompts"),
+    ({"prompt": ["a", 1]}, 400, "prompt", "token ids"),
+    ({"prompt": ["a", [9000]]}, 400, "prompt", "0 to 8063"),
+    ({"prompt": ["a"] * 65, "n": 16}, 400, "prompt", "more than 1024"),
     ({"prompt": []}, 400, "prompt", "token ids"),
     ({"prompt": [[]]}, 400, "prompt", "token ids"),
     ({"prompt": {"a": 1}}, 400, "prompt", "token ids"),
     ({"prompt": [9000]}, 400, "prompt", "0 to 8063"),
     ({"prompt": [5] * 513}, 400, "prompt", "holds 512"),
-    ({"prompt": "a", "model": "gpt-4"}, 404, "model", "story-7m"),
     ({"prompt": "a", "model": 4}, 400, "model", "a string"),
-    ({"prompt": "a", "max_tokens": -1}, 400, "max_tokens", "from 0"),
+    ({"prompt": "a", "max_tokens": -2}, 400, "max_tokens", "from 0"),
     ({"prompt": "a", "max_tokens": "9"}, 400, "max_tokens", "whole"),
-    ({"prompt": "a", "n": 2}, 400, "n", "not supported"),
-    ({"prompt": "a", "n": True}, 400, "n", "not supported"),
+    ({"prompt": "a", "max_tokens": 4.5}, 400, "max_tokens", "whole"),
+    ({"prompt": "a", "n": 0}, 400, "n", "from 1 to 128"),
+    ({"prompt": "a", "n": True}, 400, "n", "from 1 to 128"),
     ({"prompt": "a", "best_of": 3}, 400, "best_of", "not supported"),
     ({"prompt": "a", "suffix": "z"}, 400, "suffix", "not supported"),
-    ({"prompt": "a", "presence_penalty": 0.5}, 400, "presence_penalty", "not supported"),
-    ({"prompt": "a", "frequency_penalty": -1}, 400, "frequency_penalty", "not supported"),
-    ({"prompt": "a", "logprobs": 6}, 400, "logprobs", "from 0 to 5"),
-    ({"prompt": "a", "logprobs": True}, 400, "logprobs", "from 0 to 5"),
+    ({"prompt": "a", "presence_penalty": 2.5}, 400, "presence_penalty", "from -2 to 2"),
+    ({"prompt": "a", "frequency_penalty": -3}, 400, "frequency_penalty", "from -2 to 2"),
+    ({"prompt": "a", "logprobs": 21}, 400, "logprobs", "from 0 to 20"),
+    ({"prompt": "a", "logprobs": True}, 400, "logprobs", "from 0 to 20"),
     ({"prompt": "a", "temperature": -1}, 400, "temperature", "at least 0"),
     ({"prompt": "a", "top_p": 2}, 400, "top_p", "from 0 to 1"),
     ({"prompt": "a", "top_k": 0.5}, 400, "top_k", "whole"),
     ({"prompt": "a", "min_p": 3}, 400, "min_p", "from 0 to 1"),
     ({"prompt": "a", "repetition_penalty": 0}, 400, "repetition_penalty", "above 0"),
     ({"prompt": "a", "seed": -4}, 400, "seed", "from 0 to"),
-    ({"prompt": "a", "stop": ""}, 400, "stop", "none empty"),
+    ({"prompt": "a", "stop": [5]}, 400, "stop", "strings"),
     ({"prompt": "a", "stream": "yes"}, 400, "stream", "true or false"),
     ({"prompt": "a", "stream": False, "stream_options": {}}, 400, "stream_options", "stream: true"),
     ({"prompt": "a", "stream": True, "stream_options": {"x": 1}}, 400, "x", "unknown"),
@@ -359,7 +465,8 @@ JSON = st.recursive(
 )
 NAMES = st.sampled_from(
     "prompt tokens settings top runtime temperature top_p top_k min_p repetition_penalty max_tokens logprobs seed stop "
-    "echo stream stream_options n logit_bias suffix user ignore_eos more".split()
+    "echo stream stream_options n best_of presence_penalty frequency_penalty logit_bias suffix user ignore_eos "
+    "more".split()
 )
 
 

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -358,6 +359,21 @@ def test_pool_two_models_are_chosen_by_id(bundled, stories, model):
             assert response["choices"][0]["text"] == expected and response["model"] == id
             *_, end = generate(client, model=id, prompt=PROMPT, settings={"max_new_tokens": 8, "temperature": 0})
             assert end["text"] == expected
+        unknown = client.post("/v1/completions", json={"model": "gpt-4", "prompt": PROMPT})
+        assert unknown.status_code == 404 and unknown.json()["error"]["code"] == "model_not_found"
+        assert complete(client, prompt=PROMPT, max_tokens=1)["model"] == "story-7m", "the first, where none is named"
+
+
+def test_pool_ids_are_stems_of_the_files(tmp_path, stories, monkeypatch):
+    pytest.importorskip("gguf")
+    file = stories.parent / "stories260K.f32.gguf"
+    link = tmp_path / os.fsdecode(b"caf\xe9 v1.2.gguf")
+    link.symlink_to(file)
+    monkeypatch.chdir(stories)
+    pool = ModelPool([file, file, link, Path(".")])
+    assert list(pool.entries) == ["stories260K.f32", "stories260K.f32-2", "caf\ufffd v1.2", "hf"]
+    with served(pool) as client:
+        assert [one["id"] for one in client.get("/v1/models").json()["data"]] == list(pool.entries)
 
 
 @pytest.mark.parametrize("suffix, runtimes", [

@@ -100,14 +100,28 @@ def test_openai_client_logprobs_equal_generate(client, model):
         assert choice.text[offset:].startswith(token)
 
 
+def test_openai_client_prompts_and_choices_equal_generate(client, model):
+    prompts = ["The quick brown fox", "Jack and Jill went"]
+    way = {"temperature": 0.9, "presence_penalty": 0.5, "frequency_penalty": 0.25}
+    response = client.completions.create(model="any name", prompt=prompts, n=2, max_tokens=8, seed=3, **way)
+    expected = [model.generate(p, max_new_tokens=8, seed=seed, **way).text for p in prompts for seed in (3, 4)]
+    assert [(c.index, c.text) for c in response.choices] == list(enumerate(expected)) and response.model == "story-7m"
+    streamed = [""] * 4
+    for chunk in client.completions.create(
+        model="story-7m", prompt=prompts, n=2, max_tokens=8, seed=3, stream=True, **way
+    ):
+        streamed[chunk.choices[0].index] += chunk.choices[0].text
+    assert streamed == expected
+
+
 def test_openai_client_invalid_request_raises_its_errors(client):
     import openai
 
     with pytest.raises(openai.BadRequestError) as caught:
-        client.completions.create(model="story-7m", prompt=PROMPT, n=2)
-    assert caught.value.param == "n" and "n is not supported" in caught.value.message
+        client.completions.create(model="story-7m", prompt=PROMPT, n=0)
+    assert caught.value.param == "n" and "n must be" in caught.value.message
     with pytest.raises(openai.NotFoundError) as caught:
-        client.completions.create(model="gpt-4", prompt=PROMPT)
+        client.models.retrieve("gpt-4")
     assert caught.value.code == "model_not_found"
     assert [one.id for one in client.models.list()] == ["story-7m"]
     assert client.models.retrieve("story-7m").owned_by == "edgekit"

@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import math
+import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -149,10 +150,11 @@ def describe(path: Path, runtime: str | None) -> Entry:
         )
     config = case.shape
     total = None if config is None else sum(math.prod(shape) for shape in config.shapes().values())
-    name = path.resolve().name
+    name = os.fsencode(os.path.basename(os.path.abspath(path))).decode("utf-8", "replace")  # not a link's target
+    name = name if path.is_dir() else Path(name).stem
     return Entry(
         id=name,
-        name=name if path.is_dir() else path.stem,
+        name=name,
         path=path,
         runtime=runtime or usable[0],
         runtimes=usable,

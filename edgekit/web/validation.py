@@ -94,8 +94,15 @@ class Fields:
             raise RequestError(f"{name} must be a string, not {shown(value)}", name)
         return value
 
+    def replace(self, name: str, value: int, meaning: int | None) -> None:
+        """Read a whole number with a special meaning as that."""
+        if is_whole(self.left.get(name)) and self.left[name] == value:
+            self.left[name] = meaning
+
     def integer(self, name: str, low: int, high: int) -> int | None:
         value = self.take(name)
+        if isinstance(value, float) and value.is_integer():  # 4.0: JSON does not tell them apart
+            value = int(value)
         if value is not None and not (is_whole(value) and low <= value <= high):
             raise RequestError(f"{name} must be a whole number from {low} to {high}, not {shown(value)}", name)
         return value
