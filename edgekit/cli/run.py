@@ -7,6 +7,7 @@ edgekit run -m model.gguf "Once upon a time"
 edgekit run -m model.onnx "The science of" --temperature 0.8 --top-p 0.7 --repetition-penalty 1.2 --seed 7
 echo "Once upon a time" | edgekit run -m ./checkpoint --runtime torch --stats
 edgekit run -m ./checkpoint "Once upon a time" --draft small.gguf --stats
+edgekit run -m ./checkpoint --chat "What is the capital of France?"
 
 For flags that are not given, the model's own generation config applies; the [default] applies if it has no value.
 """
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli import _flags as flags
+from edgekit.cli._answer import notes, show, statistics, write
 from edgekit.cli._options import given, options
 from edgekit.cli._prompt import piped
 from edgekit.errors import EdgekitError, UsageError
@@ -27,7 +29,6 @@ from edgekit.utils import registry
 
 if TYPE_CHECKING:
     from edgekit.inference.generate import Generation
-    from edgekit.inference.speculative.speculation import DraftStats
     from edgekit.model import Model
 
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 @flags.quant
 @flags.revision
 @options(Generating, Running, Drafting)
+@click.option("--chat", is_flag=True, help="Answer PROMPT as a message, through the model's chat template.")
 @click.option("--echo/--no-echo", default=True, help="Print the prompt before its continuation.")
 @click.option("--stats", is_flag=True, help="Print timings on stderr.")
 @flags.as_json
@@ -47,6 +49,7 @@ def run(
     runtime: str | None,
     quant: str | None,
     revision: str | None,
+    chat: bool,
     echo: bool,
     stats: bool,
     as_json: bool,
@@ -54,6 +57,8 @@ def run(
 ) -> None:
     if prompt is None and not sys.stdin.isatty():
         prompt = piped()
+    if chat and prompt is None:
+        raise UsageError("--chat answers one message: name it, or use `edgekit chat` for a conversation")
     running, settings, drafting = given(Running, values), given(Generating, values), given(Drafting, values)
     if drafting and "draft" not in drafting:
         raise UsageError(f"--{next(iter(drafting)).replace('_', '-')} needs --draft")
@@ -64,30 +69,31 @@ def run(
         drafting["draft"] = loaded.drafter(drafting["draft"], drafting.get("draft_runtime"))
         settings |= drafting
     if prompt is not None:
-        _answer(loaded, prompt, settings, echo, stats, as_json)
+        _answer(loaded, prompt, settings, echo=echo, stats=stats, as_json=as_json, chat=chat)
     else:
         _converse(loaded, settings, stats, as_json)
 
 
-def _answer(model: "Model", prompt: str, settings: dict[str, Any], echo: bool, stats: bool, as_json: bool) -> None:
-    stream = model.stream(prompt, **settings)
-    interrupted = False
-    try:
-        if echo and not as_json:
-            _write(prompt)
-        for piece in stream:
-            if not as_json:
-                _write(piece)
-    except KeyboardInterrupt:
-        interrupted = True
-        stream.close()
-    if as_json:
-        click.echo(json.dumps(_record(stream.result, model)))
-    else:
-        click.echo()
+def _answer(
+    model: "Model",
+    prompt: str,
+    settings: dict[str, Any],
+    *,
+    echo: bool = True,
+    stats: bool = False,
+    as_json: bool = False,
+    chat: bool = False,
+) -> None:
+    stream = model.chat(prompt, **settings) if chat else model.stream(prompt, **settings)
+    if echo and not as_json and not chat:
+        write(prompt)
+    finished = show(stream, quiet=as_json)
+    click.echo(json.dumps(_record(stream.result, model, chat)) if as_json else "")
+    for note in notes(stream.result, model.runtime.context_length) if chat else ():
+        click.echo(note, err=True)
     if stats:
-        click.echo(_statistics(stream.result), err=True)
-    if interrupted:
+        click.echo(statistics(stream.result), err=True)
+    if not finished:
         sys.exit(130)
 
 
@@ -107,44 +113,17 @@ def _converse(model: "Model", settings: dict[str, Any], stats: bool, as_json: bo
         if not prompt:
             continue
         try:
-            _answer(model, prompt, settings, True, stats, as_json)
+            _answer(model, prompt, settings, stats=stats, as_json=as_json)
         except EdgekitError as error:
             click.echo(f"Error: {error}", err=True)
         except SystemExit:
             continue
 
 
-def _write(piece: str) -> None:
-    click.echo(piece, nl=False)
-    sys.stdout.flush()
-
-
-def _statistics(result: "Generation") -> str:
-    t = result.timings
-    drafted = "" if result.draft is None else "\n" + _draft_statistics(result.draft)
-    return (
-        f"load {1000 * t.load:.0f} ms · first token {1000 * t.first_token:.1f} ms · "
-        f"prefill {t.prompt_tokens} tokens {t.prefill_rate:,.0f}/s · "
-        f"decode {t.new_tokens} tokens {t.decode_rate:,.0f}/s · {result.finish_reason} · seed {result.seed}"
-        f"{drafted}"
-    )
-
-
-def _draft_statistics(d: "DraftStats") -> str:
-    line = f"draft ({d.kind}) · {d.accepted} of {d.drafted} drafted tokens accepted"
-    line += f" ({100 * d.acceptance:.0f} %)" if d.drafted else ""
-    line += f" · {d.tokens_per_call:.2f} tokens per call of the model"
-    if d.speedup is not None:
-        step = f"{1000 * d.plain_step:.2f} ms"
-        line += f" · estimated speed-up {d.speedup:.2f} (against one-token calls of {step}, measured in this text)"
-    if d.rests:
-        line += f" · did not pay: stopped {d.rests} time{'s' if d.rests > 1 else ''}"
-        line += ", at the end as well" if d.resting else ""
-    return line
-
-
-def _record(result: "Generation", model: "Model") -> dict[str, Any]:
+def _record(result: "Generation", model: "Model", chat: bool) -> dict[str, Any]:
     record = dataclasses.asdict(result)
+    if not chat:  # always 0
+        del record["dropped_messages"], record["timings"]["reused_tokens"]
     record["timings"] |= {"prefill_rate": result.timings.prefill_rate, "decode_rate": result.timings.decode_rate}
     if (d := result.draft) is not None:
         record["draft"] |= {
