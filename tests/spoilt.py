@@ -144,3 +144,8 @@ def rewritten(path: Path, change=lambda keys, tensors: None) -> Path:
     rows = [(name, shape, kind) for name, (shape, kind, _) in tensors.items()]
     write(out, keys, rows, [data for _, _, data in tensors.values()])
     return out
+
+
+def unpermuted(rows, head_dim=16):
+    """Query or key rows as if Hugging Face's order had been taken for llama.cpp's and undone."""
+    return rows.reshape(-1, head_dim // 2, 2, rows.shape[-1]).swapaxes(1, 2).reshape(rows.shape)

@@ -1,7 +1,6 @@
 """The portable ONNX graph and its runtime, compared with transformers, plain ONNX Runtime, and its quantizer."""
 
 import dataclasses
-import json
 import subprocess
 import sys
 
@@ -23,8 +22,11 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("optimum")
 
+from onnx_damage import damaged, drop_output, rename_input, with_config  # noqa: E402  (needs onnx)
+
 # Grouped queries, an untied head, a head_dim other than hidden_size / heads, another rotary base.
 ODD = LlamaConfig(300, 48, 100, 3, 6, 2, 10, 64, rms_norm_eps=1e-6, rope_theta=50000.0)
+TIED = dataclasses.replace(ODD, tie_word_embeddings=True)
 TOKENS = np.random.default_rng(3).integers(0, 300, 40).tolist()
 ONE = Running(threads=1)
 
@@ -47,7 +49,7 @@ def models(stories, tmp_path_factory):
     return {
         "stories": stories,
         "untied": write_model(root / "untied", ODD, std=0.3),
-        "tied": write_model(root / "tied", dataclasses.replace(ODD, tie_word_embeddings=True), std=0.3),
+        "tied": write_model(root / "tied", TIED, std=0.3),
         "half": write_model(root / "half", dataclasses.replace(ODD, num_key_value_heads=6), dtype=np.float16, std=0.3),
     }
 
@@ -384,13 +386,6 @@ def test_convert_portable_failing_exporter_raises(models, tmp_path, monkeypatch)
     assert not list(tmp_path.iterdir())
 
 
-def damaged(path, out, change):
-    model = onnx.load(path)
-    change(model)
-    onnx.save(model, out)
-    return out
-
-
 def test_load_damaged_or_foreign_file_raises_one_line(exported, tmp_path):
     whole = exported("tied").read_bytes()
     cases = {"empty": b"", "text": b"hello world" * 50, "cut": whole[: len(whole) // 2], "start": whole[:100],
@@ -407,27 +402,6 @@ def test_load_damaged_or_foreign_file_raises_one_line(exported, tmp_path):
             reader(tmp_path / "missing.onnx")
 
 
-def rename_input(model):
-    model.graph.input[0].name = "tokens"
-    for node in model.graph.node:
-        for i, name in enumerate(node.input):
-            if name == "input_ids":
-                node.input[i] = "tokens"
-
-
-def drop_output(model):
-    del model.graph.output[-1]
-
-
-def other_config(model):
-    for prop in model.metadata_props:
-        if prop.key.startswith("edgekit.file.config.json"):
-            data = json.dumps(dataclasses.replace(ODD, num_key_value_heads=3, tie_word_embeddings=True).to_dict())
-            texts, blobs = embedded.pack({"config.json": data.encode()}, source_sha256="", quant="")
-            values = texts | {key: embedded.to_text(blob) for key, blob in blobs.items()}
-            prop.value = values[prop.key]
-
-
 def flip_a_file(model):
     for prop in model.metadata_props:
         if prop.key == "edgekit.file.config.json":
@@ -441,9 +415,9 @@ def no_base64(model):
 
 
 @pytest.mark.parametrize("change, message", [
-    (rename_input, "input input_ids is missing"),
+    (rename_input("input_ids", "tokens"), "input input_ids is missing"),
     (drop_output, "output present.2.value is missing"),
-    (other_config, r"past_key_values.0.key has shape .* config.json wants"),
+    (with_config(TIED, num_key_value_heads=3), r"past_key_values.0.key has shape .* config.json wants"),
     (flip_a_file, "does not match its sha256"),
     (no_base64, "not base64"),
 ])  # fmt: skip

@@ -1,7 +1,6 @@
-"""The fused ONNX graph, its block quantizer and its runtime against transformers and ONNX Runtime's own quantizer."""
+"""The fused ONNX graph, its quantizer and its runtime, compared with transformers and ONNX Runtime's quantizer."""
 
 import dataclasses
-import json
 import subprocess
 import sys
 
@@ -22,6 +21,8 @@ from edgekit.utils import registry
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
+from onnx_damage import damaged, drop_output, rename_input, with_config  # noqa: E402  (needs onnx)
+
 from edgekit.converters import _onnx_blocks as blocks  # noqa: E402  (needs only numpy, but is the subject here)
 from edgekit.converters import _onnx_fused as fused  # noqa: E402
 
@@ -35,6 +36,7 @@ SHAPES = {
     "wide": LlamaConfig(130, 100, 60, 1, 2, 1, 8, 64, tie_word_embeddings=True),
 }
 NAMES = ["stories", *SHAPES]
+TIED = SHAPES["tied"]
 QUANTIZED = ["int8", "int4", "int4_pure"]
 TOKENS = np.random.default_rng(3).integers(0, 130, 48).tolist()
 
@@ -603,39 +605,8 @@ def test_convert_fused_invalid_settings_raise(models, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def damaged(path, out, change):
-    model = onnx.load(path)
-    change(model)
-    onnx.save(model, out)
-    return out
-
-
-def rename_input(model):
-    model.graph.input[1].name = "positions"
-    for node in model.graph.node:
-        for i, name in enumerate(node.input):
-            if name == "logit_positions":
-                node.input[i] = "positions"
-
-
 def one_input_more(model):
     model.graph.input.append(onnx.helper.make_tensor_value_info("attention_mask", onnx.TensorProto.INT64, [1, "n"]))
-
-
-def drop_output(model):
-    del model.graph.output[-1]
-
-
-def with_config(**changes):
-    def change(model):
-        data = json.dumps(dataclasses.replace(SHAPES["tied"], **changes).to_dict()).encode()
-        texts, blobs = embedded.pack({"config.json": data}, source_sha256="", quant="")
-        values = texts | {key: embedded.to_text(blob) for key, blob in blobs.items()}
-        for prop in model.metadata_props:
-            if prop.key.startswith("edgekit.file.config.json"):
-                prop.value = values[prop.key]
-
-    return change
 
 
 def without_config(model):
@@ -645,13 +616,13 @@ def without_config(model):
 
 
 @pytest.mark.parametrize("change, message", [
-    (rename_input, "input logit_positions is missing: not a fused graph"),
+    (rename_input("logit_positions", "positions"), "input logit_positions is missing: not a fused graph"),
     (one_input_more, "unexpected input attention_mask"),
     (drop_output, "output present.2.value is missing"),
-    (with_config(num_key_value_heads=3), r"past_key_values.0.key has shape .* config.json wants"),
-    (with_config(vocab_size=301), r"logits has shape .* config.json wants"),
-    (with_config(num_hidden_layers=2), "unexpected input past_key_values.2.key: config.json has 2 layers"),
-    (with_config(num_hidden_layers=4), "input past_key_values.3.key is missing"),
+    (with_config(TIED, num_key_value_heads=3), r"past_key_values.0.key has shape .* config.json wants"),
+    (with_config(TIED, vocab_size=301), r"logits has shape .* config.json wants"),
+    (with_config(TIED, num_hidden_layers=2), "unexpected input past_key_values.2.key: config.json has 2 layers"),
+    (with_config(TIED, num_hidden_layers=4), "input past_key_values.3.key is missing"),
     (without_config, "no config.json"),
 ])  # fmt: skip
 def test_load_fused_graph_that_contradicts_its_metadata_raises(exported, tmp_path, change, message):
@@ -661,7 +632,7 @@ def test_load_fused_graph_that_contradicts_its_metadata_raises(exported, tmp_pat
 
 
 def test_load_context_longer_than_the_graph_raises(exported, tmp_path):
-    path = damaged(exported("tied"), tmp_path / "m.onnx", with_config(max_position_embeddings=128))
+    path = damaged(exported("tied"), tmp_path / "m.onnx", with_config(TIED, max_position_embeddings=128))
     runtime = load(path)
     runtime.forward([1] * 64)
     with pytest.raises(RuntimeFailure, match="ONNX Runtime"):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from handmade import small
 from helpers import tokenmonster_files, write_model
+from spoilt import unpermuted
 
 from edgekit.conversion import receipt
 from edgekit.conversion.convert import convert, summary
@@ -179,10 +180,6 @@ def test_convert_without_runtime_verifies_tensors_and_adds_a_note(tiny, tmp_path
 
 
 # ----------------------------------------------------------------------------- broken ones
-
-
-def unpermuted(w, width=16):
-    return w.reshape(-1, width // 2, 2, w.shape[-1]).swapaxes(1, 2).reshape(w.shape)
 
 
 def stale(w):

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from handmade import small
 from helpers import tokenmonster_files, write_model
+from spoilt import unpermuted
 
 from edgekit.cli.main import Commands
 from edgekit.cli.verify import COMMAND
@@ -318,10 +319,6 @@ def broken(config=CONFIG, **changes):
     assert found
     tensors = {name: tensor for name, (_, tensor) in found.items()}
     return explain(source, tensors, config, {name: difference.limit for name, (difference, _) in found.items()})
-
-
-def unpermuted(w, width=16):
-    return w.reshape(-1, width // 2, 2, w.shape[-1]).swapaxes(1, 2).reshape(w.shape)
 
 
 def scaled_rows(w):
