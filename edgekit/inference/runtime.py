@@ -1,8 +1,9 @@
 """The contract of a backend: append tokens and get logits, or drop tokens from the end.
 
-A file `runtimes/NAME.py` is a runtime plugin if it satisfies `RuntimePlugin`. What `load` returns satisfies `Runtime`,
-and may satisfy the optional protocols `SetsThreads` and `edgekit.tokenizers.base.OwnsTokenizer`, which are checked with
-`isinstance`. The backend's own sampler and generation loop stay unused.
+A file `runtimes/NAME.py` is a runtime plugin if it satisfies `RuntimePlugin`, and optionally `LoadsGGUF`. What `load`
+returns satisfies `Runtime`, and may satisfy the optional protocols `SetsThreads` and
+`edgekit.tokenizers.base.OwnsTokenizer`, which are checked with `isinstance`. The backend's own sampler and generation
+loop stay unused.
 """
 
 from collections.abc import Mapping, Sequence
