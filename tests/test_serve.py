@@ -17,7 +17,7 @@ import edgekit
 from edgekit.errors import SettingError
 from edgekit.inference.sampling import Sampler, log_softmax
 from edgekit.settings import Generating
-from edgekit.web import completions, playground
+from edgekit.web import chat, completions, playground
 from edgekit.web.models import ModelPool
 from edgekit.web.validation import SETTINGS, RequestError
 
@@ -465,7 +465,8 @@ JSON = st.recursive(
 )
 NAMES = st.sampled_from(
     "prompt tokens settings top runtime temperature top_p top_k min_p repetition_penalty max_tokens logprobs seed stop "
-    "echo stream stream_options n best_of presence_penalty frequency_penalty logit_bias suffix user ignore_eos "
+    "echo stream stream_options n best_of messages top_logprobs max_completion_tokens response_format tools metadata "
+    " presence_penalty frequency_penalty logit_bias suffix user ignore_eos "
     "more".split()
 )
 
@@ -475,9 +476,15 @@ NAMES = st.sampled_from(
 def test_any_body_is_parsed_or_refused(client, body, inner):
     """Every body is parsed or refused by the name of a field; what is parsed are values that `Generating` accepts."""
     state = client.app.state.edgekit
-    for parse, sent in ((completions.parse, body), (playground.parse, body), (playground.parse, {"settings": inner})):
+    talk = {"messages": [{"role": "user", "content": "a"}]}
+    for parse, sent in (
+        (completions.parse, {"prompt": "a"} | body),
+        (chat.parse, talk | body),
+        (playground.parse, {"prompt": "a"} | body),
+        (playground.parse, {"prompt": "a", "settings": inner}),
+    ):
         try:
-            params = parse(json.dumps({"prompt": "a"} | sent).encode(), state)
+            params = parse(json.dumps(sent).encode(), state)
         except RequestError as error:
             assert error.status in (400, 404) and "\n" not in str(error)
         else:

@@ -7,14 +7,15 @@
     worker.py       the one thread that runs models, and the bounded queue in front of it
     models.py       the pool of models, opened on first use
     responses.py    from a job to an HTTP response; what happens when a client leaves
-    playground.py, completions.py    the two APIs
+    playground.py    the playground's API
+    completions.py, chat.py, openai.py    OpenAI's two endpoints, and what they share
     metrics.py      counters and histograms for Prometheus
     server.py       uvicorn around it: the address, signals, shutdown
     settings.py     the settings of the server
     export.py, npm.py    `edgekit export-web`: a static folder with a model that runs in the browser
 
-The playground's API (`pages/` calls it; `completions.py` documents OpenAI's)
------------------------------------------------------------------------------
+The playground's API (`pages/` calls it; `completions.py` and `chat.py` document OpenAI's)
+---------------------------------------------------------------------------------------------
 
 GET /api/models
     {"models": [{"id", "name", "runtime", "runtimes": [...], "format", "bytes", "parameters", "context_length",

@@ -1,4 +1,4 @@
-"""The ASGI application: two APIs, health and metrics, optionally pages, behind access control."""
+"""The ASGI application: both APIs, health and metrics, optionally pages, behind access control."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from edgekit.errors import EdgekitError, FileError
-from edgekit.web import completions, metrics, playground, responses, security
+from edgekit.web import chat, completions, metrics, playground, responses, security
 from edgekit.web.models import ModelPool
 from edgekit.web.settings import Serving, is_loopback
 from edgekit.web.state import AppState
@@ -77,6 +77,7 @@ def application(pool: ModelPool, settings: Serving, pages: Path | None = None) -
         Route("/metrics", metrics_page(state)),
         *playground.routes(state),
         *completions.routes(state),
+        *chat.routes(state),
     ]
     known = frozenset(route.path for route in routes if isinstance(route, Route) and "{" not in route.path)
     if pages is not None:

@@ -35,7 +35,7 @@ from edgekit.inference.generate import TokenLogprob, token_logprob
 from edgekit.inference.runtime import Runtime
 from edgekit.model import Model
 from edgekit.settings import is_whole
-from edgekit.web import openai, responses
+from edgekit.web import openai
 from edgekit.web.models import Entry
 from edgekit.web.openai import EndEvent, Event, StartEvent, TokenEntry, TokenEvent, TopToken, UsageEvent, token_entry
 from edgekit.web.state import AppState
@@ -234,13 +234,8 @@ def routes(state: AppState) -> Sequence[Route]:
 
     async def completions(request: Request) -> Response:
         params = parse(await state.body(request), state)
-        events = state.events(request, lambda job: complete(params, state, job))
-        completion = Completion(params)
-        if not params.stream:
-            collected = await responses.collect(events)
-            return responses.json_response(None if collected is None else completion.whole(collected))
-        return await responses.stream_response(
-            events, completion.chunks, lambda error: error.body("/v1/"), "[DONE]", state.settings.time_limit
+        return await openai.respond(
+            request, params, lambda job: complete(params, state, job), Completion(params), state
         )
 
     return [

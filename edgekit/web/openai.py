@@ -2,14 +2,19 @@
 
 import time
 import uuid
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response as HTTPResponse
 
 from edgekit.inference.generate import Stream, TokenLogprob
 from edgekit.model import Model
 from edgekit.settings import LARGEST
 from edgekit.tokenizers.base import Tokenizer
+from edgekit.web import responses
 from edgekit.web.models import Entry
 from edgekit.web.state import AppState
 from edgekit.web.validation import Fields, RequestError, shown
@@ -166,13 +171,17 @@ class UsageEvent:
 
     prompt_tokens: int
     new_tokens: int
+    cached_tokens: int | None = None
+    """Those of the prompt that were not read again; None where nothing is reused."""
 
-    def record(self) -> dict[str, int]:
+    def record(self) -> dict[str, Any]:
         """The field `usage`."""
+        details = {} if self.cached_tokens is None else {"prompt_tokens_details": {"cached_tokens": self.cached_tokens}}
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.new_tokens,
             "total_tokens": self.prompt_tokens + self.new_tokens,
+            **details,
         }
 
 
@@ -233,7 +242,7 @@ class Text:
         return text, left
 
 
-class Response:
+class Response(ABC):
     """One response; `kind` is the beginning of its id."""
 
     def __init__(self, params: Params, kind: str):
@@ -251,7 +260,28 @@ class Response:
             "choices": choices,
         }  # fmt: skip
 
+    @abstractmethod
+    def chunks(self, event: Event) -> Iterable[dict[str, Any]]:
+        """The chunks that a stream sends for an event."""
+
+    @abstractmethod
+    def whole(self, events: Sequence[Any]) -> dict[str, Any]:
+        """The response without `stream`."""
+
     def usage(self, event: UsageEvent, object: str) -> Iterator[dict[str, Any]]:
         """The last chunk of a stream, if it was asked for."""
         if self._params.usage:
             yield self.record(object, []) | {"usage": event.record()}
+
+
+async def respond(
+    request: Request, params: Params, work: Callable[[Job], None], response: Response, state: AppState
+) -> HTTPResponse:
+    """Run a job and send its response, as a stream or whole."""
+    events = state.events(request, work)
+    if not params.stream:
+        collected = await responses.collect(events)
+        return responses.json_response(None if collected is None else response.whole(collected))
+    return await responses.stream_response(
+        events, response.chunks, lambda error: error.body("/v1/"), "[DONE]", state.settings.time_limit
+    )
