@@ -11,10 +11,10 @@ import pytest
 from handmade import small
 from helpers import tokenmonster_files, write_model
 
-from edgekit.conversion import base
+from edgekit.conversion import base, receipt
 from edgekit.conversion.base import ArtefactTensor, Planned, Written, converter
 from edgekit.conversion.convert import convert
-from edgekit.errors import CheckpointError, MissingExtraError, UnknownPluginError
+from edgekit.errors import CheckpointError, DataError, MissingExtraError, UnknownPluginError
 from edgekit.formats import embedded
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig, open_folder
 from edgekit.formats.gguf import GGUFFile
@@ -240,6 +240,32 @@ def test_gguf_conversion_through_llama_cpp_opens_its_file_once_for_writing_and_o
     made = convert(model, "gguf", tmp_path / "m.gguf", settings=Converting("q4_k_m"))
     assert made.receipt is not None and made.receipt["runtime"] == "llamacpp" and len(opened) == 2
     assert GGUFFile(made.path).metadata[embedded.RECEIPT].strip() == json.dumps(made.receipt, separators=(",", ":"))
+
+
+@pytest.mark.parametrize("to", ["gguf", "onnx"])
+def test_receipt_longer_than_reserved_is_stored_whole(model, tmp_path, monkeypatch, to):
+    pytest.importorskip(to)
+    real = receipt.contents
+    monkeypatch.setattr(receipt, "contents", lambda *arguments: real(*arguments) | {"text": "x" * 3000})
+    made = convert(model, to, tmp_path / f"m.{to}")
+    if to == "gguf":
+        text = GGUFFile(made.path).metadata[embedded.RECEIPT]
+    else:
+        text = base.describe("onnx", made.path)[0][embedded.RECEIPT]
+    assert receipt.parse(text) == made.receipt and made.receipt is not None and len(text.strip()) > 3000
+
+
+def test_gguf_that_cannot_be_verified_has_no_receipt(model, tmp_path, monkeypatch):
+    pytest.importorskip("gguf")
+
+    def too_few(*arguments):
+        raise DataError("the text has 1 tokens: too few to compare anything")
+
+    monkeypatch.setattr(receipt, "measure_source", too_few)
+    made = convert(model, "gguf", tmp_path / "m.gguf", settings=Converting("q8_0"))
+    assert made.receipt is None and made.notes[-1].startswith("not verified: the text has 1 tokens")
+    bare = convert(model, "gguf", tmp_path / "bare.gguf", settings=Converting("q8_0"), verify=False)
+    assert made.path.read_bytes() == bare.path.read_bytes()
 
 
 def test_folder_conversion_parses_config_once(model, tmp_path, monkeypatch):
