@@ -1,5 +1,6 @@
 # make demo [MODEL=...]   install, tell a story, convert a model into GGUF and ONNX, run it on every runtime
 # make test               install, run all tests (make test-fast leaves out those of minutes)
+# make test-real          tests on SmolLM2-135M-Instruct, a real chat model (93 MB, downloaded once)
 # make lint               ruff and mypy
 # make docs               the documentation as a site in build/docs; a broken link is an error
 # make cli                docs/cli.md, after a change of a command, a flag or its help
@@ -23,7 +24,7 @@ say = @printf '\n\033[1m%s\033[0m\n' "$(1)"
 # $(call quietly,COMMAND): its output goes to the log, whose end is shown if the command fails.
 quietly = @mkdir -p build && { $(1); } >$(LOG) 2>&1 || { echo "failed; the end of $(LOG):"; tail -n 30 $(LOG); exit 1; }
 
-.PHONY: install demo test test-fast lint docs cli clean
+.PHONY: install demo test test-fast test-real lint docs cli clean
 
 install: $(INSTALLED)
 
@@ -62,6 +63,9 @@ test: install
 
 test-fast: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-real: install
+	$(BIN)/python -m pytest -m real
 
 lint: install
 	$(BIN)/ruff check .

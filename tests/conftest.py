@@ -16,6 +16,14 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(f"skipped without the shared folder, which {where}: {missing} of {len(reasons)} skips")
 
 
+def pytest_collection_modifyitems(config, items):
+    """Tests marked `real` download a model: they run only with `-m real`."""
+    if "real" not in config.getoption("markexpr"):
+        real = [item for item in items if item.get_closest_marker("real")]
+        config.hook.pytest_deselected(items=real)
+        items[:] = [item for item in items if item not in real]
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     if not SHARED.is_dir():
