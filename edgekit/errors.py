@@ -10,7 +10,7 @@ EdgekitError                    one line for the user: what is wrong, and what t
 │   ├── CheckpointError         a model folder or artefact that is damaged, foreign or unsupported
 │   ├── VocabularyError         a tokenizer file that is damaged or foreign
 │   └── DataError               training text that is empty, binary, damaged or too little
-├── PromptError                 an empty prompt, or text that is not UTF-8
+├── PromptError                 a prompt without tokens, text that is not UTF-8, or an invalid conversation
 ├── ContextError                more tokens than the model's context holds
 ├── RuntimeFailure              a backend refused the model or a call
 └── TrainingError               a training run that cannot continue: a loss that is not finite, no checkpoint to resume
@@ -86,7 +86,7 @@ class DataError(FileError):
 
 
 class PromptError(EdgekitError):
-    """A prompt that is empty or not UTF-8."""
+    """A prompt that has no tokens or is not UTF-8, or a conversation that is invalid or that the template refuses."""
 
 
 class ContextError(EdgekitError):

@@ -303,3 +303,19 @@ def test_run_ctrl_c_at_the_prompt_ends(gguf):
     terminal.settle()
     terminal.type("\x03")
     assert terminal.ended() == 0 and "Traceback" not in terminal.seen
+
+
+def test_command_ctrl_c_while_the_model_opens_exits_with_130(monkeypatch):
+    def interrupted(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgekit.model.load", interrupted)
+    done = CliRunner().invoke(main, ["run", "Once"])
+    assert done.exit_code == 130 and done.stderr == "\nstopped\n" and not done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_command_stdout_on_a_full_disk_prints_one_line():
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([*EDGEKIT, "tokenize", "Hello"], stdout=full, stderr=subprocess.PIPE, timeout=120)
+    assert done.returncode == 1 and done.stderr == b"Error: cannot write the output: No space left on device\n"

@@ -132,7 +132,8 @@ def test_load_unknown_plugin_lists_those_there_are():
     ("runtimes", "llama.cpp", "llama_cpp", "llamacpp"),
     ("converters", "gguf", "gguf", "gguf"),
     ("converters", "onnx", "onnx", "onnx"),
-    ("converters", "_onnx_rows", "onnx", "onnx"),
+    ("converters", "_optimum", "optimum", "export"),
+    ("training", "vocab_train", "numba", "train"),
 ])  # fmt: skip
 def test_load_missing_package_ends_in_the_command_that_installs_it(monkeypatch, folder, name, package, extra):
     module = f"edgekit.{folder}.{registry.ALIASES.get(name, name)}"

@@ -542,6 +542,13 @@ def test_verify_command_broken_artefact_exits_with_1_and_a_sentence(tiny, tmp_pa
     )
 
 
+def test_verify_command_file_that_does_not_open_is_named_once(tiny, tmp_path):
+    path = tmp_path / "damaged.gguf"
+    path.write_bytes(b"no model")
+    done = call("-m", tiny, path, *QUICKLY)
+    assert done.exit_code == 1 and done.stderr.startswith(f"Error: {path}: not a GGUF file")
+
+
 def test_verify_command_reads_a_text_file(tiny, tmp_path):
     text = tmp_path / "t.txt"
     text.write_text("the cat sat on a mat and then there were not any cats at all")

@@ -5,6 +5,7 @@ called, and what it needs when it runs. Results (text, paths, JSON) go to stdout
 errors) to stderr. Exit status: 0 for success, 2 for an invalid call, 130 after Ctrl-C, 1 for every other failure.
 """
 
+import errno
 import importlib
 import pkgutil
 import re
@@ -14,9 +15,12 @@ from typing import Any
 import click
 
 from edgekit import __version__
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, FileError
 
 FOLDER = Path(__file__).parent
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Writing to stdout can fail like writing any other file: `edgekit run ... > FILE` on a full disk."""
 
 
 class OneLine(click.ClickException):
@@ -65,6 +69,13 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except EdgekitError as error:
             raise OneLine(error) from error
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            raise OneLine(FileError(f"cannot write the output: {error.strerror}")) from error
+        except KeyboardInterrupt:
+            click.echo("\nstopped", err=True)
+            raise click.exceptions.Exit(130) from None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

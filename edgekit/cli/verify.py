@@ -72,7 +72,9 @@ def verify(
         click.echo(report.report(result, markdown=markdown, kv_type=settings.kv_type))
     if broken := [proof for proof in result.artefacts if not proof.sound]:
         more = f" (and {len(broken) - 1} more are broken)" if len(broken) > 1 else ""
-        raise CheckpointError(f"{broken[0].path.name}: {broken[0].failures[0]}{more}")
+        path, reason = broken[0].path, broken[0].failures[0]
+        named = reason if reason.startswith(str(path)) else f"{path.name}: {reason}"
+        raise CheckpointError(f"{named}{more}")
 
 
 COMMAND = verify

@@ -17,12 +17,11 @@ from edgekit.errors import CheckpointError, MissingExtraError, UnknownPluginErro
 DISTRIBUTION = "edgekit-lm"
 """What pip installs. The import and the command are `edgekit`, which on PyPI is another project's name."""
 
-# What people type for a name that cannot be a file name.
+# What users type for a name that cannot be a file name.
 ALIASES = {"llama.cpp": "llamacpp", "llama-cpp": "llamacpp", "pytorch": "torch", "onnxruntime": "onnx", "ort": "onnx"}
 
 # A runtime's extra has the runtime's name; a converter's is named after the package it needs.
 EXTRAS = {
-    ("converters", "onnx_rows"): "onnx",
     ("converters", "optimum"): "export",
     ("runtimes", "torch_reference"): "torch",
 }
@@ -64,10 +63,11 @@ def load(folder: str, name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing in ("", "edgekit"):
-            raise  # a file of ours is missing or misspelt: a bug, not a missing extra
+            raise  # a file of edgekit is missing or misspelt: a bug, not a missing extra
         plugin = name.lstrip("_")
         command = install_command(extra(folder, plugin))
-        raise MissingExtraError(f"{plugin} needs {missing}, which is not installed: {command}") from error
+        what = folder if folder == "training" else plugin
+        raise MissingExtraError(f"{what} needs {missing}, which is not installed: {command}") from error
 
 
 def name_of(thing: object) -> str:
@@ -92,7 +92,7 @@ def for_suffix(folder: str, suffix_: str) -> str | None:
 
 
 def for_path(folder: str, path: Path) -> str:
-    """The plugin that opens this file or model folder as it is, or writes such a one.
+    """The plugin that opens this file or model folder as it is, or (of a converter) writes that kind.
 
     Raises:
         CheckpointError: no plugin of this folder does.
