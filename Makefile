@@ -24,7 +24,7 @@ say = @printf '\n\033[1m%s\033[0m\n' "$(1)"
 # $(call quietly,COMMAND): its output goes to the log, whose end is shown if the command fails.
 quietly = @mkdir -p build && { $(1); } >$(LOG) 2>&1 || { echo "failed; the end of $(LOG):"; tail -n 30 $(LOG); exit 1; }
 
-.PHONY: install demo test test-fast test-real lint docs cli clean
+.PHONY: install demo test test-fast test-real test-transformers5 lint docs cli clean
 
 install: $(INSTALLED)
 
@@ -66,6 +66,11 @@ test-fast: install
 
 test-real: install
 	$(BIN)/python -m pytest -m real
+
+# The tests that load folders in transformers 5, which is installed beside the environment's version 4.
+test-transformers5: install
+	test -d .venv5 || $(BIN)/pip install --target .venv5 'transformers>=5,<6'
+	EDGEKIT_TRANSFORMERS5=$(CURDIR)/.venv5 $(BIN)/python -m pytest tests/test_hf_adapter.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ from edgekit.inference.generate import Generation, PromptCache, Stream
 from edgekit.inference.runtime import Runtime, plugin
 from edgekit.inference.scoring import first_token
 from edgekit.settings import Drafting, Generating, Running, split
-from edgekit.tokenizers.base import Tokenizer
+from edgekit.tokenizers.base import Tokenizer, framed
 from edgekit.tokenizers.chat import ChatTemplate, Message, conversation, template_of
 from edgekit.tokenizers.load import tokenizer_of
 from edgekit.utils import registry
@@ -66,7 +66,7 @@ class Model:
         if not tokens:
             why = "is empty" if not prompt else "has no character that the vocabulary can write"
             raise PromptError(f"the prompt {why}: give the model at least one character to continue from")
-        return tokens if self.tokenizer.bos is None else [self.tokenizer.bos, *tokens]
+        return framed(self.tokenizer, tokens)
 
     def stream(
         self,

@@ -10,7 +10,7 @@ from edgekit.doctor.checks import check
 from edgekit.doctor.finding import Finding, counted, error, note, some, warning
 from edgekit.errors import EdgekitError
 from edgekit.formats.embedded import FILES
-from edgekit.tokenizers import base
+from edgekit.tokenizers import base, transformers_rules
 from edgekit.tokenizers.llamacpp import bpe
 from edgekit.tokenizers.llamacpp.vocabulary import specials
 
@@ -227,6 +227,43 @@ def begin_not_added(case: Case) -> Iterator[Finding]:
             "edgekit and transformers begin with the text; a GGUF from edgekit declares that (add_bos_token), but to "
             "one that does not llama.cpp adds a BOS if its vocabulary is of SentencePiece's kind",
             'if the model was trained with it: "add_bos_token": true in tokenizer_config.json',
+        )
+
+
+@check("folder", "onnx")
+def end_after_a_prompt(case: Case) -> Iterator[Finding]:
+    if isinstance(case.tokenizer, base.Framed) and case.tokenizer.suffix:
+        yield warning(
+            "the tokenizer puts EOS after a prompt (add_eos_token, or the template of tokenizer.json)",
+            "transformers and edgekit do so, and the model continues after the end of a text",
+            '"add_eos_token": false in tokenizer_config.json, if the model is to continue prompts',
+        )
+
+
+@check("folder")
+def spaces_cleaned_up(case: Case) -> Iterator[Finding]:
+    if case.tokenizer_config.get("clean_up_tokenization_spaces") is True:
+        yield note(
+            "clean_up_tokenization_spaces is on",
+            "transformers removes the space before punctuation from what it prints; edgekit and llama.cpp print the "
+            "tokens' own text",
+        )
+
+
+@check("folder", "onnx")
+def tokens_without_a_row(case: Case) -> Iterator[Finding]:
+    if case.rows is None or "tokenizer.json" not in case.files or _is_tokenmonster(case):
+        return
+    try:
+        texts = transformers_rules.load(case.files, case.rows).without_rows
+    except EdgekitError:
+        return  # another check reports it
+    if texts:
+        yield note(
+            f"the embedding has no row for {some(list(texts))}",
+            "edgekit reads such a token as text; transformers reads past the embedding and fails at it, and runs "
+            "otherwise",
+            "model.resize_token_embeddings(len(tokenizer)) in transformers, if prompts contain it",
         )
 
 

@@ -32,7 +32,7 @@ FILES = (
 )
 
 # Embedded too; with `config.json` the way back to a Hugging Face folder is exact.
-CONFIGURATION = ("config.json", "generation_config.json", "chat_template.jinja")
+CONFIGURATION = ("config.json", "generation_config.json", "chat_template.jinja", "added_tokens.json")
 CARRIED = (*CONFIGURATION, *FILES)
 
 

@@ -94,6 +94,23 @@ class OwnsTokenizer(Protocol):
         ...
 
 
+@runtime_checkable
+class Framed(Protocol):
+    """Optional for a tokenizer: a template of more than one BOS."""
+
+    prefix: tuple[int, ...]
+    """Ids before a prompt, `bos` first."""
+    suffix: tuple[int, ...]
+    """Ids after a prompt: EOS, where `add_eos_token` or the template asks for it, as transformers does."""
+
+
+def framed(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[int]:
+    """The ids of a prompt with what the model's tokenizer puts before and after it."""
+    if isinstance(tokenizer, Framed):
+        return [*tokenizer.prefix, *tokens, *tokenizer.suffix]
+    return [*tokens] if tokenizer.bos is None else [tokenizer.bos, *tokens]
+
+
 def utf8(text: str) -> bytes:
     """The bytes of a prompt. Raises `PromptError` if it has lone surrogates, as arguments that are not UTF-8 do."""
     try:

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 import tokenizers
 
 from edgekit.errors import VocabularyError
-from edgekit.tokenizers.base import configured_ids, read_json, spelling, utf8
+from edgekit.tokenizers import transformers_rules
+from edgekit.tokenizers.base import configured_ids, utf8
+from edgekit.tokenizers.transformers_rules import open_library
 
 if TYPE_CHECKING:
     from edgekit.tokenizers.base import Decoder
@@ -44,7 +46,7 @@ class JsonTokenizer:
 
     def __init__(self, data: bytes, vocab_size: int, *, stop: Sequence[int] = (), bos: int | None = None):
         self._data = data = _mark_special(data, {*stop, bos})
-        self._library = _open(data)
+        self._library = open_library(data)
         ids = self._library.get_vocab(with_added_tokens=True)
         size = max(ids.values(), default=-1) + 1
         if size > vocab_size:
@@ -54,6 +56,8 @@ class JsonTokenizer:
             )
         self.vocab_size = vocab_size
         self.bos = bos
+        self.prefix: tuple[int, ...] = () if bos is None else (bos,)
+        self.suffix: tuple[int, ...] = ()
         self.stop = frozenset(id for id in stop if id < vocab_size)
         added = self._library.get_added_tokens_decoder()
         self._specials = {id: added[id].content for id in sorted(added) if added[id].special}
@@ -70,17 +74,14 @@ class JsonTokenizer:
     @classmethod
     def from_files(cls, files: Mapping[str, bytes], vocab_size: int) -> "JsonTokenizer":
         """The tokenizer of a checkpoint, with the BOS and stop ids of its configuration."""
-        data = files["tokenizer.json"]
-        library = _open(data)
-
-        def ids(key: str) -> list[int]:
-            spelled = library.token_to_id(spelling(files, key))
-            configured = configured_ids(files, f"{key}_id")
-            return [id for id in ([] if spelled is None else [spelled]) + configured if id < vocab_size]
-
-        add = read_json(files, "tokenizer_config.json").get("add_bos_token")
-        bos = _template_bos(library) if add is None else next(iter(ids("bos_token")), None) if add is True else None
-        return cls(data, vocab_size, stop=ids("eos_token"), bos=bos)
+        loaded = transformers_rules.load(files, vocab_size)
+        library = open_library(loaded.data)
+        spelled = library.token_to_id(transformers_rules.named_tokens(files).get("eos_token", ""))
+        ends = ([] if spelled is None else [spelled]) + configured_ids(files, "eos_token_id")
+        bos = loaded.prefix[0] if loaded.prefix else None
+        tokenizer = cls(loaded.data, vocab_size, stop=[id for id in ends if id < vocab_size], bos=bos)
+        tokenizer.prefix, tokenizer.suffix = loaded.prefix, loaded.suffix
+        return tokenizer
 
     def encode(self, text: str, *, specials: bool = False) -> list[int]:
         utf8(text)
@@ -93,7 +94,7 @@ class JsonTokenizer:
 
     @cached_property
     def _parsing(self) -> tokenizers.Tokenizer:
-        library = _open(self._data)
+        library = open_library(self._data)
         library.encode_special_tokens = False
         return library
 
@@ -287,25 +288,3 @@ def _mark_special(data: bytes, ids: Collection[int | None]) -> bytes:
     for token in unmarked:
         token["special"] = True
     return json.dumps(values).encode() if unmarked else data
-
-
-def _template_bos(library: tokenizers.Tokenizer) -> int | None:
-    """The id that a file's own post-processor puts before a text."""
-    plain = library.encode("a", add_special_tokens=False).ids
-    whole = library.encode("a", add_special_tokens=True).ids
-    count = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
-    special = {id for id, token in library.get_added_tokens_decoder().items() if token.special}
-    return whole[0] if count and whole[0] in special else None
-
-
-def _open(data: bytes) -> tokenizers.Tokenizer:
-    try:
-        library = tokenizers.Tokenizer.from_buffer(data)
-    except Exception as error:  # the library raises plain Exception
-        raise VocabularyError(f"tokenizer.json cannot be read: {' '.join(str(error).split())}") from error
-    # A file may contain the settings of its training run; a prompt must not be cut or padded.
-    library.no_truncation()
-    library.no_padding()
-    # Special tokens in text are plain text: this keeps the library from looking for them.
-    library.encode_special_tokens = True
-    return library

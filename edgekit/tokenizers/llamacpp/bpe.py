@@ -1,11 +1,13 @@
 """Ordinary tokenizers as llama.cpp's `llama` (SentencePiece) and `gpt2` (byte-level BPE) vocabularies."""
 
+import json
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from edgekit.errors import VocabularyError
 from edgekit.formats import protobuf
+from edgekit.tokenizers import transformers_rules
 from edgekit.tokenizers.base import read_json
 from edgekit.tokenizers.llamacpp.vocabulary import (
     BYTE,
@@ -60,7 +62,8 @@ def tokens(files: Mapping[str, bytes], special: Specials) -> Tokens:
             add_space_prefix=pieces.add_dummy_prefix,
         )
         return _padded(made, special, "tokenizer.model")
-    values = read_json(files, "tokenizer.json")
+    read_json(files, "tokenizer.json")
+    values = json.loads(transformers_rules.load(files, special.rows).data)
     model = values.get("model")
     if not isinstance(model, dict):
         raise VocabularyError("tokenizer.json has no model")
