@@ -9,7 +9,7 @@ from test_chat_template import CHATML, LLAMA2, files_with
 
 from edgekit.errors import ContextError, PromptError, VocabularyError
 from edgekit.formats.checkpoint import LlamaConfig
-from edgekit.inference.chat import fit_conversation
+from edgekit.inference.chat import LOW, first_turn, fit_conversation, split_turns
 from edgekit.model import Model, load
 from edgekit.settings import Generating
 from edgekit.tokenizers.load import from_files
@@ -169,11 +169,34 @@ def test_fit_conversation_drops_the_oldest_turns_and_keeps_the_system():
     settings = Generating(max_new_tokens=50)
     assert fit_conversation(template, tokenizer, messages, len(whole) + 50, settings) == (whole, 0)
     ids, dropped = fit_conversation(template, tokenizer, messages, len(whole) + 49, settings)
-    assert dropped == 2 and ids == template.encode([messages[0], *turns[2:]], tokenizer)
+    assert dropped == 4 and ids == template.encode([messages[0], *turns[4:]], tokenizer)
+    assert len(ids) <= LOW * len(whole) < len(template.encode([messages[0], *turns[2:]], tokenizer))
     ids, dropped = fit_conversation(template, tokenizer, messages, 60, Generating())
     assert dropped == 8 and ids == template.encode([messages[0], turns[8]], tokenizer)
     ids, dropped = fit_conversation(template, tokenizer, turns, len(whole), Generating(max_new_tokens=1000))
     assert dropped and len(ids) <= len(whole) // 2, "half of the context is for the answer at most"
+
+
+def test_first_turn_moves_rarely_as_a_conversation_grows():
+    sizes = [7, 12, 9, 10, 8, 11, 10, 9, 12, 10, 8, 10, 9, 11, 10, 10]
+    firsts = [first_turn(sizes[: n + 1], 50) for n in range(len(sizes))]
+    assert firsts == sorted(firsts) and 1 < len(set(firsts)) <= len(sizes) // 2
+    for n, first in enumerate(firsts):
+        assert sum(sizes[first : n + 1]) <= 50 and (first == 0 or sum(sizes[first - 1 : n + 1]) > LOW * 50)
+    assert first_turn([5, 100], 50) == 1 and first_turn([100], 50) == 0, "the last turn stays"
+
+
+def test_split_turns_begin_at_the_user():
+    roles = ["assistant", "user", "assistant", "tool", "user"]
+    turns = split_turns([{"role": role} for role in roles])
+    assert [[m["role"] for m in turn] for turn in turns] == [roles[:1], roles[1:4], roles[4:]]
+
+
+def test_chat_full_context_still_reuses_most_of_it(folder):
+    model = opened(folder, "torch")
+    results, read = talk(model, 24, max_new_tokens=4, ban_replacement=True)
+    assert results[-1].dropped_messages > 20
+    assert sum(read) < 0.6 * sum(len(result.prompt) for result in results)
 
 
 def test_chat_long_conversation_reports_what_it_left_out(folder):

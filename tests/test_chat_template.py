@@ -1,6 +1,7 @@
 """Chat templates: transformers' `apply_chat_template` is the reference, and a hostile template ends in one line."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from edgekit.errors import EdgekitError, PromptError, VocabularyError
 from edgekit.tokenizers import chat
 from edgekit.tokenizers.chat import ChatTemplate
+from edgekit.tokenizers.hf_adapter import export
 from edgekit.tokenizers.load import from_files
 from edgekit.tokenizers.tokenmonster.tokenizer import CHAT_TEMPLATE
 
@@ -118,6 +120,32 @@ def test_template_text_and_ids_equal_transformers(tmp_path, name):
             assert ours.encode(messages, tokenizer, add_generation_prompt=prompt) == ids
             compared += 1
     assert compared == 10
+
+
+def test_tokenmonster_text_and_ids_equal_the_exported_adapters(tmp_path, bundled):
+    """Stentor2's template on a folder that transformers loads with `trust_remote_code`."""
+    pytest.importorskip("transformers")
+    files = {path.name: path.read_bytes() for path in bundled.iterdir() if path.is_file()}
+    config = json.loads(files["tokenizer_config.json"])
+    files["tokenizer_config.json"] = json.dumps(config | {"chat_template": CHAT_TEMPLATE}).encode()
+    for name, data in export.files(files).items():
+        (tmp_path / name).write_bytes(data)
+    script = (
+        "import json, sys\nfrom transformers import AutoTokenizer\n"
+        "t = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+        "out = [[t.apply_chat_template(m, tokenize=k, add_generation_prompt=True) for k in (False, True)]"
+        " for m in json.loads(sys.argv[2])]\nprint(json.dumps(out))"
+    )
+    conversations = [[SYSTEM, USER], [USER, ASSISTANT, {"role": "user", "content": "Go on, Lily!"}]]
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path, json.dumps(conversations)],
+        capture_output=True, text=True, timeout=300, env=os.environ | {"HF_HOME": str(tmp_path / "home")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    template, size = chat.from_files(files), json.loads(files["config.json"])["vocab_size"]
+    tokenizer = from_files(files, size)
+    expected = [[template.render(m), template.encode(m, tokenizer)] for m in conversations]
+    assert json.loads(done.stdout) == expected
 
 
 def test_tools_and_further_variables_equal_transformers(tmp_path):

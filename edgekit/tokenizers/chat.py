@@ -111,7 +111,10 @@ class ChatTemplate:
 
     def _ask(self, request: bytes) -> dict[str, str]:
         if self._process is None:
-            self._process = _start()
+            try:
+                self._process = _start()
+            except OSError as error:
+                return {"error": f"the process that renders it cannot be started: {error}"}
             self._end = weakref.finalize(self, _stop, self._process)
         process = self._process
         assert process.stdin is not None and process.stdout is not None
@@ -137,7 +140,7 @@ class ChatTemplate:
 def _start() -> "subprocess.Popen[bytes]":
     # A process group of its own: Ctrl-C on the terminal ends an answer, not the renderer.
     return subprocess.Popen(
-        [sys.executable, "-c", START, json.dumps(sys.path)],
+        [sys.executable or "python3", "-c", START, json.dumps(sys.path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
