@@ -149,6 +149,8 @@ def test_queue_full_is_503_at_once():
 @pytest.mark.parametrize("path, body", [
     ("/v1/completions", LONG | {"stream": True}),
     ("/v1/completions", LONG),
+    ("/v1/completions", LONG | {"n": 3, "prompt": [PROMPT, "Lily"]}),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": PROMPT}], "stream": True, "ignore_eos": True}),
     ("/api/generate", {"prompt": PROMPT, "settings": {"max_new_tokens": 100, "ignore_eos": True}}),
 ])  # fmt: skip
 def test_client_disconnect_ends_its_text(path, body):

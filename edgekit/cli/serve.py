@@ -1,4 +1,4 @@
-"""Serve models over HTTP with OpenAI's completions API; Ctrl-C stops.
+"""Serve models over HTTP with OpenAI's completions and chat API; Ctrl-C stops.
 
 \b
 edgekit serve -m model.gguf
