@@ -167,7 +167,8 @@ def test_chat_accepts_what_clients_send(client):
         "model": None, "n": None, "stop": "", "seed": -1, "top_k": -1, "stream": False, "logprobs": False, "tools": [],
         "tool_choice": "none", "response_format": {"type": "text"}, "modalities": ["text"], "user": "me",
         "parallel_tool_calls": True, "metadata": {}, "store": False, "service_tier": "auto", "logit_bias": {},
-        "presence_penalty": 0, "frequency_penalty": 0, "top_logprobs": 0, "max_tokens": 500,
+        "presence_penalty": 0, "frequency_penalty": 0, "top_logprobs": 0, "max_tokens": 500, "audio": None,
+        "functions": None, "function_call": None, "reasoning_effort": None, "prompt_cache_key": "a",
     }  # fmt: skip
     assert chat(client, messages=TALK, temperature=0, max_completion_tokens=6, **off)["choices"] == plain
     with_null = chat(client, messages=[USER, {"role": "assistant", "content": None}], max_tokens=2, temperature=0)
@@ -195,6 +196,7 @@ def test_chat_accepts_what_clients_send(client):
     ({"messages": [USER], "max_tokens": 0}, 400, "max_tokens", "from 1"),
     ({"messages": [USER], "max_completion_tokens": "9"}, 400, "max_completion_tokens", "whole"),
     ({"messages": [USER], "n": 129}, 400, "n", "from 1 to 128"),
+    ({"messages": [USER], "functions": [{}]}, 400, "functions", "not supported"),
     ({"messages": [USER], "tools": [{}]}, 400, "tools", "not supported"),
     ({"messages": [USER], "response_format": {"type": "json_object"}}, 400, "response_format", "not supported"),
     ({"messages": [USER], "temperature": -1}, 400, "temperature", "at least 0"),

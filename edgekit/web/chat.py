@@ -8,8 +8,10 @@
     logprobs, top_logprobs      true, and how many of the likeliest tokens to list at each position, 0 to 20
     temperature, top_p, seed, stop, presence_penalty, frequency_penalty, logit_bias, n, stream, stream_options, user,
     repetition_penalty, top_k, min_p, ignore_eos        as for /v1/completions
-    response_format {"type": "text"}, tools [], tool_choice none or auto, modalities ["text"], store false,
-    parallel_tool_calls, metadata, service_tier         accepted; other values of the first five are refused
+    response_format {"type": "text"}, tools [], tool_choice none or auto, modalities ["text"], store false
+                        accepted; other values are refused
+    parallel_tool_calls, metadata, service_tier, prompt_cache_key, safety_identifier
+                        without effect; OpenAI's other fields only as null
 
 The prompt is what transformers' `apply_chat_template` makes of the messages, with the beginning of the assistant's
 turn. The spelling of a special token in a message is that token, as there. An answer ends at EOS or at the template's
@@ -66,7 +68,10 @@ def parse(data: bytes, state: AppState) -> ChatParams:
     fields.only("tool_choice", "none", "auto")
     fields.only("modalities", ["text"])
     fields.only("store", False)
-    for name in ("user", "parallel_tool_calls", "metadata", "service_tier"):
+    for name in ("audio", "functions", "function_call", "prediction", "reasoning_effort", "verbosity",
+                 "web_search_options"):  # fmt: skip
+        fields.only(name)
+    for name in ("user", "parallel_tool_calls", "metadata", "service_tier", "prompt_cache_key", "safety_identifier"):
         fields.take(name)
     fields.done()
     return ChatParams(
