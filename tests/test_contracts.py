@@ -22,9 +22,10 @@ from edgekit.conversion.convert import convert
 from edgekit.errors import CheckpointError, MissingExtraError, UnknownPluginError
 from edgekit.evaluation.bench_worker import Wordless
 from edgekit.formats.checkpoint import LlamaConfig, open_folder
+from edgekit.formats.gguf import GGUFFile
 from edgekit.inference import runtime as contract
 from edgekit.inference.reference import Reference
-from edgekit.inference.runtime import Runtime, SetsThreads
+from edgekit.inference.runtime import LoadsGGUF, Runtime, SetsThreads
 from edgekit.settings import Converting, Running
 from edgekit.tokenizers.base import Decoder, OwnsTokenizer, Tokenizer
 from edgekit.utils import registry
@@ -104,6 +105,7 @@ def test_runtime_checks_cover_contract():
     for protocol, names in (
         (SetsThreads, {"set_threads"}),
         (OwnsTokenizer, {"own_tokenizer"}),
+        (LoadsGGUF, {"load_gguf"}),
     ):
         assert members(protocol) == names
 
@@ -141,6 +143,19 @@ def test_runtime_plugin_has_suffix_and_load(name):
     except MissingExtraError as error:
         pytest.skip(str(error))
     assert registry.suffix("runtimes", name) == plugin.SUFFIX and callable(plugin.load)
+
+
+def test_runtime_plugin_for_gguf_takes_an_open_file(folder, tmp_path):
+    path = tmp_path / "m.gguf"
+    try:
+        convert(folder, "gguf", path, settings=Converting(quant="f32"), verify=False)
+        plugins = {name: contract.plugin(name) for name in registry.names("runtimes")}
+    except MissingExtraError as error:
+        pytest.skip(str(error))
+    assert [name for name, plugin in plugins.items() if isinstance(plugin, LoadsGGUF)] == ["llamacpp"]
+    plugin = plugins["llamacpp"]
+    by_path, by_file = plugin.load(path, Running(threads=1)), plugin.load_gguf(GGUFFile(path), Running(threads=1))
+    assert np.array_equal(by_path.forward(TOKENS), by_file.forward(TOKENS))
 
 
 # ---- tokenizers ----------------------------------------------------------------------------------------------------

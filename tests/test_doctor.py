@@ -505,9 +505,9 @@ def test_doctor_without_model_examines_bundled_one():
 
 def test_doctor_path_without_model_raises(tmp_path):
     (tmp_path / "a.txt").write_text("x")
-    for name, said in (("a.txt", "not a model edgekit can open"), ("none.gguf", "does not exist")):
+    for name, message in (("a.txt", "not a model edgekit can open"), ("none.gguf", "does not exist")):
         done = run("-m", tmp_path / name)
-        assert isinstance(done.exception, CheckpointError) and said in str(done.exception)
+        assert isinstance(done.exception, CheckpointError) and message in str(done.exception)
     (tmp_path / "empty").mkdir()
     found = examine.examine(tmp_path / "empty")
     assert {"no-config", "no-safetensors", "no-tokenizer"} <= {f.name for f in found.findings}

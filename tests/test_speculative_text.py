@@ -132,8 +132,8 @@ def test_pieces_are_what_ids_print_in_a_text(tokenizer):
     assert len(shown) == tokenizer.vocab_size
     if getattr(getattr(tokenizer, "vocabulary", None), "capcode", 0) < 2:
         ids = tokenizer.encode(TEXT)
-        said = decoder("replace").decode(b"".join(shown[id] for id in ids)).replace("\x7f ", "").strip()
-        assert said == writable(tokenizer, TEXT).strip()
+        text = decoder("replace").decode(b"".join(shown[id] for id in ids)).replace("\x7f ", "").strip()
+        assert text == writable(tokenizer, TEXT).strip()
 
 
 def test_normal_forms_of_each_pair():

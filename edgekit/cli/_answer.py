@@ -28,7 +28,7 @@ def show(stream: "Stream", *, quiet: bool = False) -> bool:
 
 
 def notes(result: "Generation", context_length: int) -> list[str]:
-    """What a person should know about an answer to a conversation."""
+    """What the user should know about an answer to a conversation."""
     lines = []
     if count := result.dropped_messages:
         messages = f"the {count} oldest messages" if count > 1 else "the oldest message"

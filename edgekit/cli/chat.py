@@ -89,7 +89,7 @@ class Conversation:
     def answer(self, text: str) -> bool:
         """Print the answer to a message; both are then part of the conversation. False if Ctrl-C ended it.
 
-        Raises `EdgekitError`, and the message is no part of it.
+        Raises `EdgekitError`; the message is then not part of it.
         """
         self.turns.append({"role": "user", "content": text})
         try:

@@ -51,7 +51,7 @@ def verify(
     if as_json and markdown:
         raise UsageError("give --json or --markdown, not both")
     if plot is not None and plot.is_dir():
-        raise UsageError(f"--plot wants a file, and {plot} is a folder")
+        raise UsageError(f"--plot needs a file, but {plot} is a folder")
     settings = Verifying(**given(Verifying, values))
     if plot is not None:
         plots.require()

@@ -110,7 +110,7 @@ def _attach(path: Path, measured: dict[str, Any] | None, module: object, write: 
 
 
 def summary(conversion: Conversion) -> str:
-    """A table for a person: size by type, every tensor that has another type than requested, and the notes."""
+    """A table as text: size by type, every tensor that has another type than requested, and the notes."""
     sizes: dict[str, list[int]] = {}
     reasons: dict[str, list[str]] = {}
     for tensor in conversion.tensors:

@@ -50,7 +50,7 @@ class Importance:
 
     Attributes:
         values: Hugging Face's name of each matrix -> float32 (its columns,): mean of the squared inputs, above 0.
-        text: what it was collected on, for a person.
+        text: what it was collected on, as words for a report.
         tokens: how many were read.
     """
 

@@ -83,7 +83,7 @@ def _row(to: str, row: Planned, weights: int) -> Row:
 
 
 def report(checkpoint: Checkpoint, rows: list[Row]) -> str:
-    """The rows as a table for a person."""
+    """The rows as a table in plain text."""
     count = sum(int(np.prod(shape)) for shape in checkpoint.config.shapes().values())
     cells = [
         [

@@ -190,7 +190,7 @@ def _size(row: Planned) -> int:
 
 
 def report(choice: Choice) -> str:
-    """What was tried, for a person."""
+    """What was tried, as plain text."""
     cells = []
     for row in choice.tried:
         f = row.figures

@@ -87,7 +87,7 @@ NUMBER = {name: number for number, (name, _, _) in TYPES.items()}
 BLOCKS = {name: (elements, size) for name, elements, size in TYPES.values()}
 
 # Far above any real file (the largest vocabularies have half a million merges), and low enough that a hostile one
-# cannot keep a person waiting or fill the memory.
+# can neither take long nor fill the memory.
 MOST_STRINGS = 1 << 22
 MOST_ENTRIES = 1 << 16
 LONGEST_NAME = 1 << 16

@@ -55,7 +55,7 @@ def config_from_keys(keys: Mapping[str, Any], tensors: Mapping[str, "TensorInfo"
             raise CheckpointError(f"{where}: {key} is {_short(value)}, which edgekit does not support")
     embedding = tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
-        raise CheckpointError(f"{where}: tensor token_embd.weight is missing or no matrix")
+        raise CheckpointError(f"{where}: tensor token_embd.weight is missing or not a matrix")
 
     def number(key: str, default: Any = None) -> Any:
         value = keys.get("llama." + key, default)

@@ -50,7 +50,7 @@ def prefix_id(tokenizer: Tokenizer, runtime: Runtime, which: str) -> int | None:
                 documents; None if there is neither.
             lm-eval: lm-evaluation-harness's `prefix_token_id`: the tokenizer's BOS if it has one, else its EOS. Where
                 a BOS is declared that training never used (Stentor2's, for one), this is that BOS.
-            bos, eos, none: as they say.
+            bos, eos, none: that token, or no token.
 
     Raises:
         UsageError: the model has no such token, or the id is outside the vocabulary.

@@ -65,7 +65,7 @@ class Tokenizer(Protocol):
         ...
 
     def piece(self, id: int) -> str:
-        """One id as a person reads it: its text in the middle of a sentence, or a special token's spelling."""
+        """One id for display: its text in the middle of a sentence, or a special token's spelling."""
         ...
 
     def utf8_mask(self, decoder: Decoder, remaining: int | None = None) -> "NDArray[np.bool_]":

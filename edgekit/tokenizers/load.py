@@ -1,4 +1,4 @@
-"""From a model's files to its tokenizer; ids and pieces as a person reads them. Imports nothing heavy."""
+"""From a model's files to its tokenizer; ids and pieces for display. Imports nothing heavy."""
 
 from collections.abc import Mapping, Sequence
 

@@ -43,7 +43,7 @@ LIMIT = 15_000_000
 
 # Pages that an exported folder has in another form, or not at all.
 REPLACED = {"engine.js", "engine_server.js", "sw.js"}
-# Not for browsers, but for people and for Node.
+# For readers and for Node, not for browsers.
 NOT_FETCHED = {"NOTICE", "package.json"}
 ENGINE = '// The model runs in the browser.\nexport { engine } from "./engine_browser.js";\n'
 SITE = "const SITE = {"

@@ -44,7 +44,7 @@ class Source:
     """The model that artefacts are compared with.
 
     Attributes:
-        runtime_name: what runs it, for a person.
+        runtime_name: what runs it, as words for a report.
         checkpoint: its tensors; None for an `.onnx`, of which only the logits are known.
         tokenizer: None if the model has none.
     """
@@ -121,7 +121,7 @@ class SourceLogits:
     """The source's logits on a text. `measure_source` makes one.
 
     Attributes:
-        text: what it was measured on, for a person.
+        text: what it was measured on, as words for a report.
         ids: the tokens of the text, without the prefix of each window.
         windows: what is fed to a model from an empty cache, one after the other; the last id of each is a target only.
         logits: float32 (positions, vocab_size), window after window.

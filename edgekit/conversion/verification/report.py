@@ -1,4 +1,4 @@
-"""The report of `verify` for a person: the table, what is wrong and where, and a plot."""
+"""The report of `verify` as text: the table, what is wrong and where, and a plot."""
 
 import json
 import math

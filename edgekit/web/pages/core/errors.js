@@ -1,4 +1,4 @@
-// All errors of the core, named as in edgekit/errors.py. `message` is one line for people.
+// All errors of the core, named as in edgekit/errors.py. `message` is one line for the user.
 
 export class EdgekitError extends Error {
   get name() {
