@@ -112,7 +112,9 @@ class Model:
         Args:
             messages: oldest first, each with `role` ("system", "user" or "assistant") and `content`; or a text, the
                 user's only message.
-            cancelled, draft, settings: as `stream` takes them.
+            cancelled: as in `stream`.
+            draft: as in `stream`.
+            settings: as in `stream`.
 
         Raises:
             VocabularyError: the model has no chat template, or a damaged one.
