@@ -219,3 +219,22 @@ def test_from_files_tokenmonster_imports_no_numpy_and_no_hub(tmp_path):
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not set(done.stdout.split()) & {"numpy", "tokenizers", "huggingface_hub", "transformers"}
+
+
+def test_from_files_specials_on_ordinary_ids_end_texts_silently():
+    """Stentor3's layout: the vocabulary has as many ids as the embedding has rows, and four of them are specials."""
+    vocabulary = small(1)
+    size = vocabulary.table_size
+    bos, eos, unk, pad = range(size - 4, size)
+    files = tokenmonster_files(vocabulary.to_bytes(), size, unk_token="<unk>", pad_token="<pad>")
+    ids = {"bos_token_id": bos, "eos_token_id": eos, "unk_token_id": unk, "pad_token_id": pad}
+    tok = from_files(files | {"generation_config.json": json.dumps(ids).encode()}, size)
+    assert (tok.stop, tok.bos_id, tok.bos) == ({eos}, bos, None)
+    assert tok.specials == {"<s>": bos, "</s>": eos, "<unk>": unk, "<pad>": pad}
+    assert tok.decode(list(ids.values())) == "" and tok.token_bytes[eos] == b""
+    spelled = vocabulary.decode([eos])
+    assert spelled and not set(ids.values()) & set(tok.encode(spelled + " the cat"))
+    assert tok.encode("the cat</s>", specials=True)[-1] == eos
+    unset = json.dumps({"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}).encode()
+    plain = from_files(files | {"config.json": unset}, size)
+    assert (plain.stop, plain.reserved) == (frozenset(), frozenset())

@@ -182,6 +182,20 @@ def end_is_ordinary_text(case: Case) -> Iterator[Finding]:
 
 
 @check("folder", "onnx")
+def specials_inside_the_vocabulary(case: Case) -> Iterator[Finding]:
+    reserved = getattr(case.tokenizer, "reserved", None)
+    if case.tokenizer is None or not reserved:
+        return
+    names = {id: text for text, id in case.tokenizer.facts()["specials"].items() if id in reserved}
+    listed = some(f"{names.get(id, id)} is id {id}" for id in sorted(reserved))
+    yield note(
+        f"{listed}: an ordinary token's id by the .vocab file",
+        "edgekit believes the configuration, as the model's own adapter does: a text ends there, and the ids print "
+        "nothing; TokenMonster's library alone prints the ordinary tokens",
+    )
+
+
+@check("folder", "onnx")
 def special_not_marked(case: Case) -> Iterator[Finding]:
     tokenizer = case.tokenizer
     ends = set() if tokenizer is None else tokenizer.stop | {tokenizer.bos}

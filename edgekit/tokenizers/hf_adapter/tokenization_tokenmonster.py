@@ -52,7 +52,8 @@ class TokenMonsterTokenizer(PreTrainedTokenizer):
         add_bos_token: bool = False,
         **kwargs: Any,
     ):
-        self._load(read_bytes(Path(vocab_path or vocab_file)))
+        added = kwargs.get("added_tokens_decoder") or {}
+        self._load(read_bytes(Path(vocab_path or vocab_file)), sorted(map(int, added)))
         base = self.vocabulary.table_size
         self._rows = -(-(base + 2) // 128) * 128 if vocab_size is None else int(vocab_size)
         if self._rows < base:
@@ -61,7 +62,6 @@ class TokenMonsterTokenizer(PreTrainedTokenizer):
         kwargs.setdefault("split_special_tokens", True)
         kwargs.setdefault("clean_up_tokenization_spaces", False)
         eos_token, bos_token = eos_token or "</s>", bos_token or "<s>"
-        added = kwargs.get("added_tokens_decoder") or {}
         names = {int(id): str(token) for id, token in added.items() if int(id) < self._rows}
         for id, token in ((base, eos_token), (base + 1, bos_token)):
             if id < self._rows and str(token) not in names.values():
@@ -77,9 +77,9 @@ class TokenMonsterTokenizer(PreTrainedTokenizer):
             **kwargs,
         )
 
-    def _load(self, data: bytes) -> None:
-        self.vocabulary = Vocabulary.from_bytes(data, VOCAB_FILE)
-        self._plain = without_specials(self.vocabulary)
+    def _load(self, data: bytes, reserved: list[int]) -> None:
+        self.vocabulary, self._reserved = Vocabulary.from_bytes(data, VOCAB_FILE), reserved
+        self._plain = without_specials(self.vocabulary, reserved)
 
     def _name(self, names: dict[int, str]) -> None:
         """Give every id a unique string. Specials keep theirs; a token with the same spelling gets another."""
@@ -180,7 +180,7 @@ class TokenMonsterTokenizer(PreTrainedTokenizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._load(state["vocabulary"])
+        self._load(state["vocabulary"], state["_reserved"])
 
 
 def _printable() -> list[str]:

@@ -53,7 +53,9 @@ def tokens(vocabulary: Vocabulary, special: Specials) -> Tokens:
         raise VocabularyError(
             f"the vocabulary has {vocabulary.table_size} ids, the model's embedding {special.rows} rows"
         )
-    pieces = {i: p for i in range(vocabulary.table_size) if (p := vocabulary.base_bytes(i))}
+    # A special token that took an ordinary token's id has its name, not that token's text.
+    renamed = {*special.names, *special.stop} - vocabulary.special_ids
+    pieces = {i: p for i in range(vocabulary.table_size) if i not in renamed and (p := vocabulary.base_bytes(i))}
     reserved = {*special.names, *special.stop, vocabulary.unk, special.pad}
     free = [i for i in range(special.rows) if i not in pieces and i not in reserved]
 

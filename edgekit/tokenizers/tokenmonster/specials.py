@@ -4,15 +4,21 @@ TokenMonster keeps specials in its dictionary, so a text that spells one is some
 overlaps its beginning wins), which is neither safe nor reliable. This file is copied next to exported checkpoints.
 """
 
+from collections.abc import Collection
+
 from edgekit.tokenizers.tokenmonster.vocab_file import NONE
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
 
-def without_specials(vocabulary: Vocabulary) -> Vocabulary:
-    """The same vocabulary with the same ids, without the records of its special tokens; itself if it has none."""
-    if not vocabulary.special_ids:
+def without_specials(vocabulary: Vocabulary, reserved: Collection[int] = ()) -> Vocabulary:
+    """The same vocabulary with the same ids, without the records of its special tokens and of the `reserved` ids.
+
+    The vocabulary itself if there are none.
+    """
+    removed = vocabulary.special_ids | {id for id in reserved if id < vocabulary.table_size}
+    if not removed:
         return vocabulary
-    kept = [i for i, record in enumerate(vocabulary.records) if record.id not in vocabulary.special_ids]
+    kept = [i for i, record in enumerate(vocabulary.records) if record.id not in removed]
     place = {old: new for new, old in enumerate(kept)}
     records = []
     for i in kept:

@@ -35,6 +35,8 @@ NORMALIZATIONS = {
     capcode.LEADING_SPACE: "leading space", capcode.UNIX_LINES: "unix lines",
 }  # fmt: skip
 EOS, BOS = "</s>", "<s>"
+UNSET = {"bos_token": 1, "eos_token": 2}
+"""transformers' Llama defaults, which it writes where no id was set."""
 
 # The model card's. A Markdown formatter removed its line breaks; they are as in the `<|role|>` templates it follows.
 CHAT_TEMPLATE = """{% for message in messages %}
@@ -64,6 +66,8 @@ class TokenMonsterTokenizer:
         bos: ids that begin a text, of which the first is used; by default the second above the vocabulary.
         add_bos: whether a prompt begins with `bos`. The published adapter's `encode` adds none.
         eos_token, bos_token: their spellings, for `encode(specials=True)`.
+        reserved: ids of ordinary tokens that this model uses as specials (Stentor3's layout), by spelling. They may be
+            `eos` and `bos`, print nothing, and text does not produce them.
         backend: "edgekit", or "tokenmonster" for the reference library's `encode` and `decode` (extra `train`).
             Streams are always edgekit's: the reference's server fails on split characters.
 
@@ -87,6 +91,7 @@ class TokenMonsterTokenizer:
         add_bos: bool = False,
         eos_token: str = EOS,
         bos_token: str = BOS,
+        reserved: Mapping[str, int] | None = None,
         backend: str = "edgekit",
     ):
         base = vocabulary.table_size
@@ -96,6 +101,7 @@ class TokenMonsterTokenizer:
                 "this vocabulary belongs to another model"
             )
         self.vocabulary, self.vocab_size = vocabulary, vocab_size
+        self.reserved = frozenset((reserved or {}).values())
         accepted = [[id for id in ids if self._may_be_special(id)] for ids in (eos, bos)]
         above = [id for id in (base, base + 1) if id < vocab_size]
         ends = accepted[0] or [id for id in above if id not in accepted[1]][:1]
@@ -105,17 +111,17 @@ class TokenMonsterTokenizer:
         self.bos_id = begins[0] if begins else None
         self.bos = self.bos_id if add_bos else None
         self.specials = {vocabulary.decode([id]): id for id in sorted(vocabulary.special_ids)}
-        for token, id in ((bos_token, self.bos_id), (eos_token, self.eos)):
+        for token, id in (*(reserved or {}).items(), (bos_token, self.bos_id), (eos_token, self.eos)):
             if token and id is not None:
                 self.specials[token] = id
-        self._silent = vocabulary.special_ids | self.stop | {self.bos_id}
+        self._silent = vocabulary.special_ids | self.reserved | self.stop | {self.bos_id}
         self._backend: Backend = vocabulary
         if backend == "tokenmonster":
             self._backend = _reference(vocabulary)
         elif backend != "edgekit":
             raise VocabularyError(f"unknown TokenMonster backend {backend!r}: choose from edgekit, tokenmonster")
-        elif vocabulary.special_ids:
-            self._backend = without_specials(vocabulary)
+        else:
+            self._backend = without_specials(vocabulary, self.reserved)
 
     @classmethod
     def from_files(
@@ -123,9 +129,10 @@ class TokenMonsterTokenizer:
     ) -> "TokenMonsterTokenizer":
         """The tokenizer of a checkpoint: its `vocab_file`, and EOS and BOS of its configuration.
 
-        Ids in the configuration are used if they are above the vocabulary or special tokens of it. Others are ignored:
-        transformers writes its Llama defaults, BOS 1 and EOS 2, into every config.json, and those are ordinary text
-        here.
+        Ids in the configuration are used if they are above the vocabulary or special tokens of it. An ordinary token's
+        id counts if tokenizer_config.json names the special token and spells it otherwise than that id's text: newer
+        Stentor models have their specials there. Not so BOS 1 and EOS 2: transformers writes its Llama defaults into
+        every config.json, and those are ordinary text here.
 
         Raises:
             VocabularyError: no such file, a damaged one, or more ids than `vocab_size`.
@@ -140,19 +147,22 @@ class TokenMonsterTokenizer:
             key: configured_ids(files, f"{key}_id") + added_ids(config, spelling(files, key))
             for key in ("eos_token", "bos_token")
         }
+        vocabulary = Vocabulary.from_bytes(files[name], name)
         return cls(
-            Vocabulary.from_bytes(files[name], name),
+            vocabulary,
             vocab_size,
             eos=named["eos_token"],
             bos=named["bos_token"],
             add_bos=config.get("add_bos_token") is True,
             eos_token=spelling(files, "eos_token") or EOS,
             bos_token=spelling(files, "bos_token") or BOS,
+            reserved=_reserved(files, config, vocabulary),
             backend=backend,
         )
 
     def _may_be_special(self, id: int) -> bool:
-        return self.vocabulary.table_size <= id < self.vocab_size or id in self.vocabulary.special_ids
+        inside = id in self.vocabulary.special_ids or id in self.reserved
+        return inside or self.vocabulary.table_size <= id < self.vocab_size
 
     def encode(self, text: str, *, specials: bool = False) -> list[int]:
         utf8(text)
@@ -205,7 +215,7 @@ class TokenMonsterTokenizer:
             "tokens": vocabulary.size,
             "padding": self.vocab_size
             - vocabulary.table_size
-            - len({self.eos, self.bos_id} - {None} - vocabulary.special_ids),
+            - len({id for id in (self.eos, self.bos_id) if id is not None and id >= vocabulary.table_size}),
             "capcode": vocabulary.capcode,
             "normalization": [name for bit, name in NORMALIZATIONS.items() if flags & bit],
             "mode": MODES[vocabulary.mode] if vocabulary.mode < len(MODES) else vocabulary.mode,
@@ -260,6 +270,20 @@ def added_ids(config: Mapping[str, Any], token: str) -> list[int]:
         return []
     return [int(id) for id, entry in table.items()
             if str(id).isdecimal() and isinstance(entry, dict) and entry.get("content") == token]  # fmt: skip
+
+
+def _reserved(files: Mapping[str, bytes], config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, int]:
+    """Ids of ordinary tokens that the configuration makes special, by spelling; see `from_files`."""
+    found: dict[str, int] = {}
+    for key in ("eos_token", "bos_token", "pad_token", "unk_token"):
+        token = spelling(files, key)
+        for id in configured_ids(files, f"{key}_id") + added_ids(config, token):
+            ordinary = id < vocabulary.table_size and id not in vocabulary.special_ids
+            if token and ordinary and id != UNSET.get(key) and vocabulary.decode([id]) != token:
+                found.setdefault(token, id)
+        if key == "eos_token" and not found:
+            return {}  # padding alone is often 0, which nobody chose
+    return found
 
 
 def _reference(vocabulary: Vocabulary) -> Backend:
