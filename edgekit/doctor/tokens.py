@@ -13,6 +13,7 @@ from edgekit.formats.embedded import FILES
 from edgekit.tokenizers import base, transformers_rules
 from edgekit.tokenizers.llamacpp import bpe
 from edgekit.tokenizers.llamacpp.vocabulary import specials
+from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer
 
 TO_GGUF = "edgekit convert -m FOLDER --to gguf"
 GENERATING = ("generation_config.json", "config.json")
@@ -183,10 +184,10 @@ def end_is_ordinary_text(case: Case) -> Iterator[Finding]:
 
 @check("folder", "onnx")
 def specials_inside_the_vocabulary(case: Case) -> Iterator[Finding]:
-    reserved = getattr(case.tokenizer, "reserved", None)
-    if case.tokenizer is None or not reserved:
+    if not isinstance(case.tokenizer, TokenMonsterTokenizer) or not case.tokenizer.reserved:
         return
-    names = {id: text for text, id in case.tokenizer.facts()["specials"].items() if id in reserved}
+    reserved = case.tokenizer.reserved
+    names = {id: text for text, id in case.tokenizer.specials.items() if id in reserved}
     listed = some(f"{names.get(id, id)} is id {id}" for id in sorted(reserved))
     yield note(
         f"{listed}: an ordinary token's id by the .vocab file",
