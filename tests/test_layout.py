@@ -45,6 +45,7 @@ def loaded_by(code: str) -> set[str]:
         ["eval", "ppl", "--help"],
         ["vocab", "--help"],
         ["serve", "--help"],
+        ["chat", "--help"],
         ["export-web", "--help"],
         ["--version"],
     ],
