@@ -65,7 +65,15 @@ def llama_keys(config: LlamaConfig) -> dict[str, Any]:
         "llama.attention.value_length": config.head_dim,
         "llama.rope.dimension_count": config.head_dim,
         "llama.rope.freq_base": float(config.rope_theta),
+        **rope_keys(config),
     }
+
+
+def rope_keys(config: LlamaConfig) -> dict[str, Any]:
+    """Of a linear scaling; `llama3` is the tensor `rope_freqs.weight`."""
+    if config.rope_scaling is None or config.rope_scaling.kind != "linear":
+        return {}
+    return {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": config.rope_scaling.factor}
 
 
 def sampling_keys(files: Mapping[str, bytes], config: LlamaConfig) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from edgekit.converters._gguf_importance import array, uniform
 from edgekit.errors import MissingExtraError, RuntimeFailure
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.gguf import BLOCKS, GGUFFile
-from edgekit.formats.gguf_tensors import gguf_name
+from edgekit.formats.gguf_tensors import file_shapes
 from edgekit.utils import lazy, registry
 from edgekit.utils.machine import physical_cores
 
@@ -86,7 +86,7 @@ def types(
     for name, rest in re.findall(r"\[ *\d+/ *\d+\] +(\S+)(.*?)(?=\[ *\d+/ *\d+\] +\S|\Z)", log, re.DOTALL):
         kind = re.findall(r"->[^(]*\((\w+)\)", rest)
         kinds[name] = kind[-1].upper() if kind else "F32"
-    if set(kinds) != {gguf_name(n) for n in checkpoint.config.shapes()} or not set(kinds.values()) <= set(BLOCKS):
+    if set(kinds) != set(file_shapes(checkpoint.config)) or not set(kinds.values()) <= set(BLOCKS):
         raise RuntimeFailure("llama.cpp's quantizer logs its plan in an unknown form: is it another version?")
     return kinds
 

@@ -18,7 +18,7 @@ from edgekit.converters._gguf_write import data_bytes, head, tensor_bytes
 from edgekit.errors import MissingExtraError
 from edgekit.formats import embedded
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
-from edgekit.formats.gguf_tensors import gguf_name
+from edgekit.formats.gguf_tensors import file_shapes
 from edgekit.settings import Converting
 
 PLAIN = "f32"
@@ -75,5 +75,5 @@ def _without_data(path: Path, keys: Mapping[str, Any], tensors: Sequence[Written
 
 def _by_llama(checkpoint: Checkpoint, empty: Path, quant: str, embedding: str | None, weighted: bool) -> list[Written]:
     types = _gguf_llama.types(_gguf_llama.library(quant), checkpoint, empty, quant, embedding, weighted)
-    rows = ((gguf_name(name), shape) for name, shape in checkpoint.config.shapes().items())
+    rows = file_shapes(checkpoint.config).items()
     return [Written(name, shape, types[name], tensor_bytes(shape, types[name])) for name, shape in rows]

@@ -16,7 +16,8 @@ from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.embedded import FILES
 from edgekit.formats.gguf import GGUFFile
 from edgekit.formats.gguf_config import CARRIED_FIELDS, llama_config
-from edgekit.formats.gguf_tensors import gguf_name, unpermute
+from edgekit.formats.gguf_tensors import ROPE, gguf_name, unpermute
+from edgekit.formats.rope import frequencies
 from edgekit.tokenizers.llamacpp import rebuild
 
 
@@ -61,6 +62,9 @@ def weights(artefact: Path | GGUFFile) -> Iterator[ArtefactTensor]:
         stored = gguf_name(name)
         if name == "lm_head.weight" and stored not in file.tensors:
             continue
+        if name.endswith(".bias") and stored not in file.tensors:
+            yield ArtefactTensor(name, np.zeros(shape, np.float32), "F32")
+            continue
         if stored not in file.tensors:
             raise CheckpointError(f"{file.path}: tensor {stored} is missing")
         values = _dequantized(file, stored).astype(np.float32, copy=False)
@@ -88,6 +92,9 @@ def _embedded_config(data: bytes, stated: LlamaConfig, where: Path) -> LlamaConf
         inside, key = getattr(config, field), getattr(stated, field)
         if np.float32(inside) != np.float32(key):
             raise CheckpointError(f"{where}: {field} is {inside} in the config.json inside, {key} in the file's keys")
+    inside, keys = (frequencies(c.head_dim, c.rope_theta, c.rope_scaling) for c in (config, stated))
+    if not np.allclose(inside, keys, rtol=1e-5):
+        raise CheckpointError(f"{where}: rope_scaling of the config.json inside is not that of the file")
     return config
 
 
@@ -104,8 +111,8 @@ def _tensors(file: GGUFFile, config: LlamaConfig) -> tuple[dict[str, NDArray], d
     tensors: dict[str, NDArray] = {}
     dtypes: dict[str, str] = {}
     for info in file.tensors.values():
-        if info.name == "rope_freqs.weight":
-            raise CheckpointError(f"{file.path}: tensor rope_freqs.weight scales the rotary embedding: not supported")
+        if info.name == ROPE:
+            continue  # `llama_config` reads it
         if info.name not in names:
             raise CheckpointError(f"{file.path}: unexpected tensor {info.name}")
         name = names[info.name]
@@ -113,6 +120,9 @@ def _tensors(file: GGUFFile, config: LlamaConfig) -> tuple[dict[str, NDArray], d
         if values.shape == config.shapes().get(name, values.shape):
             values = unpermute(name, values, config)
         tensors[name], dtypes[name] = values, info.type if info.type in ("F16", "BF16") else "F32"
+    for name, shape in config.shapes().items():
+        if name.endswith(".bias") and name not in tensors:  # llama.cpp takes any of them, transformers all of a half
+            tensors[name], dtypes[name] = np.zeros(shape, np.float32), "F32"
     return tensors, dtypes
 
 

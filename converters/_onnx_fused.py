@@ -33,6 +33,7 @@ from edgekit.converters import _onnx_blocks, _onnx_cache
 from edgekit.converters._onnx_names import EMBEDDING, HEAD, QUANTIZED, ROTARY, SCALE, SINKS
 from edgekit.converters._onnx_write import Part, Spec
 from edgekit.errors import CheckpointError
+from edgekit.formats import rope
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 
 MICROSOFT = "com.microsoft"
@@ -174,9 +175,9 @@ class _Graph:
         context, half = config.max_position_embeddings, padded(config.head_dim) // 2
 
         def make() -> list[NDArray]:
-            exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
             frequencies = np.zeros((1, half), np.float32)
-            frequencies[0, : len(exponents)] = 1 / np.float32(config.rope_theta) ** exponents
+            each = rope.frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+            frequencies[0, : len(each)] = each
             return [np.arange(context, dtype=np.float32)[:, None], frequencies]
 
         self.parts.append(Part((Spec(ROTARY[0], (context, 1), F32), Spec(ROTARY[1], (1, half), F32)), make))
@@ -212,6 +213,7 @@ class _Graph:
         qkv = self.product(
             normal, name + "self_attn.qkv_proj.weight", ((heads + 2 * kv) * wide, config.hidden_size), self.packed(i)
         )
+        qkv = self.bias(qkv, name + "self_attn.qkv_proj.bias", (heads + 2 * kv) * wide, self.packed(i, "bias"))
         cache = [f"past_key_values.{i}.{kind}" for kind in ("key", "value")]
         attention = self.node(
             "GroupQueryAttention",
@@ -223,16 +225,21 @@ class _Graph:
         out = self.product(
             attention, name + "self_attn.o_proj.weight", (config.hidden_size, heads * wide), self.output(i)
         )
+        o_proj = name + "self_attn.o_proj.bias"
+        out = self.bias(out, o_proj, config.hidden_size, self.get(o_proj))
         normal, skip = self.norm(out, skip, name + "post_attention_layernorm.weight", epsilon)
         both = self.product(
             normal, name + "mlp.gate_up_proj.weight", (2 * config.intermediate_size, config.hidden_size), self.joined(i)
         )
+        both = self.bias(both, name + "mlp.gate_up_proj.bias", 2 * config.intermediate_size, self.joined(i, "bias"))
         gate, up = short + "gate", short + "up"
         self.node("Split", [both], [gate, up], "", axis=-1, num_outputs=2)
         activated = self.node("QuickGelu", [gate], short + "silu", alpha=1.0)  # x * sigmoid(alpha * x)
         multiplied = self.node("Mul", [activated, up], short + "gated", "")
         down_proj = name + "mlp.down_proj.weight"
         down = self.product(multiplied, down_proj, config.shapes()[down_proj], self.get(down_proj))
+        down_bias = name + "mlp.down_proj.bias"
+        down = self.bias(down, down_bias, config.hidden_size, self.get(down_bias))
         return self.norm(down, skip, next_norm, epsilon, last=i + 1 == config.num_hidden_layers)
 
     def scales(self, i: int) -> list[str]:
@@ -273,16 +280,23 @@ class _Graph:
     def get(self, name: str) -> Callable[[], NDArray[np.float32]]:
         return lambda: self.checkpoint.float32(name)
 
-    def packed(self, i: int) -> Callable[[], NDArray[np.float32]]:
-        """Q, K and V of a layer, concatenated."""
+    def bias(self, x: str, name: str, length: int, make: Callable[[], NDArray[np.float32]]) -> str:
+        """x plus a vector, if the model has biases there; the name of the sum."""
+        if not (self.config.attention_bias if "self_attn" in name else self.config.mlp_bias):
+            return x
+        self.parts.append(Part((Spec(name, (length,), F32),), lambda: [make().reshape(-1)]))
+        return self.node("Add", [x, name], re.sub(r"^model\.|self_attn\.|mlp\.|_proj", "", name), "")
+
+    def packed(self, i: int, kind: str = "weight") -> Callable[[], NDArray[np.float32]]:
+        """Q, K and V of a layer, weights or biases, concatenated."""
         config, name = self.config, f"model.layers.{i}.self_attn."
         counts = {"q": config.num_attention_heads, "k": config.num_key_value_heads, "v": config.num_key_value_heads}
 
         def make() -> NDArray[np.float32]:
             # A head's rows are paired by rotation, first half with second, but not those of the values.
             rows = (
-                self.pad(self.checkpoint.float32(f"{name}{kind}_proj.weight"), count, 1 if kind == "v" else 2)
-                for kind, count in counts.items()
+                self.pad(self.checkpoint.float32(f"{name}{part}_proj.{kind}"), count, 1 if part == "v" else 2)
+                for part, count in counts.items()
             )
             return np.concatenate(list(rows))
 
@@ -293,16 +307,16 @@ class _Graph:
         name, heads = f"model.layers.{i}.self_attn.o_proj.weight", self.config.num_attention_heads
         return lambda: np.ascontiguousarray(self.pad(self.checkpoint.float32(name).T, heads, 1).T)
 
-    def joined(self, i: int) -> Callable[[], NDArray[np.float32]]:
-        """Gate and up of a layer, concatenated."""
+    def joined(self, i: int, kind: str = "weight") -> Callable[[], NDArray[np.float32]]:
+        """Gate and up of a layer, weights or biases, concatenated."""
         name = f"model.layers.{i}.mlp."
-        return lambda: np.concatenate([self.checkpoint.float32(f"{name}{k}_proj.weight") for k in ("gate", "up")])
+        return lambda: np.concatenate([self.checkpoint.float32(f"{name}{part}_proj.{kind}") for part in ("gate", "up")])
 
     def pad(self, rows: NDArray[np.float32], heads: int, pieces: int) -> NDArray[np.float32]:
         """Rows (heads * head_dim, width) with zeros after each of a head's `pieces`: (heads * padded, width)."""
         dim, wide = self.config.head_dim, padded(self.config.head_dim)
         if dim == wide:
-            return rows
+            return rows.reshape(heads * dim, -1)
         more = ((0, 0), (0, 0), (0, (wide - dim) // pieces), (0, 0))
         return np.pad(rows.reshape(heads, pieces, dim // pieces, -1), more).reshape(heads * wide, -1)
 

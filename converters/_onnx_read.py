@@ -108,6 +108,10 @@ class _Graph:
         for name, tensor in self.tensors.items():
             if len(self.shapes.get(name, ())) == 1:
                 yield name, Read(numpy_helper.to_array(tensor).astype(np.float32), _kind(tensor))
+            elif name.endswith(("qkv_proj.bias", "gate_up_proj.bias")):
+                column = Read(numpy_helper.to_array(tensor).astype(np.float32)[:, None], _kind(tensor))
+                for part, read in self.parts(name, column):
+                    yield part, Read(read.values[:, 0], read.kind)
 
     def matrix(self, node: NodeProto, name: str, attributes: dict[str, Any]) -> Read:
         values = numpy_helper.to_array(self.tensors[name])
@@ -135,13 +139,13 @@ class _Graph:
         """A packed matrix's parts by their own names, without the zeros that pad its heads."""
         config, values = self.config, read.values
         heads, groups = config.num_attention_heads, config.num_key_value_heads
-        if name.endswith("qkv_proj.weight"):
+        if "qkv_proj." in name:
             counts = {"q": heads, "k": groups, "v": groups}
             for kind, count in counts.items():
                 rows, values = values[: count * self.padded], values[count * self.padded :]
                 rows = self.unpadded(rows, count, 1 if kind == "v" else 2)
                 yield name.replace("qkv_proj", f"{kind}_proj"), Read(rows, read.kind)
-        elif name.endswith("gate_up_proj.weight"):
+        elif "gate_up_proj." in name:
             for kind, part in zip(("gate", "up"), np.split(values, 2), strict=True):
                 yield name.replace("gate_up_proj", f"{kind}_proj"), Read(part, read.kind)
         elif name.endswith("o_proj.weight") and values.shape[1] == heads * self.padded:

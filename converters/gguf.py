@@ -35,7 +35,8 @@ from edgekit.formats import embedded
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.gguf import BLOCKS
 from edgekit.formats.gguf import GGUFFile as open_artefact
-from edgekit.formats.gguf_tensors import gguf_name, permute
+from edgekit.formats.gguf_tensors import ROPE, file_shapes, gguf_name, permute
+from edgekit.formats.rope import divisors
 from edgekit.settings import Converting
 from edgekit.utils.progress import Progress
 
@@ -146,10 +147,13 @@ def _direct(
     keys, notes = _gguf_keys.metadata(checkpoint, stated or quant, int(file_type))
 
     def data() -> Iterator[np.ndarray]:
-        names = list(checkpoint.config.shapes())
-        rows = zip(names, plan, strict=True)
+        config = checkpoint.config
+        names = list(config.shapes())
+        rows = zip(names, plan, strict=False)
         for name, written in progress(rows, "tensors", len(names)):
-            yield encode(permute(name, checkpoint.float32(name), checkpoint.config), written.type, name)
+            yield encode(permute(name, checkpoint.float32(name), config), written.type, name)
+        if len(plan) > len(names) and config.rope_scaling is not None:
+            yield divisors(config.head_dim, config.rope_theta, config.rope_scaling)
 
     write(out, keys | extra, [(w.name, w.shape, w.type) for w in plan], data())
     checkpoint.notes.extend(note for note in notes if note not in checkpoint.notes)
@@ -163,7 +167,10 @@ def sizes(checkpoint: Checkpoint, settings: Converting) -> Iterator[Planned]:
 
 def planned(config: LlamaConfig, quant: str, embedding: str | None = None) -> list[Written]:
     """The tensors that a conversion to one of `DIRECT` will write."""
-    return [_plan(config, name, quant.upper(), embedding) for name in config.shapes()]
+    tensors = [_plan(config, name, quant.upper(), embedding) for name in config.shapes()]
+    if (shape := file_shapes(config).get(ROPE)) is not None:
+        tensors.append(Written(ROPE, shape, "F32", tensor_bytes(shape, "F32")))
+    return tensors
 
 
 def _plan(config: LlamaConfig, name: str, quant: str, embedding: str | None) -> Written:

@@ -31,6 +31,16 @@ class Layer(NamedTuple):
     out: Product
     gate_up: Product
     down: Product
+    biases: "Biases | None" = None
+
+
+class Biases(NamedTuple):
+    """The biases of a layer's products, in the shape of their outputs: (count, width). Zeros where there is none."""
+
+    qkv: Tensor
+    out: Tensor
+    gate_up: Tensor
+    down: Tensor
 
 
 class FastLlama:
@@ -63,6 +73,7 @@ class FastLlama:
                     Product(_pad(out, self._sum), self._sum, dtype, arena),
                     Product(gate_up, both, dtype, arena),
                     Product(_pad(down, self._sum), self._sum, dtype, arena),
+                    self._biases(take.biases(i, self._ff.padded), both),
                 )
             )
         self._head = Product(_pad(take.head(), head), head, dtype, arena)
@@ -72,6 +83,13 @@ class FastLlama:
         # `empty`, so that a long context takes memory only as it fills; nothing after the cached tokens is ever read.
         self._cache = torch.empty(config.num_hidden_layers, 2, groups, config.max_position_embeddings, size)
         self._prepare()
+
+    def _biases(self, biases: tuple[Tensor, ...] | None, both: Blocks) -> Biases | None:
+        if biases is None:
+            return None
+        blocks = (self._qkv, self._sum, both, self._sum)
+        padded = (F.pad(bias, (0, b.padded - len(bias))) for bias, b in zip(biases, blocks, strict=True))
+        return Biases(*(bias.view(b.count, -1) for bias, b in zip(padded, blocks, strict=True)))
 
     def _prepare(self) -> None:
         """Allocate the fixed memory of one step, and the views of it that each layer uses."""
@@ -138,16 +156,26 @@ class FastLlama:
         values = cache[:, 1, :, :end].unbind(0)
         for layer, place, key, value in zip(self._layers, places, keys, values, strict=True):
             torch.mul(self._for_qkv, self._scale(), out=layer.qkv.input)
-            torch.mul(layer.qkv().view(torch.complex64), turn, out=turned)
+            biases, qkv = layer.biases, layer.qkv()
+            if biases is not None:
+                qkv = qkv + biases.qkv.view_as(qkv)
+            torch.mul(qkv.view(torch.complex64), turn, out=turned)
             place.copy_(self._keys_values)
             # The queries of a group are rows of one small product with its keys: (groups, heads / groups, end).
             torch.bmm(torch.bmm(queries, key).softmax(-1), value, out=attended)
             layer.out.input.copy_(attended_flat)
             padded.add_(layer.out())
+            if biases is not None:
+                padded.add_(biases.out)
             torch.mul(self._for_gate_up, self._scale(), out=layer.gate_up.input)
-            gate, up = layer.gate_up().view(2, -1).unbind(0)
+            gate_up = layer.gate_up()
+            if biases is not None:
+                gate_up = gate_up + biases.gate_up.view_as(gate_up)
+            gate, up = gate_up.view(2, -1).unbind(0)
             layer.down.input.copy_(silu(gate, inplace=True).mul_(up))
             padded.add_(layer.down())
+            if biases is not None:
+                padded.add_(biases.down)
 
     def _logits(self) -> Tensor:
         torch.mul(self._for_head, self._scale(), out=self._head.input)
@@ -170,7 +198,10 @@ class FastLlama:
         # Token i attends to the cache and to the tokens up to itself. With an empty cache `is_causal` does that.
         mask = torch.ones(count, end, dtype=torch.bool).tril_(start) if start else None
         for layer, cache in zip(self._layers, self._cache, strict=True):
-            qkv = layer.qkv.many(self._norm(x))[:, : (heads + 2 * groups) * size].reshape(count, -1, size)
+            biases, qkv = layer.biases, layer.qkv.many(self._norm(x))
+            if biases is not None:
+                qkv = qkv + biases.qkv.view(-1)
+            qkv = qkv[:, : (heads + 2 * groups) * size].reshape(count, -1, size)
             pairs = torch.view_as_complex(qkv[:, : heads + groups].reshape(count, heads + groups, -1, 2))
             turned = torch.view_as_real(pairs * row).flatten(2)
             cache[0, :, start:end] = turned[:, heads:].transpose(0, 1)
@@ -180,8 +211,14 @@ class FastLlama:
                 turned[None, :, :heads].transpose(1, 2), key[None], value[None], mask, is_causal=mask is None
             )
             x += layer.out.many(y[0].transpose(0, 1).reshape(count, -1))[:, :d]
+            if biases is not None:
+                x += biases.out.view(-1)[:d]
             gate_up = layer.gate_up.many(self._norm(x))
+            if biases is not None:
+                gate_up = gate_up + biases.gate_up.view(-1)
             x += layer.down.many(F.silu(gate_up[:, :ff]) * gate_up[:, ff:])[:, :d]
+            if biases is not None:
+                x += biases.down.view(-1)[:d]
         return x
 
 
@@ -198,6 +235,8 @@ def rotation(config: LlamaConfig) -> Tensor:
     """
     places = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float()
     frequencies = 1.0 / (config.rope_theta ** (places / config.head_dim))
+    if config.rope_scaling is not None:
+        frequencies = torch.from_numpy(config.rope_scaling.scale(frequencies.numpy()))
     angles = torch.arange(config.max_position_embeddings).float()[:, None] * frequencies
     return torch.complex(angles.cos(), angles.sin())
 
@@ -224,6 +263,22 @@ class _Weights:
         gate_up = torch.cat([gate, up]) * self(name + "post_attention_layernorm.weight")
         down = F.pad(self(mlp + "down_proj.weight"), (0, padding))
         return qkv, self(attention + "o_proj.weight"), gate_up, down
+
+    def biases(self, i: int, ff: int) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+        """As `layer`, of the biases; None if the model has none, zeros for those of the half that has none."""
+        config, name = self._checkpoint.config, f"model.layers.{i}."
+        if not (config.attention_bias or config.mlp_bias):
+            return None
+
+        def get(part: str) -> Tensor:
+            if (full := f"{name}{part}_proj.bias") in self._checkpoint.tensors:
+                return self(full)
+            return torch.zeros(len(self._checkpoint.tensors[f"{name}{part}_proj.weight"]))
+
+        q, k = (_pairs(get(f"self_attn.{part}")[:, None], config.head_dim)[:, 0] for part in "qk")
+        qkv = torch.cat([q, k, get("self_attn.v")])
+        gate_up = torch.cat([F.pad(get(f"mlp.{part}"), (0, ff - config.intermediate_size)) for part in ("gate", "up")])
+        return qkv, get("self_attn.o"), gate_up, get("mlp.down")
 
     def head(self) -> Tensor:
         tied = self._checkpoint.config.tie_word_embeddings

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from edgekit.errors import CheckpointError
-from edgekit.formats.checkpoint import LlamaConfig, open_folder, side_files
+from edgekit.formats.checkpoint import LlamaConfig, open_folder, side_files, unknown_keys
 
 SMALL = LlamaConfig(
     vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
@@ -143,13 +143,24 @@ def test_open_folder_damaged_tensor_is_named(folder, change, message):
 
 
 REFUSED = [
-    ({"model_type": "mistral"}, "model_type is 'mistral'"),
-    ({"attention_bias": True}, "attention_bias is True"),
-    ({"mlp_bias": True}, "mlp_bias"),
+    ({"model_type": "mixtral"}, "model_type is 'mixtral'"),
+    ({"model_type": "mistral", "max_position_embeddings": 8192}, "sliding_window is 4096"),
+    ({"model_type": "mistral", "sliding_window": 16}, "sliding_window is 16"),
+    ({"attention_bias": True}, "self_attn.q_proj.bias is missing"),
+    ({"mlp_bias": True}, "gate_proj.bias is missing"),
+    ({"mlp_bias": "yes"}, "mlp_bias must be true or false"),
+    ({"rope_interleaved": True}, "rope_interleaved is True"),
+    ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+    ({"num_experts": 8}, "num_experts is 8"),
+    ({"layer_sharing": True}, "layer_sharing is True"),
+    ({"rope_theta": 1e4, "rope_parameters": {"rope_type": "default", "rope_theta": 5e4}}, "rope_theta is 10000.0, but"),
+    ({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_type": "default"}}, "contradict"),
+    ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling is"),
+    ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor must be a number above 0"),
+    ({"rope_scaling": "linear"}, "rope_scaling is 'linear'"),
     ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
     ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling"),
     ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_parameters"),
-    ({"some_new_feature": 3}, "unknown key 'some_new_feature'"),
     ({"num_key_value_heads": 3}, "does not divide by num_key_value_heads 3"),
     ({"num_hidden_layers": "two"}, "num_hidden_layers must be a whole number"),
     ({"rms_norm_eps": -1}, "rms_norm_eps"),
@@ -168,6 +179,51 @@ def test_open_folder_unsupported_key_is_named(folder, changes, message):
     edit_config(folder, **changes)
     with pytest.raises(CheckpointError, match=message):
         open_folder(folder)
+
+
+OFF = [
+    {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {"dtype": "q4"}},
+    {"neftune_noise_alpha": 5, "_attn_implementation": "sdpa", "layer_types": ["full_attention"] * 2},
+    {"rope_scaling": {"type": "linear", "factor": 1.0}},
+    {"rope_scaling": {"rope_type": "dynamic", "factor": 1.0, "original_max_position_embeddings": 64}},
+    {"rope_scaling": {"type": "default"}},
+    {"rope_parameters": {"rope_type": "default", "rope_theta": SMALL.rope_theta, "partial_rotary_factor": 1.0}},
+    {"hidden_act": "swish", "partial_rotary_factor": 1.0, "sliding_window": None, "use_sliding_window": False},
+    {"sliding_window": SMALL.max_position_embeddings},
+    {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": None},
+    {"model_type": "mobilellm", "share_embedding": True, "layer_sharing": False},
+]
+
+
+@pytest.mark.parametrize("changes", OFF, ids=[",".join(c)[:40] for c in OFF])
+def test_open_folder_keys_that_change_nothing_give_the_same_model(folder, changes):
+    edit_config(folder, **changes)
+    checkpoint = open_folder(folder)
+    assert checkpoint.config == SMALL and unknown_keys(json.loads(checkpoint.files["config.json"])) == []
+
+
+def test_open_folder_unknown_key_is_ignored_and_listed(folder):
+    edit_config(folder, some_new_feature=3)
+    checkpoint = open_folder(folder)
+    assert checkpoint.config == SMALL
+    assert unknown_keys(json.loads(checkpoint.files["config.json"])) == ["some_new_feature"]
+
+
+def test_open_folder_mobilellm_shares_its_embedding(folder):
+    edit_config(folder, model_type="mobilellm", tie_word_embeddings=False, share_embedding=True)
+    assert open_folder(folder).config == SMALL
+
+
+def test_open_folder_names_without_prefix_are_the_same_model(folder):
+    before = open_folder(folder).sha256
+    edit_tensors(folder, lambda t: {n.removeprefix("model."): v for n, v in t.items()})
+    assert open_folder(folder).sha256 == before
+
+
+def test_open_folder_tied_table_saved_as_head_only(folder):
+    before = open_folder(folder).sha256
+    edit_tensors(folder, lambda t: {n.replace("model.embed_tokens", "lm_head"): v for n, v in t.items()})
+    assert open_folder(folder).sha256 == before
 
 
 def test_config_rope_parameters_of_transformers_5(folder):

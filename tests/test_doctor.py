@@ -216,8 +216,10 @@ FOLDERS = [
     ("wrapped-names", "warning", "_orig_mod.", lambda f: f.tensors(renamed(lambda n: "_orig_mod." + n))),
     ("missing-tensors", "error", "1 tensor missing: model.layers.1.mlp.up_proj.weight",
      lambda f: f.tensors(lambda t: t.pop(LAYER + "mlp.up_proj.weight"))),
-    ("missing-tensors", "error", "(is it embed_tokens.weight?)",
+    ("other-names", "note", "without the prefix `model.` (embed_tokens.weight)",
      lambda f: f.tensors(renamed(lambda n: n.removeprefix("model.")))),
+    ("other-names", "warning", "saved as lm_head.weight only",
+     lambda f: f.tensors(renamed(lambda n: n.replace("model.embed_tokens", "lm_head")))),
     ("missing-tensors", "error", "the head is missing", lambda f: f.config(tie_word_embeddings=...)),
     ("unexpected-tensors", "error", "layers.2.mlp",
      lambda f: f.tensors(lambda t: t.update({"model.layers.2.mlp.up_proj.weight": np.ones((2, 2), np.float32)}))),
@@ -255,13 +257,17 @@ FOLDERS = [
     # configuration
     ("other-architecture", "error", "model_type 'qwen3'", lambda f: f.config(model_type="qwen3")),
     ("class-not-said", "warning", "None", lambda f: f.config(architectures=...)),
-    ("unsupported-keys", "error", "attention_bias True", lambda f: f.config(attention_bias=True)),
+    ("missing-tensors", "error", "self_attn.q_proj.bias", lambda f: f.config(attention_bias=True)),
+    ("unsupported-keys", "error", "layer_types", lambda f: f.config(layer_types=["sliding_attention"] * 2)),
+    ("unsupported-keys", "error", "sliding_window 4096",
+     lambda f: f.config(model_type="mistral", max_position_embeddings=8192)),
     ("unsupported-keys", "error", "hidden_act 'gelu'", lambda f: f.config(hidden_act="gelu")),
     ("unsupported-keys", "error", "sliding_window 64", lambda f: f.config(sliding_window=64)),
     ("unsupported-keys", "error", "rope_scaling", lambda f: f.config(rope_scaling=LLAMA3)),
     ("unsupported-keys", "error", "rope_parameters", lambda f: f.config(rope_parameters=LLAMA3)),
     ("unsupported-keys", "error", "quantized already", lambda f: f.config(quantization_config={"bits": 4})),
-    ("unsupported-keys", "error", "unknown key 'num_experts'", lambda f: f.config(num_experts=8)),
+    ("unsupported-keys", "error", "num_experts 8", lambda f: f.config(num_experts=8)),
+    ("keys-not-known", "warning", "unknown key 'new_thing' (8)", lambda f: f.config(new_thing=8)),
     ("refused", "error", "hidden_size is missing", lambda f: f.config(hidden_size=...)),
     ("refused", "error", "num_attention_heads 3", lambda f: f.config(num_attention_heads=3, head_dim=...)),
     ("numbers-not-said", "note", "rms_norm_eps", lambda f: f.config(rms_norm_eps=...)),
@@ -347,7 +353,7 @@ def test_examine_folder_has_errors_if_edgekit_refuses_it(folder, name, level, te
 
 def test_examine_several_faults_reports_all(folder):
     """edgekit itself stops at the first of these."""
-    folder.config(attention_bias=True, rope_scaling=LLAMA3, odd=1, eos_token_id=999)
+    folder.config(hidden_act="gelu", rope_scaling=LLAMA3, alibi=True, eos_token_id=999)
     folder.tensors(lambda t: t.pop("model.norm.weight"))
     folder.value(EMBEDDING, np.nan)
     folder.generation(temperature=0.5)
@@ -486,17 +492,17 @@ def run(*arguments: str):
 def test_doctor_command_prints_findings_and_sets_exit_status(folder):
     done = run("-m", folder.path)
     assert done.exit_code == 0 and done.output.startswith("m · Hugging Face folder\n") and "2 notes" in done.output
-    folder.config(attention_bias=True)
+    folder.config(hidden_act="gelu")
     folder.generation(temperature=0.3)
     done = run("-m", folder.path)
     assert done.exit_code == 1 and done.output.endswith("1 error, 1 warning, 2 notes\n")
     lines = done.output.splitlines()
-    assert lines[2].startswith("error    config.json has attention_bias True") and max(map(len, lines)) <= 110
+    assert lines[2].startswith("error    config.json has hidden_act 'gelu'") and max(map(len, lines)) <= 110
     assert any(line.startswith("         fix: ") for line in lines)
 
 
 def test_doctor_json_has_documented_keys(folder):
-    folder.config(attention_bias=True)
+    folder.config(hidden_act="gelu")
     done = run("-m", folder.path, "--json")
     found = json.loads(done.output)
     assert done.exit_code == 1 and not found["usable"]

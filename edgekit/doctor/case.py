@@ -18,12 +18,13 @@ from edgekit.doctor.onnx_file import OnnxFile
 from edgekit.doctor.tensors import Safetensors, Tensor
 from edgekit.errors import CheckpointError, EdgekitError, FileError
 from edgekit.formats import embedded
-from edgekit.formats.checkpoint import INDEX, MOST_LAYERS, WEIGHTS, LlamaConfig, without_prefix
+from edgekit.formats.checkpoint import INDEX, KINDS, MOST_LAYERS, WEIGHTS, LlamaConfig, full_name
 from edgekit.formats.embedded import FILES
 from edgekit.formats.gguf import MOST_STRINGS, GGUFFile
 from edgekit.formats.gguf_config import KNOWN, config_from_keys, llama_config
-from edgekit.formats.gguf_tensors import gguf_name
+from edgekit.formats.gguf_tensors import file_shapes
 from edgekit.formats.onnx import files_of
+from edgekit.formats.rope import read_rope
 from edgekit.tokenizers.base import Tokenizer
 from edgekit.tokenizers.load import from_files
 from edgekit.utils import registry
@@ -105,7 +106,10 @@ class Case:
         try:
             if self.gguf is not None:
                 known = {k: v for k, v in self.keys.items() if not k.startswith("llama.") or k[6:] in KNOWN}
+                if not self.refusal:
+                    return llama_config(self.gguf)
                 known["general.architecture"] = "llama"
+                known |= {"llama.rope.scaling.type": "none"}
                 known = {k: v for k, v in known.items() if not k.endswith("_token_id")}
                 return config_from_keys(known, self.gguf.tensors, self.path)
             config = LlamaConfig.from_dict(_plain(self.config))
@@ -120,7 +124,7 @@ class Case:
         if self.shape is None or self.kind == "onnx":
             return {}
         if self.kind == "gguf":
-            return {gguf_name(name): shape for name, shape in self.shape.shapes().items()}
+            return file_shapes(self.shape)
         return self.shape.shapes()
 
     @cached_property
@@ -173,10 +177,16 @@ class Case:
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without unsupported keys: only the numbers of a Llama."""
     plain = {k: v for k, v in values.items() if k in LlamaConfig.__dataclass_fields__ and not k.endswith("_token_id")}
-    parameters = values.get("rope_parameters")
-    if isinstance(parameters, dict) and "rope_theta" in parameters:
-        plain["rope_theta"] = parameters["rope_theta"]
-    return plain | {"model_type": "llama"}
+    kind = values.get("model_type") if values.get("model_type") in KINDS else "llama"
+    plain |= {"model_type": kind, "sliding_window": None, "share_embedding": values.get("share_embedding")}
+    try:
+        theta, scaling = read_rope(dict(values), "config.json")
+    except CheckpointError:
+        parameters = values.get("rope_parameters")
+        inner = parameters.get("rope_theta") if isinstance(parameters, dict) else None
+        theta, scaling = values.get("rope_theta") if inner is None else inner, None
+    plain |= {"rope_theta": theta, "rope_scaling": None if scaling is None else scaling.to_dict()}
+    return plain
 
 
 def open_case(path: Path) -> Case:
@@ -211,10 +221,14 @@ def _folder(path: Path) -> Case:
             )
             continue
         for tensor in shard.tensors:
-            tensor.stored, tensor.name = tensor.name, without_prefix(tensor.name)
+            tensor.stored, tensor.name = tensor.name, full_name(tensor.name)
             if tensor.name in case.tensors:
                 case.twice.append(tensor.name)
             case.tensors.setdefault(tensor.name, tensor)
+    head, table = "lm_head.weight", "model.embed_tokens.weight"
+    if case.shape is not None and case.shape.tie_word_embeddings and head in case.tensors and table not in case.tensors:
+        case.tensors[table] = case.tensors.pop(head)  # as `Checkpoint` reads it; `stored` has the name in the file
+        case.tensors[table].name = table
     return case
 
 

@@ -7,18 +7,16 @@ from typing import Any
 from edgekit.doctor.case import Case
 from edgekit.doctor.checks import check
 from edgekit.doctor.finding import Finding, error, note, warning
-from edgekit.errors import EdgekitError
-from edgekit.formats.checkpoint import HARMLESS, MUST_BE, LlamaConfig
+from edgekit.errors import CheckpointError, EdgekitError
+from edgekit.formats.checkpoint import KINDS, MISTRAL, MUST_BE, unknown_keys, unsupported
 from edgekit.formats.generation_config import defaults
 from edgekit.formats.gguf_config import KNOWN, OFF
+from edgekit.formats.rope import read_rope
 
 REFUSES = "edgekit refuses the model"
-LLAMA_KEYS = ("rope_scaling", "rope_parameters", "model_type")
 
 # What an unsupported key means, and which programs support it.
 UNSUPPORTED = {
-    "attention_bias": ("attention with biases", "transformers and llama.cpp have them"),
-    "mlp_bias": ("feed-forward layers with biases", "transformers and llama.cpp have them"),
     "hidden_act": (
         "another activation than SiLU",
         "transformers computes it; llama.cpp's `llama` architecture always uses SiLU, without a message",
@@ -35,6 +33,10 @@ UNSUPPORTED = {
     "partial_rotary_factor": (
         "rotary embeddings on part of each head",
         "transformers loads the model and fails at the first text; llama.cpp's converter rotates the whole head",
+    ),
+    "layer_types": (
+        "layers that do not attend to everything",
+        "transformers' Llama ignores the key and attends to everything",
     ),
     "pretraining_tp": ("matrices computed in parts", "it changes only the rounding: with 1 the model is the same"),
 }
@@ -53,7 +55,7 @@ GIB = 1 << 30
 @check("folder", "onnx")
 def other_architecture(case: Case) -> Iterator[Finding]:
     kind = case.config.get("model_type")
-    if case.config and kind != "llama":
+    if case.config and kind not in KINDS:
         yield error(
             f"config.json describes another architecture: model_type {kind!r}",
             f"{REFUSES}, because it runs Llamas only; transformers and llama.cpp may support it",
@@ -76,33 +78,41 @@ def class_not_said(case: Case) -> Iterator[Finding]:
 @check("folder", "onnx")
 def unsupported_keys(case: Case) -> Iterator[Finding]:
     config = case.config
-    if config.get("model_type") != "llama":
+    if config.get("model_type") not in KINDS:
         return
-    for key, allowed in MUST_BE.items():
-        if key in config and config[key] not in allowed:
-            what, others = UNSUPPORTED.get(key, ("not a feature of Llamas", "transformers ignores it"))
+    for key in (*MUST_BE, "layer_types", "sliding_window"):
+        part = {k: config[k] for k in (key, "max_position_embeddings", "model_type") if k in config}
+        if unsupported(part) == key and (key in config or key == unsupported(config)):
+            what, others = UNSUPPORTED.get(key, ("not a feature of Llamas", "transformers' Llama ignores it"))
+            if config.get("model_type") == "mistral" and key == "sliding_window":
+                others = "transformers uses it (4096 if the key is missing); llama.cpp attends to everything"
+            required = "null" if key == "sliding_window" else MUST_BE.get(key, ("full_attention",))[0]
             yield error(
-                f"config.json has {key} {_short(config[key])}: {what}",
+                f"config.json has {key} {_short(config.get(key, MISTRAL.get(key)))}: {what}",
                 f"{REFUSES}; {others}",
-                f"remove the key if the model was not trained with it (edgekit requires {_short(allowed[0])})",
+                f"remove the key if the model was not trained with it (edgekit requires {_short(required)})",
             )
-    for key in ("rope_scaling", "rope_parameters"):
-        value = config.get(key)
-        kind = value.get("rope_type", value.get("type", "default")) if isinstance(value, dict) else value
-        if value is not None and kind != "default":
-            yield error(
-                f"config.json has {key} {_short(value)}: scaled rotary embeddings",
-                f"{REFUSES}; {SCALED}",
-                "run the model with transformers or llama.cpp; if it was not trained that way, remove the key",
-            )
-    known = {*LlamaConfig.__dataclass_fields__, *HARMLESS, *MUST_BE, *LLAMA_KEYS}
-    for key in config:
-        if key not in known:
-            yield error(
-                f"config.json has the unknown key {key!r} ({_short(config[key])})",
-                f"{REFUSES}, because it cannot tell what the key changes; transformers' Llama and llama.cpp ignore it",
-                "remove it if it is only a note",
-            )
+    try:
+        read_rope(dict(config), "config.json")
+    except CheckpointError as reason:
+        key = "rope_parameters" if "rope_parameters" in config else "rope_scaling"
+        yield error(
+            f"config.json has {key} {_short(config.get(key))}: rotary embeddings that edgekit does not have ({reason})",
+            f"{REFUSES}; {SCALED}",
+            "run the model with transformers or llama.cpp; if it was not trained that way, remove the key",
+        )
+
+
+@check("folder", "onnx")
+def keys_not_known(case: Case) -> Iterator[Finding]:
+    keys = unknown_keys(case.config) if case.config.get("model_type") in KINDS else []
+    if keys:
+        yield warning(
+            f"config.json has {', '.join(f'the unknown key {k!r} ({_short(case.config[k])})' for k in keys)}",
+            "edgekit cannot tell what that changes and ignores it, since names and shapes of the weights are a "
+            "Llama's (`--strict` refuses); transformers' Llama and llama.cpp ignore it, too",
+            "remove it if it is only a note",
+        )
 
 
 @check("gguf")
@@ -116,7 +126,8 @@ def unsupported_gguf_keys(case: Case) -> Iterator[Finding]:
         )
         return
     for key, value in keys.items():
-        if key.startswith("llama.") and key[6:] not in KNOWN and not _off(key[6:], value):
+        off = key[6:] in KNOWN if key != "llama.rope.scaling.type" else value in ("none", "linear")
+        if key.startswith("llama.") and not off and not _off(key[6:], value):
             yield error(
                 f"{key} is {_short(value)}",
                 f"{REFUSES}, because it does not support that; llama.cpp follows the key",

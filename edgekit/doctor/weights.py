@@ -10,7 +10,7 @@ from edgekit.doctor.checks import check
 from edgekit.doctor.files import CLEAN
 from edgekit.doctor.finding import Finding, counted, error, note, some, warning
 from edgekit.doctor.tensors import NUMPY, SCALES, Tensor
-from edgekit.formats.checkpoint import LlamaConfig
+from edgekit.formats.checkpoint import LlamaConfig, without_prefix
 
 READABLE = ("F32", "F16", "BF16")
 FLOAT16 = 65504.0
@@ -23,12 +23,31 @@ NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64
 
 @check("folder")
 def wrapped_names(case: Case) -> Iterator[Finding]:
-    wrapped = [t.stored for t in case.tensors.values() if t.stored != t.name]
+    wrapped = [t.stored for t in case.tensors.values() if without_prefix(t.stored) != t.stored]
     if wrapped:
         yield warning(
             f"{counted(len(wrapped), 'tensor')} with a training wrapper's prefix ({wrapped[0]})",
             "edgekit removes the prefix; transformers does not recognize the names and initializes random weights "
             "instead, with only a warning; llama.cpp's converter stops (`Can not map tensor`)",
+            CLEAN,
+        )
+
+
+@check("folder")
+def other_names(case: Case) -> Iterator[Finding]:
+    bare = [t.stored for t in case.tensors.values() if "model." + without_prefix(t.stored) == t.name]
+    if bare:
+        yield note(
+            f"{counted(len(bare), 'tensor')} without the prefix `model.` ({bare[0]}), as LlamaModel saves them",
+            "edgekit and transformers add the prefix; llama.cpp's converter does not know all names without it",
+            CLEAN,
+        )
+    embedding = case.head[0]
+    if embedding is not None and embedding.stored == "lm_head.weight":
+        yield warning(
+            "the table of embedding and head is saved as lm_head.weight only, as safetensors' save_model does",
+            "edgekit uses it for both, since the configuration ties them; transformers 4 does not find the embedding, "
+            "nor does llama.cpp's converter",
             CLEAN,
         )
 
@@ -82,8 +101,8 @@ def unexpected_tensors(case: Case) -> Iterator[Finding]:
     layers = case.shape.num_hidden_layers if case.shape else 0
     why, cure = "edgekit does not use them and refuses the model", "remove them, if they are not needed"
     if all(name.endswith(".bias") for name in extra):
-        why = "edgekit has no biases and refuses the model; transformers uses them only if config.json enables them"
-        cure = "run the model with a program that supports it"
+        why = "edgekit and transformers use biases only if config.json enables them; edgekit refuses the model"
+        cure = "attention_bias or mlp_bias true in config.json, if the model was trained with them"
     elif all((match := re.search(r"(?:layers|blk)\.(\d+)\.", n)) and int(match[1]) >= layers for n in extra):
         why = f"the configuration has {layers} layers: edgekit refuses the model, transformers ignores the others"
         cure = "set num_hidden_layers to the actual number"
@@ -91,7 +110,9 @@ def unexpected_tensors(case: Case) -> Iterator[Finding]:
         why = "a LoRA that was not merged: edgekit refuses the model, transformers ignores it"
         cure = "merge it first: merge_and_unload() of peft"
     elif "rope_freqs.weight" in extra:
-        why = "rope_freqs.weight scales the rotary embedding (as in Llama 3.1), which edgekit does not support"
+        why = (
+            "rope_freqs.weight scales the rotary embedding, otherwise than Llama 3.1, and edgekit does not support that"
+        )
         cure = "run this file with llama.cpp"
     yield error(f"{counted(len(extra), 'tensor')} that a Llama does not have: {some(extra)}", why, cure)
 
@@ -129,7 +150,8 @@ def tied_head(case: Case) -> Iterator[Finding]:
     embedding, head = case.head
     if case.shape is None or embedding is None:
         return
-    tied = case.config.get("tie_word_embeddings") is True if case.config else case.shape.tie_word_embeddings
+    shares = case.config.get("model_type") == "mobilellm" and case.config.get("share_embedding") is True
+    tied = case.config.get("tie_word_embeddings") is True or shares if case.config else case.shape.tie_word_embeddings
     if tied and head is None:
         yield note(
             f"the head is tied to the embedding: one matrix of {int(np.prod(embedding.shape)):,} values is both",

@@ -1,12 +1,16 @@
 """What a GGUF file's own keys say of the model, compared with what edgekit supports."""
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgekit.errors import CheckpointError
 from edgekit.formats.checkpoint import LlamaConfig
+from edgekit.formats.gguf_tensors import ROPE
+from edgekit.formats.rope import llama3_of
 
 if TYPE_CHECKING:
     from edgekit.formats.gguf import GGUFFile, TensorInfo
@@ -15,14 +19,13 @@ if TYPE_CHECKING:
 KNOWN = frozenset(
     """vocab_size context_length embedding_length block_count feed_forward_length attention.head_count
     attention.head_count_kv attention.layer_norm_rms_epsilon attention.key_length attention.value_length
-    rope.dimension_count rope.freq_base tensor_data_layout""".split()
+    rope.dimension_count rope.freq_base rope.scaling.type rope.scaling.factor rope.scale_linear
+    rope.scaling.original_context_length rope.scaling.finetuned tensor_data_layout""".split()
 )
 # Keys that may be there with the value that switches the feature off.
 OFF: dict[str, tuple[Any, ...]] = {
     "expert_count": (0,),
     "expert_used_count": (0,),
-    "rope.scaling.type": ("none",),
-    "rope.scale_linear": (1.0,),
     "use_parallel_residual": (False,),
     "attention.causal": (True,),
 }
@@ -30,7 +33,7 @@ OFF: dict[str, tuple[Any, ...]] = {
 
 CARRIED_FIELDS = tuple(
     """vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
-    max_position_embeddings rms_norm_eps rope_theta""".split()
+    max_position_embeddings rms_norm_eps rope_theta attention_bias mlp_bias""".split()
 )
 """Fields of `LlamaConfig` in which an embedded config.json must agree with the file's own keys."""
 
@@ -41,7 +44,17 @@ def llama_config(file: "GGUFFile") -> LlamaConfig:
     Raises `CheckpointError` for another architecture, and for a key that is missing, damaged, unknown, or switches on
     what edgekit does not support; the message names it.
     """
-    return config_from_keys(file.metadata, file.tensors, file.path)
+    config = config_from_keys(file.metadata, file.tensors, file.path)
+    if ROPE not in file.tensors:
+        return config
+    info = file.tensors[ROPE]
+    if config.rope_scaling is not None or info.type != "F32" or info.shape != (config.head_dim // 2,):
+        raise CheckpointError(f"{file.path}: tensor {ROPE} scales the rotary embedding in a way that is not supported")
+    divisors = file.data(ROPE).view(np.float32)
+    scaling = llama3_of(divisors, config.head_dim, config.rope_theta)
+    if scaling is None and (divisors != 1).any():
+        raise CheckpointError(f"{file.path}: tensor {ROPE} is not the `llama3` scaling: not supported")
+    return replace(config, rope_scaling=scaling)
 
 
 def config_from_keys(keys: Mapping[str, Any], tensors: Mapping[str, "TensorInfo"], where: object) -> LlamaConfig:
@@ -53,6 +66,7 @@ def config_from_keys(keys: Mapping[str, Any], tensors: Mapping[str, "TensorInfo"
             continue
         if isinstance(value, np.ndarray | list) or value not in OFF.get(key[6:], ()):
             raise CheckpointError(f"{where}: {key} is {_short(value)}, which edgekit does not support")
+    scaling = _linear(keys, where)
     embedding = tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise CheckpointError(f"{where}: tensor token_embd.weight is missing or not a matrix")
@@ -89,6 +103,9 @@ def config_from_keys(keys: Mapping[str, Any], tensors: Mapping[str, "TensorInfo"
         "max_position_embeddings": number("context_length"),
         "rms_norm_eps": _shortest(number("attention.layer_norm_rms_epsilon")),
         "rope_theta": _shortest(number("rope.freq_base", 10000.0)),
+        "rope_scaling": scaling,
+        "attention_bias": any(re.fullmatch(r"blk\.\d+\.attn_\w+\.bias", name) for name in tensors),
+        "mlp_bias": any(re.fullmatch(r"blk\.\d+\.ffn_\w+\.bias", name) for name in tensors),
         "tie_word_embeddings": "output.weight" not in tensors,
         "bos_token_id": keys.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": [
@@ -97,6 +114,19 @@ def config_from_keys(keys: Mapping[str, Any], tensors: Mapping[str, "TensorInfo"
         "pad_token_id": keys.get("tokenizer.ggml.padding_token_id"),
     }
     return LlamaConfig.from_dict(values, where)
+
+
+def _linear(keys: Mapping[str, Any], where: object) -> dict[str, Any] | None:
+    """The keys of a linear scaling, as `rope_scaling`: llama.cpp reads it so (`rope_freq_scale_train`)."""
+    kind = keys.get("llama.rope.scaling.type", "linear")
+    if kind not in ("none", "linear"):
+        raise CheckpointError(f"{where}: llama.rope.scaling.type is {_short(kind)}, which edgekit does not support")
+    factor = keys.get("llama.rope.scaling.factor", keys.get("llama.rope.scale_linear", 0.0))
+    if isinstance(factor, bool) or not isinstance(factor, int | float):
+        raise CheckpointError(f"{where}: llama.rope.scaling.factor must be a number, not {_short(factor)}")
+    if kind == "none" or factor in (0, 1):
+        return None
+    return {"rope_type": "linear", "factor": _shortest(factor)}
 
 
 def _short(value: Any) -> str:

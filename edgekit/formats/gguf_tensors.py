@@ -12,6 +12,8 @@ NAMES = {
     "model.norm.weight": "output_norm.weight",
     "lm_head.weight": "output.weight",
 }
+ROPE = "rope_freqs.weight"
+"""By how much the frequency of each pair is divided, float32 (head_dim / 2,): `llama3` scaling. Not a weight."""
 LAYER = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
@@ -29,10 +31,18 @@ def gguf_name(name: str) -> str:
     """llama.cpp's name for a tensor of `LlamaConfig.shapes`. Raises `KeyError` for any other name."""
     if name in NAMES:
         return NAMES[name]
-    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", name)
+    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
     if match is None:
         raise KeyError(name)
-    return f"blk.{match[1]}.{LAYER[match[2]]}.weight"
+    return f"blk.{match[1]}.{LAYER[match[2]]}.{match[3]}"
+
+
+def file_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a file by llama.cpp's name: those of `LlamaConfig.shapes`, and the divisors of `llama3`."""
+    shapes = {gguf_name(name): shape for name, shape in config.shapes().items()}
+    if config.rope_scaling is not None and config.rope_scaling.kind == "llama3":
+        shapes[ROPE] = (config.head_dim // 2,)
+    return shapes
 
 
 def interleave(rows: NDArray, head_dim: int) -> NDArray:
@@ -51,14 +61,18 @@ def deinterleave(rows: NDArray, head_dim: int) -> NDArray:
 
 
 def permute(name: str, values: NDArray, config: LlamaConfig) -> NDArray:
-    """A tensor in the order of a GGUF file: query and key matrices are interleaved, others are returned as they are."""
-    return interleave(values, config.head_dim) if _is_rotated(name) else values
+    """A tensor in the order of a GGUF file: queries and keys are interleaved, others are returned as they are."""
+    if not _is_rotated(name):
+        return values
+    return interleave(values.reshape(len(values), -1), config.head_dim).reshape(values.shape)
 
 
 def unpermute(name: str, values: NDArray, config: LlamaConfig) -> NDArray:
     """The inverse of `permute`."""
-    return deinterleave(values, config.head_dim) if _is_rotated(name) else values
+    if not _is_rotated(name):
+        return values
+    return deinterleave(values.reshape(len(values), -1), config.head_dim).reshape(values.shape)
 
 
 def _is_rotated(name: str) -> bool:
-    return name.endswith(("q_proj.weight", "k_proj.weight"))
+    return name.endswith(("q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias"))

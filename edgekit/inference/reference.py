@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.formats import rope
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.inference.runtime import Logits, check_forward, check_rewind
 
@@ -116,7 +117,9 @@ class Reference:
         prefix = f"model.layers.{layer}."
         names = [f"self_attn.{kind}_proj" for kind in "qkvo"] + [f"mlp.{kind}_proj" for kind in ("gate", "up", "down")]
         names += ["input_layernorm", "post_attention_layernorm"]
-        return {name: self._weight(f"{prefix}{name}.weight") for name in names}
+        weights = {name: self._weight(f"{prefix}{name}.weight") for name in names}
+        biases = [name + ".bias" for name in names if f"{prefix}{name}.bias" in self._tensors]
+        return weights | {name: self._weight(prefix + name) for name in biases}
 
     def _weight(self, name: str) -> Array:
         """Float16 is widened each time it is used, so that a checkpoint is in memory once."""
@@ -132,7 +135,7 @@ class Reference:
         angles = np.arange(past, past + count, dtype=np.float32)[:, None] * self._frequencies
 
         def split(name: str, n: int) -> Array:
-            return (x @ weights[f"self_attn.{name}_proj"].T).reshape(count, n, width).swapaxes(0, 1)
+            return _linear(weights, f"self_attn.{name}_proj", x).reshape(count, n, width).swapaxes(0, 1)
 
         query, key = rotate(split("q", heads), angles), rotate(split("k", groups), angles)
         keys = np.concatenate([cache[0], key], axis=1)
@@ -144,13 +147,12 @@ class Reference:
         np.exp(scores - scores.max(axis=-1, keepdims=True), out=scores)
         scores /= scores.sum(axis=-1, keepdims=True)
         mixed = (scores @ values[:, None]).reshape(heads, count, width).swapaxes(0, 1).reshape(count, -1)
-        return mixed @ weights["self_attn.o_proj"].T, (keys, values)
+        return _linear(weights, "self_attn.o_proj", mixed), (keys, values)
 
 
 def frequencies(config: LlamaConfig) -> Array:
-    """Radians per position by which each pair of a head is rotated, (head_dim / 2,): rope_theta ** (-2i / head_dim)."""
-    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-    return np.asarray(1 / np.float32(config.rope_theta) ** exponents, np.float32)
+    """Radians per position by which each pair of a head is rotated, (head_dim / 2,): see `rope.frequencies`."""
+    return rope.frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
 
 
 def rotate(heads: Array, angles: Array) -> Array:
@@ -165,10 +167,16 @@ def norm(x: Array, weight: Array, eps: float) -> Array:
     return x / np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + np.float32(eps)) * weight
 
 
+def _linear(weights: dict[str, Array], name: str, x: Array) -> Array:
+    """x times a matrix, plus its bias if it has one."""
+    product = x @ weights[name].T
+    return product + weights[name + ".bias"] if name + ".bias" in weights else product
+
+
 def _ffn(weights: dict[str, Array], x: Array) -> Array:
-    gate, up = x @ weights["mlp.gate_proj"].T, x @ weights["mlp.up_proj"].T
+    gate, up = _linear(weights, "mlp.gate_proj", x), _linear(weights, "mlp.up_proj", x)
     with np.errstate(over="ignore"):  # exp of a large number is infinite, and its inverse 0, as it should be
-        return (gate / (1 + np.exp(-gate)) * up) @ weights["mlp.down_proj"].T
+        return _linear(weights, "mlp.down_proj", gate / (1 + np.exp(-gate)) * up)
 
 
 def _empty(config: LlamaConfig) -> tuple[Array, Array]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgekit.conversion.verification.contents import (
     UNKNOWN,
     Artefact,
@@ -32,6 +34,7 @@ from edgekit.conversion.verification.tolerances import LIMITS, Limit, limit_of
 from edgekit.errors import EdgekitError, MissingExtraError, VocabularyError
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.embedded import FILES
+from edgekit.formats.rope import frequencies
 from edgekit.inference.reference import Reference
 from edgekit.inference.runtime import Logits, Runtime
 from edgekit.settings import Running
@@ -139,6 +142,11 @@ def _check_config(source: Source, config: LlamaConfig | None, proof: Proof) -> N
         return
     for name in (f.name for f in dataclasses.fields(LlamaConfig)):
         one, other = getattr(source.checkpoint.config, name), getattr(config, name)
+        if name == "rope_scaling":
+            pair = [frequencies(c.head_dim, c.rope_theta, c.rope_scaling) for c in (source.checkpoint.config, config)]
+            if one != other and (pair[0].shape != pair[1].shape or not np.allclose(*pair, rtol=1e-5)):
+                proof.failures.append(f"{name} is {other} in it, {one} in the source")
+            continue
         if name.endswith("token_id") or name == "tie_word_embeddings" or abs(one - other) <= 1e-6 * abs(one):
             continue
         if name == "max_position_embeddings":

@@ -100,11 +100,11 @@ def place(name: str) -> tuple[str, str]:
     """The part of the model that a tensor belongs to, and its role there: ("layer 3 attention", "query")."""
     if name in WHOLE:
         return WHOLE[name], ""
-    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", name)
+    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
     if match is None:
         raise KeyError(name)
     part, what = PARTS[match[2]]
-    return f"layer {match[1]} {part}", what
+    return f"layer {match[1]} {part}", what + " bias" * (match[3] == "bias")
 
 
 def explain(
