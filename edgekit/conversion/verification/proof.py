@@ -143,8 +143,9 @@ def _check_config(source: Source, config: LlamaConfig | None, proof: Proof) -> N
     for name in (f.name for f in dataclasses.fields(LlamaConfig)):
         one, other = getattr(source.checkpoint.config, name), getattr(config, name)
         if name == "rope_scaling":
-            pair = [frequencies(c.head_dim, c.rope_theta, c.rope_scaling) for c in (source.checkpoint.config, config)]
-            if one != other and (pair[0].shape != pair[1].shape or not np.allclose(*pair, rtol=1e-5)):
+            configs = (source.checkpoint.config, config)
+            expected, actual = (frequencies(c.head_dim, c.rope_theta, c.rope_scaling) for c in configs)
+            if one != other and (expected.shape != actual.shape or not np.allclose(expected, actual, rtol=1e-5)):
                 proof.failures.append(f"{name} is {other} in it, {one} in the source")
             continue
         if name.endswith("token_id") or name == "tie_word_embeddings" or abs(one - other) <= 1e-6 * abs(one):
