@@ -10,7 +10,7 @@ import functools
 import re
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -140,6 +140,15 @@ def is_finite(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and -limit <= value <= limit  # type: ignore[operator]
 
 
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) > 0 and all(is_whole(id) and id >= 0 for id in value)
+
+
+def _is_pair(value: Any) -> bool:
+    is_pair = isinstance(value, tuple | list) and len(value) == 2
+    return is_pair and is_whole(value[0]) and value[0] >= 0 and is_finite(value[1]) and value[1] > 0
+
+
 _NOUNS = {
     bool: ("true or false", "true or false"),
     int: ("a whole number", "whole numbers"),
@@ -232,6 +241,26 @@ class Sampling(Checked):
     logit_bias: dict[int, float] = setting({}, "Add to the logit of a token id.", flag=False)
     banned: tuple[int, ...] = setting((), "Token ids that are never chosen.", flag=False)
     ban_replacement: bool = setting(False, "Never print U+FFFD: mask tokens that cannot continue valid UTF-8.")
+    no_repeat_ngram_size: int = setting(
+        0, "Never repeat N tokens of prompt and text in a row; 0 is off.", ge=0, le=1 << 20, flag=False
+    )
+    suppress_tokens: tuple[int, ...] = setting(
+        (), "Token ids that are never chosen, as transformers has them.", flag=False
+    )
+    bad_words_ids: Sequence[Sequence[int]] = setting(
+        (),
+        "Sequences of token ids that never occur.",
+        flag=False,
+        check=lambda words: isinstance(words, tuple | list) and all(map(_is_ids, words)),
+        range="lists of token ids",
+    )
+    exponential_decay_length_penalty: Sequence[float] | None = setting(
+        None,
+        "After START new tokens raise the end of the text by FACTOR for each more.",
+        flag=False,
+        check=lambda pair: _is_pair(pair),
+        range="a number of tokens and a factor above 0",
+    )
 
 
 @dataclass(frozen=True)

@@ -243,7 +243,7 @@ def test_python_and_web_accept_the_same_json_values(value):
 def test_split_sorts_by_class_and_refuses_unknown_names():
     generating, drafting = split({"draft_tokens": 3, "top_k": 4, "seed": 1}, Generating, Drafting)
     assert generating == {"top_k": 4, "seed": 1} and drafting == {"draft_tokens": 3}
-    with pytest.raises(SettingError, match="^unknown setting 'topk': choose from ban_replacement, .*, truncate$"):
+    with pytest.raises(SettingError, match="^unknown setting 'topk': choose from bad_words_ids, .*, truncate$"):
         split({"topk": 4}, Generating)
 
 

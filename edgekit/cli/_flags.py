@@ -25,6 +25,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for 
 output = click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="File or folder to write; default: in the current folder."
 )
+strict = click.option("--strict", is_flag=True, help="Refuse a configuration with keys that edgekit does not know.")
 force = click.option("--force", is_flag=True, help="Replace an existing file.")
 
 

@@ -32,6 +32,7 @@ from edgekit.utils import registry
 @click.option("--plan", is_flag=True, help="Write nothing: print the size of every type of FORMAT.")
 @click.option("--sensitivity", is_flag=True, help="With --plan: measure which tensors lose most by each type.")
 @click.option("--verify/--no-verify", default=True, help="Compare the artefact with its source; keep it only if sound.")
+@flags.strict
 @flags.as_json
 def convert(
     model: str | None,
@@ -42,6 +43,7 @@ def convert(
     plan: bool,
     sensitivity: bool,
     verify: bool,
+    strict: bool,
     as_json: bool,
     **values: Any,
 ) -> None:
@@ -67,7 +69,9 @@ def convert(
     choice: dict[str, Any] = {}
     if chooses:
         settings, choice = planner.choose(where, to, output, settings, choosing, force, as_json)
-    result = verb.convert(where, to, output, settings=settings, force=force, verify=verify, progress=flags.progress)
+    result = verb.convert(
+        where, to, output, settings=settings, force=force, verify=verify, strict=strict, progress=flags.progress
+    )
     if as_json:
         import dataclasses
 

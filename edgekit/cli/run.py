@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 @click.option("--chat", is_flag=True, help="Answer PROMPT as a message, through the model's chat template.")
 @click.option("--echo/--no-echo", default=True, help="Print the prompt before its continuation.")
 @click.option("--stats", is_flag=True, help="Print timings on stderr.")
+@flags.strict
 @flags.as_json
 def run(
     prompt: str | None,
@@ -52,6 +53,7 @@ def run(
     chat: bool,
     echo: bool,
     stats: bool,
+    strict: bool,
     as_json: bool,
     **values: Any,
 ) -> None:
@@ -62,9 +64,14 @@ def run(
     running, settings, drafting = given(Running, values), given(Generating, values), given(Drafting, values)
     if drafting and "draft" not in drafting:
         raise UsageError(f"--{next(iter(drafting)).replace('_', '-')} needs --draft")
+    from edgekit.formats.generation_config import caveats, check_strict
     from edgekit.model import load
 
     loaded = load(model, runtime=runtime, quant=quant, revision=revision, progress=flags.progress, **running)
+    if strict:
+        check_strict(loaded.runtime.files)
+    for caveat in caveats(loaded.runtime.files):
+        click.echo(f"note: {caveat}", err=True)
     if drafting:
         drafting["draft"] = loaded.drafter(drafting["draft"], drafting.get("draft_runtime"))
         settings |= drafting

@@ -13,6 +13,7 @@ from edgekit.conversion import receipt
 from edgekit.conversion.base import CarriesReceipt, WeighsRounding, Written, converter
 from edgekit.errors import SettingError, UnknownPluginError
 from edgekit.formats import embedded
+from edgekit.formats.generation_config import caveats, check_strict
 from edgekit.formats.open import open_model
 from edgekit.settings import Converting
 from edgekit.utils import files, registry
@@ -61,6 +62,7 @@ def convert(
     settings: Converting | None = None,
     force: bool = False,
     verify: bool = True,
+    strict: bool = False,
     progress: Progress = silent,
 ) -> Conversion:
     """Convert a model. The artefact is written completely and is sound, or there is none.
@@ -72,6 +74,7 @@ def convert(
         force: replace an existing file.
         verify: compare the artefact with the source on a short text, and put the receipt into it. Takes a fraction of
             a second for 12 million parameters. If the artefact's runtime is not installed, a note says so.
+        strict: refuse a configuration with unknown keys, which otherwise are ignored with a note.
 
     Raises:
         CheckpointError: the artefact came out broken; the message says what is wrong.
@@ -83,6 +86,8 @@ def convert(
     settings = replace(settings, quant=quant)
     check_importance(to, settings)
     checkpoint = open_model(source)
+    if strict:
+        check_strict(checkpoint.files)
     out = Path(out) if out else Path(f"{checkpoint.name}-{quant}{module.SUFFIX}")
     with files.replacing(out, force=force) as temporary:
 
@@ -96,7 +101,8 @@ def convert(
         if verify:
             measured, note = receipt.build(checkpoint, temporary, out, to, settings)
             _attach(temporary, measured, module, write)
-    return Conversion(out, tensors, [*checkpoint.notes, *([note] if note else [])], measured)
+    notes = [*caveats(checkpoint.files), *checkpoint.notes]
+    return Conversion(out, tensors, [*notes, *([note] if note else [])], measured)
 
 
 def _attach(path: Path, measured: dict[str, Any] | None, module: object, write: Callable[[int], Any]) -> None:

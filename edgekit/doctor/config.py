@@ -9,7 +9,7 @@ from edgekit.doctor.checks import check
 from edgekit.doctor.finding import Finding, error, note, warning
 from edgekit.errors import CheckpointError, EdgekitError
 from edgekit.formats.checkpoint import KINDS, MISTRAL, MUST_BE, unknown_keys, unsupported
-from edgekit.formats.generation_config import defaults
+from edgekit.formats.generation_config import defaults, ignored
 from edgekit.formats.gguf_config import KNOWN, OFF
 from edgekit.formats.rope import read_rope
 
@@ -228,6 +228,20 @@ def penalty_that_is_lost(case: Case) -> Iterator[Finding]:
             "GGUF from edgekit; llama.cpp's converter ignores it (it looks for `penalty_repeat`), and llama.cpp's own "
             "window is 64 tokens",
             "elsewhere pass it yourself: --repeat-penalty, and --repeat-last-n with the length of the context",
+        )
+
+
+@check()
+def settings_left_out(case: Case) -> Iterator[Finding]:
+    try:
+        left = ignored(case.files)
+    except CheckpointError:
+        return
+    if left:
+        yield note(
+            f"generation settings that edgekit does not have: {', '.join(f'{k} {_short(v)}' for k, v in left.items())}",
+            "edgekit generates without them; transformers' generate() follows them, llama.cpp does not know them",
+            "compare the programs with the settings removed",
         )
 
 

@@ -191,7 +191,7 @@ class Stream(Iterator[str]):
         result, settings, runtime, clock = self.result, self._settings, self._runtime, time.perf_counter
         timings, tokens, ends = result.timings, result.tokens, self._ends
         decoder = self._tokenizer.decoder(result.prompt)
-        sampler = Sampler(settings, runtime.vocab_size, result.prompt)
+        sampler = Sampler(settings, runtime.vocab_size, result.prompt, self._ends)
         text = StopText(settings.stop)
         result.seed = sampler.seed
         result.logprobs = None if settings.logprobs is None else []

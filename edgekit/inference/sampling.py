@@ -11,6 +11,7 @@ repetition penalty. tests/test_sampling.py runs these lines and expects the same
         penalty = np.float32(s.repetition_penalty)
         for id in set(prompt + text) if penalty != 1 else ():  # each id of prompt and text once
             logits[id] = logits[id] * penalty if logits[id] < 0 else logits[id] / penalty
+        # Here come the rules of `processors.py`, if the settings have any.
         for id in set(text):  # the new text alone
             logits[id] -= np.float32(s.presence_penalty + s.frequency_penalty * text.count(id))
         for id, bias in s.logit_bias.items():
@@ -54,12 +55,13 @@ could tell (`MARGIN`), it adds again in that order. `uniform` is exact integer a
 import functools
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import SettingError
+from edgekit.inference.processors import Processors
 from edgekit.settings import Sampling
 
 SORTED_AT_ONCE = 512
@@ -219,13 +221,15 @@ class Sampler:
         settings: the filters, the seed and the bans.
         vocab_size: length of the logits.
         history: ids of the prompt; the repetition penalty counts them too, presence and frequency penalty do not.
+        ends: ids that end the text, for the rules of `processors.py`.
 
     Raises:
         SettingError: an id of `logit_bias` or `banned` is outside the vocabulary.
     """
 
-    def __init__(self, settings: Sampling, vocab_size: int, history: Iterable[int] = ()):
-        self.settings = settings
+    def __init__(self, settings: Sampling, vocab_size: int, history: Iterable[int] = (), ends: Collection[int] = ()):
+        self.settings, history = settings, tuple(history)
+        self._rules = Processors(settings, vocab_size, ends, history) if Processors.needed(settings) else None
         self.seed = int.from_bytes(os.urandom(4)) if settings.seed is None else settings.seed
         for name, ids in (("logit_bias", settings.logit_bias), ("banned", settings.banned)):
             for token in ids:
@@ -240,6 +244,7 @@ class Sampler:
             and not settings.logit_bias
             and not settings.banned
             and not self._counts_text
+            and self._rules is None
         )
         self._mixed_seed, self._step = mix(self.seed & MASK), 0
         self._ids, self._strides = _all_ids(vocab_size)
@@ -248,7 +253,7 @@ class Sampler:
         self._unseen = np.ones(vocab_size, bool)
         for token in history:
             self._see(token)
-        # With a presence or frequency penalty: the new text, and what is subtracted from each logit because of it.
+        # With a presence or frequency penalty, or rules: the new text. What the penalties subtract from each logit.
         self._text: list[int] = []
         self._lowered = np.zeros(vocab_size if self._counts_text else 0, np.float32)
         self._counts: dict[int, int] = {}
@@ -313,9 +318,11 @@ class Sampler:
         self._step, count, length = mark
         self._unseen[self._seen[count : self._count]] = True
         self._count = count
-        for token in self._text[length:]:
+        for token in self._text[length:] if self._counts_text else ():
             self._count_in_text(token, -1)
         del self._text[length:]
+        if self._rules is not None:
+            self._rules.truncate(length)
 
     def _winner(self, ids: NDArray[np.intp], weights: NDArray[np.float64]) -> np.intp:
         """Index of the id that wins the race of this step."""
@@ -330,6 +337,10 @@ class Sampler:
         if self._counts_text:
             self._text.append(token)
             self._count_in_text(token, 1)
+        if self._rules is not None:
+            self._rules.append(token)
+            if not self._counts_text:
+                self._text.append(token)
 
     def _count_in_text(self, token: int, change: int) -> None:
         s, count = self.settings, self._counts.get(token, 0) + change
@@ -357,12 +368,15 @@ class Sampler:
     ) -> tuple[NDArray[np.float32], int]:
         """The logits after penalties, bias and bans, and the most likely id; the caller's array is not changed."""
         penalized = self.settings.repetition_penalty != 1 and self._count
-        if penalized or self._text or self._bias_ids.size or self._banned.size or allowed is not None:
+        lowered, rules = self._counts_text and self._text, self._rules
+        if penalized or lowered or rules or self._bias_ids.size or self._banned.size or allowed is not None:
             np.copyto(self._logits, logits)
             logits = self._logits
             if penalized:
                 apply_repetition_penalty(logits, self._seen[: self._count], self.settings.repetition_penalty)
-            if self._text:
+            if rules is not None:
+                rules.apply(logits)
+            if lowered:
                 logits -= self._lowered
             if self._bias_ids.size:
                 logits[self._bias_ids] += self._bias

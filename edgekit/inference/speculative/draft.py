@@ -6,6 +6,7 @@ Drafts of another vocabulary are in draft_text.py; begin.py decides which kind a
 import dataclasses
 from collections.abc import Sequence
 
+from edgekit.inference.processors import NO_RULES
 from edgekit.inference.runtime import Logits, Runtime
 from edgekit.inference.sampling import Sampler
 from edgekit.inference.speculative import rejection
@@ -116,7 +117,9 @@ class ModelDraft:
         banned = tuple(id for id in settings.banned if id < self._size)
         self._ids = [id for id in prompt if id < self._size]
         """The history without ids that the draft does not have: padding of a longer embedding."""
-        self._sampler = Sampler(dataclasses.replace(settings, logit_bias=bias, banned=banned), self._size, self._ids)
+        self._sampler = Sampler(
+            dataclasses.replace(settings, logit_bias=bias, banned=banned, **NO_RULES), self._size, self._ids
+        )
         self._read = len(prompt)
         """How many ids of the history are in `_ids`."""
         self._mark = self._sampler.mark()

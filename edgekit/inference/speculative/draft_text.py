@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from edgekit.inference.processors import NO_RULES
 from edgekit.inference.runtime import Logits, Runtime
 from edgekit.inference.sampling import Sampler
 from edgekit.inference.speculative.draft import Follower
@@ -53,7 +54,7 @@ class TextDraft:
     def __init__(self, runtime: Runtime, tokenizer: Tokenizer, target: Tokenizer, settings: Generating):
         self._follower, self._size = Follower(runtime), runtime.vocab_size
         self._settings = dataclasses.replace(
-            settings, temperature=0.0, logit_bias={}, banned=(), presence_penalty=0.0, frequency_penalty=0.0
+            settings, temperature=0.0, logit_bias={}, banned=(), presence_penalty=0.0, frequency_penalty=0.0, **NO_RULES
         )
         self._sampler = Sampler(self._settings, self._size)
         self._target, self._stop = Transcript(target), sorted(target.stop)
