@@ -181,7 +181,7 @@ def test_load_narrow_dtype_takes_less_memory(tmp_path):
     table_bytes = {}
     for dtype in fast.FEW:
         llama = fast.FastLlama(checkpoint, dtype, 1)
-        every = [product for layer in llama._layers for product in layer] + [llama._head]
+        every = [product for layer in llama._layers for product in layer[:4]] + [llama._head]
         table_bytes[dtype] = sum(p._table.nbytes for p in every)
     weights = 4 * sum(t.size for name, t in checkpoint if "norm" not in name and "embed" not in name)
     assert weights <= table_bytes["float32"] < 1.02 * weights
