@@ -7,6 +7,7 @@ llama.cpp aborts the whole process on some files. edgekit therefore reads the fi
 """
 
 import ctypes
+import json
 import os
 import re
 import weakref
@@ -19,6 +20,7 @@ import numpy as np
 
 from edgekit.errors import CheckpointError, RuntimeFailure
 from edgekit.formats.checkpoint import LlamaConfig
+from edgekit.formats.generation_config import from_gguf
 from edgekit.formats.gguf import GGUFFile
 from edgekit.formats.gguf_config import llama_config
 from edgekit.inference.runtime import Logits, check_forward, check_rewind
@@ -66,6 +68,8 @@ class LlamaCppRuntime:
         config = llama_config(file)
         check_vocabulary(file)
         self.files = file.files()
+        if not self.files and (sampling := from_gguf(file.metadata)):
+            self.files["generation_config.json"] = json.dumps(sampling).encode()
         self.vocab_size, self.context_length, self.length = config.vocab_size, config.max_position_embeddings, 0
         _capture_log()
         self._model = _open_model(path)

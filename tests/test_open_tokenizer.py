@@ -1,10 +1,12 @@
 """A tokenizer opened by path alone: from a folder, an artefact's embedded files, or another program's GGUF."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 
 import pytest
+import tokenizers
 from handmade import small
 from helpers import rewritten, tokenmonster_files, write_model
 from spoilt import FILES as SENTENCEPIECE
@@ -113,3 +115,26 @@ def test_onnx_metadata_damaged_file_is_one_line(tmp_path):
     bad.write_bytes(b"not an onnx file at all" * 10)
     with pytest.raises(CheckpointError, match="not a whole ONNX file"):
         onnx.metadata(bad)
+
+
+@pytest.mark.parametrize("pre, specials", [
+    ("llama-bpe", ["<|end|>", "<|eot_id|>", "<|im_end|>", "<|fim_pad|>"]),
+    ("smollm", ["<|end|>", "<|call|>", "<|return|>", "<reponame>"]),
+    ("qwen2", ["<|endoftext|>", "<|file_sep|>", "<|repo_name|>", "<|im_start|>"]),
+])  # fmt: skip
+def test_open_tokenizer_foreign_ends_and_begin_equal_llama_cpp(tmp_path, pre, specials):
+    """BOS by the pre-tokenizer's name, ends by their spelling: no key says either."""
+    import edgekit
+
+    library = tokenizers.Tokenizer.from_str(byte_level_bpe().decode())
+    library.add_special_tokens(["<s>", *specials])
+    names = b'{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "<s>"}'
+    files = {"tokenizer.json": library.to_str().encode(), "tokenizer_config.json": names}
+    shape = dataclasses.replace(TINY, bos_token_id=library.token_to_id("<s>"))
+    source = write_model(tmp_path / "m", shape, files=files)
+    made = convert(source, "gguf", tmp_path / "m.gguf", settings=Converting(quant="f32"), verify=False).path
+    keys = dict.fromkeys(("tokenizer.ggml.add_bos_token", "tokenizer.ggml.eot_token_id")) | {"tokenizer.ggml.pre": pre}
+    path = rewritten(made, tmp_path / "foreign.gguf", **keys)
+    ours, theirs = open_tokenizer(str(path), None), edgekit.load(path, threads=1).tokenizer
+    assert (ours.bos, ours.stop) == (theirs.bos, theirs.stop)
+    assert [ours.encode(text) for text in TEXTS] == [theirs.encode(text) for text in TEXTS]

@@ -104,6 +104,26 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
+# llama.cpp's key: our setting, and llama.cpp's default where the key is missing (common.h, common_params_sampling).
+GGUF_SAMPLING = {
+    "temp": ("temperature", 0.8),
+    "top_k": ("top_k", 40),
+    "top_p": ("top_p", 0.95),
+    "min_p": ("min_p", 0.05),
+    "penalty_repeat": ("repetition_penalty", 1.0),
+}
+
+
+def from_gguf(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The generation config that a GGUF file's `general.sampling.*` mean; empty if it has none."""
+    found = {name: keys.get(f"general.sampling.{name}") for name in GGUF_SAMPLING}
+    numbers = {name: value for name, value in found.items() if isinstance(value, (int, float))}
+    if not numbers:
+        return {}
+    values = {ours: numbers.get(name, default) for name, (ours, default) in GGUF_SAMPLING.items()}
+    return {"do_sample": values["temperature"] > 0, **values}
+
+
 def defaults(files: Mapping[str, bytes]) -> Generating:
     """The settings in a model's files, with the meaning that Hugging Face gives them.
 

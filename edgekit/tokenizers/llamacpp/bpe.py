@@ -39,6 +39,9 @@ SPLITS = {
     f"{_LEAD}{_UPPER}*{_LOWER}+|{_LEAD}{_UPPER}+{_LOWER}*|\\p{{N}}{_CASED_TAIL}": "tekken",
 }
 
+IGNORES_MERGES = frozenset({"llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "tekken"})
+"""The names with which llama.cpp takes a word that is a token as it is, whatever the merges."""
+
 UNSURE = "llama.cpp knows no pre-tokenizer like this one's ({what}): stock programs may split otherwise than edgekit"
 
 
@@ -128,7 +131,17 @@ def _prefixes_space(values: dict[str, Any]) -> bool:
 def _gpt2(values: dict[str, Any], model: dict[str, Any]) -> Tokens:
     texts, types = _vocabulary(values, model)
     pre, notes = pre_tokenizer(values)
-    merges = [f"{left} {right}" for left, right in _merges(model)]
+    pairs = list(_merges(model))
+    merges = [f"{left} {right}" for left, right in pairs]
+    ignores = bool(model.get("ignore_merges"))
+    if pre != "default" and ignores != (pre in IGNORES_MERGES):
+        made = {(left + right).encode() for left, right in pairs}
+        if any(kind == NORMAL and len(t.decode()) > 1 and t not in made for t, kind in zip(texts, types, strict=True)):
+            rule = "joins by the merges" if ignores else "takes a word that is a token whole"
+            notes.append(
+                f"some tokens are not made by the merges, and llama.cpp {rule} where this tokenizer does not: stock "
+                "programs may split otherwise than edgekit"
+            )
     unk = model.get("unk_token")
     return Tokens(
         "gpt2",

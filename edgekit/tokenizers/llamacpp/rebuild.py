@@ -9,12 +9,34 @@ from tokenizers import Regex as TokenizersRegex
 
 from edgekit.errors import CheckpointError
 from edgekit.formats.checkpoint import LlamaConfig
+from edgekit.formats.generation_config import from_gguf
 from edgekit.formats.gguf import GGUFFile
-from edgekit.tokenizers.llamacpp.bpe import SPLITS
+from edgekit.tokenizers.llamacpp.bpe import IGNORES_MERGES, SPLITS
 from edgekit.tokenizers.llamacpp.vocabulary import CONTROL, NORMAL, UNKNOWN, USER_DEFINED
 
 CUTS = {name: regex for regex, name in SPLITS.items()}
 CUTS["smollm"] = ""
+# Other names of the same split (llama-vocab.cpp, llama_vocab::impl::load).
+CUTS |= dict.fromkeys(("llama3", "llama-v3", "falcon3", "pixtral"), CUTS["llama-bpe"])
+
+# Tokens that end a text by their spelling, whatever the keys say (the same file).
+ENDS = frozenset(
+    "<EOT> _<EOT> [EOT] [EOS] <eos> <end_of_turn> <end_of_utterance> <|eot_id|> <|eom_id|> <|im_end|> <|end|> "
+    "<|return|> <|call|> <|calls|> <|flush|> <|endoftext|> <|end_of_text|> <｜end▁of▁sentence｜> <|fim_pad|> <fim-pad> "
+    "<fim_pad> <|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame> <|file_sep|>".split()
+)
+
+
+def ends(keys: dict[str, Any], texts: list[str]) -> list[int]:
+    """The ids that end a text in llama.cpp, the declared ones first."""
+    declared = [keys.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+    if declared[0] is None:
+        declared[0] = {"llama": 2, "gpt2": 11}.get(str(keys.get("tokenizer.ggml.model")))
+    known = set(texts)
+    # gpt-oss: <|end|> ends a part of an answer there.
+    spelled = ENDS - ({"<|end|>"} if {"<|return|>", "<|call|>"} <= known else set())
+    ids = [id for id in declared if isinstance(id, int) and 0 <= id < len(texts)]
+    return list(dict.fromkeys([*ids, *(id for id, text in enumerate(texts) if text in spelled)]))
 
 
 def files(file: GGUFFile, config: LlamaConfig) -> tuple[dict[str, bytes], str]:
@@ -44,8 +66,9 @@ def files(file: GGUFFile, config: LlamaConfig) -> tuple[dict[str, bytes], str]:
         special = types[id] != USER_DEFINED
         token = AddedToken(texts[id], special=bool(special), normalized=False)
         library.add_special_tokens([token]) if special else library.add_tokens([token])
-    names = {f"{name}_token": texts[id] for name, id in _ids(keys, len(texts)).items()}
-    add_bos = bool(keys.get("tokenizer.ggml.add_bos_token", kind == "llama")) and "bos_token" in names
+    names = {f"{name}_token": texts[id] for name, id in _ids(keys, types).items()}
+    begins = kind == "llama" or keys.get("tokenizer.ggml.pre") in IGNORES_MERGES
+    add_bos = bool(keys.get("tokenizer.ggml.add_bos_token", begins)) and "bos_token" in names
     if add_bos:
         bos = names["bos_token"]
         library.post_processor = processors.TemplateProcessing(
@@ -57,15 +80,22 @@ def files(file: GGUFFile, config: LlamaConfig) -> tuple[dict[str, bytes], str]:
         "tokenizer.json": library.to_str().encode(),
         "tokenizer_config.json": json.dumps(values, indent=2).encode(),
     }
+    generation = {"eos_token_id": ends(keys, texts), **from_gguf(keys)}
+    result["generation_config.json"] = json.dumps(generation, indent=2).encode()
     if isinstance(template := keys.get("tokenizer.chat_template"), str):
         result["chat_template.jinja"] = template.encode("utf-8", "surrogateescape")
     return result, note
 
 
-def _ids(keys: dict[str, Any], count: int) -> dict[str, int]:
+def _ids(keys: dict[str, Any], types: np.ndarray) -> dict[str, int]:
     ids = {name: keys.get(f"tokenizer.ggml.{key}_token_id") for name, key in
            (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))}  # fmt: skip
-    return {name: id for name, id in ids.items() if isinstance(id, int) and 0 <= id < count}
+    kind = str(keys.get("tokenizer.ggml.model"))
+    usual = {"llama": {"bos": 1, "eos": 2, "unk": 0}, "gpt2": {"bos": 11, "eos": 11}}.get(kind, {})
+    # llama.cpp's defaults, which in a vocabulary of another order are the ids of ordinary words.
+    special = (CONTROL, UNKNOWN)
+    ids |= {n: id for n, id in usual.items() if ids[n] is None and id < len(types) and types[id] in special}
+    return {name: id for name, id in ids.items() if isinstance(id, int) and 0 <= id < len(types)}
 
 
 def _llama(keys: dict[str, Any], texts: list[str], types: np.ndarray) -> Tokenizer:
@@ -108,6 +138,7 @@ def _gpt2(keys: dict[str, Any], texts: list[str]) -> tuple[Tokenizer, str]:
     pairs = [(merge[:at], merge[at + 1 :]) for merge in merges if (at := merge.index(" ", 1))]
     pre, note = keys.get("tokenizer.ggml.pre", "default"), ""
     library = Tokenizer(models.BPE(vocab={text: id for id, text in enumerate(texts)}, merges=pairs))
+    library.model.ignore_merges = pre in IGNORES_MERGES
     if pre not in CUTS:
         note = f"the pre-tokenizer {pre!r} is not known here: tokenizer.json cuts words as GPT-2 does"
     if pre == "smollm":
