@@ -2,7 +2,8 @@
 
 `input_ids`, `attention_mask`, `position_ids` (int64, (1, n)) and `past_key_values.N.key|value` (float32, (1, kv_heads,
 past, head_dim)) are inputs; `logits` (float32, (1, n, vocab_size)) and `present.N.key|value`, a new copy of the whole
-cache at each step, are outputs.
+cache at each step, are outputs. In graphs of other programs cache and logits may be float16, and there may be an input
+`use_cache_branch`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,11 @@ from edgekit.errors import RuntimeFailure
 from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.inference.runtime import Logits, check_forward, check_rewind
 from edgekit.runtimes._onnx_session import check_shape, interface, present, reason
+
+HALF = ("tensor(float16)",)
+"""Cache and logits may be float16: `model_fp16.onnx` in repositories for transformers.js."""
+BRANCH = "use_cache_branch"
+"""Optional input bool (1,) of optimum's merged decoders: whether there is a cache."""
 
 
 class PortableRuntime:
@@ -30,12 +36,14 @@ class PortableRuntime:
         self.length = 0
         self._session = session
         kind = "an export of text-generation-with-past"
-        self._names = interface(session, config, ("input_ids", "attention_mask"), ("position_ids",), kind, path)
+        self._names = interface(session, config, ("input_ids", "attention_mask"), ("position_ids", BRANCH), kind, path)
         self._shape = (1, config.num_key_value_heads, 0, config.head_dim)
         nodes = {node.name: node for node in (*session.get_inputs(), *session.get_outputs())}
         for name in self._names:
-            check_shape(nodes[name], (None, self._shape[1], None, self._shape[3]), path)
-        check_shape(nodes["logits"], (None, None, config.vocab_size), path)
+            check_shape(nodes[name], (None, self._shape[1], None, self._shape[3]), path, also=HALF)
+        check_shape(nodes["logits"], (None, None, config.vocab_size), path, also=HALF)
+        self._element = np.float16 if nodes[self._names[0]].type in HALF else np.float32
+        self._branches = BRANCH in nodes
         self._outputs = ["logits", *map(present, self._names)]
         self._positional = "position_ids" in nodes
         self._binding = session.io_binding()
@@ -53,6 +61,8 @@ class PortableRuntime:
         binding.bind_cpu_input("attention_mask", self._mask[:, :end])
         if self._positional:
             binding.bind_cpu_input("position_ids", self._positions[:, self.length : end])
+        if self._branches:
+            binding.bind_cpu_input(BRANCH, np.array([self.length > 0]))
         for name, value in zip(self._names, self._cache, strict=True):
             binding.bind_ortvalue_input(name, value)
         # Bound again, or ONNX Runtime would write into the outputs of the last step, which are now its inputs.
@@ -66,7 +76,7 @@ class PortableRuntime:
         logits, *self._cache = binding.get_outputs()
         self.length = end
         view = logits.numpy()[0]  # of ONNX Runtime's memory
-        return view.copy() if every else view[-1].copy()
+        return (view if every else view[-1]).astype(np.float32)
 
     def rewind(self, length: int) -> None:
         """Keep the first `length` tokens. See `Runtime.rewind`."""
@@ -82,4 +92,4 @@ class PortableRuntime:
         """Nothing to do: the memory is freed with the last reference to this object."""
 
     def _empty(self) -> list[ort.OrtValue]:
-        return [ort.OrtValue.ortvalue_from_numpy(np.zeros(self._shape, np.float32)) for _ in self._names]
+        return [ort.OrtValue.ortvalue_from_numpy(np.zeros(self._shape, self._element)) for _ in self._names]

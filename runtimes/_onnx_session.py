@@ -28,9 +28,19 @@ def session(path: Path, settings: Running) -> ort.InferenceSession:
         raise FileError(f"cannot read {path}: {os_reason(error)}") from error
     size = path.stat().st_size
     try:
-        return ort.InferenceSession(path, options(choose_threads(settings.threads, size)), ["CPUExecutionProvider"])
+        chosen = options(choose_threads(settings.threads, size))
+        return ort.InferenceSession(_readable(path), chosen, ["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base of their own
         raise CheckpointError(f"{path}: ONNX Runtime cannot load it: {reason(error)}") from error
+
+
+def _readable(path: Path) -> Path | bytes:
+    """A path that ONNX Runtime accepts; the file itself if its name is not UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return path.read_bytes()
+    return path
 
 
 def options(threads: int) -> ort.SessionOptions:

@@ -177,7 +177,7 @@ def _open_model(path: Path) -> int:
     params = llama.llama_model_default_params()  # maps the file, and may repack weights for faster kernels
     params.n_gpu_layers = 0
     _errors.clear()
-    model = llama.llama_model_load_from_file(str(path).encode(), params)
+    model = llama.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         raise RuntimeFailure(f"llama.cpp cannot load {path}: {_reason() or 'it gives no reason'}")
     return model

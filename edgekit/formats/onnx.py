@@ -48,11 +48,16 @@ def metadata(path: Path) -> dict[str, str]:
 def files_of(entries: Mapping[str, str], path: Path) -> dict[str, bytes]:
     """The files embedded in a model's metadata; for a model of another program, those next to it.
 
+    Of a file in a folder `onnx`, which has none, those in the folder above: the layout of transformers.js.
+
     Raises `CheckpointError` if an embedded one is damaged.
     """
     if any(key.startswith("edgekit.") for key in entries):
         return embedded.files_in_texts(entries, path)
-    return {name: read_bytes(path.parent / name) for name in embedded.CARRIED if (path.parent / name).is_file()}
+    folder = path.absolute().parent
+    if folder.name == "onnx" and not (folder / "config.json").is_file():
+        folder = folder.parent
+    return {name: read_bytes(folder / name) for name in embedded.CARRIED if (folder / name).is_file()}
 
 
 def config_of(files: Mapping[str, bytes], path: Path) -> LlamaConfig:
