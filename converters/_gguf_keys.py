@@ -134,4 +134,7 @@ def _chat_template(files: Mapping[str, bytes]) -> str | None:
     if "chat_template.jinja" in files:
         return files["chat_template.jinja"].decode("utf-8", "replace")
     template = read_json(files, "tokenizer_config.json").get("chat_template")
+    if isinstance(template, list):  # several by name: transformers and gguf's tools use the one called default
+        named = {each.get("name"): each.get("template") for each in template if isinstance(each, dict)}
+        template = named.get("default")
     return template if isinstance(template, str) else None

@@ -49,18 +49,19 @@ class Model:
         self.cache = PromptCache(runtime)
         self._drafts: dict[tuple[str, str | None], Model] = {}
 
-    def encode(self, prompt: str | Sequence[int]) -> list[int]:
+    def encode(self, prompt: str | Sequence[int], *, special: bool = False) -> list[int]:
         """The ids to feed for a prompt: BOS first if the model wants it. A prompt of ids is not changed.
 
         An empty text becomes the token that transformers' `generate()` begins with when it is given no ids: BOS, also
-        where prompts do not begin with it; EOS if the model has none.
+        where prompts do not begin with it; EOS if the model has none. With `special` the spelling of a special token
+        is that token; otherwise it is read as text.
 
         Raises:
             PromptError: the prompt is not UTF-8, or it has no ids and the model neither BOS nor EOS.
         """
         if not isinstance(prompt, str):
             return [int(token) for token in prompt]
-        tokens = self.tokenizer.encode(prompt)
+        tokens = self.tokenizer.encode(prompt, specials=special)
         if not prompt and (start := first_token(self.tokenizer, self.runtime)) is not None:
             return [start]
         if not tokens:
@@ -74,6 +75,7 @@ class Model:
         *,
         cancelled: Callable[[], bool] | None = None,
         draft: "Model | str | Path | None" = None,
+        special: bool = False,
         **settings: Any,
     ) -> Stream:
         """Start a text: iterate for its pieces, or over `.steps()` for its tokens; `.result` has all of it.
@@ -83,6 +85,7 @@ class Model:
             cancelled: called after each token; True ends the text.
             draft: for speculative decoding, a model of any vocabulary that guesses ahead; or a value that `drafter`
                 opens. `.result.draft` has its statistics. A draft serves one text at a time.
+            special: read the spelling of a special token in the prompt, such as `<|im_end|>`, as that token.
             settings: the fields of `edgekit.settings.Generating`, by default those of `defaults`. With a draft also
                 those of `edgekit.settings.Drafting`: draft_runtime, draft_tokens, draft_sampling.
 
@@ -92,7 +95,7 @@ class Model:
             EdgekitError: a draft that cannot be opened.
         """
         generating, drafting = self._settings(settings, draft is not None)
-        return self._stream(self.encode(prompt), generating, cancelled, draft, drafting)
+        return self._stream(self.encode(prompt, special=special), generating, cancelled, draft, drafting)
 
     def chat(
         self,

@@ -7,15 +7,18 @@ import sys
 
 import pytest
 import tokenizers
+from click.testing import CliRunner
 from handmade import small
 from helpers import rewritten, tokenmonster_files, write_model
 from spoilt import FILES as SENTENCEPIECE
 from test_utf8_mask import byte_level_bpe
 
+from edgekit.cli.main import main
 from edgekit.conversion.convert import convert
 from edgekit.errors import CheckpointError, MissingExtraError, VocabularyError
 from edgekit.formats import onnx
 from edgekit.formats.checkpoint import LlamaConfig
+from edgekit.formats.gguf import GGUFFile
 from edgekit.settings import Converting
 from edgekit.tokenizers.load import from_files
 from edgekit.tokenizers.open import open_tokenizer
@@ -138,3 +141,28 @@ def test_open_tokenizer_foreign_ends_and_begin_equal_llama_cpp(tmp_path, pre, sp
     ours, theirs = open_tokenizer(str(path), None), edgekit.load(path, threads=1).tokenizer
     assert (ours.bos, ours.stop) == (theirs.bos, theirs.stop)
     assert [ours.encode(text) for text in TEXTS] == [theirs.encode(text) for text in TEXTS]
+
+
+@pytest.mark.parametrize("flags, expected", [([], "note: <|end|> in the prompt was read as text"), (["--special"], "")])
+def test_run_special_token_in_prompt_is_a_token_on_request(tmp_path, flags, expected):
+    import edgekit
+
+    path = str(write_model(tmp_path / "m", TINY, files=KINDS["gpt2"]))
+    command = ["run", "-m", path, "--runtime", "torch", "--max-new-tokens", "2", "--json", "a cat<|end|>b", *flags]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0 and expected in done.stderr and ("note" in done.stderr) == bool(expected)
+    model = edgekit.load(path, runtime="torch")
+    end = model.tokenizer.encode("<|end|>", specials=True)
+    assert len(end) == 1
+    ids = model.encode("a cat<|end|>b", special=bool(flags))
+    assert (end[0] in ids) == bool(flags)
+    assert model.generate("a cat<|end|>b", max_new_tokens=1, special=bool(flags)).prompt == ids
+
+
+def test_to_gguf_named_templates_writes_the_default(tmp_path):
+    named = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]
+    config = json.loads(KINDS["gpt2"]["tokenizer_config.json"]) | {"chat_template": named}
+    files = KINDS["gpt2"] | {"tokenizer_config.json": json.dumps(config).encode()}
+    source = write_model(tmp_path / "m", TINY, files=files)
+    path = convert(source, "gguf", tmp_path / "m.gguf", settings=Converting(quant="f32"), verify=False).path
+    assert GGUFFile(path).metadata["tokenizer.chat_template"] == "D"

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 @flags.revision
 @options(Generating, Running, Drafting)
 @click.option("--chat", is_flag=True, help="Answer PROMPT as a message, through the model's chat template.")
+@click.option("--special", is_flag=True, help="Read special tokens that PROMPT spells as tokens, not as text.")
 @click.option("--echo/--no-echo", default=True, help="Print the prompt before its continuation.")
 @click.option("--stats", is_flag=True, help="Print timings on stderr.")
 @flags.strict
@@ -51,6 +52,7 @@ def run(
     quant: str | None,
     revision: str | None,
     chat: bool,
+    special: bool,
     echo: bool,
     stats: bool,
     strict: bool,
@@ -75,10 +77,21 @@ def run(
     if drafting:
         drafting["draft"] = loaded.drafter(drafting["draft"], drafting.get("draft_runtime"))
         settings |= drafting
+    if special and not chat:
+        settings["special"] = True
+    elif prompt is not None and not chat and (spelled := _spelled(loaded, prompt)):
+        click.echo(f"note: {spelled} in the prompt was read as text; --special reads it as a token", err=True)
     if prompt is not None:
         _answer(loaded, prompt, settings, echo=echo, stats=stats, as_json=as_json, chat=chat)
     else:
         _converse(loaded, settings, stats, as_json)
+
+
+def _spelled(model: "Model", prompt: str) -> str:
+    """The first special token that a prompt spells, "" if there is none."""
+    specials = model.tokenizer.facts()["specials"]
+    found = [text for text in specials if text and text in prompt]
+    return min(found, key=prompt.index, default="")
 
 
 def _answer(

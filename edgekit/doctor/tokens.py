@@ -327,7 +327,11 @@ def _facts(case: Case) -> dict[str, Any]:
 @check()
 def chat_template(case: Case) -> Iterator[Finding]:
     texts = {}
-    if isinstance(inside := case.tokenizer_config.get("chat_template"), str):
+    inside = case.tokenizer_config.get("chat_template")
+    if isinstance(inside, list):
+        named = {each.get("name"): each.get("template") for each in inside if isinstance(each, dict)}
+        inside = named.get("default", next(iter(named.values()), None))
+    if isinstance(inside, str):
         texts["tokenizer_config.json"] = inside
     if "chat_template.jinja" in case.files:
         texts["chat_template.jinja"] = case.files["chat_template.jinja"].decode("utf-8", "replace")
