@@ -274,7 +274,7 @@ FOLDERS = [
     ("context-that-costs-memory", "warning", "4,000,000 tokens", long_context(4_000_000, rope_theta=1e9)),
     ("context-longer-than-rotation", "warning", "200,000 tokens", long_context(200_000)),
     ("context-longer-than-said", "warning", "model_max_length is 64", lambda f: f.words(model_max_length=64)),
-    ("settings-left-out", "note", "num_beams 4, min_new_tokens 3", lambda f: f.generation(num_beams=4, min_new_tokens=3)),
+    ("settings-left-out", "note", "num_beams 4", lambda f: f.generation(num_beams=4)),
     ("sampling-switched-off", "warning", "temperature 0.7", lambda f: f.generation(do_sample=False, temperature=0.7)),
     ("sampling-switched-off", "warning", "top_p 0.9 and min_p 0.1", lambda f: f.generation(top_p=0.9, min_p=0.1)),
     ("penalty-that-is-lost", "note", "1.2", lambda f: f.generation(repetition_penalty=1.2)),
