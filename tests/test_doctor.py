@@ -307,6 +307,7 @@ FOLDERS = [
      lambda f: (f.tokenmonster(), f.config(eos_token_id=100))),
     ("end-after-a-prompt", "warning", "EOS after a prompt",
      lambda f: f.words(tokenizer_class="LlamaTokenizer", add_eos_token=True)),
+    ("settings-left-out", "note", "num_beams 4", lambda f: f.generation(num_beams=4)),
     ("spaces-cleaned-up", "note", "clean_up_tokenization_spaces", lambda f: f.words(clean_up_tokenization_spaces=True)),
     ("tokens-without-a-row", "note", "no row for [PAD]",
      lambda f: f.words(tokenizer_class="LlamaTokenizer", pad_token="[PAD]")),
