@@ -43,7 +43,7 @@ class Bytes:
     vocab_size, bos, stop = 256, None, frozenset({0})
     token_bytes = [b"", *(bytes([byte]) for byte in range(1, 256))]
 
-    def encode(self, text):
+    def encode(self, text, *, specials=False):
         return list(utf8(text))
 
     def decode(self, tokens):

@@ -634,15 +634,16 @@ STRING, U32, F32 = gguf.GGUFValueType.STRING, gguf.GGUFValueType.UINT32, gguf.GG
 @pytest.mark.parametrize("add, tensors, message", [
     ([("general.architecture", "qwen2", STRING)], [], "general.architecture is 'qwen2'"),
     ([("llama.rope.scaling.type", "yarn", STRING)], [], "llama.rope.scaling.type is 'yarn'"),
-    ([("llama.rope.scaling.factor", 4.0, F32)], [], "llama.rope.scaling.factor is 4.0"),
+    ([("llama.rope.scaling.factor", 4.0, F32)], [], "rope_scaling of the config.json inside is not that of the file"),
     ([("llama.expert_count", 8, U32)], [], "llama.expert_count is 8"),
     ([("llama.attention.sliding_window", 64, U32)], [], "llama.attention.sliding_window is 64"),
     ([("llama.rope.dimension_count", 4, U32)], [], "llama.rope.dimension_count is 4, head_dim 8"),
     ([("llama.context_length", "long", STRING)], [], "llama.context_length must be a number"),
     ([("llama.attention.head_count", 0, U32)], [], "num_attention_heads"),
     ([("llama.embedding_length", 128, U32)], [], "hidden_size is 64 in the config.json inside, 128"),
-    ([], [("blk.0.attn_q.bias", np.zeros(64, np.float32))], "unexpected tensor blk.0.attn_q.bias"),
-    ([], [("rope_freqs.weight", np.ones(4, np.float32))], "rope_freqs.weight scales the rotary embedding"),
+    ([], [("blk.0.attn_q.bias", np.zeros(64, np.float32))],
+     "attention_bias is False in the config.json inside, True in the file's keys"),
+    ([], [("rope_freqs.weight", np.float32([1, 2, 1, 3]))], "rope_freqs.weight"),
     ([], [("output.weight", np.ones((512, 64), np.float32))], "lm_head.weight differs from"),
 ])  # fmt: skip
 def test_read_unsupported_key_or_tensor_names_it(stories, tmp_path, add, tensors, message):
