@@ -10,7 +10,7 @@ The type of a tensor:
   is a sum over one of its rows, and models degrade badly with 4 bits there (llama-quantize keeps it at Q6_K for the
   same reason; `gguf` cannot write that type). K-quants use llama-quantize's choice, Q6_K. An embedding that is only
   looked up has the type of the rest. `--embedding-type` names another type for the embedding.
-* If a row does not divide into the type's blocks, the tensor gets a wider type, and the table says so.
+* If a row does not divide into the type's blocks, the tensor gets a wider type, which the table shows.
 
 With `importance`, llama.cpp's quantizer writes every type below 8 bits. It looks for the scales that lose least where a
 text's activations are large (ggml's `quantize_row_q4_0_impl` and the like). The types stay the same.
