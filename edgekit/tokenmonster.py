@@ -1,4 +1,4 @@
-"""The old place of `edgekit.Vocabulary`, kept for one release."""
+"""The name of `edgekit.tokenizers.tokenmonster` in version 0.1. Removed in version 0.3."""
 
 import warnings
 
@@ -7,7 +7,8 @@ from edgekit.tokenizers.tokenmonster.vocabulary import NONE, Decoder, Deleted, R
 __all__ = ["NONE", "Decoder", "Deleted", "Record", "Vocabulary"]
 
 warnings.warn(
-    "edgekit.tokenmonster is now edgekit.tokenizers.tokenmonster; use edgekit.Vocabulary",
+    "edgekit.tokenmonster is now edgekit.tokenizers.tokenmonster, and the old name will be removed in version 0.3; "
+    "use edgekit.Vocabulary",
     DeprecationWarning,
     stacklevel=2,
 )

@@ -19,7 +19,7 @@ LAYERS = (
     ("settings", "utils"),
     ("formats",),
     ("tokenizers",),
-    ("tokenmonster",),  # the old name of edgekit.tokenizers.tokenmonster
+    ("checkpoint", "gguf_file", "tokenizer", "tokenmonster"),  # names of version 0.1
     ("inference",),
     ("runtimes",),
     ("conversion",),

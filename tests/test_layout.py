@@ -1,6 +1,7 @@
 """Rules of the package: what start-up may import, what plugins must offer, one version, one tree of errors."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -76,11 +77,18 @@ def test_public_names_are_exactly_these():
         edgekit.nonsense  # noqa: B018
 
 
-def test_import_edgekit_tokenmonster_warns_and_works(monkeypatch):
-    monkeypatch.delitem(sys.modules, "edgekit.tokenmonster", raising=False)
-    with pytest.warns(DeprecationWarning, match=r"edgekit\.Vocabulary"):
-        from edgekit.tokenmonster import Vocabulary
-    assert Vocabulary is edgekit.Vocabulary
+@pytest.mark.parametrize("old, name, new", [
+    ("tokenmonster", "Vocabulary", "edgekit.tokenizers.tokenmonster.vocabulary"),
+    ("tokenizer", "from_files", "edgekit.tokenizers.load"),
+    ("checkpoint", "side_files", "edgekit.formats.checkpoint"),
+    ("gguf_file", "TYPES", "edgekit.formats.gguf"),
+])  # fmt: skip
+def test_import_module_by_its_name_of_version_01_warns_and_works(monkeypatch, old, name, new):
+    monkeypatch.delitem(sys.modules, f"edgekit.{old}", raising=False)
+    with pytest.warns(DeprecationWarning, match=rf"edgekit\.{old} is now edgekit\..*version 0\.3"):
+        module = importlib.import_module(f"edgekit.{old}")
+    assert getattr(module, name) is getattr(importlib.import_module(new), name)
+    assert set(module.__all__) <= set(dir(module))
 
 
 def test_version_is_defined_only_in_init():
