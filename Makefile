@@ -11,6 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 FIRST := $(VENV)/.first
+# The C engine is compiled with the package.
+ENGINE := setup.py $(wildcard engine/*.[ch] engine/*.inc)
 
 # The model of the demo: a folder, an artefact or a Hub id; the bundled one if none is named.
 MODEL ?=
@@ -29,7 +31,7 @@ quietly = @mkdir -p build && { $(1); } >$(LOG) 2>&1 || { echo "failed; the end o
 install: $(INSTALLED)
 
 # What a first text needs: no compiler, no PyTorch.
-$(FIRST): pyproject.toml constraints.txt
+$(FIRST): pyproject.toml constraints.txt $(ENGINE)
 	$(call say,Installing edgekit with ONNX Runtime into $(VENV) ...)
 	$(call quietly,test -x $(BIN)/python || $(PYTHON) -m venv $(VENV))
 	$(call quietly,$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1" && $(PIP) -e ".[onnx]")
