@@ -2,6 +2,7 @@
 
 import email
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -80,9 +81,29 @@ def test_build_prints_no_warning_about_packages(built):
 
 
 def test_names_and_version_of_the_files(built):
-    names = {path.name for path in built[0].iterdir()}
-    name = registry.DISTRIBUTION.replace("-", "_")
-    assert names == {f"{name}-{edgekit.__version__}.tar.gz", f"{name}-{edgekit.__version__}-py3-none-any.whl"}
+    name = f"{registry.DISTRIBUTION.replace('-', '_')}-{edgekit.__version__}"
+    source, wheel = sorted((path.name for path in built[0].iterdir()), key=lambda name: name.endswith(".whl"))
+    assert source == f"{name}.tar.gz"
+    assert wheel.startswith(f"{name}-py3-none-") and wheel.endswith(".whl")
+
+
+@pytest.mark.parametrize("compiler", [None, "/no/compiler"], ids=["compiler", "no compiler"])
+def test_wheel_is_tagged_after_whether_the_engine_was_built(source, compiler, tmp_path):
+    if compiler is None and not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        pytest.skip("needs a C compiler")
+    copy = tmp_path / "source"
+    shutil.copytree(source, copy, symlinks=True)
+    more = {} if compiler is None else {"CC": compiler}
+    done = run(sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, copy, cwd=tmp_path, **more)
+    if done.returncode and any(text in done.stdout + done.stderr for text in NO_NETWORK):
+        pytest.skip("no network: setuptools cannot be fetched for an isolated build")
+    assert done.returncode == 0, done.stdout + done.stderr
+    wheel = next(tmp_path.glob("*.whl"))
+    libraries = [name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("edgekit/_engine.")]
+    if compiler is None:
+        assert len(libraries) == 1 and not wheel.name.endswith("-any.whl")
+    else:
+        assert not libraries and wheel.name.endswith("-py3-none-any.whl")
 
 
 def test_wheel_has_code_and_data_and_nothing_else(built):
@@ -115,10 +136,28 @@ def test_wheel_metadata_has_what_an_index_shows(built):
 def test_sdist_has_what_its_tests_and_documentation_need(built):
     with tarfile.open(next(built[0].glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    for folder in ("edgekit", "runtimes", "converters", "training", "tests", "docs", "examples", "benchmarks"):
+    for folder in (
+        "edgekit",
+        "engine",
+        "runtimes",
+        "converters",
+        "training",
+        "tests",
+        "docs",
+        "examples",
+        "benchmarks",
+    ):
         tracked = run("git", "ls-files", "-z", folder, cwd=ROOT).stdout.split("\0")
         assert {name for name in tracked if name and (ROOT / name).exists()} <= names, folder
-    assert {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "constraints.txt", "mkdocs.yml"} <= names
+    assert {
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "LICENSE",
+        "Makefile",
+        "constraints.txt",
+        "mkdocs.yml",
+        "setup.py",
+    } <= names
     assert not [name for name in names if name.endswith((".pyc", ".gguf", ".onnx")) or "__pycache__" in name]
 
 
