@@ -1,11 +1,14 @@
 """Fixtures: models for all tests, a trained one from the shared folder if it is there, and seeded ones."""
 
+import ctypes
 from pathlib import Path
 
 import pytest
+from engine_build import build
 from helpers import NO_SHARED, SHARED, STENTOR, tokenmonster_files, write_model
 
 from edgekit.formats.hub import BUNDLED
+from edgekit.utils.engine import load
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -58,3 +61,15 @@ def stentor(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of Stentor2-12M's shape with seeded weights and the real 8,000-token vocabulary."""
     vocab = (shared / "tokenmonster" / "vocabs" / "english-8000-strict-nocapcode-v1.vocab").read_bytes()
     return write_model(tmp_path_factory.mktemp("models") / "stentor", STENTOR, files=tokenmonster_files(vocab))
+
+
+@pytest.fixture(scope="session")
+def engine_path() -> Path:
+    """The C engine as a shared library, built once; skips without a C compiler."""
+    return build()
+
+
+@pytest.fixture(scope="session")
+def engine_library(engine_path: Path) -> ctypes.CDLL:
+    """The C engine, loaded. It does not become `edgekit.utils.engine.library()`."""
+    return load(engine_path)
