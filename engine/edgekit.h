@@ -18,6 +18,7 @@ extern "C" {
 #endif
 
 #define EK_VERSION "0.3.0"
+#define EK_INTERFACE 1 /* grows with every change of this file that breaks programs compiled before */
 #define EK_ALIGNMENT 64
 
 #if defined(_WIN32) && defined(EK_SHARED)
@@ -47,6 +48,7 @@ typedef struct {
 } ek_error;
 
 EK_API const char *ek_version(void);
+EK_API int ek_interface(void);
 
 /* ---- model: gguf.c, model.c, forward.c ---- */
 

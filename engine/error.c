@@ -3,6 +3,8 @@
 
 const char *ek_version(void) { return EK_VERSION; }
 
+int ek_interface(void) { return EK_INTERFACE; }
+
 static size_t put(char *out, size_t at, size_t size, const char *text, size_t length) {
     for (size_t i = 0; i < length && text[i] && at + 1 < size; i++) out[at++] = text[i];
     return at;

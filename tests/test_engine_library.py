@@ -18,8 +18,8 @@ def library(tmp_path, monkeypatch):
     return engine.library.__wrapped__
 
 
-def test_version_equals_the_headers():
-    assert re.search(r'EK_VERSION "(.+)"', (ENGINE / "edgekit.h").read_text())[1] == engine.VERSION
+def test_interface_equals_the_headers():
+    assert re.search(r"#define EK_INTERFACE (\d+)", (ENGINE / "edgekit.h").read_text())[1] == str(engine.INTERFACE)
 
 
 def test_library_not_installed_is_none(library, tmp_path, monkeypatch):
@@ -30,18 +30,18 @@ def test_library_not_installed_is_none(library, tmp_path, monkeypatch):
 
 def test_library_next_to_the_package_is_loaded(library, tmp_path, monkeypatch, engine_path):
     shutil.copy(engine_path, tmp_path / "_engine.abi3.so")
-    assert library().ek_version() == engine.VERSION.encode()
+    assert library().ek_interface() == engine.INTERFACE
     monkeypatch.setenv(engine.OVERRIDE, "off")
     assert library() is None
 
 
 def test_library_of_the_environment_is_loaded_or_refused(library, tmp_path, monkeypatch, engine_path):
     monkeypatch.setenv(engine.OVERRIDE, str(engine_path))
-    assert library().ek_version() == engine.VERSION.encode()
+    assert library().ek_interface() == engine.INTERFACE
     monkeypatch.setenv(engine.OVERRIDE, str(tmp_path / "absent.so"))
     with pytest.raises(FileError, match=r"absent\.so is not a library of the edgekit engine"):
         library()
     monkeypatch.setenv(engine.OVERRIDE, str(engine_path))
-    monkeypatch.setattr(engine, "VERSION", "9.9")
-    with pytest.raises(FileError, match="version 0.3.0 of the engine, but 9.9 is needed: build it again"):
+    monkeypatch.setattr(engine, "INTERFACE", 0)
+    with pytest.raises(FileError, match=r"has interface \d+, but 0 is needed: build the engine again"):
         library()

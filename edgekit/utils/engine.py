@@ -10,8 +10,8 @@ from pathlib import Path
 
 from edgekit.errors import FileError
 
-VERSION = "0.3.0"
-"""`EK_VERSION` of the header that this package was written for."""
+INTERFACE = 1
+"""`EK_INTERFACE` of the header that this package was written for."""
 OVERRIDE = "EDGEKIT_ENGINE"
 """Environment variable: the path of another library, or `off` for none."""
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -22,7 +22,7 @@ def library() -> ctypes.CDLL | None:
     """The engine, loaded once; None if it is not installed.
 
     Raises:
-        FileError: the library of `EDGEKIT_ENGINE` cannot be loaded, or is of another version.
+        FileError: the library of `EDGEKIT_ENGINE` cannot be loaded, or has another interface.
     """
     chosen = os.environ.get(OVERRIDE)
     if chosen == "off":
@@ -39,13 +39,12 @@ def library() -> ctypes.CDLL | None:
 
 
 def load(path: Path) -> ctypes.CDLL:
-    """Load the library at `path`. Raises `FileError` if that is impossible, or it is of another version."""
+    """Load the library at `path`. Raises `FileError` if that is impossible, or it has another interface."""
     try:
         engine = ctypes.CDLL(str(path))
-        engine.ek_version.restype = ctypes.c_char_p
-        version = engine.ek_version().decode()
+        interface = engine.ek_interface()
     except (OSError, AttributeError) as error:
         raise FileError(f"{path} is not a library of the edgekit engine: {error}") from error
-    if version != VERSION:
-        raise FileError(f"{path} is version {version} of the engine, but {VERSION} is needed: build it again")
+    if interface != INTERFACE:
+        raise FileError(f"{path} has interface {interface}, but {INTERFACE} is needed: build the engine again")
     return engine
