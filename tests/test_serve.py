@@ -160,6 +160,8 @@ def test_playground_lists_models_and_defaults(client, model, bundled):
     ({"prompt": "a", "model": "none"}, 404, "model", "story-7m"),
     ({"prompt": "a", "runtime": "none"}, 400, "runtime", "onnx"),
     ({"prompt": "a", "more": 1}, 400, "more", "unknown"),
+    ({"prompt": "a", "\ud800": 1}, 400, "\ud800", "unknown"),
+    ({"prompt": "a", "special": 1}, 400, "special", "true or false"),
     ({"prompt": "a", "settings": {"more": 1}}, 400, "settings", "unknown"),
     ({"prompt": "a", "settings": {"banned": [1]}}, 400, "settings", "unknown"),
     ({"prompt": "a", "settings": {"top_p": -1}}, 400, "top_p", "from 0 to 1"),
@@ -369,6 +371,38 @@ def test_completions_penalties_equal_generate(client, model):
     assert model.generate(PROMPT, max_new_tokens=40, **settings).text != expected.text
 
 
+def test_completions_special_reads_marks_as_tokens(client, model):
+    text = "</s>Once upon</s>"
+    for special in (True, False):
+        expected = model.generate(text, special=special, temperature=0, max_new_tokens=4)
+        body = {"prompt": text, "temperature": 0, "max_tokens": 4, "special": special}
+        answer = complete(client, **body)
+        assert answer["usage"]["prompt_tokens"] == len(expected.prompt)
+        assert answer["choices"][0]["text"] == expected.text
+        settings = {"temperature": 0, "max_new_tokens": 4}
+        start = generate(client, prompt=text, settings=settings, special=special)[0]
+        assert start["tokens"] == expected.prompt
+    assert [model.tokenizer.eos in model.encode(text, special=special) for special in (True, False)] == [True, False]
+
+
+def test_completions_special_spelled_in_a_prompt_is_logged_once(caplog):
+    with served(ModelPool([None], runtime="onnx")) as client:
+        complete(client, prompt="a</s>", max_tokens=1, special=True)
+        complete(client, prompt="a", max_tokens=1)
+        assert not caplog.messages
+        for _ in range(2):
+            complete(client, prompt="a</s> and <s>", max_tokens=1)
+    noted = "note: </s> in a prompt was read as text; the field special: true reads it as a token"
+    assert caplog.messages == [noted]
+
+
+def test_completions_runtime_is_chosen_by_the_field(client, model):
+    pytest.importorskip("torch")
+    expected = edgekit.load(runtime="torch").generate(PROMPT, temperature=0, max_new_tokens=8)
+    answer = complete(client, prompt=PROMPT, temperature=0, max_tokens=8, runtime="torch")
+    assert answer["choices"][0]["text"] == expected.text
+
+
 @pytest.mark.parametrize("sent, meant", [
     ({"seed": -1}, {}), ({"top_k": -1}, {"top_k": 0}), ({"stop": ""}, {}), ({"stop": [""]}, {}),
     ({"stop": ["", "."]}, {"stop": ["."]}), ({"max_tokens": 8.0}, {}), ({"model": "gpt-3.5-turbo-instruct"}, {}),
@@ -447,10 +481,13 @@ def test_completions_character_of_several_tokens_is_one_chunk(client, model):
     ({"prompt": "a", "logit_bias": {"1": 101}}, 400, "logit_bias", "-100 to 100"),
     ({"prompt": "a", "logit_bias": {"9000": 1}}, 400, None, "outside the vocabulary"),
     ({"prompt": "a", "messages": []}, 400, "messages", "unknown field"),
+    ({"prompt": "a", "\ud800x": 1}, 400, "\ud800x", "unknown field"),
+    ({"prompt": "a", "special": "yes"}, 400, "special", "true or false"),
+    ({"prompt": "a", "runtime": "none"}, 400, "runtime", "onnx"),
 ])  # fmt: skip
 def test_completions_invalid_body_names_the_field(client, body, status, param, message):
     for stream in ({}, {"stream": True}):
-        answer = client.post("/v1/completions", json=stream | body)
+        answer = client.post("/v1/completions", content=json.dumps(stream | body))
         error = answer.json()["error"]
         assert (answer.status_code, error["param"]) == (status, param) and message in error["message"], error
         assert error["type"] == "invalid_request_error" and set(error) == {"message", "type", "param", "code"}

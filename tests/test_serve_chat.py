@@ -201,6 +201,10 @@ def test_chat_accepts_what_clients_send(client):
     ({"messages": [USER], "response_format": {"type": "json_object"}}, 400, "response_format", "not supported"),
     ({"messages": [USER], "temperature": -1}, 400, "temperature", "at least 0"),
     ({"messages": [USER], "stream_options": {}}, 400, "stream_options", "stream: true"),
+    ({"messages": [USER], "special": False}, 400, "special", "true"),
+    ({"messages": [USER], "truncate": "right"}, 400, "truncate", "left"),
+    ({"messages": [USER], "runtime": "none"}, 400, "runtime", "onnx"),
+    ({"messages": [USER], "\udc00": 1}, 400, "\udc00", "unknown field"),
 ])  # fmt: skip
 def test_chat_invalid_body_names_the_field(client, body, status, param, message):
     answer = client.post("/v1/chat/completions", content=json.dumps(body))
@@ -225,6 +229,25 @@ def test_chat_conversation_as_long_as_the_context_is_refused_and_none_is_cut(cli
             usage = answer.json()["usage"]
             assert usage["prompt_tokens"] == model.runtime.context_length - space
             assert usage["completion_tokens"] == space
+
+
+@pytest.mark.parametrize("limit", [40, None])
+def test_chat_truncate_leaves_the_oldest_messages_out(client, model, limit):
+    long = [
+        SYSTEM,
+        *({"role": role, "content": f"{i} " * 12} for i in range(6) for role in ("user", "assistant")),
+        USER,
+    ]
+    body = {"messages": long, "temperature": 0, "max_tokens": limit}
+    answer = client.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 400 and answer.json()["error"]["code"] == "context_length_exceeded"
+    expected = model.chat(long, temperature=0, max_new_tokens=limit or 1000).drain()
+    answer = chat(client, **body, truncate="left")
+    assert answer["usage"]["dropped_messages"] == expected.dropped_messages > 0
+    assert answer["usage"]["prompt_tokens"] == len(expected.prompt)
+    assert answer["choices"][0]["message"]["content"] == expected.text
+    short = chat(client, messages=TALK, temperature=0, max_tokens=2, truncate="left")["usage"]
+    assert short["dropped_messages"] == 0 and "dropped_messages" not in chat(client, messages=TALK)["usage"]
 
 
 def test_chat_template_that_refuses_is_400_and_no_template_too(tmp_path):

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from serving import HERE, LONG, PROMPT, RawRequest, complete, gated, generate, p
 import edgekit
 from edgekit.errors import SettingError, UsageError
 from edgekit.web.models import ModelPool
+from edgekit.web.server import listen
 from edgekit.web.settings import Serving
 from edgekit.web.validation import RequestError
 from edgekit.web.worker import Done, ModelWorker
@@ -39,6 +41,39 @@ def client(pool):
 
 
 # ----------------------------------------------------------------------------- access control
+
+
+@pytest.mark.parametrize("path, body, status", [
+    ("/health", None, 200), ("/metrics", None, 200), ("/v1/models", None, 200), ("/api/models", None, 200),
+    ("/v1/completions", {"prompt": "a", "max_tokens": 1}, 200), ("/v1/completions", {}, 200),
+    ("/v1/completions", {"prompt": "a", "max_tokens": 1, "stream": True}, 200), ("/v1/completions", {"x": 1}, 400),
+    ("/api/generate", {"x": 1}, 400), ("/nowhere", None, 404), ("/v1/completions", None, 405),
+])  # fmt: skip
+def test_response_says_nosniff(client, path, body, status):
+    answer = client.get(path) if body is None else client.post(path, json=body)
+    assert (answer.status_code, answer.headers.get_list("x-content-type-options")) == (status, ["nosniff"])
+    refused = client.get(path, headers={"Host": "evil.example"})
+    assert (refused.status_code, refused.headers.get_list("x-content-type-options")) == (403, ["nosniff"])
+
+
+def test_listen_connections_do_not_wait_for_acknowledgements():
+    """Read from a connection that asyncio accepted on the socket, as uvicorn's are."""
+    options = []
+
+    async def accepted(reader, writer):
+        connection = writer.get_extra_info("socket")
+        options.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    async def connect():
+        with listen(Serving(port=0)) as listening:
+            async with await asyncio.start_server(accepted, sock=listening):
+                reader, writer = await asyncio.open_connection(*listening.getsockname())
+                await reader.read()
+                writer.close()
+
+    asyncio.run(connect())
+    assert len(options) == 1 and options[0]
 
 
 @pytest.mark.parametrize("host, status", [

@@ -29,10 +29,11 @@ GET /api/defaults?model=ID
 
 POST /api/generate
     {"model": ID, "runtime": NAME or null, "prompt": TEXT or "tokens": [ids], "settings": {temperature, top_p, top_k,
-    min_p, repetition_penalty, max_new_tokens, seed, stop, ignore_eos}, "top": 0 to 20}. Only the prompt is required.
-    Settings that are absent or null take the model's defaults; the default model is the first. `tokens` are used as
-    they are, BOS included, so a client can branch off a text at any token. The response is text/event-stream, each
-    event one line `data: JSON`:
+    min_p, repetition_penalty, max_new_tokens, seed, stop, ignore_eos}, "top": 0 to 20, "special": false}. Only the
+    prompt is required. Settings that are absent or null take the model's defaults; the default model is the first.
+    With `special`, special tokens that the prompt spells are read as tokens, not as text. `tokens` are used as they
+    are, BOS included, so a client can branch off a text at any token. The response is text/event-stream, each event
+    one line `data: JSON`:
 
     {"type": "start", "tokens": [ids of the prompt], "pieces": [what each adds to the text], "seed": n}
     {"type": "token", "id", "text", "piece", "before", "after", "top": [{"id", "piece", "before", "after"}]}

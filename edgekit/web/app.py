@@ -157,6 +157,5 @@ class Pages(StaticFiles):
         if response.status_code != 304:
             response.headers["content-type"] = TYPES.get(Path(full_path).suffix.lower(), "application/octet-stream")
         response.headers["cache-control"] = "no-cache"
-        response.headers["x-content-type-options"] = "nosniff"
         response.headers["content-security-policy"] = POLICY
         return response

@@ -3,11 +3,14 @@
     model               as for /v1/completions
     messages            the conversation, oldest first: {"role", "content"}. Roles are system (or developer), user and
                         assistant; the content is a string, or a list of {"type": "text", "text"}. A conversation that
-                        the context does not hold is refused (`context_length_exceeded`), not cut
+                        the context does not hold is refused (`context_length_exceeded`), unless `truncate` is set
+    truncate            "left": the oldest messages are left out, the system's kept, until the conversation leaves space
+                        for an answer of `max_tokens`, or for half the context if that is less
     max_completion_tokens, max_tokens       the same, the first counts; absent, null or -1: until the context is full
     logprobs, top_logprobs      true, and how many of the likeliest tokens to list at each position, 0 to 20
     temperature, top_p, seed, stop, presence_penalty, frequency_penalty, logit_bias, n, stream, stream_options, user,
-    repetition_penalty, top_k, min_p, ignore_eos        as for /v1/completions
+    repetition_penalty, top_k, min_p, ignore_eos, runtime       as for /v1/completions
+    special             true: nothing else is supported, since templates write special tokens
     response_format {"type": "text"}, tools [], tool_choice none or auto, modalities ["text"], store false
                         accepted; other values are refused
     parallel_tool_calls, metadata, service_tier, prompt_cache_key, safety_identifier
@@ -16,7 +19,7 @@
 The prompt is what transformers' `apply_chat_template` makes of the messages, with the beginning of the assistant's
 turn. The spelling of a special token in a message is that token, as there. An answer ends at EOS or at the template's
 end of a turn. What the cache holds of the conversation is not read again; `usage.prompt_tokens_details.cached_tokens`
-counts it.
+counts it. With `truncate`, `usage.dropped_messages` counts the messages that were left out.
 `logprobs.content` has an entry for each token that `usage` counts, EOS included; `bytes` is null for a special token.
 """
 
@@ -53,9 +56,10 @@ class ChatParams(openai.Params):
 def parse(data: bytes, state: AppState) -> ChatParams:
     """Raises `RequestError`, naming the field."""
     fields = Fields(data)
-    entry = openai.model(fields, state)
+    entry, runtime = openai.model(fields, state)
     messages = _messages(fields.take("messages"))
     settings = openai.sampling(fields)
+    settings |= fields.setting("truncate")
     limits = [openai.max_tokens(fields, name, 1) for name in ("max_completion_tokens", "max_tokens")]
     logprobs, top = fields.flag("logprobs"), fields.integer("top_logprobs", 0, openai.MAX_LOGPROBS)
     if top and not logprobs:
@@ -68,6 +72,7 @@ def parse(data: bytes, state: AppState) -> ChatParams:
     fields.only("tool_choice", "none", "auto")
     fields.only("modalities", ["text"])
     fields.only("store", False)
+    fields.only("special", True)
     for name in ("audio", "functions", "function_call", "prediction", "reasoning_effort", "verbosity",
                  "web_search_options"):  # fmt: skip
         fields.only(name)
@@ -75,7 +80,7 @@ def parse(data: bytes, state: AppState) -> ChatParams:
         fields.take(name)
     fields.done()
     return ChatParams(
-        entry, settings, n, (top or 0) if logprobs else None, stream, usage, messages,
+        entry, runtime, settings, n, (top or 0) if logprobs else None, stream, usage, messages,
         next((limit for limit in limits if limit), NO_LIMIT),
     )  # fmt: skip
 
@@ -116,7 +121,7 @@ def _part(value: Any, name: str) -> str:
 
 def answer(params: ChatParams, state: AppState, job: Job) -> None:
     """The work of one request; emits the events of each choice, and a `UsageEvent`."""
-    model = state.pool.open(params.entry, params.entry.runtime)
+    model = state.pool.open(params.entry, params.runtime)
     try:
         streams = _streams(params, model, state, job)
     except PromptError as error:
@@ -127,7 +132,8 @@ def answer(params: ChatParams, state: AppState, job: Job) -> None:
         if job.cancelled():
             return
     first = streams[0].result
-    job.emit(UsageEvent(len(first.prompt), new_tokens, first.timings.reused_tokens))
+    dropped = first.dropped_messages if "truncate" in params.settings else None
+    job.emit(UsageEvent(len(first.prompt), new_tokens, first.timings.reused_tokens, dropped))
 
 
 def _streams(params: ChatParams, model: Model, state: AppState, job: Job) -> list[Stream]:
@@ -136,17 +142,19 @@ def _streams(params: ChatParams, model: Model, state: AppState, job: Job) -> lis
         raise RequestError(
             f"{params.entry.id} has no chat template, so it cannot chat: use /v1/completions", "model"
         )  # fmt: skip
-    ids = state.prompt(model, model.chat_template.encode(params.messages, model.tokenizer), "messages")
-    space = model.runtime.context_length - len(ids)
-    if space < 1:
-        raise RequestError(
-            f"the conversation has {len(ids)} tokens, but the model's context holds {model.runtime.context_length}, "
-            "with at least one of the answer: shorten it",
-            "messages",
-            code="context_length_exceeded",
-        )
-    limit = min(params.max_tokens, space)  # `Model.chat` would leave messages out for a longer answer
-    return [
+    limit = params.max_tokens
+    if "truncate" not in params.settings:
+        ids = state.prompt(model, model.chat_template.encode(params.messages, model.tokenizer), "messages")
+        space = model.runtime.context_length - len(ids)
+        if space < 1:
+            raise RequestError(
+                f"the conversation has {len(ids)} tokens, but the model's context holds "
+                f"{model.runtime.context_length}, with at least one of the answer: shorten it",
+                "messages",
+                code="context_length_exceeded",
+            )
+        limit = min(limit, space)  # `Model.chat` would leave messages out for a longer answer
+    streams = [
         model.chat(
             params.messages,
             cancelled=job.cancelled,
@@ -156,6 +164,8 @@ def _streams(params: ChatParams, model: Model, state: AppState, job: Job) -> lis
         )
         for choice in range(params.n)
     ]
+    state.prompt(model, streams[0].result.prompt, "messages")  # what is left of it is within the server's limit
+    return streams
 
 
 # -----------------------------------------------------------------------------

@@ -9,6 +9,9 @@
                         one each time; an empty stop string is left out
     presence_penalty, frequency_penalty     -2 to 2, over the new text
     repetition_penalty, top_k, min_p, ignore_eos    as for `edgekit run`; top_k -1: off
+    special             true: special tokens that a prompt spells, such as <|im_end|>, are read as tokens; without it
+                        as text, and the server's log has a note on the first such prompt of a model
+    runtime             where the model runs, one of the `runtimes` of /api/models
     n                   choices for each prompt, 1 to 128; with a seed, they have that seed, the next, and so on
     logprobs            how many of the likeliest tokens to list at each position, 0 to 20; natural logarithms under
                         the model, before the sampler
@@ -56,17 +59,18 @@ class CompletionParams(openai.Params):
     prompts: list[str | list[int]]
     max_tokens: int
     echo: bool
+    special: bool
 
 
 def parse(data: bytes, state: AppState) -> CompletionParams:
     """Raises `RequestError`, naming the field."""
     fields = Fields(data)
-    entry = openai.model(fields, state)
+    entry, runtime = openai.model(fields, state)
     prompts = _prompts(fields.take("prompt"))
     settings = openai.sampling(fields)
     max_tokens = openai.max_tokens(fields, "max_tokens", 0)
     logprobs = fields.integer("logprobs", 0, openai.MAX_LOGPROBS)
-    echo, stream = fields.flag("echo"), fields.flag("stream")
+    echo, stream, special = fields.flag("echo"), fields.flag("stream"), fields.flag("special")
     usage = openai.stream_options(fields, stream)
     n = fields.integer("n", 1, openai.MAX_N) or 1
     fields.only("best_of", n)
@@ -79,7 +83,9 @@ def parse(data: bytes, state: AppState) -> CompletionParams:
         max_tokens = MAX_TOKENS
     if max_tokens:
         settings["max_new_tokens"] = max_tokens
-    return CompletionParams(entry, settings, n, logprobs, stream, usage, prompts, max_tokens, echo)
+    return CompletionParams(
+        entry, runtime, settings, n, logprobs, stream, usage, prompts, max_tokens, echo, special
+    )  # fmt: skip
 
 
 def _prompts(value: Any) -> list[str | list[int]]:
@@ -97,8 +103,8 @@ def _prompts(value: Any) -> list[str | list[int]]:
 
 def complete(params: CompletionParams, state: AppState, job: Job) -> None:
     """The work of one request; emits the events of each choice, and a `UsageEvent`."""
-    model = state.pool.open(params.entry, params.entry.runtime)
-    prompts = [state.prompt(model, prompt, "prompt") for prompt in params.prompts]
+    model = state.pool.open(params.entry, params.runtime)
+    prompts = [state.prompt(model, prompt, "prompt", special=params.special) for prompt in params.prompts]
 
     # Created before anything is computed, since it raises if the prompt does not fit.
     streams = [

@@ -33,6 +33,7 @@ class Params:
     """What the bodies of both endpoints say."""
 
     entry: Entry
+    runtime: str
     settings: dict[str, Any]
     n: int
     """Choices for each prompt."""
@@ -47,10 +48,14 @@ class Params:
 # fields
 
 
-def model(fields: Fields, state: AppState) -> Entry:
-    """The field `model`; where only one is loaded, any name means it. Raises `RequestError` (404)."""
+def model(fields: Fields, state: AppState) -> tuple[Entry, str]:
+    """The fields `model` and `runtime`; where only one model is loaded, any name means it.
+
+    Raises `RequestError` (400, 404).
+    """
     name = fields.text("model")
-    return state.pool.first if len(state.pool.entries) == 1 else state.pool.find(name)
+    entry = state.pool.first if len(state.pool.entries) == 1 else state.pool.find(name)
+    return entry, state.pool.runtime(entry, fields.text("runtime"))
 
 
 def sampling(fields: Fields) -> dict[str, Any]:
@@ -173,15 +178,19 @@ class UsageEvent:
     new_tokens: int
     cached_tokens: int | None = None
     """Those of the prompt that were not read again; None where nothing is reused."""
+    dropped_messages: int | None = None
+    """Messages that were left out; None where none may be."""
 
     def record(self) -> dict[str, Any]:
         """The field `usage`."""
         details = {} if self.cached_tokens is None else {"prompt_tokens_details": {"cached_tokens": self.cached_tokens}}
+        dropped = {} if self.dropped_messages is None else {"dropped_messages": self.dropped_messages}
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.new_tokens,
             "total_tokens": self.prompt_tokens + self.new_tokens,
             **details,
+            **dropped,
         }
 
 

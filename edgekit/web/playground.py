@@ -30,6 +30,7 @@ class GenerateParams:
     prompt: str | list[int]
     settings: dict[str, Any]
     top: int
+    special: bool
 
 
 def parse(data: bytes, state: AppState) -> GenerateParams:
@@ -48,15 +49,15 @@ def parse(data: bytes, state: AppState) -> GenerateParams:
     if unknown := [name for name in values if name not in SETTINGS]:
         raise RequestError(f"unknown setting {shown(unknown[0])}: choose from {', '.join(SETTINGS)}", "settings")
     settings = {name: checked(name, value, name) for name, value in values.items() if value is not None}
-    top = fields.integer("top", 0, MAX_TOP) or 0
+    top, special = fields.integer("top", 0, MAX_TOP) or 0, fields.flag("special")
     fields.done()
-    return GenerateParams(entry, runtime, text if text is not None else tokens, settings, top)
+    return GenerateParams(entry, runtime, text if text is not None else tokens, settings, top, special)
 
 
 def generate(params: GenerateParams, state: AppState, job: Job) -> None:
     """The work of one request, in the worker's thread; emits the events that the API documents."""
     model = state.pool.open(params.entry, params.runtime)
-    prompt = state.prompt(model, params.prompt, "tokens")
+    prompt = state.prompt(model, params.prompt, "tokens", special=params.special)
 
     stream = model.stream(prompt, cancelled=job.cancelled, **params.settings, logprobs=params.top)
     with state.counting(stream, job):

@@ -4,6 +4,7 @@
   carry that name in `Host`, so on the loopback interface only loopback's own names are answered.
 - Cross-site requests: a page can post to any address, and the browser sends its origin along. Only the server's own
   origin and those of `--allow-origin` are answered.
+- No sniffing: each response tells browsers to believe its content type.
 - The API key is compared in constant time. Programs send it as a bearer token; where there are pages, the browser asks
   its user for a password and sends the key as that (HTTP Basic) with everything the pages fetch.
 """
@@ -11,13 +12,14 @@
 import asyncio
 import base64
 import hmac
+import json
 import re
 from collections.abc import Collection
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgekit.web.settings import is_loopback
 from edgekit.web.validation import RequestError
@@ -47,7 +49,7 @@ class Guard:
             return await self._app(scope, receive, send)
         error = self._check(scope["path"], Headers(scope=scope))
         if error is None:
-            return await self._app(scope, receive, send)
+            return await self._app(scope, receive, no_sniffing(send))
         await error_response(error, scope["path"])(scope, receive, send)
 
     def _check(self, path: str, headers: Headers) -> RequestError | None:
@@ -94,8 +96,21 @@ def host_name(host: str) -> str:
     return (match[1] or match[2] or "").lower() if match else ""
 
 
+def no_sniffing(send: Send) -> Send:
+    """`send` with a header that keeps browsers from taking a response for another type than it says."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message)["x-content-type-options"] = "nosniff"
+        await send(message)
+
+    return sending
+
+
 def error_response(error: RequestError, path: str) -> Response:
-    return JSONResponse(error.body(path), error.status, error.headers)
+    """Its JSON is ASCII, since the name of an unknown field may have lone surrogates."""
+    headers = {"X-Content-Type-Options": "nosniff", **error.headers}
+    return Response(json.dumps(error.body(path)).encode(), error.status, headers, "application/json")
 
 
 async def read_body(request: Request, limit: int, seconds: float) -> bytes:

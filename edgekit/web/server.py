@@ -66,10 +66,15 @@ class Server(uvicorn.Server):
 
 
 def listen(settings: Serving) -> socket.socket:
-    """A socket on the address. Raises `EdgekitError` if it is taken or does not exist."""
+    """A socket on the address. Raises `EdgekitError` if it is taken or does not exist.
+
+    Its protocol is named. asyncio sets TCP_NODELAY only on connections of such sockets, and without it each response on
+    a connection that is kept open waits for the client's delayed acknowledgement, 40 ms on Linux.
+    """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=MAX_CONNECTIONS)
+        listening = socket.create_server((settings.host, settings.port), family=family, backlog=MAX_CONNECTIONS)
+        return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=listening.detach())
     except (OSError, OverflowError, UnicodeError) as error:
         reason = os_reason(error) if isinstance(error, OSError) else "no such host"
         raise EdgekitError(

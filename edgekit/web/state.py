@@ -1,7 +1,9 @@
 """What the parts of one application share: its settings, models, worker and metrics."""
 
 import contextlib
+import logging
 import time
+import weakref
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
@@ -16,6 +18,8 @@ from edgekit.web.settings import Serving
 from edgekit.web.validation import RequestError, check_ids
 from edgekit.web.worker import Job, ModelWorker
 
+log = logging.getLogger(__name__)
+
 
 class AppState:
     """One per application, as `app.state.edgekit`."""
@@ -24,6 +28,7 @@ class AppState:
         self.pool, self.settings = pool, settings
         self.worker = ModelWorker(settings.queue_size)
         self.metrics = Metrics(self.worker)
+        self._specials: weakref.WeakKeyDictionary[Model, list[str]] = weakref.WeakKeyDictionary()
 
     async def body(self, request: Request) -> bytes:
         """See `edgekit.web.security.read_body`."""
@@ -33,18 +38,31 @@ class AppState:
         """See `edgekit.web.responses.events`."""
         return responses.events(request, self.worker, work, self.settings.time_limit)
 
-    def prompt(self, model: Model, prompt: str | list[int], param: str) -> list[int]:
+    def prompt(self, model: Model, prompt: str | list[int], param: str, *, special: bool = False) -> list[int]:
         """The ids of a prompt, checked against the limit. Raises `RequestError` (400, 413) and `PromptError`.
 
-        `param`: the name of the field, for errors.
+        Args:
+            param: the name of the field, for errors.
+            special: whether special tokens that the prompt spells are read as tokens.
         """
         limit = self.settings.max_prompt_tokens
-        ids = model.encode(prompt)
+        ids = model.encode(prompt, special=special)
         if not isinstance(prompt, str):
             check_ids(ids, model.runtime.vocab_size, param)
+        elif not special:
+            self._note_specials(model, prompt)
         if limit is not None and len(ids) > limit:
             raise RequestError(f"the prompt has {len(ids)} tokens; {limit} are allowed", param, status=413)
         return ids
+
+    def _note_specials(self, model: Model, prompt: str) -> None:
+        """Log the first prompt of a model that spells a special token, which was read as text."""
+        if model not in self._specials:
+            self._specials[model] = [text for text in model.tokenizer.facts()["specials"] if text]
+        if found := [text for text in self._specials[model] if text in prompt]:
+            mark = min(found, key=prompt.index)
+            log.warning("note: %s in a prompt was read as text; the field special: true reads it as a token", mark)
+            self._specials[model] = []
 
     @contextlib.contextmanager
     def counting(self, stream: Stream, job: Job) -> Iterator[None]:
