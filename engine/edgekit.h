@@ -50,9 +50,119 @@ typedef struct {
 EK_API const char *ek_version(void);
 EK_API int ek_interface(void);
 
-/* ---- model: gguf.c, model.c, forward.c ---- */
+/* ---- metadata of a GGUF file: gguf.c ---- */
+
+/* Types of a value, by GGUF's numbers. */
+enum {
+    EK_UINT8, EK_INT8, EK_UINT16, EK_INT16, EK_UINT32, EK_INT32, EK_FLOAT32, EK_BOOL, EK_STRING, EK_ARRAY, EK_UINT64,
+    EK_INT64, EK_FLOAT64,
+    EK_ABSENT = 255 /* the file does not have the key */
+};
+
+/* A value, in the file's bytes (little endian, not aligned). */
+typedef struct {
+    uint32_t type;       /* of the value, or of the items of an array */
+    uint32_t array;      /* 1: an array */
+    uint64_t count;      /* items; 1 if it is no array */
+    const uint8_t *data; /* the number, the text without its length, or the first item */
+    size_t length;       /* bytes of `data` */
+} ek_value;
+
+/* Finds the values of `count` keys in one pass: values[i] is that of keys[i], of type EK_ABSENT if there is none. Every
+ * length and count in the metadata has been checked when it returns EK_OK. The values point into the file's bytes. */
+EK_API int ek_find(const void *file, size_t length, const char *const *keys, size_t count, ek_value *values,
+                   ek_error *error);
+
+/* Item `i` of an integer, boolean or float value as a number. Returns EK_ARGUMENT for another type, an index out of
+ * range, or (as an unsigned number) a negative value. */
+EK_API int ek_value_unsigned(const ek_value *value, uint64_t i, uint64_t *out);
+EK_API int ek_value_double(const ek_value *value, uint64_t i, double *out);
+
+/* Walks over the strings of an EK_STRING value or array. Returns 1 and the next string, or 0 at the end. */
+typedef struct {
+    const uint8_t *at;
+    uint64_t left;
+    uint32_t array;
+    size_t length; /* of a single string: value.length */
+} ek_strings;
+EK_API ek_strings ek_value_strings(const ek_value *value);
+EK_API int ek_next_string(ek_strings *strings, const char **bytes, size_t *length);
+
+/* ---- model: config.c, model.c, state.c, forward.c ---- */
 
 typedef struct ek_model ek_model;
+
+/* What a file's model is. */
+typedef struct {
+    uint32_t vocabulary; /* rows of the embedding: logits have so many values */
+    uint32_t hidden, intermediate, layers, heads, kv_heads, head_dim;
+    uint32_t context; /* positions that the file says it was trained for */
+    float epsilon, rope_theta;
+    float rope_factor; /* frequencies are divided by it; 1: no linear scaling */
+    uint32_t tied;     /* 1: the embedding is the output matrix */
+    uint32_t biases;   /* 1: some products have a bias */
+    uint64_t parameters;
+    uint64_t step_bytes; /* of the file that a step reads: all matrices once */
+} ek_info;
+
+/* Reads and checks a file's keys and tensors: a llama whose types this engine runs. */
+EK_API int ek_inspect(const void *file, size_t length, ek_info *info, ek_error *error);
+
+/* Types of the cache of keys and values. */
+enum { EK_KV_F32 = 1, EK_KV_F16 = 2, EK_KV_I8 = 3 };
+
+/* Threads that a host lends to models, one model at a time; see threads_posix.c. The core calls no operating system. */
+typedef struct ek_threads ek_threads;
+struct ek_threads {
+    uint32_t count; /* threads, with the caller's */
+    /* Calls work(argument, i) once on each thread, i from 0 (the caller) to count - 1, and returns when all have. */
+    void (*run)(ek_threads *self, void (*work)(void *argument, uint32_t thread), void *argument);
+    /* Called by all threads within `work`: returns when all have called it. */
+    void (*barrier)(ek_threads *self, uint32_t thread);
+};
+
+/* All zero: the defaults. */
+typedef struct {
+    uint32_t context;         /* positions of the cache; 0: info.context */
+    uint32_t kv;              /* EK_KV_*; 0: f16 */
+    uint32_t batch;           /* tokens of a prompt that are computed at once, 1 to 64; 0: 16. Changes no bit. */
+    uint32_t direct;          /* 1: run on the file's own bytes; opens at once in little memory, and is slower */
+    const char *instructions; /* a name of ek_instructions; NULL: the best that the processor has. Changes no bit. */
+    ek_threads *threads;      /* NULL: the caller's alone. Changes no bit. */
+} ek_options;
+
+/* Names of instruction sets that this library has and this processor can run, the best first; NULL from `i` on. */
+EK_API const char *ek_instructions(uint32_t i);
+
+/* Bytes that ek_model_open needs. */
+EK_API int ek_model_size(const void *file, size_t length, const ek_options *options, size_t *size, ek_error *error);
+
+/* Opens a model in the caller's block of `size` bytes, aligned to EK_ALIGNMENT. The file's bytes and the block must
+ * outlive it, and *model points into the block: to close it, free the block. */
+EK_API int ek_model_open(const void *file, size_t length, const ek_options *options, void *memory, size_t size,
+                         ek_model **model, ek_error *error);
+
+EK_API const ek_info *ek_model_info(const ek_model *model);
+EK_API uint32_t ek_model_context(const ek_model *model);
+EK_API const char *ek_model_instructions(const ek_model *model);
+
+/* Appends n >= 1 tokens. `logits`: float32 (vocabulary) for the last token; with `every` not 0 (n, vocabulary), one row
+ * a token; NULL: none are computed. Errors, after which nothing has been appended: EK_ARGUMENT (a token outside the
+ * vocabulary, or n is 0), EK_CONTEXT. */
+EK_API int ek_forward(ek_model *model, const uint32_t *tokens, size_t n, float *logits, int every);
+
+/* Tokens in the cache. */
+EK_API size_t ek_length(const ek_model *model);
+
+/* Keeps the first `length` tokens. EK_ARGUMENT if there are fewer. */
+EK_API int ek_rewind(ek_model *model, size_t length);
+
+/* The cache as bytes, which any model of the same file, cache type and engine version takes, whatever its context,
+ * threads and instruction set. Load returns EK_DAMAGED for other bytes, EK_CONTEXT if they do not fit; the cache is
+ * then empty. */
+EK_API size_t ek_state_size(const ek_model *model);
+EK_API int ek_state_save(const ek_model *model, void *bytes, size_t size);
+EK_API int ek_state_load(ek_model *model, const void *bytes, size_t size);
 
 /* ---- sampler: sampler.c ---- */
 
