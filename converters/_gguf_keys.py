@@ -12,6 +12,7 @@ from edgekit.errors import VocabularyError
 from edgekit.formats import embedded
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.generation_config import defaults
+from edgekit.formats.gguf_config import llama_keys
 from edgekit.settings import Sampling
 from edgekit.tokenizers.base import read_json
 from edgekit.tokenizers.llamacpp import bpe, tokenmonster
@@ -48,32 +49,6 @@ def general_keys(checkpoint: Checkpoint, file_type: int) -> dict[str, Any]:
         "general.file_type": file_type,
         "general.quantization_version": gguf.GGML_QUANT_VERSION,
     }
-
-
-def llama_keys(config: LlamaConfig) -> dict[str, Any]:
-    """The hyperparameters. head_dim is in three keys: without them llama.cpp uses hidden_size / heads."""
-    return {
-        "llama.vocab_size": config.vocab_size,
-        "llama.context_length": config.max_position_embeddings,
-        "llama.embedding_length": config.hidden_size,
-        "llama.block_count": config.num_hidden_layers,
-        "llama.feed_forward_length": config.intermediate_size,
-        "llama.attention.head_count": config.num_attention_heads,
-        "llama.attention.head_count_kv": config.num_key_value_heads,
-        "llama.attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
-        "llama.attention.key_length": config.head_dim,
-        "llama.attention.value_length": config.head_dim,
-        "llama.rope.dimension_count": config.head_dim,
-        "llama.rope.freq_base": float(config.rope_theta),
-        **rope_keys(config),
-    }
-
-
-def rope_keys(config: LlamaConfig) -> dict[str, Any]:
-    """Of a linear scaling; `llama3` is the tensor `rope_freqs.weight`."""
-    if config.rope_scaling is None or config.rope_scaling.kind != "linear":
-        return {}
-    return {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": config.rope_scaling.factor}
 
 
 def sampling_keys(files: Mapping[str, bytes], config: LlamaConfig) -> dict[str, Any]:

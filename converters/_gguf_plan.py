@@ -14,11 +14,11 @@ from edgekit.conversion.base import Planned, Written
 from edgekit.conversion.importance import Importance, provenance
 from edgekit.converters import _gguf_importance, _gguf_keys, _gguf_llama
 from edgekit.converters._gguf_receipt import key_bytes
-from edgekit.converters._gguf_write import data_bytes, head, tensor_bytes
 from edgekit.errors import MissingExtraError
 from edgekit.formats import embedded
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.gguf_tensors import file_shapes
+from edgekit.formats.gguf_write import data_bytes, head, tensor_bytes
 from edgekit.settings import Converting
 
 PLAIN = "f32"

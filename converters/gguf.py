@@ -29,13 +29,13 @@ from edgekit.converters import _gguf_importance, _gguf_keys, _gguf_llama, _gguf_
 from edgekit.converters._gguf_llama import DIRECT, HEAD_NOTE, TIED_NOTE
 from edgekit.converters._gguf_read import read, weights
 from edgekit.converters._gguf_receipt import add_receipt
-from edgekit.converters._gguf_write import tensor_bytes, write
 from edgekit.errors import CheckpointError, SettingError
 from edgekit.formats import embedded
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.gguf import BLOCKS
 from edgekit.formats.gguf import GGUFFile as open_artefact
 from edgekit.formats.gguf_tensors import ROPE, file_shapes, gguf_name, permute
+from edgekit.formats.gguf_write import tensor_bytes, write
 from edgekit.formats.rope import divisors
 from edgekit.settings import Converting
 from edgekit.utils.progress import Progress

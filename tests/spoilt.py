@@ -134,7 +134,7 @@ def converted(source: Path, out: Path, to: str, quant: str, **settings) -> Path:
 
 def rewritten(path: Path, change=lambda keys, tensors: None) -> Path:
     """A copy of a GGUF with changed keys and tensors, as another program might have written it."""
-    from edgekit.converters._gguf_write import write
+    from edgekit.formats.gguf_write import write
 
     file = GGUFFile(path)
     keys = {k: v.tobytes() if getattr(v, "dtype", None) == np.uint8 else v for k, v in file.metadata.items()}

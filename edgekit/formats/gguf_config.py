@@ -1,4 +1,4 @@
-"""What a GGUF file's own keys say of the model, compared with what edgekit supports."""
+"""A model's configuration in the keys of a GGUF file: read, compared with what edgekit supports, and written."""
 
 import re
 from collections.abc import Mapping
@@ -136,3 +136,29 @@ def _short(value: Any) -> str:
 def _shortest(value: float) -> float:
     """The decimal that a float32 was written as: 1e-05 and not 9.999999747378752e-06."""
     return float(str(np.float32(value)))
+
+
+def llama_keys(config: LlamaConfig) -> dict[str, Any]:
+    """The hyperparameters. head_dim is in three keys: without them llama.cpp uses hidden_size / heads."""
+    return {
+        "llama.vocab_size": config.vocab_size,
+        "llama.context_length": config.max_position_embeddings,
+        "llama.embedding_length": config.hidden_size,
+        "llama.block_count": config.num_hidden_layers,
+        "llama.feed_forward_length": config.intermediate_size,
+        "llama.attention.head_count": config.num_attention_heads,
+        "llama.attention.head_count_kv": config.num_key_value_heads,
+        "llama.attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
+        "llama.attention.key_length": config.head_dim,
+        "llama.attention.value_length": config.head_dim,
+        "llama.rope.dimension_count": config.head_dim,
+        "llama.rope.freq_base": float(config.rope_theta),
+        **rope_keys(config),
+    }
+
+
+def rope_keys(config: LlamaConfig) -> dict[str, Any]:
+    """Of a linear scaling; `llama3` is the tensor `rope_freqs.weight`."""
+    if config.rope_scaling is None or config.rope_scaling.kind != "linear":
+        return {}
+    return {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": config.rope_scaling.factor}

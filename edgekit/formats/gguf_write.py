@@ -1,4 +1,4 @@
-"""Writes a GGUF file, tensor by tensor. `edgekit/formats/gguf.py` has the layout.
+"""Writes a GGUF file, tensor by tensor. `gguf.py` has the layout.
 
 Not `gguf.GGUFWriter`: it packs a byte array item by item (a third of a second for a vocabulary of 200 KB), refuses
 empty arrays, and keeps all tensors until the last.
@@ -7,7 +7,7 @@ empty arrays, and keeps all tensors until the last.
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -29,7 +29,24 @@ def write(
     tensors: Sequence[tuple[str, tuple[int, ...], str]],
     data: Iterable[np.ndarray],
 ) -> None:
-    """Write one file.
+    """Write one file. Arguments as `write_to`."""
+    with open(path, "wb") as file:
+        write_to(file, metadata, tensors, data)
+
+
+class Sink(Protocol):
+    """What `write_to` needs of a binary file."""
+
+    def write(self, data: bytes | memoryview, /) -> Any: ...
+
+
+def write_to(
+    file: Sink,
+    metadata: Mapping[str, Any],
+    tensors: Sequence[tuple[str, tuple[int, ...], str]],
+    data: Iterable[np.ndarray],
+) -> None:
+    """Write to an open file.
 
     Args:
         metadata: bool, int (UINT32), numpy.int32, float (FLOAT32), str, bytes (an array of UINT8), a list of str or
@@ -37,14 +54,13 @@ def write(
         tensors: name, shape in numpy's order, type by ggml's name.
         data: each tensor's bytes, C order, in the order of `tensors`.
     """
-    with open(path, "wb") as file:
-        file.write(head(metadata, tensors))
-        for (name, shape, kind), values in zip(tensors, data, strict=True):
-            raw = np.ascontiguousarray(values).view(np.uint8).reshape(-1)
-            if raw.size != tensor_bytes(shape, kind):
-                raise ValueError(f"{name}: {raw.size} bytes for {kind} {shape}")
-            file.write(raw.data)
-            file.write(bytes(_padded(raw.size) - raw.size))
+    file.write(head(metadata, tensors))
+    for (name, shape, kind), values in zip(tensors, data, strict=True):
+        raw = np.ascontiguousarray(values).view(np.uint8).reshape(-1)
+        if raw.size != tensor_bytes(shape, kind):
+            raise ValueError(f"{name}: {raw.size} bytes for {kind} {shape}")
+        file.write(raw.data)
+        file.write(bytes(_padded(raw.size) - raw.size))
 
 
 def head(metadata: Mapping[str, Any], tensors: Sequence[tuple[str, tuple[int, ...], str]]) -> bytes:
