@@ -12,6 +12,12 @@ static inline uint32_t ek_u32(const uint8_t *p) {
 
 static inline uint64_t ek_u64(const uint8_t *p) { return ek_u32(p) | (uint64_t)ek_u32(p + 4) << 32; }
 
+/* Four bytes as they lie in memory. */
+static inline uint32_t ek_native32(const uint8_t *p) {
+    union { uint8_t bytes[4]; uint32_t u; } pun = {{p[0], p[1], p[2], p[3]}};
+    return pun.u;
+}
+
 static inline uint32_t ek_bits(float value) {
     union { float f; uint32_t u; } pun = {value};
     return pun.u;
@@ -33,6 +39,12 @@ static inline uint64_t ek_double_bits(double value) {
 }
 
 static inline float ek_f32(const uint8_t *p) { return ek_float(ek_u32(p)); }
+
+static inline int ek_same(ek_text text, const char *other) {
+    size_t i = 0;
+    while (i < text.length && other[i] && text.bytes[i] == other[i]) i++;
+    return i == text.length && !other[i];
+}
 
 /* Multiplication and addition that stay at the largest number instead of wrapping. */
 static inline uint64_t ek_times(uint64_t a, uint64_t b) { return b && a > UINT64_MAX / b ? UINT64_MAX : a * b; }

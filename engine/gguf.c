@@ -26,12 +26,6 @@ static const uint8_t *take(cursor *c, uint64_t count) {
 
 static int cut(ek_error *error) { return ek_fail(error, EK_DAMAGED, "the file is cut off or damaged in its header"); }
 
-int ek_same(ek_text text, const char *other) {
-    size_t i = 0;
-    while (i < text.length && other[i] && text.bytes[i] == other[i]) i++;
-    return i == text.length && !other[i];
-}
-
 static uint32_t number_bytes(uint32_t type) {
     static const uint8_t bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
     return type < sizeof bytes ? bytes[type] : 0;

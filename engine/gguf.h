@@ -45,6 +45,4 @@ int ek_walk_keys(const void *bytes, size_t size, ek_visit_key *visit, void *cont
 /* Reads the descriptions of all tensors; each one's bytes are within the file if EK_OK is returned. */
 int ek_walk_tensors(ek_file *file, ek_visit_tensor *visit, void *context, ek_error *error);
 
-int ek_same(ek_text text, const char *other);
-
 #endif
