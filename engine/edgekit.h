@@ -166,7 +166,73 @@ EK_API int ek_state_load(ek_model *model, const void *bytes, size_t size);
 
 /* ---- sampler: sampler.c ---- */
 
+/* From logits to a token. The rules, their order and their rounding are those of edgekit/inference/sampling.py, whose
+ * docstring is the specification: the same seed and logits give the same tokens there and here. */
 typedef struct ek_sampler ek_sampler;
+
+/* Fill it with `ek_sampling_defaults` first. Arrays are copied. */
+typedef struct {
+    double temperature;                         /* 0 (default): always the most likely token */
+    double top_p;                               /* 1: off; 0: the most likely token */
+    double min_p;                               /* 0: off */
+    double repetition_penalty;                  /* 1: off; counts prompt and text */
+    double presence_penalty, frequency_penalty; /* 0: off; count the text */
+    double decay_factor;                        /* 0: off. After `decay_start` tokens the logits of `ends` rise */
+    uint64_t seed;
+    uint32_t top_k;                /* 0: off */
+    uint32_t decay_start;          /* in tokens of the text */
+    uint32_t no_repeat_ngram_size; /* 0: off */
+    uint32_t bias_count, banned_count, suppressed_count, end_count, bad_word_count;
+    const uint32_t *bias_ids; /* each once */
+    const float *biases;     /* added to the logits of `bias_ids` */
+    const uint32_t *banned;   /* never chosen */
+    const uint32_t *suppressed; /* never chosen; ids outside the vocabulary are ignored */
+    const uint32_t *ends;       /* end the text: what `decay_factor` raises and a bad word of one token cannot ban */
+    const uint32_t *bad_words;  /* sequences that never occur, one after the other */
+    const uint32_t *bad_word_lengths;
+} ek_sampling;
+
+/* A state of the sampler, for `ek_sampler_rewind`. */
+typedef struct {
+    uint64_t step;
+    uint32_t seen, text;
+} ek_mark;
+
+EK_API void ek_sampling_defaults(ek_sampling *sampling);
+
+/* Bytes of memory for a sampler. `capacity`: the most tokens of prompt and text together. */
+EK_API size_t ek_sampler_size(const ek_sampling *sampling, uint32_t vocab_size, uint32_t capacity);
+
+/* The sampler is placed at the beginning of `memory`. The repetition penalty and the rules see the prompt. */
+EK_API int ek_sampler_init(ek_sampler **sampler, void *memory, size_t size, const ek_sampling *sampling,
+                           uint32_t vocab_size, uint32_t capacity, const uint32_t *prompt, uint32_t prompt_count,
+                           ek_error *error);
+
+/* The next token (0 or more), remembered for the penalties, or a negative status: EK_NO_TOKEN, EK_NOT_FINITE,
+ * EK_ARGUMENT (the temperature is too small to divide by), EK_CONTEXT (`capacity` is used up).
+ * `logits`: one for each id; they are not changed. `allowed`: NULL, or a bit for each id, id i in bit i % 8 of byte
+ * i / 8; the others cannot be chosen. */
+EK_API int ek_sampler_choose(ek_sampler *sampler, const float *logits, const uint8_t *allowed);
+
+/* The same, with the token's probability: after all filters, or at temperature 0 after penalties, bias and bans. */
+EK_API int ek_sampler_guess(ek_sampler *sampler, const float *logits, const uint8_t *allowed, double *probability);
+
+/* What `ek_sampler_choose` draws from: the number of ids, ascending, with weights of which the largest is 1.
+ * Nothing is remembered. Both arrays have space for the whole vocabulary. */
+EK_API int ek_sampler_distribution(ek_sampler *sampler, const float *logits, const uint8_t *allowed, uint32_t *ids,
+                                   double *weights);
+
+/* Continue as if `ek_sampler_choose` had returned this token. */
+EK_API int ek_sampler_accept(ek_sampler *sampler, uint32_t token);
+
+EK_API ek_mark ek_sampler_mark(const ek_sampler *sampler);
+
+/* Forget the tokens chosen since `mark` was taken. */
+EK_API int ek_sampler_rewind(ek_sampler *sampler, ek_mark mark);
+
+/* The same sampler in other memory, of `ek_sampler_size` bytes for its settings and a larger `capacity`. */
+EK_API int ek_sampler_move(ek_sampler **sampler, void *memory, size_t size, const ek_sampler *from, uint32_t capacity,
+                           ek_error *error);
 
 /* ---- tokenizer: tokenizer.c, tokenmonster.c, bpe.c ---- */
 

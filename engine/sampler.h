@@ -1,0 +1,57 @@
+/* What the files of the sampler share. */
+#ifndef EDGEKIT_SAMPLER_H
+#define EDGEKIT_SAMPLER_H
+
+#include "internal.h"
+
+#define LANES 512   /* the largest logit of each lane: ids that are equal modulo LANES */
+#define CLASSES 2048 /* classes of weights, to find the edge of top-p; and digits of the radix selection */
+
+struct ek_sampler {
+    ek_sampling sampling; /* its pointers are into this block */
+    uint64_t mixed_seed, step;
+    uint32_t vocab_size, capacity;
+    uint32_t seen_count;  /* ids of prompt and text, each once, in the order of their first use */
+    uint32_t prompt_count, count; /* ids of the prompt; of prompt and text. Only if `keeps_ids` */
+    uint32_t kept;        /* what the filters left of the last logits */
+    float best;           /* the largest of `logits` */
+    uint32_t best_id;
+    uint8_t counts_text, has_rules, keeps_ids, only_lowers;
+    float *logits;        /* (vocab_size,) after penalties, bias and bans */
+    float *lanes;         /* (LANES,) */
+    double *weights;      /* (vocab_size,), the first `kept`; NULL at temperature 0, as are the next two */
+    uint32_t *candidates;  /* (vocab_size,) */
+    double *classes;      /* (CLASSES,), also scratch for numbers of lanes */
+    double *sorted;       /* (vocab_size,) if there is top-p */
+    uint32_t *seen;        /* (vocab_size,) */
+    uint32_t *counts;     /* (vocab_size,) of the text, if `counts_text` */
+    uint8_t *is_seen;     /* (vocab_size,) */
+    uint32_t *ids;         /* (capacity,) prompt and text, in order; last, so that `ek_sampler_move` can extend it */
+};
+
+/* sampler_math.c: binary64, rounded in the order written, so the same on every processor; error below 1 ulp. */
+double ek_exp64(double x);                            /* x <= 0 */
+void ek_exp_all(double *x, size_t n);               /* in place */
+double ek_log64(double x);                            /* normal x > 0 */
+double ek_power(double x, uint32_t n);              /* at most 1e31 */
+double ek_sum_exp(const float *x, size_t n, float best); /* the sum of exp(x - best), to about 1e-6 */
+
+/* sampler_rules.c: fills `logits`, `lanes`, `best` and `best_id`. EK_OK, EK_NO_TOKEN or EK_NOT_FINITE. */
+int ek_process(ek_sampler *s, const float *logits, const uint8_t *allowed);
+int ek_only_best(ek_sampler *s, const float *logits); /* `lanes`, `best` and `best_id` alone */
+
+/* sampler_filter.c: fills `candidates`, `weights` and `kept` from the logits at a temperature above 0. */
+int ek_filter(ek_sampler *s);
+
+/* sampler_draw.c */
+uint64_t ek_mix(uint64_t x);
+uint32_t ek_race(const ek_sampler *s); /* the index that wins */
+uint32_t ek_race_all(const ek_sampler *s, float top); /* the id that wins if nothing is filtered */
+
+/* sampler_select.c */
+float ek_largest(float *values, uint32_t n, uint32_t k);                                     /* changes the order */
+float ek_largest_of_many(const float *values, uint32_t n, uint32_t k, uint32_t *counters);   /* CLASSES counters */
+void ek_sort_descending(double *values, uint32_t n);
+void ek_sort_ids(uint32_t *ids, uint32_t n);
+
+#endif

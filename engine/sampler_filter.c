@@ -1,0 +1,200 @@
+/* Temperature, top-k, top-p and min-p: which ids may follow, and their weights, of which the largest is 1. */
+#include "sampler.h"
+
+#define MARGIN 1e-9 /* relative difference of two sums; the order of adding changes far less */
+#define FEW 128     /* so many weights are sorted at once */
+
+static float divided(const ek_sampler *s, float logit) {
+    return s->sampling.temperature == 1.0 ? logit : logit / (float)s->sampling.temperature;
+}
+
+static int32_t ordered(float x) { /* whole numbers in the order of the floats */
+    int32_t bits;
+    __builtin_memcpy(&bits, &x, sizeof bits);
+    return bits < 0 ? bits ^ 0x7fffffff : bits;
+}
+
+static float of_ordered(int32_t bits) {
+    float x;
+    if (bits < 0) bits ^= 0x7fffffff;
+    __builtin_memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* The least logit that is not below `logit` after the division, which makes some logits equal. */
+static float least_equal(const ek_sampler *s, float logit) {
+    float quotient = divided(s, logit);
+    int32_t above = ordered(logit), below = ordered(-__builtin_inff());
+    if (above == below || divided(s, of_ordered(above - 1)) < quotient) return logit;
+    if (divided(s, of_ordered(below)) >= quotient) return of_ordered(below);
+    while ((int64_t)above - below > 1) { /* divided(above) >= quotient > divided(below) */
+        int32_t middle = (int32_t)(((int64_t)above + below) >> 1);
+        if (divided(s, of_ordered(middle)) >= quotient) above = middle;
+        else below = middle;
+    }
+    return of_ordered(above);
+}
+
+/* Ids whose logits are at least `bound`, ascending. If few lanes have one, only these are searched. */
+static uint32_t at_least(ek_sampler *s, float bound) {
+    uint32_t n = 0, lanes = 0;
+    uint32_t *ids = s->candidates;
+    for (uint32_t lane = 0; lane < LANES; lane++) lanes += s->lanes[lane] >= bound;
+    if (lanes > LANES / 5) {
+        for (uint32_t id = 0; id < s->vocab_size; id++) {
+            ids[n] = id; /* n <= id */
+            n += s->logits[id] >= bound;
+        }
+        return n;
+    }
+    for (uint32_t lane = 0; lane < LANES && lane < s->vocab_size; lane++)
+        if (s->lanes[lane] >= bound)
+            for (uint32_t id = lane; id < s->vocab_size; id += LANES)
+                if (s->logits[id] >= bound) ids[n++] = id;
+    ek_sort_ids(ids, n);
+    return n;
+}
+
+/* The k largest logits and all that equal the smallest of them after the division; their number. */
+static uint32_t top_k(ek_sampler *s, uint32_t k) {
+    float *lanes = (float *)(void *)s->classes, *scratch = (float *)(void *)s->weights, edge;
+    if (k <= LANES / 2) {
+        /* At least k logits reach the k-th largest of the lanes' largest, and seldom many more. */
+        __builtin_memcpy(lanes, s->lanes, LANES * sizeof *lanes);
+        float bound = ek_largest(lanes, LANES, k);
+        uint32_t n = at_least(s, bound), kept = 0;
+        for (uint32_t i = 0; i < n; i++) scratch[i] = s->logits[s->candidates[i]];
+        edge = least_equal(s, ek_largest(scratch, n, k));
+        if (edge < bound) return at_least(s, edge);
+        for (uint32_t i = 0; i < n; i++)
+            if (s->logits[s->candidates[i]] >= edge) s->candidates[kept++] = s->candidates[i];
+        return kept;
+    }
+    edge = ek_largest_of_many(s->logits, s->vocab_size, k, (uint32_t *)(void *)s->classes);
+    return at_least(s, least_equal(s, edge));
+}
+
+/* A bound below all logits whose weight could reach min_p. */
+static float bound_of_min_p(const ek_sampler *s, float top) {
+    double log = ek_log64(s->sampling.min_p), size = (top < 0.0f ? -(double)top : (double)top) - log + 1.0;
+    double bound = ((double)top + log - 1e-5 * size) * (double)(float)s->sampling.temperature;
+    return bound < -3e38 ? -__builtin_inff() : (float)bound;
+}
+
+static uint32_t everything(ek_sampler *s) {
+    for (uint32_t i = 0; i < s->vocab_size; i++) s->candidates[i] = i;
+    return s->vocab_size;
+}
+
+static void weigh(ek_sampler *s, uint32_t n, float top) {
+    float temperature = (float)s->sampling.temperature;
+    if (n == s->vocab_size) { /* a loop that compilers vectorize */
+        if (s->sampling.temperature == 1.0) temperature = 1.0f;
+        for (uint32_t i = 0; i < n; i++) s->weights[i] = (double)(s->logits[i] / temperature) - (double)top;
+    } else {
+        for (uint32_t i = 0; i < n; i++)
+            s->weights[i] = (double)divided(s, s->logits[s->candidates[i]]) - (double)top;
+    }
+    ek_exp_all(s->weights, n);
+}
+
+/* Keeps the weights of at least `least`, and of those equal to `edge` only the first `equal`. */
+static void keep(ek_sampler *s, uint32_t n, double least, double edge, uint32_t equal) {
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        double weight = s->weights[i];
+        int stays = weight >= least;
+        if (weight == edge && stays) {
+            stays = equal > 0;
+            equal -= (uint32_t)stays;
+        }
+        s->candidates[kept] = s->candidates[i];
+        s->weights[kept] = weight;
+        kept += (uint32_t)stays;
+    }
+    s->kept = kept;
+}
+
+/* The edge of top-p among weights in descending order: how many of them are needed until `before` and their sum reach
+ * `target`. `close`: whether a sum is so near to the target that only the specified order of adding could tell. */
+static uint32_t edge_of(const double *descending, uint32_t n, double before, double target, int *close) {
+    double sum = 0.0, margin = MARGIN * target;
+    for (uint32_t i = 0; i < n; i++) {
+        double last = before + sum;
+        sum += descending[i];
+        if (before + sum >= target || i + 1 == n) {
+            *close = (before + sum) - target < margin || target - last < margin;
+            return i + 1;
+        }
+    }
+    *close = 1;
+    return n;
+}
+
+/* Equal to the last of the first `count`: how many of them are equal to it. */
+static uint32_t equal_to_last(const double *descending, uint32_t count) {
+    uint32_t equal = 1;
+    while (equal < count && descending[count - equal - 1] == descending[count - 1]) equal++;
+    return equal;
+}
+
+/* Top-p by adding in descending order, as the specification does. `sorted` has space for n weights. */
+static void top_p_in_order(ek_sampler *s, uint32_t n, double *sorted, double least) {
+    double total = 0.0, sum = 0.0;
+    uint32_t count = 0;
+    __builtin_memcpy(sorted, s->weights, n * sizeof *sorted);
+    ek_sort_descending(sorted, n);
+    for (uint32_t i = 0; i < n; i++) total += sorted[i];
+    do sum += sorted[count++];
+    while (count < n && !(sum >= s->sampling.top_p * total));
+    double edge = sorted[count - 1];
+    keep(s, n, edge > least ? edge : least, edge, equal_to_last(sorted, count));
+}
+
+static uint32_t class_of(double weight) { /* 0: the largest; 64 classes an octave */
+    uint64_t bits;
+    __builtin_memcpy(&bits, &weight, sizeof bits);
+    uint64_t class = (0x3ff0000000000000u - bits) >> 46;
+    return class < CLASSES ? (uint32_t)class : CLASSES - 1;
+}
+
+/* Top-p in a faster order: adding up each class of weights finds the class of the edge, and only that is sorted. */
+static void top_p_by_class(ek_sampler *s, uint32_t n, double *sorted, double least) {
+    double lanes[8] = {0}, total = 0.0, before = 0.0;
+    for (uint32_t i = 0; i + 8 <= n; i += 8)
+        for (uint32_t j = 0; j < 8; j++) lanes[j] += s->weights[i + j];
+    for (uint32_t i = n / 8 * 8; i < n; i++) total += s->weights[i];
+    for (uint32_t j = 0; j < 8; j++) total += lanes[j];
+    double target = s->sampling.top_p * total;
+    for (uint32_t i = 0; i < CLASSES; i++) s->classes[i] = 0.0;
+    for (uint32_t i = 0; i < n; i++) s->classes[class_of(s->weights[i])] += s->weights[i];
+    uint32_t class = 0, members = 0;
+    while (class < CLASSES - 1 && before + s->classes[class] < target) before += s->classes[class++];
+    for (uint32_t i = 0; i < n; i++)
+        if (class_of(s->weights[i]) == class) sorted[members++] = s->weights[i];
+    ek_sort_descending(sorted, members);
+    int close;
+    uint32_t count = edge_of(sorted, members, before, target, &close);
+    if (close || !count) {
+        top_p_in_order(s, n, sorted, least);
+        return;
+    }
+    double edge = sorted[count - 1];
+    keep(s, n, edge > least ? edge : least, edge, equal_to_last(sorted, count));
+}
+
+int ek_filter(ek_sampler *s) {
+    const ek_sampling *sampling = &s->sampling;
+    float top = divided(s, s->best);
+    if (top - top != 0.0f) return EK_ARGUMENT; /* the temperature is too small to divide by */
+    double least = sampling->min_p > 0x1p-1074 ? sampling->min_p : 0x1p-1074;
+    uint32_t n;
+    if (sampling->top_k && sampling->top_k < s->vocab_size) n = top_k(s, sampling->top_k);
+    else if (sampling->top_p >= 1.0 && sampling->min_p > 1e-300) n = at_least(s, bound_of_min_p(s, top));
+    else n = everything(s);
+    weigh(s, n, top);
+    if (sampling->top_p >= 1.0) keep(s, n, least, -1.0, 0);
+    else if (n <= FEW) top_p_in_order(s, n, s->classes, least);
+    else top_p_by_class(s, n, s->sorted, least);
+    return EK_OK;
+}
