@@ -122,24 +122,38 @@ def test_engine_sampler_distribution_equals_python(both, size):
         assert token == expected_token and confidence == pytest.approx(expected_confidence, rel=1e-5)
 
 
-def test_engine_sampler_sum_equal_to_p_keeps_the_same_ids(both):
-    """Weights that are exact in both (all logits equal): sums that meet p to the last bit, in the specified order."""
-    for size in (100, 1000, 3000):
-        row = np.zeros(size, np.float32)
-        for count in (1, 7, size // 2, size - 1):
-            for p in (count / size, np.nextafter(count / size, 0), np.nextafter(count / size, 1)):
-                python, engine = both(Sampling(temperature=1.0, top_p=float(p), seed=1), size)
-                assert engine.distribution(row)[0].tolist() == python.distribution(row)[0].tolist()
+def test_engine_sampler_sum_equal_to_p_keeps_what_the_specified_order_of_adding_does(both):
+    """Here the last bit decides, so the engine's own weights are added up, as the specification says."""
+    rng = np.random.default_rng(5)
+    for spread in (0.0, 1.0, 3.0, 10.0):
+        row = (spread * rng.standard_normal(2000)).astype(np.float32)
+        everything = both(Sampling(temperature=1.0), 2000)[1]
+        everything.distribution(row)
+        weights = np.zeros(2000)
+        count = int((row - row.max() > -745).sum())
+        weights[everything._ids[:count]] = everything._weights[:count]
+        order = np.argsort(-weights, kind="stable")
+        sums = np.cumsum(weights[order])
+        for place in (0, 1, 7, 100, 531, 800, 1500, 1900):
+            exact = min(float(sums[place] / sums[-1]), ALMOST)
+            for p in (exact, float(np.nextafter(exact, 0)), min(float(np.nextafter(exact, 1)), ALMOST)):
+                kept = np.sort(order[: (sums >= p * sums[-1]).argmax() + 1])
+                engine = both(Sampling(temperature=1.0, top_p=p, seed=1), 2000)[1]
+                assert engine.distribution(row)[0].tolist() == kept[weights[kept] > 0].tolist()
 
 
 def test_engine_sampler_temperature_that_makes_ties_keeps_all_of_them(both):
     """Logits that differ before the division and not after it tie at the edge of top-k."""
-    row = np.nextafter(np.float32(1), np.float32(2)) * np.ones(300, np.float32)
-    row[::2] = 1
-    for temperature in (3.0, 1e30, 0.7):
-        for k in (1, 5, 200):
+    row = (1.9 + 2.0**-23 * np.arange(300) % 7).astype(np.float32)
+    row[::3] = np.float32(1.9) + np.float32(2.0**-22) * (np.arange(100) % 5).astype(np.float32)
+    more = 0
+    for temperature in (1.9, 1.7, 1.85, 1e38):
+        for k in (1, 5, 30, 90, 200, 257, 263, 270, 281, 290):
             python, engine = both(Sampling(temperature=temperature, top_k=k, seed=3), 300)
-            assert engine.distribution(row)[0].tolist() == python.distribution(row)[0].tolist()
+            ids = engine.distribution(row)[0].tolist()
+            assert ids == python.distribution(row)[0].tolist()
+            more += len(ids) > np.count_nonzero(row >= np.sort(row)[-k])
+    assert more > 3
 
 
 def test_engine_sampler_mark_and_rewind_repeat_the_same_tokens(both):

@@ -22,6 +22,8 @@ from edgekit.settings import Sampling
 ALIGNMENT = 64
 NO_TOKEN, NOT_FINITE, TOO_SMALL, FULL = -6, -7, -4, -5
 """The statuses of `ek_sampler_choose`."""
+OUTSIDE = 2**32 - 1
+"""An id that no vocabulary has."""
 SPARE = 4096
 """Tokens after the history for which memory is reserved at first."""
 
@@ -244,7 +246,7 @@ def _engine_settings(
     lists: dict[str, Sequence[int]] = {
         "bias_ids": list(settings.logit_bias),
         "banned": settings.banned,
-        "suppressed": [id for id in settings.suppress_tokens if 0 <= id < vocab_size],
+        "suppressed": [id if 0 <= id < vocab_size else OUTSIDE for id in settings.suppress_tokens],
         "ends": sorted(id for id in ends if 0 <= id < vocab_size),
         "bad_words": [token for word in words for token in word],
     }
