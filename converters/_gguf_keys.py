@@ -17,6 +17,7 @@ from edgekit.settings import Sampling
 from edgekit.tokenizers.base import read_json
 from edgekit.tokenizers.llamacpp import bpe, tokenmonster
 from edgekit.tokenizers.llamacpp.vocabulary import Tokens, specials
+from edgekit.tokenizers.sentencepiece import with_json
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
 NOTE = "edgekit.tokenizer.note"
@@ -25,9 +26,10 @@ NOTE = "edgekit.tokenizer.note"
 def metadata(checkpoint: Checkpoint, quant: str, file_type: int) -> tuple[dict[str, Any], list[str]]:
     """All keys of the file, in order, and notes on what stock llama.cpp programs will do differently than edgekit.
 
-    Raises `VocabularyError` if the tokenizer's files are damaged or do not fit the embedding.
+    Raises `VocabularyError` if the tokenizer's files are damaged or do not fit the embedding, `MissingExtraError` for
+    tokenizer.model alone without the package that reads it.
     """
-    config, files = checkpoint.config, dict(checkpoint.files)
+    config, files = checkpoint.config, with_json(checkpoint.files)
     files.setdefault("config.json", json.dumps(config.to_dict(), indent=2).encode())
     tokens, notes = tokenizer_keys(files, config)
     texts, blobs = embedded.pack(files, source_sha256=checkpoint.sha256, quant=quant)
@@ -75,7 +77,7 @@ def tokenizer_keys(files: Mapping[str, bytes], config: LlamaConfig) -> tuple[dic
     special = specials(files, config)
     if "tokenmonster.vocab" in files:
         tokens = tokenmonster.tokens(Vocabulary.from_bytes(files["tokenmonster.vocab"]), special)
-    elif "tokenizer.json" in files or "tokenizer.model" in files:
+    elif "tokenizer.json" in files:
         tokens = bpe.tokens(files, special)
     else:
         tokens = Tokens("none", notes=["the model has no tokenizer: stock llama.cpp programs cannot show its text"])
@@ -100,6 +102,10 @@ def tokenizer_keys(files: Mapping[str, bytes], config: LlamaConfig) -> tuple[dic
     keys["tokenizer.ggml.add_bos_token"] = special.add_bos
     keys["tokenizer.ggml.add_eos_token"] = False
     keys["tokenizer.ggml.add_space_prefix"] = tokens.add_space_prefix
+    if tokens.model == "t5":
+        keys["tokenizer.ggml.remove_extra_whitespaces"] = tokens.joins_spaces
+        if tokens.charsmap:
+            keys["tokenizer.ggml.precompiled_charsmap"] = tokens.charsmap
     if (template := _chat_template(files)) is not None:
         keys["tokenizer.chat_template"] = template
     return keys, tokens.notes

@@ -285,7 +285,7 @@ FOLDERS = [
     ("no-tokenizer", "error", "no tokenizer", lambda f: f.drop("tokenizer.json", "tokenizer_config.json")),
     ("unreadable-tokenizer", "error", "the model has no tokenizer", lambda f: f.drop("tokenizer.json")),
     ("unreadable-tokenizer", "error", "tokenizer.json cannot be read", lambda f: f.put("tokenizer.json", b"{}")),
-    ("unreadable-tokenizer", "error", "tokenizer.model only",
+    ("unreadable-tokenizer", "error", "tokenizer.model is not a whole",
      lambda f: (f.drop("tokenizer.json"), f.put("tokenizer.model", b"x"))),
     ("unreadable-tokenizer", "error", "belongs to another model", padded(100)),
     ("tokenizer-with-code", "note", "auto_map", lambda f: f.words(auto_map={"AutoTokenizer": ["a.B", None]})),

@@ -1,7 +1,6 @@
 """The GGUF converter, compared with llama.cpp's own loader, tokenizer and quantizer, and Hugging Face's tokenizers."""
 
 import base64
-import contextlib
 import ctypes
 import dataclasses
 import json
@@ -457,22 +456,6 @@ def test_sentencepiece_model_alone_is_enough(stories, tmp_path):
     path, _ = converted(write_model(tmp_path / "m", config, files=files), tmp_path)
     reference = tokenizers.Tokenizer.from_file(str(stories / "tokenizer.json"))
     assert stock(path, [ENGLISH[0].encode()])["ids"] == [reference.encode(ENGLISH[0], add_special_tokens=False).ids]
-
-
-@pytest.mark.parametrize("data", [b"", b"\xff" * 20, b"\x0a\xff\x01abc", b"\x0b" * 9])
-def test_sentencepiece_damaged_model_raises(data):
-    with pytest.raises(VocabularyError, match="tokenizer.model"):
-        bpe.sentencepiece(data)
-
-
-def test_sentencepiece_randomly_damaged_model_raises_only_vocabulary_error(stories):
-    whole, rng = (stories / "tokenizer.model").read_bytes(), random.Random(0)
-    for _ in range(300):
-        data = bytearray(whole[: rng.randrange(1, len(whole))])
-        for _ in range(rng.randrange(4)):
-            data[rng.randrange(len(data))] = rng.randrange(256)
-        with contextlib.suppress(VocabularyError):
-            bpe.sentencepiece(bytes(data))
 
 
 def byte_level(pre) -> tokenizers.Tokenizer:

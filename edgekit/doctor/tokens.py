@@ -10,7 +10,7 @@ from edgekit.doctor.checks import check
 from edgekit.doctor.finding import Finding, counted, error, note, some, warning
 from edgekit.errors import EdgekitError
 from edgekit.formats.embedded import FILES
-from edgekit.tokenizers import base, transformers_rules
+from edgekit.tokenizers import base, sentencepiece, transformers_rules
 from edgekit.tokenizers.llamacpp import bpe
 from edgekit.tokenizers.llamacpp.vocabulary import specials
 from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer
@@ -45,12 +45,23 @@ def unreadable_tokenizer(case: Case) -> Iterator[Finding]:
     others = "other programs may do better"
     if "another model" in refusal:
         others = "transformers loads both and fails, or reads past the embedding, at an id that has no row"
-    elif "tokenizer.model" in case.files:
-        others = "transformers and llama.cpp's converter read tokenizer.model"
+    elif sentencepiece.alone(case.files):
+        others = "transformers and llama.cpp's converter read tokenizer.model with the same package"
     cure = "use the tokenizer that the model was trained with"
-    if "no tokenizer" in refusal or "tokenizer.model" in refusal:
-        cure = "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes tokenizer.json"
+    if "pip install" in refusal:
+        cure = "install the package"
     yield error(refusal, f"`edgekit run` refuses the model; {others}", cure)
+
+
+@check("folder")
+def sentencepiece_model_alone(case: Case) -> Iterator[Finding]:
+    if sentencepiece.alone(case.files) and case.tokenizer is not None:
+        yield note(
+            "the tokenizer is tokenizer.model alone, a SentencePiece model",
+            "edgekit and transformers 4 convert it whenever they open the folder, which needs the package "
+            "sentencepiece; artefacts that edgekit writes have the result inside and need no package",
+            "edgekit convert -m FOLDER --to hf writes tokenizer.json",
+        )
 
 
 @check("folder")
@@ -106,7 +117,8 @@ def stock_programs_differ(case: Case) -> Iterator[Finding]:
     try:
         # The actual rows: a damaged number may claim any.
         shape = dataclasses.replace(case.shape, vocab_size=case.rows)
-        vocabulary = bpe.tokens(case.files, specials(case.files, shape))
+        files = sentencepiece.with_json(case.files)
+        vocabulary = bpe.tokens(files, specials(files, shape))
     except EdgekitError:
         return  # another check reports it
     for remark in vocabulary.notes:

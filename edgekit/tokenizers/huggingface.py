@@ -54,6 +54,8 @@ class JsonTokenizer:
                 f"tokenizer.json has {size} ids, but the model's embedding has {vocab_size} rows: "
                 "this tokenizer belongs to another model"
             )
+        self.source = "tokenizer.json"
+        """The file that it was read from, for display."""
         self.vocab_size = vocab_size
         self.bos = bos
         self.prefix: tuple[int, ...] = () if bos is None else (bos,)
@@ -141,7 +143,7 @@ class JsonTokenizer:
     def facts(self) -> dict[str, Any]:
         model = json.loads(self._data)["model"]
         return {
-            "kind": f"tokenizer.json ({model.get('type', 'BPE')})",
+            "kind": f"{self.source} ({model.get('type', 'BPE')})",
             "tokens": self._library.get_vocab_size(with_added_tokens=True),
             "padding": self.vocab_size - self._library.get_vocab_size(with_added_tokens=True),
             "merges": len(model.get("merges", ())),

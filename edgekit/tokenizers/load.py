@@ -17,6 +17,7 @@ def from_files(files: Mapping[str, bytes], vocab_size: int) -> Tokenizer:
 
     Raises:
         VocabularyError: no tokenizer, a damaged one, or one with more ids than the model has rows.
+        MissingExtraError: tokenizer.model alone, without the package `sentencepiece`.
     """
     kind = read_json(files, "tokenizer_config.json").get("tokenizer_type")
     if kind == "tokenmonster" or ("tokenizer.json" not in files and "tokenmonster.vocab" in files):
@@ -28,10 +29,12 @@ def from_files(files: Mapping[str, bytes], vocab_size: int) -> Tokenizer:
 
         return JsonTokenizer.from_files(files, vocab_size)
     if "tokenizer.model" in files:
-        raise VocabularyError(
-            "the model has tokenizer.model only, which edgekit does not read: write tokenizer.json next to it with "
-            "transformers' AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
-        )
+        from edgekit.tokenizers import sentencepiece
+        from edgekit.tokenizers.huggingface import JsonTokenizer
+
+        tokenizer = JsonTokenizer.from_files(sentencepiece.with_json(files), vocab_size)
+        tokenizer.source = "tokenizer.model"
+        return tokenizer
     raise VocabularyError(
         "the model has no tokenizer: put tokenizer.json, or tokenizer_config.json and tokenmonster.vocab, next to it"
     )

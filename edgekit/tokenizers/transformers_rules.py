@@ -86,6 +86,11 @@ def class_of(files: Mapping[str, bytes]) -> str | None:
     return name if name in RULES else "PreTrainedTokenizer"
 
 
+def class_rule(files: Mapping[str, bytes]) -> Rule:
+    """The rule of the tokenizer's class."""
+    return RULES[class_of(files) or "PreTrainedTokenizer"]
+
+
 def load(files: Mapping[str, bytes], vocab_size: int) -> Loaded:
     """The tokenizer of a model whose embedding has `vocab_size` rows.
 
@@ -95,7 +100,7 @@ def load(files: Mapping[str, bytes], vocab_size: int) -> Loaded:
     values = read_json(files, "tokenizer.json")
     config = read_json(files, "tokenizer_config.json")
     name = class_of(files)
-    rule = RULES[name or "PreTrainedTokenizer"]
+    rule = class_rule(files)
     defaults = dict(rule.names)
     if not config.get("tokenizer_class"):
         # Without a class in the files, transformers adds Llama's <s> even to a vocabulary without one, as a new token
@@ -234,27 +239,35 @@ def _set_prefix_space(values: dict[str, Any], config: Mapping[str, Any], rule: R
         part["add_prefix_space"] = wanted
         return True
     if isinstance(requested, bool) and values.get("model", {}).get("byte_fallback"):
-        return _set_sentencepiece_space(values, requested, config.get("legacy") is not False)
+        return set_sentencepiece_space(values, requested, config.get("legacy") is not False)
     return False
 
 
-def _set_sentencepiece_space(values: dict[str, Any], space: bool, legacy: bool) -> bool:
-    """A Llama tokenizer with its own add_prefix_space is converted from tokenizer.model anew (LlamaConverter)."""
+def set_sentencepiece_space(values: dict[str, Any], space: bool, legacy: bool) -> bool:
+    """Normalizer, pre-tokenizer and decoder of a Llama tokenizer that is made from tokenizer.model (LlamaConverter).
+
+    transformers does that for a folder without tokenizer.json, and for one with its own `add_prefix_space`. `values`
+    is the JSON of tokenizer.json; returns whether it changed.
+    """
     before = json.dumps(values)
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     if legacy:
         prepend = [{"type": "Prepend", "prepend": "▁"}] if space else []
+        replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
         values["normalizer"] = {"type": "Sequence", "normalizers": [*prepend, replace]}
         values["pre_tokenizer"] = None
     else:
-        scheme = "always" if space else "first"
+        scheme = "first" if space else "never"
         values["normalizer"] = None
         values["pre_tokenizer"] = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False}
+    values["decoder"] = decoder(space)
+    return json.dumps(values) != before
+
+
+def decoder(space: bool) -> dict[str, Any]:
+    """The decoder of a tokenizer.json made from tokenizer.model; with `space` a text loses one space at its start."""
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if space else []
     back = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
-    steps = [back, {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]
-    values["decoder"] = {"type": "Sequence", "decoders": steps}
-    return json.dumps(values) != before
+    return {"type": "Sequence", "decoders": [back, {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]}
 
 
 def _drop(values: dict[str, Any], vocab_size: int) -> tuple[str, ...]:

@@ -1,13 +1,12 @@
 """Ordinary tokenizers as llama.cpp's `llama` (SentencePiece) and `gpt2` (byte-level BPE) vocabularies."""
 
+import base64
 import json
-import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from edgekit.errors import VocabularyError
-from edgekit.formats import protobuf
-from edgekit.tokenizers import transformers_rules
+from edgekit.tokenizers import sentencepiece, transformers_rules
 from edgekit.tokenizers.base import read_json
 from edgekit.tokenizers.llamacpp.vocabulary import (
     BYTE,
@@ -50,32 +49,24 @@ def tokens(files: Mapping[str, bytes], special: Specials) -> Tokens:
 
     Raises `VocabularyError` for damaged files, and for more tokens than the embedding has rows.
     """
-    pieces = sentencepiece(files["tokenizer.model"]) if "tokenizer.model" in files else None
     if "tokenizer.json" not in files:
-        if pieces is None:
-            return _nothing("a model without tokenizer files")
-        if pieces.kind != "BPE":
-            return _nothing(f"a SentencePiece {pieces.kind} model")
-        texts = [text for text, _, _ in pieces.pieces]
-        made = Tokens(
-            "llama",
-            texts,
-            [_TYPES.get(kind, NORMAL) for _, _, kind in pieces.pieces],
-            [score for _, score, _ in pieces.pieces],
-            add_space_prefix=pieces.add_dummy_prefix,
-        )
-        return _padded(made, special, "tokenizer.model")
+        return _nothing("a model without tokenizer files")
     read_json(files, "tokenizer.json")
     values = json.loads(transformers_rules.load(files, special.rows).data)
     model = values.get("model")
     if not isinstance(model, dict):
         raise VocabularyError("tokenizer.json has no model")
     kind = model.get("type", "BPE")
+    if kind == "Unigram":
+        try:
+            return _padded(_t5(values, model), special, "tokenizer.json")
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+            raise VocabularyError(f"tokenizer.json is damaged: {type(error).__name__} {error}") from error
     if kind != "BPE":
         return _nothing(f"a {kind} tokenizer")
     try:
         if model.get("byte_fallback"):
-            return _padded(_llama(values, model, pieces), special, "tokenizer.json")
+            return _padded(_llama(values, model, sentencepiece.scores(files)), special, "tokenizer.json")
         if "ByteLevel" in {p.get("type") for p in (*_parts(values, "pre_tokenizer"), *_parts(values, "decoder"))}:
             return _padded(_gpt2(values, model), special, "tokenizer.json")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -87,14 +78,14 @@ def _nothing(what: str) -> Tokens:
     return Tokens("none", notes=[f"llama.cpp has nothing like {what}: stock programs cannot show this model's text"])
 
 
-def _llama(values: dict[str, Any], model: dict[str, Any], pieces: "Pieces | None") -> Tokens:
+def _llama(values: dict[str, Any], model: dict[str, Any], known: Mapping[bytes, float]) -> Tokens:
+    """`known`: the scores of tokenizer.model, if it is there."""
     texts, types = _vocabulary(values, model)
     for id, text in enumerate(texts):
         if types[id] == NORMAL and len(text) == 6 and text.startswith(b"<0x"):
             types[id] = BYTE
         elif text.decode("utf-8", "replace") == model.get("unk_token"):
             types[id] = UNKNOWN
-    known = {text: score for text, score, _ in pieces.pieces} if pieces else {}
     notes = []
     if known and all(text in known for text, kind in zip(texts, types, strict=True) if kind == NORMAL):
         scores = [known.get(text, 0.0) for text in texts]
@@ -110,6 +101,38 @@ def _llama(values: dict[str, Any], model: dict[str, Any], pieces: "Pieces | None
         if _unlisted(texts, types, halves):
             notes.append("llama.cpp merges by score, not by rank: stock programs may split otherwise than edgekit")
     return Tokens("llama", texts, types, scores, add_space_prefix=_prefixes_space(values), notes=notes)
+
+
+def _t5(values: dict[str, Any], model: dict[str, Any]) -> Tokens:
+    """A Unigram tokenizer: llama.cpp's `t5` finds the best path, too, but has no bytes for what has no token."""
+    entries = [(str(text), float(score)) for text, score in model["vocab"]]
+    texts, types = _vocabulary(values, model | {"vocab": {text: id for id, (text, _) in enumerate(entries)}})
+    scores = [score for _, score in entries] + [0.0] * (len(texts) - len(entries))
+    unk = model.get("unk_id")
+    bytewise = False
+    for id, text in enumerate(texts):
+        if types[id] == NORMAL and len(text) == 6 and text.startswith(b"<0x"):
+            types[id], bytewise = BYTE, True
+    notes = []
+    if unk is not None:
+        types[unk] = UNKNOWN
+    if bytewise and model.get("byte_fallback"):
+        notes.append(
+            "llama.cpp reads a character without a token as the unknown one, this tokenizer as bytes: stock programs "
+            "may split otherwise than edgekit"
+        )
+    made = Tokens("t5", texts, types, scores, unk=unk, add_space_prefix=_prefixes_space(values), notes=notes)
+    for part in _parts(values, "normalizer"):
+        kind, pattern = part.get("type"), part.get("pattern", {})
+        if kind == "Precompiled":
+            made.charsmap = base64.b64decode(part.get("precompiled_charsmap") or "")
+        elif kind == "Replace" and pattern.get("Regex") == " {2,}":
+            made.joins_spaces = True
+        elif kind not in ("Prepend", "Strip") and not (kind == "Replace" and pattern.get("String") == " "):
+            notes.append("this tokenizer normalises a text, llama.cpp does not")
+    if any(part.get("type") != "Metaspace" for part in _parts(values, "pre_tokenizer")):
+        notes.append(UNSURE.format(what=" + ".join(str(p.get("type")) for p in _parts(values, "pre_tokenizer"))))
+    return made
 
 
 def _unlisted(texts: list[bytes], types: list[int], merges: set[tuple[str, str]]) -> bool:
@@ -247,39 +270,3 @@ def _lend_bytes(tokens: Tokens) -> bool:
             id = free.pop()
             tokens.texts[id], tokens.types[id] = name, BYTE
     return True
-
-
-# SentencePiece's numbers (sentencepiece_model.proto, SentencePiece.Type), which llama.cpp adopted except for 0.
-_TYPES = {1: NORMAL, 2: UNKNOWN, 3: CONTROL, 4: USER_DEFINED, 5: UNUSED, 6: BYTE}
-
-
-class Pieces:
-    """The contents of `tokenizer.model`: `pieces` as (text, score, type), in id order."""
-
-    def __init__(self) -> None:
-        self.pieces: list[tuple[bytes, float, int]] = []
-        self.kind = "unigram"
-        self.add_dummy_prefix = True
-
-
-def sentencepiece(data: bytes) -> Pieces:
-    """Walk a SentencePiece model (sentencepiece_model.proto). Raises `VocabularyError` if it is damaged."""
-    found = Pieces()
-    try:
-        for number, value in protobuf.fields(memoryview(data)):
-            if number == 1:
-                parts = dict(protobuf.fields(protobuf.message(value)))
-                score = struct.unpack("<f", protobuf.message(parts[2]))[0] if 2 in parts else 0.0
-                text = bytes(protobuf.message(parts[1])) if 1 in parts else b""
-                found.pieces.append((text, score, protobuf.number(parts.get(3, 1))))
-            elif number in (2, 3):
-                choice = protobuf.number(dict(protobuf.fields(protobuf.message(value))).get(3, 1))
-                if number == 2:
-                    found.kind = {2: "BPE", 3: "word", 4: "char"}.get(choice, "unigram")
-                else:
-                    found.add_dummy_prefix = bool(choice)
-    except (ValueError, struct.error) as error:
-        raise VocabularyError("tokenizer.model is not a whole SentencePiece model") from error
-    if not found.pieces:
-        raise VocabularyError("tokenizer.model has no pieces")
-    return found

@@ -19,7 +19,7 @@ class Tokens:
     """A vocabulary as llama.cpp reads it; `texts` has one entry for each row of the embedding, all different."""
 
     model: str
-    """llama.cpp's kind: rwkv, llama, gpt2 or none."""
+    """llama.cpp's kind: rwkv, llama, gpt2, t5 or none."""
     texts: list[bytes] = field(default_factory=list)
     types: list[int] = field(default_factory=list)
     scores: list[float] | None = None
@@ -27,6 +27,10 @@ class Tokens:
     pre: str | None = None
     unk: int | None = None
     add_space_prefix: bool = False
+    charsmap: bytes = b""
+    """Kind t5: SentencePiece's compiled normalization."""
+    joins_spaces: bool = False
+    """Kind t5: spaces at the end of a text are dropped, and runs of them are one."""
     notes: list[str] = field(default_factory=list)
     """What stock programs will do differently than edgekit."""
 
@@ -57,8 +61,6 @@ def specials(files: Mapping[str, bytes], config: LlamaConfig) -> Specials:
         bos = ours.bos if add_bos else bos
         # The configuration's order first: for llama.cpp only one of them is EOS.
         stop = (*(i for i in stop if i in ours.stop), *sorted(ours.stop.difference(stop)))
-    elif "tokenizer.model" in files:
-        add_bos = bool(base.read_json(files, "tokenizer_config.json").get("add_bos_token", True))
     stop = tuple(i for i in stop if i < rows)
     bos = bos if bos is not None and bos < rows else None
     if pad is None or pad >= rows:
