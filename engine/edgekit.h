@@ -111,15 +111,29 @@ EK_API int ek_inspect(const void *file, size_t length, ek_info *info, ek_error *
 /* Types of the cache of keys and values. */
 enum { EK_KV_F32 = 1, EK_KV_F16 = 2, EK_KV_I8 = 3 };
 
-/* Threads that a host lends to models, one model at a time; see threads_posix.c. The core calls no operating system. */
+/* Threads that a host lends to models, one pass at a time. The core calls no operating system: threads_posix.c does, and
+ * another host fills in the first three and starts count - 1 threads that call ek_threads_work until they are to end. */
 typedef struct ek_threads ek_threads;
 struct ek_threads {
-    uint32_t count; /* threads, with the caller's */
-    /* Calls work(argument, i) once on each thread, i from 0 (the caller) to count - 1, and returns when all have. */
-    void (*run)(ek_threads *self, void (*work)(void *argument, uint32_t thread), void *argument);
-    /* Called by all threads within `work`: returns when all have called it. */
-    void (*barrier)(ek_threads *self, uint32_t thread);
+    uint32_t count; /* threads, with the caller's; more than 8 are not faster */
+    /* Returns when *word is no longer `old`, or earlier. Spins shortly, then sleeps. */
+    void (*wait)(ek_threads *self, const uint32_t *word, uint32_t old);
+    /* *word has changed: wakes those who wait for that. */
+    void (*wake)(ek_threads *self, const uint32_t *word);
+    /* The engine's own, 0 at first. */
+    const struct ek_job *job;
+    uint32_t phase, chunks, state;
 };
+
+/* Does a piece of the work that there is, or waits for some; thread is 1 to count - 1, each in use once. */
+EK_API int ek_threads_work(ek_threads *threads, uint32_t thread);
+
+/* Threads of POSIX systems; not in builds with EK_NO_THREADS, for WebAssembly or for bare machines. `count` includes the
+ * caller's; the block of ek_threads_size(count) bytes is aligned to EK_ALIGNMENT and outlives them. Close the threads
+ * before freeing it, and not while a model uses them. They do not survive a fork. */
+EK_API size_t ek_threads_size(uint32_t count);
+EK_API int ek_threads_open(uint32_t count, void *memory, size_t size, ek_threads **threads, ek_error *error);
+EK_API void ek_threads_close(ek_threads *threads);
 
 /* All zero: the defaults. */
 typedef struct {

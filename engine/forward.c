@@ -1,5 +1,5 @@
-/* A pass of up to `batch` tokens through the layers. A thread owns key heads and tiles of rows; between the parts of a
- * layer all wait for each other. What each thread needs whole (norms, quantized inputs) it computes for itself. */
+/* A pass of up to `batch` tokens through the layers, in four phases a layer and one for the logits. A chunk of a phase
+ * has some key heads or some tiles of rows. What each thread needs whole (norms, quantized inputs) it computes itself. */
 #include "model.h"
 
 #include "fpmode.h"
@@ -9,17 +9,23 @@ typedef struct {
     uint32_t from, to;
 } range;
 
-static range share(uint32_t count, uint32_t thread, uint32_t threads) {
-    return (range){(uint32_t)((uint64_t)count * thread / threads), (uint32_t)((uint64_t)count * (thread + 1) / threads)};
+/* What one call of the work function does. */
+typedef struct {
+    const ek_pass *pass;
+    const ek_model *model;
+    const ek_layer *layer; /* NULL: logits */
+    ek_scratch *scratch;   /* the thread's */
+    uint32_t chunk, chunks;
+    size_t first; /* columns before it only leave keys and values behind */
+    int fresh;    /* 1: the thread's input is not yet that of this phase */
+} task;
+
+static range share(const task *t, uint32_t count) {
+    return (range){(uint32_t)((uint64_t)count * t->chunk / t->chunks),
+                   (uint32_t)((uint64_t)count * (t->chunk + 1) / t->chunks)};
 }
 
-static range share_tiles(const ek_model *m, const ek_matrix *matrix, uint32_t thread) {
-    return share((matrix->rows + EK_ROWS - 1) / EK_ROWS, thread, m->thread_count);
-}
-
-static void wait(const ek_model *m, uint32_t thread) {
-    if (m->threads) m->threads->barrier(m->threads, thread);
-}
+static uint32_t tiles_of(const ek_matrix *matrix) { return (matrix->rows + EK_ROWS - 1) / EK_ROWS; }
 
 static uint32_t bit(const ek_matrix *matrix) { return 1u << matrix->format; }
 
@@ -68,29 +74,29 @@ static void product_logits(const ek_model *m, range r, const ek_columns *x, size
 }
 
 /* Adds the product of the input and a matrix to columns [first, n) of x. */
-static void add_product(const ek_pass *p, const ek_matrix *matrix, const float *bias, uint32_t thread, size_t first) {
-    const ek_model *m = p->model;
-    ek_columns x = ek_columns_of(&m->scratch[thread].input, first);
-    range r = share_tiles(m, matrix, thread);
-    size_t at = first * m->hidden_stride + r.from * EK_ROWS;
-    product(m, matrix, bias, r, &x, p->n - first, m->out + at, m->hidden_stride);
-    for (size_t c = first; c < p->n; c++)
+static void add_product(const task *t, const ek_matrix *matrix, const float *bias) {
+    const ek_model *m = t->model;
+    ek_columns x = ek_columns_of(&t->scratch->input, t->first);
+    range r = share(t, tiles_of(matrix));
+    size_t n = t->pass->n, at = t->first * m->hidden_stride + r.from * EK_ROWS;
+    product(m, matrix, bias, r, &x, n - t->first, m->out + at, m->hidden_stride);
+    for (size_t c = t->first; c < n; c++)
         for (uint32_t i = r.from * EK_ROWS; i < r.to * EK_ROWS && i < matrix->rows; i++)
             m->x[c * m->hidden_stride + i] += m->out[c * m->hidden_stride + i];
 }
 
 /* The input of products from columns [first, n) of `values`: normed (weight not NULL) or copied. */
-static void take_input(const ek_pass *p, const float *values, size_t stride, size_t width, const float *weight,
-                       uint32_t formats, uint32_t thread, size_t first) {
-    const ek_model *m = p->model;
-    const ek_buffer *input = &m->scratch[thread].input;
-    for (size_t c = first; c < p->n; c++) {
+static void take_input(const task *t, const float *values, size_t stride, size_t width, const float *weight,
+                       uint32_t formats, size_t first) {
+    const ek_model *m = t->model;
+    const ek_buffer *input = &t->scratch->input;
+    for (size_t c = first; t->fresh && c < t->pass->n; c++) {
         const float *from = values + c * stride;
         float *to = input->f + c * input->stride;
         if (weight) m->kernels->norm(from, weight, width, m->info.epsilon, to);
         for (size_t i = 0; !weight && i < width; i++) to[i] = from[i];
     }
-    ek_prepare(m, input, formats, width, first, p->n);
+    if (t->fresh) ek_prepare(m, input, formats, width, first, t->pass->n);
 }
 
 static void rotate(const ek_model *m, float *head, size_t column, float scale) {
@@ -103,21 +109,21 @@ static void rotate(const ek_model *m, float *head, size_t column, float scale) {
     }
 }
 
-/* Queries, keys and values of the thread's heads, rotated. */
-static void project(const ek_pass *p, const ek_layer *layer, uint32_t thread, range heads, size_t first) {
-    const ek_model *m = p->model;
+/* Queries, keys and values of some heads, rotated. */
+static void project(const task *t, range heads) {
+    const ek_model *m = t->model;
+    const ek_layer *layer = t->layer;
+    size_t n = t->pass->n, first = t->first;
     uint32_t width = m->info.head_dim, group = m->info.heads / m->info.kv_heads;
     range kv = {heads.from * width / EK_ROWS, (heads.to * width + EK_ROWS - 1) / EK_ROWS};
     range q = {heads.from * group * width / EK_ROWS, (heads.to * group * width + EK_ROWS - 1) / EK_ROWS};
-    ek_columns all = ek_columns_of(&m->scratch[thread].input, 0), some = ek_columns_of(&m->scratch[thread].input, first);
-    product(m, &layer->matrix[EK_K], layer->vector[EK_K_BIAS], kv, &all, p->n,
-            m->k + kv.from * EK_ROWS, m->kv_stride);
-    product(m, &layer->matrix[EK_V], layer->vector[EK_V_BIAS], kv, &all, p->n,
-            m->v + kv.from * EK_ROWS, m->kv_stride);
-    product(m, &layer->matrix[EK_Q], layer->vector[EK_Q_BIAS], q, &some, p->n - first,
+    ek_columns all = ek_columns_of(&t->scratch->input, 0), some = ek_columns_of(&t->scratch->input, first);
+    product(m, &layer->matrix[EK_K], layer->vector[EK_K_BIAS], kv, &all, n, m->k + kv.from * EK_ROWS, m->kv_stride);
+    product(m, &layer->matrix[EK_V], layer->vector[EK_V_BIAS], kv, &all, n, m->v + kv.from * EK_ROWS, m->kv_stride);
+    product(m, &layer->matrix[EK_Q], layer->vector[EK_Q_BIAS], q, &some, n - first,
             m->q + first * m->q_stride + q.from * EK_ROWS, m->q_stride);
     float scale = 1.0f / ek_sqrt((float)width);
-    for (size_t c = 0; c < p->n; c++)
+    for (size_t c = 0; c < n; c++)
         for (uint32_t h = heads.from; h < heads.to; h++) {
             rotate(m, m->k + c * m->kv_stride + h * width, c, 1.0f);
             for (uint32_t g = h * group; g < (h + 1) * group && c >= first; g++)
@@ -125,60 +131,83 @@ static void project(const ek_pass *p, const ek_layer *layer, uint32_t thread, ra
         }
 }
 
-static void feed_forward(const ek_pass *p, const ek_layer *layer, uint32_t thread, size_t first) {
-    const ek_model *m = p->model;
-    const ek_matrix *gate = &layer->matrix[EK_GATE], *up = &layer->matrix[EK_UP], *down = &layer->matrix[EK_DOWN];
-    range r = share_tiles(m, gate, thread);
-    size_t wide = m->info.intermediate, at = first * m->wide_stride + r.from * EK_ROWS;
-    take_input(p, m->x, m->hidden_stride, m->info.hidden, layer->vector[EK_FFN_NORM], bit(gate) | bit(up), thread, first);
-    ek_columns x = ek_columns_of(&m->scratch[thread].input, first);
-    product(m, gate, layer->vector[EK_GATE_BIAS], r, &x, p->n - first, m->gate + at, m->wide_stride);
-    product(m, up, layer->vector[EK_UP_BIAS], r, &x, p->n - first, m->up + at, m->wide_stride);
-    size_t from = (size_t)r.from * EK_ROWS, end = (size_t)r.to * EK_ROWS < wide ? (size_t)r.to * EK_ROWS : wide;
-    for (size_t c = first; from < end && c < p->n; c++)
-        m->kernels->swiglu(m->gate + c * m->wide_stride + from, m->up + c * m->wide_stride + from, end - from);
-    wait(m, thread);
-    take_input(p, m->gate, m->wide_stride, wide, NULL, bit(down), thread, first);
-    add_product(p, down, layer->vector[EK_DOWN_BIAS], thread, first);
-    wait(m, thread);
-}
+static uint32_t units_of(const ek_model *m) { return (m->info.kv_heads + m->unit - 1) / m->unit; }
 
-/* Columns before `first` only leave their keys and values behind; first == n: no column does more. */
-static void run_layer(const ek_pass *p, const ek_layer *layer, uint32_t thread, size_t first) {
-    const ek_model *m = p->model;
-    const ek_matrix *matrix = layer->matrix;
-    uint32_t units = (m->info.kv_heads + m->unit - 1) / m->unit;
-    range heads = share(units, thread, m->thread_count);
+static void attention(const task *t) {
+    const ek_model *m = t->model;
+    const ek_matrix *matrix = t->layer->matrix;
+    range heads = share(t, units_of(m));
     heads.from *= m->unit;
     heads.to = heads.to * m->unit < m->info.kv_heads ? heads.to * m->unit : m->info.kv_heads;
-    take_input(p, m->x, m->hidden_stride, m->info.hidden, layer->vector[EK_ATTN_NORM],
-               bit(&matrix[EK_Q]) | bit(&matrix[EK_K]) | bit(&matrix[EK_V]), thread, 0);
-    if (heads.from < heads.to) {
-        project(p, layer, thread, heads, first);
-        ek_append(p, layer, heads.from, heads.to);
-        ek_attend(p, layer, &m->scratch[thread], heads.from, heads.to, first);
-    }
-    if (first == p->n) return;
-    wait(m, thread);
-    take_input(p, m->mixed, m->q_stride, (size_t)m->info.heads * m->info.head_dim, NULL, bit(&matrix[EK_O]), thread,
-               first);
-    add_product(p, &matrix[EK_O], layer->vector[EK_O_BIAS], thread, first);
-    wait(m, thread);
-    feed_forward(p, layer, thread, first);
+    take_input(t, m->x, m->hidden_stride, m->info.hidden, t->layer->vector[EK_ATTN_NORM],
+               bit(&matrix[EK_Q]) | bit(&matrix[EK_K]) | bit(&matrix[EK_V]), 0);
+    project(t, heads);
+    ek_append(t->pass, t->layer, heads.from, heads.to);
+    ek_attend(t->pass, t->layer, t->scratch, heads.from, heads.to, t->first);
 }
 
-static void work(void *argument, uint32_t thread) {
-    const ek_pass *p = argument;
+static void attention_output(const task *t) {
+    const ek_model *m = t->model;
+    const ek_matrix *matrix = &t->layer->matrix[EK_O];
+    take_input(t, m->mixed, m->q_stride, (size_t)m->info.heads * m->info.head_dim, NULL, bit(matrix), t->first);
+    add_product(t, matrix, t->layer->vector[EK_O_BIAS]);
+}
+
+static void gate_and_up(const task *t) {
+    const ek_model *m = t->model;
+    const ek_matrix *gate = &t->layer->matrix[EK_GATE], *up = &t->layer->matrix[EK_UP];
+    range r = share(t, tiles_of(gate));
+    size_t wide = m->info.intermediate, at = t->first * m->wide_stride + r.from * EK_ROWS, n = t->pass->n - t->first;
+    take_input(t, m->x, m->hidden_stride, m->info.hidden, t->layer->vector[EK_FFN_NORM], bit(gate) | bit(up), t->first);
+    ek_columns x = ek_columns_of(&t->scratch->input, t->first);
+    product(m, gate, t->layer->vector[EK_GATE_BIAS], r, &x, n, m->gate + at, m->wide_stride);
+    product(m, up, t->layer->vector[EK_UP_BIAS], r, &x, n, m->up + at, m->wide_stride);
+    size_t from = (size_t)r.from * EK_ROWS, end = (size_t)r.to * EK_ROWS < wide ? (size_t)r.to * EK_ROWS : wide;
+    for (size_t c = 0; c < n; c++)
+        m->kernels->swiglu(m->gate + at + c * m->wide_stride, m->up + at + c * m->wide_stride, end - from);
+}
+
+static void down(const task *t) {
+    const ek_model *m = t->model;
+    const ek_matrix *matrix = &t->layer->matrix[EK_DOWN];
+    take_input(t, m->gate, m->wide_stride, m->info.intermediate, NULL, bit(matrix), t->first);
+    add_product(t, matrix, t->layer->vector[EK_DOWN_BIAS]);
+}
+
+static void head(const task *t) {
+    const ek_model *m = t->model;
+    take_input(t, m->x, m->hidden_stride, m->info.hidden, m->output_norm, bit(&m->output), t->first);
+    ek_columns x = ek_columns_of(&t->scratch->input, t->first);
+    product_logits(m, share(t, tiles_of(&m->output)), &x, t->pass->n - t->first, t->pass->logits);
+}
+
+static void (*const PHASES[4])(const task *t) = {attention, attention_output, gate_and_up, down};
+
+static uint32_t chunks_of(const ek_job *job, uint32_t phase) {
+    const ek_pass *p = (const ek_pass *)job;
+    const ek_model *m = p->model;
+    const ek_layer *layer = &m->layers[0];
+    uint32_t logits = phase == 4 * m->info.layers;
+    uint32_t items[4] = {units_of(m), tiles_of(&layer->matrix[EK_O]), tiles_of(&layer->matrix[EK_GATE]),
+                         tiles_of(&layer->matrix[EK_DOWN])};
+    uint32_t count = logits ? tiles_of(&m->output) : items[phase % 4];
+    uint32_t most = m->thread_count * (logits || p->n > 1 ? 2 : 1);
+    if (most > EK_MOST_CHUNKS) most = EK_MOST_CHUNKS;
+    return count < most ? count : most;
+}
+
+static void work(const ek_job *job, uint32_t phase, uint32_t chunk, uint32_t chunks, uint32_t thread) {
+    const ek_pass *p = (const ek_pass *)job;
     const ek_model *m = p->model;
     ek_fpmode mode = ek_fpmode_set();
+    uint32_t layer = phase / 4, whole = layer + 1 < m->info.layers;
     size_t last = !p->logits ? p->n : p->every ? 0 : p->n - 1;
-    for (uint32_t i = 0; i < m->info.layers; i++)
-        run_layer(p, &m->layers[i], thread, i + 1 < m->info.layers ? 0 : last);
-    if (p->logits) {
-        take_input(p, m->x, m->hidden_stride, m->info.hidden, m->output_norm, bit(&m->output), thread, last);
-        ek_columns x = ek_columns_of(&m->scratch[thread].input, last);
-        product_logits(m, share_tiles(m, &m->output, thread), &x, p->n - last, p->logits);
-    }
+    uint64_t id = m->passes << 16 | phase;
+    task t = {p, m, layer < m->info.layers ? &m->layers[layer] : NULL, &m->scratch[thread], chunk, chunks,
+              whole ? 0 : last, m->scratch[thread].phase != id};
+    m->scratch[thread].phase = id;
+    if (t.layer) PHASES[phase % 4](&t);
+    else head(&t);
     ek_fpmode_restore(mode);
 }
 
@@ -202,10 +231,12 @@ int ek_forward(ek_model *m, const uint32_t *tokens, size_t n, float *logits, int
     for (size_t at = 0; at < n; at += m->batch) {
         size_t count = n - at < m->batch ? n - at : m->batch;
         int wanted = logits && (every || at + count == n);
-        ek_pass pass = {m, count, m->length, wanted ? logits + (every ? at * m->info.vocabulary : 0) : NULL, every};
+        uint32_t phases = wanted ? 4 * m->info.layers + 1 : 4 * m->info.layers - 3;
+        ek_pass pass = {{phases, chunks_of, work}, m, count, m->length,
+                        wanted ? logits + (every ? at * m->info.vocabulary : 0) : NULL, every};
+        m->passes++;
         embed(&pass, tokens + at);
-        if (m->threads) m->threads->run(m->threads, work, &pass);
-        else work(&pass, 0);
+        ek_run(m->threads, &pass.job);
         m->length += count;
     }
     ek_fpmode_restore(mode);

@@ -148,6 +148,7 @@ static void reserve_buffers(opening *o) {
         s.query = reserve_buffer(a, EK_MIXING, info->head_dim);
         s.weights = reserve_buffer(a, EK_MIXING, m->context);
         s.mixed = reserve(a, 4ull * EK_MIXING * ek_padded(info->head_dim));
+        s.phase = 0;
         if (m->scratch) m->scratch[i] = s;
     }
 }

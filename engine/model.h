@@ -4,6 +4,7 @@
 
 #include "config.h"
 #include "quant.h"
+#include "schedule.h"
 
 #define EK_MOST_BATCH 64
 #define EK_MOST_CONTEXT (1u << 24) /* positions are exact floats */
@@ -23,6 +24,7 @@ typedef struct {
     ek_buffer query;   /* (EK_MIXING, head_dim) */
     ek_buffer weights; /* (EK_MIXING, context): scores, then probabilities */
     float *mixed;      /* (EK_MIXING, head_dim padded to EK_ROWS) */
+    uint64_t phase;    /* of which `input` is */
 } ek_scratch;
 
 typedef struct {
@@ -39,7 +41,8 @@ struct ek_model {
     const ek_kernels *kernels;
     ek_threads *threads; /* NULL: one */
     uint32_t thread_count, context, batch, kv, direct;
-    size_t length; /* tokens in the cache */
+    size_t length;   /* tokens in the cache */
+    uint64_t passes; /* begun */
 
     ek_layer *layers;
     ek_matrix embedding, output; /* embedding: always the file's bytes */
@@ -57,8 +60,9 @@ struct ek_model {
     ek_scratch *scratch; /* one for each thread */
 };
 
-/* Tokens of one call of all threads. */
+/* Tokens that go through the layers at once. */
 typedef struct {
+    ek_job job; /* the first: a pointer to it is one to the pass */
     ek_model *model;
     size_t n;      /* columns */
     size_t past;   /* tokens in the cache before them */
@@ -77,7 +81,7 @@ static inline ek_columns ek_columns_of(const ek_buffer *b, size_t from) {
 /* Fills in the forms of columns [from, to) of `width` numbers that formats (bits 1 << EK_TILE_*) read beside f. */
 void ek_prepare(const ek_model *model, const ek_buffer *buffer, uint32_t formats, size_t width, size_t from, size_t to);
 
-/* attention.c: for the key heads [from, to), which the calling thread owns. */
+/* attention.c: for the key heads [from, to). */
 void ek_append(const ek_pass *pass, const ek_layer *layer, uint32_t from, uint32_t to);
 void ek_attend(const ek_pass *pass, const ek_layer *layer, ek_scratch *scratch, uint32_t from, uint32_t to, size_t first);
 
