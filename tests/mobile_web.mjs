@@ -3,6 +3,7 @@
 
 import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
+import { encodeConversation, render } from "../edgekit/web/pages/core/chat.js";
 import { incompleteTail, normalize } from "../edgekit/web/pages/core/capcode.js";
 import { EdgekitError } from "../edgekit/web/pages/core/errors.js";
 import { fit, Stream, StopText, tokenLogprob } from "../edgekit/web/pages/core/generate.js";
@@ -65,13 +66,14 @@ class Table {
   }
 }
 
-async function generate({ tokenizer, table, context, prompt, settings, cancel_after = null, how }) {
+async function generate({ tokenizer, table, context, prompt, settings, cancel_after = null, how, ends }) {
   const opened = tokenizerOf(tokenizer);
   const runtime = new Table(table, opened.vocabSize, context);
   const pieces = [];
   const controller = new AbortController();
   const enough = () => cancel_after !== null && pieces.length >= cancel_after;
   const options = how === "signal" ? { signal: controller.signal } : how === "callback" ? { cancelled: enough } : {};
+  if (ends) options.ends = ends;
   const stream = new Stream(runtime, opened, prompt, settingsOf(settings), options);
   for await (const piece of stream) {
     pieces.push(piece);
@@ -166,6 +168,11 @@ const OPERATIONS = {
     return [pieces.map((piece) => text.add(piece)), text.found, text.flush()];
   },
   fit: ({ prompt, context, settings, bos }) => fit(prompt, context, makeSettings(settings), bos),
+  render: ({ strings, all }) => all.map((messages) => render(strings, messages)),
+  conversations: ({ tokenizer, strings, all }) => {
+    const t = tokenizerOf(tokenizer);
+    return all.map(([messages, context, limit]) => encodeConversation(t, strings, messages, context, limit));
+  },
   generate,
 };
 

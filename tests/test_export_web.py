@@ -1,5 +1,6 @@
 """`edgekit export-web`: the folder, and that its model gives the same tokens in WebAssembly as in Python."""
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from helpers import STENTOR, tokenmonster_files, write_model
 from page_site import ROOT, artefact, site
+from test_chat_template import LLAMA2, SMOLLM2
 
 import edgekit
 from edgekit.cli import export_web as command
@@ -174,6 +176,66 @@ def test_webassembly_tokens_equal_python(folder, kind):
     model.runtime.rewind(0)
     best = token_logprob(model.runtime.forward(ids), 0, 1).top[0][0]
     assert model.generate(ids, temperature=0, max_new_tokens=1).tokens == [best]
+
+
+def test_webassembly_conversation_equals_python(folder):
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs Node 18 or newer")
+    model = edgekit.load(artefact("fp16"), threads=1)
+    settings = {**MENU, "seed": 7, "max_new_tokens": 30}
+    talk = [{"role": "user", "content": "Tell me a story."}, {"role": "assistant", "content": "Once upon a time"},
+            {"role": "user", "content": "Go on! "}]  # fmt: skip
+    requests = [talk[:1], talk, [{"role": "system", "content": "Be brief."}, *talk]]
+    asked = "\n".join(json.dumps({"messages": messages, "settings": settings}) for messages in requests)
+    done = subprocess.run(
+        [node, str(ROOT / "tests" / "export_web.mjs"), str(folder), "story-7m-fp16"],
+        input=asked, capture_output=True, text=True, encoding="utf-8", timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for messages, line in zip(requests, done.stdout.splitlines(), strict=True):
+        start, *_, end = json.loads(line)
+        expected = model.chat(messages, **settings).drain()
+        assert (start["tokens"], start["dropped"]) == (expected.prompt, 0)
+        assert (end["tokens"], end["text"], end["finish_reason"]) == (
+            expected.tokens, expected.text, expected.finish_reason)  # fmt: skip
+
+
+def exported(small, tmp_path, more=None, **config):
+    """An export of a tiny model with these files; returns its entry and the notes."""
+    files = tokenmonster_files((ROOT / "training" / "recipes" / "story-8000.vocab").read_bytes(), **config)
+    files |= {name: json.dumps(value).encode() for name, value in (more or {}).items()}
+    shape = dataclasses.replace(STENTOR, hidden_size=32, intermediate_size=64, num_hidden_layers=1, head_dim=8)
+    model = write_model(tmp_path / "tiny", shape, files=files)
+    done = export_web.export_web([model], tmp_path / "out", quants=["fp32"], onnxruntime_web=small)
+    (entry,) = json.loads((tmp_path / "out" / "site.json").read_text())["models"]
+    return entry, done.notes
+
+
+def test_export_chat_template_becomes_strings(small, tmp_path):
+    config = {"eos_token": "<|im_end|>", "chat_template": SMOLLM2}
+    entry, notes = exported(small, tmp_path, **config)
+    assert entry["chat"]["ends"] == [8000] and "named SmolLM" in entry["chat"]["start"]
+    assert not any("chat" in note for note in notes)
+
+
+@pytest.mark.parametrize("template, note", [
+    (None, None),
+    (LLAMA2, "tiny: no chat on the page: its chat template is more than fixed text around each message"),
+    ("{% if %}", "tiny: no chat on the page: the model's chat template cannot be used: "),
+])  # fmt: skip
+def test_export_without_chat_says_why(small, tmp_path, template, note):
+    entry, notes = exported(small, tmp_path, **({"chat_template": template} if template else {}))
+    assert entry["chat"] is None
+    found = [each for each in notes if "chat" in each]
+    assert found == [] if note is None else len(found) == 1 and found[0].startswith(note)
+
+
+def test_export_names_settings_that_the_page_does_not_apply(small, tmp_path):
+    rules = {"no_repeat_ngram_size": 3, "suppress_tokens": [5], "bad_words_ids": None, "num_beams": 4}
+    _, notes = exported(small, tmp_path, {"generation_config.json": {"temperature": 0.5, "do_sample": True, **rules}})
+    assert "tiny: settings of the model that the page does not apply: no_repeat_ngram_size, suppress_tokens" in notes
+    assert [note for note in notes if "num_beams 4" in note]
 
 
 # ---- errors -------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from helpers import tokenmonster_files
 from hypothesis import given
 from hypothesis import settings as how
 from hypothesis import strategies as st
+from test_chat_template import CHATML, SMOLLM2
 from test_tokenmonster import HANDMADE, LIES, golden
 
 from edgekit.errors import EdgekitError, SettingError
@@ -24,9 +25,11 @@ from edgekit.inference.generate import StopText, Stream, fit, token_logprob
 from edgekit.inference.sampling import Sampler, uniform
 from edgekit.model import Model
 from edgekit.settings import Generating
+from edgekit.tokenizers import chat
 from edgekit.tokenizers.tokenmonster import capcode, unicode13
-from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer
+from edgekit.tokenizers.tokenmonster.tokenizer import CHAT_TEMPLATE, TokenMonsterTokenizer
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
+from edgekit.web import chat_strings
 
 ROOT = Path(__file__).resolve().parents[1]
 STORY = ROOT / "training" / "recipes" / "story-8000.vocab"
@@ -341,6 +344,11 @@ def compare_tokenizers(node, python, javascript):
     ({}, {"config.json": {"eos_token_id": 2, "bos_token_id": 1}}),
     ({"eos_token": None}, {"generation_config.json": {"eos_token_id": [8002, 8000]},
                            "config.json": {"bos_token_id": 8001}, "special_tokens_map.json": {"eos_token": "<e>"}}),
+    # Stentor3's layout: specials on ordinary ids, with UNK and PAD beside BOS and EOS.
+    ({"unk_token": "<unk>", "pad_token": "<pad>"},
+     {"generation_config.json": {"bos_token_id": 7972, "eos_token_id": 7973, "pad_token_id": 7975},
+      "config.json": {"bos_token_id": 1, "eos_token_id": 2, "unk_token_id": 7974}}),
+    ({"unk_token": "<unk>", "pad_token": "<pad>"}, {"config.json": {"pad_token_id": 0, "eos_token_id": 2}}),
 ])  # fmt: skip
 def test_tokenizer_from_files_equals_python(node, config, more):
     files = tokenmonster_files(STORY.read_bytes(), **config)
@@ -563,7 +571,16 @@ def story_tokenizer(add_bos: bool) -> TokenMonsterTokenizer:
 
 
 def both(
-    node, table, prompt="Once upon a time", *, context=200, cancel_after=None, manner="", add_bos=True, **settings
+    node,
+    table,
+    prompt="Once upon a time",
+    *,
+    context=200,
+    cancel_after=None,
+    manner="",
+    add_bos=True,
+    ends=(),
+    **settings,
 ):
     """Generate in both languages and compare result, pieces and calls to the runtime; returns result and pieces."""
     tokenizer = story_tokenizer(add_bos)
@@ -571,7 +588,7 @@ def both(
     enough = lambda: cancel_after is not None and len(pieces) >= cancel_after  # noqa: E731
     generating = Generating(**python_settings(settings))
     ids = Model(runtime, tokenizer).encode(prompt)  # type: ignore[arg-type]
-    stream = Stream(runtime, tokenizer, ids, generating, enough if manner == "callback" else None)
+    stream = Stream(runtime, tokenizer, ids, generating, enough if manner == "callback" else None, ends=ends)
     for piece in stream:
         pieces.append(piece)
         if enough() and manner in ("method", "signal"):
@@ -581,7 +598,7 @@ def both(
             break
     answer = node(
         "generate", tokenizer={"path": str(STORY), "vocab_size": 8064, "options": {"addBos": add_bos}}, table=table[0],
-        context=context, prompt=prompt, settings=settings, cancel_after=cancel_after, how=manner,
+        context=context, prompt=prompt, settings=settings, cancel_after=cancel_after, how=manner, ends=list(ends),
     )  # fmt: skip
     result = stream.result
     assert answer["tokens"] == result.tokens
@@ -619,6 +636,13 @@ def test_stream_random_settings_equals_python(node, table):
                          context=rng.choice([24, 200]), **settings)  # fmt: skip
         reasons.add(result.finish_reason)
     assert reasons == {"stop", "length"}
+
+
+def test_stream_ends_of_a_turn_equal_python(node, table):
+    free, _ = both(node, table, temperature=0.9, seed="3", max_new_tokens=20, ignore_eos=True)
+    for end in free.tokens[2:5]:
+        result, _ = both(node, table, temperature=0.9, seed="3", max_new_tokens=20, ends=[end])
+        assert result.finish_reason == "stop" and result.tokens == free.tokens[: free.tokens.index(end) + 1]
 
 
 def test_stream_stop_string_across_pieces_equals_python(node, table):
@@ -684,6 +708,59 @@ def test_token_logprob_with_ties_equals_python(node):
     expected = token_logprob(logits, 7, 50)
     assert answer["logprob"] == pytest.approx(expected.logprob, rel=1e-12)
     assert [id for id, _ in answer["top"]] == [id for id, _ in expected.top]
+
+
+# ---- conversations -----------------------------------------------------------------------------------
+
+
+def test_conversation_rendered_equals_python(node):
+    strings = {"start": "<u>", "system": ["<s>", "</s><u>"], "answer": "<a>", "next": "<n>", "end": "<end>"}
+    spaces = [chr(point) for point in range(0x110000) if chr(point).isspace() or point in (0x200B, 0xFEFF)]
+    contents = [f"{space}a{space}" for space in spaces] + ["", " ", "a\n b", "\u00a0 x \u3000"]
+    some = [[{"role": "user", "content": text}] for text in contents]
+    roles = ["system", *["user", "assistant"] * 2, "user"]
+    some += [
+        [{"role": role, "content": contents[start + i]} for i, role in enumerate(roles[1 - system :])]
+        for start in range(0, len(contents) - 6, 3)
+        for system in (0, 1)
+    ]
+    for strip in ([], ["user"], ["system", "assistant"]):
+        given = strings | {"strip": strip}
+        assert node("render", strings=given, all=some) == [chat_strings.join(given, messages) for messages in some]
+
+
+@pytest.mark.parametrize("source", [CHAT_TEMPLATE, CHATML, "{{ bos_token }}" + SMOLLM2])
+def test_conversation_ids_equal_the_chat_template(node, source):
+    """`<|im_end|>` is one id here, an ordinary one of the vocabulary, as in Stentor3's layout."""
+    files = tokenmonster_files(STORY.read_bytes(), eos_token="<|im_end|>", chat_template=source)
+    files["config.json"] = json.dumps({"eos_token_id": 7973, "bos_token_id": 8001}).encode()
+    python, template = TokenMonsterTokenizer.from_files(files, 8064), chat.from_files(files)
+    strings = chat_strings.strings_of(template)
+    contents = [
+        "Be brief.",
+        "Hello! <|im_end|> \u00bfQu\u00e9?",
+        "  The Capital is\nParis.",
+        "",
+        "Thanks <s>\n",
+        "x",
+        "Why?",
+    ]
+    turns = [{"role": ["user", "assistant"][i % 2], "content": text} for i, text in enumerate(contents[1:6])]
+    all = [(turns[:length], 500, 100) for length in (1, 3, 5)]
+    all += [([{"role": "system", "content": contents[0]}, *turns], context, 20) for context in range(10, 260, 16)]
+    answers = node(
+        "conversations", tokenizer={"files": {n: b64(d) for n, d in files.items()}, "vocab_size": 8064},
+        strings=strings, all=all,
+    )  # fmt: skip
+    dropped = []
+    for (messages, context, limit), answer in zip(all, answers, strict=True):
+        system, rest = (messages[:1], messages[1:]) if messages[0]["role"] == "system" else ([], messages)
+        sizes = {d: template.encode([*system, *rest[d:]], python) for d in range(0, len(rest), 2)}
+        most = max(context - limit, context // 2)
+        expected = next((d for d, ids in sizes.items() if len(ids) <= most), len(rest) - 1)
+        assert answer == {"ids": sizes[expected], "dropped": expected}
+        dropped.append(expected)
+    assert {0, 2, 4} <= set(dropped) and 7973 in answers[0]["ids"]
 
 
 # ---- rules for the pages -----------------------------------------------------------------------------

@@ -12,7 +12,10 @@ import sys
 import threading
 
 import pytest
+from helpers import write_model
 from page_site import artefact, site
+from test_chat import TINY
+from test_chat_template import files_with
 
 import edgekit
 
@@ -35,9 +38,9 @@ def browser():
         started.close()
 
 
-@pytest.fixture(scope="module")
-def demo():
-    """The address of a running `edgekit demo` with two formats of one model."""
+@contextlib.contextmanager
+def running(*models):
+    """The address of an `edgekit demo` with these models."""
     for package in ("starlette", "uvicorn"):
         pytest.importorskip(package, reason="needs edgekit-lm[serve]")
     command = [
@@ -51,14 +54,23 @@ def demo():
         "--threads",
         "1",
     ]
-    for kind in ("fp16", "int8_rows"):
-        command += ["-m", str(artefact(kind))]
+    for model in models:
+        command += ["-m", str(model)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout
     address = process.stdout.readline().strip()
-    yield address
-    process.terminate()
-    process.wait(20)
+    try:
+        yield address
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def demo():
+    """The address of a running `edgekit demo` with two formats of one model."""
+    with running(artefact("fp16"), artefact("int8_rows")) as address:
+        yield address
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -209,9 +221,88 @@ def test_playground_in_a_browser(browser, demo):
     for width in (390, 1280):
         page.set_viewport_size({"width": width, "height": 860})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-    unnamed = "[...document.querySelectorAll('input, select, textarea, button')].filter((e) => !e.labels?.length && !e.textContent.trim() && !e.ariaLabel).length"  # noqa: E501
-    assert page.evaluate(unnamed) == 0
+    assert page.evaluate(UNNAMED) == 0
     it.close(demo)
+
+
+def answered(messages, **settings):
+    """What the model answers to a conversation."""
+    return edgekit.load(artefact("fp16"), threads=1).chat(messages, **SETTINGS | settings).drain()
+
+
+UNNAMED = "[...document.querySelectorAll('input, select, textarea, button')].filter((e) => !e.labels?.length && !e.textContent.trim() && !e.ariaLabel).length"  # noqa: E501
+
+
+@pytest.mark.slow
+def test_playground_chat_in_a_browser(browser, tmp_path):
+    without = write_model(tmp_path / "base", TINY, files=files_with(None))
+    with running(without, artefact("fp16")) as address:
+        it = Page(browser, address + "#chat", viewport={"width": 1280, "height": 860})
+        page = it.page
+        # The first model has no chat template; with the second the mode is offered.
+        expect(page.locator("#tab-chat")).to_be_hidden()
+        assert page.locator("#tab-generate").get_attribute("aria-selected") == "true"
+        page.select_option("#model", label=artefact("fp16").stem)
+        page.click("#tab-chat")
+        assert page.input_value("#prompt") == "" and page.evaluate("location.hash") == "#chat"
+        # Two turns with a system prompt; markup stays text.
+        page.click(".system summary")
+        page.fill("#system", "Be brief.")
+        it.set(seed=7, max_new_tokens=20)
+        talk = [{"role": "system", "content": "Be brief."}]
+        for text in ("Hello <img src=x onerror='document.title=1'> & you", "Go on"):
+            page.fill("#prompt", text)
+            page.press("#prompt", "Enter")
+            it.has("#status", "tokens,")
+            expect(page.locator("#stop")).to_be_hidden(timeout=PATIENCE)
+            talk.append({"role": "user", "content": text})
+            talk.append({"role": "assistant", "content": answered(talk, seed=7, max_new_tokens=20).text})
+            shown = page.locator(".talk .prose").all_text_contents()
+            assert shown == [message["content"] for message in talk[1:]]
+            assert page.input_value("#prompt") == ""
+        assert page.locator("#panel img").count() == 0 and page.title() == "edgekit playground"
+        # Each mode keeps its own text.
+        page.fill("#prompt", "a draft")
+        page.click("#tab-explore")
+        assert page.input_value("#prompt") == "Once upon a time"
+        page.click("#tab-chat")
+        assert page.input_value("#prompt") == "a draft" and page.locator(".talk li").count() == 4
+        # An empty message, and one that the server refuses, which goes back into its box.
+        page.fill("#prompt", " ")
+        page.click("#run")
+        it.has("#error", "The message is empty")
+        it.set(top_p=3)
+        page.fill("#prompt", "again")
+        page.click("#run")
+        it.has("#error", "top_p must be a number from 0 to 1, not 3")
+        it.errors.clear()  # browsers log a status of 400
+        assert page.input_value("#prompt") == "again" and page.locator(".talk li").count() == 4
+        # Stopping: what was written stays. Shift and Enter is a new line.
+        it.set(top_p=0.7, max_new_tokens=450)
+        page.press("#prompt", "Shift+Enter")
+        page.type("#prompt", "and again")
+        page.press("#prompt", "Enter")
+        page.wait_for_selector(".talk li:nth-child(6) .prose:not(:empty)")
+        page.keyboard.press("Escape")
+        it.has("#status", "Stopped. What was written stays")
+        assert page.locator(".talk li:nth-child(5) .prose").text_content() == "again\nand again"
+        # A conversation that the context does not hold: its oldest messages are left out.
+        it.set(max_new_tokens=12)
+        page.fill("#prompt", "word " * 430)
+        page.click("#run")
+        it.has(".talk .note", "The context is full")
+        expect(page.locator("#stop")).to_be_hidden(timeout=PATIENCE)
+        page.get_by_role("button", name="New conversation").click()
+        assert page.locator(".talk li").count() == 0 and it.text("#status") == "A new conversation."
+        for width in (390, 1280):
+            page.set_viewport_size({"width": width, "height": 860})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(UNNAMED) == 0
+        # A model without a template ends the mode.
+        page.select_option("#model", label="base")
+        expect(page.locator("#tab-chat")).to_be_hidden()
+        assert page.locator("#tab-generate").get_attribute("aria-selected") == "true"
+        it.close(address)
 
 
 @pytest.mark.slow
@@ -242,4 +333,16 @@ def test_exported_page_works_offline_on_a_phone(browser):
     it.page.tap("#run")
     it.has("#status", "Choose a token")
     assert it.page.locator(".chips button").count() == 24
+    # A conversation.
+    it.page.tap("#tab-chat")
+    talk = []
+    for text in ("Tell me a story.", "Go on!"):
+        it.page.fill("#prompt", text)
+        it.page.tap("#run")
+        it.has("#status", "tokens,")
+        expect(it.page.locator("#stop")).to_be_hidden(timeout=PATIENCE)
+        talk.append({"role": "user", "content": text})
+        talk.append({"role": "assistant", "content": answered(talk, seed=7, max_new_tokens=24).text})
+        assert it.page.locator(".talk .prose").all_text_contents() == [message["content"] for message in talk]
+    assert it.page.evaluate("() => document.documentElement.scrollWidth") <= 390
     it.close(address)

@@ -123,7 +123,7 @@ def test_playground_lists_models_and_defaults(client, model, bundled):
     assert response == {
         "id": "story-7m", "name": "story-7m", "runtime": "onnx", "runtimes": response["runtimes"],
         "format": "Hugging Face folder", "bytes": size, "parameters": 7_179_520, "context_length": 512,
-        "vocab_size": 8064,
+        "vocab_size": 8064, "chat": True,
     }  # fmt: skip
     assert response["runtimes"][0] == "onnx" and len(set(response["runtimes"])) == len(response["runtimes"])
     response = client.get("/api/defaults", params={"model": "story-7m"}).json()

@@ -12,15 +12,16 @@
     metrics.py      counters and histograms for Prometheus
     server.py       uvicorn around it: the address, signals, shutdown
     settings.py     the settings of the server
-    export.py, npm.py    `edgekit export-web`: a static folder with a model that runs in the browser
+    export.py, npm.py, chat_strings.py    `edgekit export-web`: a static folder with a model that runs in the browser
 
 The playground's API (`pages/` calls it; `completions.py` and `chat.py` document OpenAI's)
 ---------------------------------------------------------------------------------------------
 
 GET /api/models
     {"models": [{"id", "name", "runtime", "runtimes": [...], "format", "bytes", "parameters", "context_length",
-    "vocab_size"}]}. `runtime` is used for requests that name none; `runtimes` are those whose packages are installed.
-    What a file does not tell (an .onnx of other software) is null until the model is opened.
+    "vocab_size", "chat"}]}. `runtime` is used for requests that name none; `runtimes` are those whose packages are
+    installed. `chat`: it has a chat template, so /v1/chat/completions answers for it. What a file does not tell (an
+    .onnx of other software) is null until the model is opened.
 
 GET /api/defaults?model=ID
     {"model": ID, "defaults": {name: value}, "settings": {name: {"type", "help", "range", "minimum", "maximum",

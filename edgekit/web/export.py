@@ -12,6 +12,7 @@ The type of the weights affects only the download: the page widens them to float
 (converters/_onnx_rows.py) is half its size. The default is fp16, or int8 for a model that would be over 15 MB.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -26,14 +27,17 @@ from typing import Any
 from edgekit.conversion import base
 from edgekit.conversion import convert as converting
 from edgekit.doctor import inspect
-from edgekit.errors import CheckpointError, FileError, SettingError, UsageError, VocabularyError
+from edgekit.errors import CheckpointError, EdgekitError, FileError, SettingError, UsageError, VocabularyError
 from edgekit.formats import embedded, hub
+from edgekit.formats.generation_config import RULES, caveats, defaults, generation_config
 from edgekit.formats.open import open_model
 from edgekit.settings import Converting
+from edgekit.tokenizers import chat
+from edgekit.tokenizers.base import Tokenizer
 from edgekit.tokenizers.load import from_files
 from edgekit.utils import files
 from edgekit.utils.progress import Progress, silent
-from edgekit.web import npm
+from edgekit.web import chat_strings, npm
 
 PAGES = Path(__file__).parent / "pages"
 
@@ -144,7 +148,10 @@ def _add(where: Path, quant: str | None, folder: Path, progress: Progress) -> tu
                 f"{where.name} has an int8 KV cache, but pages need float32: convert it with --kv-cache f32"
             )
         carried = embedded.files_in_texts(base.describe("onnx", path)[0], where)
-        _check_tokenizer(carried, config["vocab_size"], where)
+        tokenizer = _tokenizer(carried, config["vocab_size"], where)
+        strings, why_not = _chat(carried, tokenizer)
+        about = [f"{where.name}: {note}" for note in (why_not, _left_out(carried)) if note]
+        notes += [note for note in (*caveats(carried), *about) if note not in notes]
         kind = metadata["edgekit.quant"]
         name = re.sub(
             r"[^\w.-]+", "-", where.stem.removesuffix(f"-{kind}") if where.is_file() else where.resolve().name
@@ -156,7 +163,7 @@ def _add(where: Path, quant: str | None, folder: Path, progress: Progress) -> tu
     entry = {
         "id": f"{name}-{kind}", "name": f"{name} ({kind})", "file": file, "format": f"onnx {kind}", "bytes": size,
         "parameters": described["parameters"]["total"], "context_length": config["max_position_embeddings"],
-        "vocab_size": config["vocab_size"], "defaults": _defaults(carried),
+        "vocab_size": config["vocab_size"], "defaults": _defaults(carried), "chat": strings,
     }  # fmt: skip
     return entry, notes
 
@@ -186,18 +193,37 @@ def _convert(where: Path, quant: str | None, path: Path, progress: Progress) -> 
     return [note] if note else []
 
 
-def _check_tokenizer(carried: dict[str, bytes], vocab_size: int, where: Path) -> None:
+def _tokenizer(carried: dict[str, bytes], vocab_size: int, where: Path) -> Tokenizer:
     from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer
 
-    if not isinstance(from_files(carried, vocab_size), TokenMonsterTokenizer):
+    tokenizer = from_files(carried, vocab_size)
+    if not isinstance(tokenizer, TokenMonsterTokenizer):
         raise VocabularyError(
             f"{where.name} does not have a TokenMonster tokenizer, the only kind that a page supports"
         )
+    return tokenizer
+
+
+def _chat(carried: dict[str, bytes], tokenizer: Tokenizer) -> tuple[dict[str, Any] | None, str]:
+    """The entry `chat` of `site.json`: the strings of the model's template; or None and why there are none."""
+    try:
+        template = chat.from_files(carried)
+        if template is None:
+            return None, ""
+        with contextlib.closing(template):
+            return {**chat_strings.strings_of(template), "ends": sorted(template.turn_ends(tokenizer))}, ""
+    except EdgekitError as error:
+        return None, f"no chat on the page: {error}"
+
+
+def _left_out(carried: dict[str, bytes]) -> str:
+    """The model's own settings that a page does not have."""
+    config = generation_config(carried)
+    named = ", ".join(name for name in RULES if config.get(name))
+    return f"settings of the model that the page does not apply: {named}" if named else ""
 
 
 def _defaults(carried: dict[str, bytes]) -> dict[str, Any]:
-    from edgekit.formats.generation_config import defaults
-
     values = defaults(carried)
     return {name: getattr(values, name) for name in SETTINGS}
 

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit.doctor.case import open_case
-from edgekit.errors import CheckpointError, MissingExtraError
+from edgekit.doctor.case import Case, open_case
+from edgekit.errors import CheckpointError, MissingExtraError, VocabularyError
 from edgekit.formats import hub
+from edgekit.formats.embedded import FILES
 from edgekit.formats.generation_config import defaults
 from edgekit.model import Model, load, runtimes_for
 from edgekit.settings import Generating
+from edgekit.tokenizers import chat
 from edgekit.utils import registry
 from edgekit.utils.progress import Progress, silent
 from edgekit.web.validation import RequestError, shown
@@ -44,6 +46,8 @@ class Entry:
     parameters: int | None
     context_length: int | None
     vocab_size: int | None
+    chat: bool
+    """Whether it has a chat template."""
     defaults: Generating
 
     def record(self) -> dict[str, Any]:
@@ -163,8 +167,19 @@ def describe(path: Path, runtime: str | None) -> Entry:
         parameters=total,
         context_length=config.max_position_embeddings if config else None,
         vocab_size=case.rows,
+        chat=_has_template(case),
         defaults=defaults(case.files),
     )
+
+
+def _has_template(case: Case) -> bool:
+    """As `chat.template_of` finds it. A damaged one counts: its first use reports what is wrong."""
+    try:
+        inside = chat.from_files(case.files) is not None
+    except VocabularyError:
+        return True
+    own = not any(name in case.files for name in FILES)  # then llama.cpp's tokenizer is used, with the file's template
+    return inside or (own and isinstance(case.keys.get("tokenizer.chat_template"), str))
 
 
 def missing_for(path: Path, runtime: str) -> str | None:

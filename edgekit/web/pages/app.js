@@ -3,6 +3,7 @@
 import { Controls } from "./controls.js";
 import { byId, fill, h, megabytes } from "./dom.js";
 import { engine } from "./engine.js";
+import { ChatMode } from "./mode_chat.js";
 import { ExploreMode } from "./mode_explore.js";
 import { GenerateMode } from "./mode_generate.js";
 import { SweepMode } from "./mode_sweep.js";
@@ -17,12 +18,13 @@ class App {
   models = [];
   #abort = null;
   #ready = new Map();
+  #drafts = { text: OPENINGS[0], message: "" }; // what is in the prompt's box, of the kind that is not shown
 
   constructor() {
     this.controls = new Controls(byId("controls"), () => {
       byId("digest").textContent = this.controls?.digest() ?? "";
     });
-    this.modes = { generate: new GenerateMode(this), explore: new ExploreMode(this), sweep: new SweepMode(this), versus: new VersusMode(this) };
+    this.modes = { generate: new GenerateMode(this), explore: new ExploreMode(this), sweep: new SweepMode(this), versus: new VersusMode(this), chat: new ChatMode(this) };
   }
 
   get model() {
@@ -50,6 +52,13 @@ class App {
     await this.prepare(request.model, request.runtime);
     signal.throwIfAborted();
     yield* engine.generate(request, signal);
+  }
+
+  /** Events of an answer to a conversation. */
+  async *chat(request, signal) {
+    await this.prepare(request.model, request.runtime);
+    signal.throwIfAborted();
+    yield* engine.chat(request, signal);
   }
 
   /** A seed for texts to compare: the one that is set, else a random one for all of them. */
@@ -97,7 +106,7 @@ class App {
     byId("stop").hidden = false;
     document.body.dataset.busy = "yes";
     byId("panel").setAttribute("aria-busy", "true");
-    if (matchMedia("(max-width: 640px)").matches) byId("panel").scrollIntoView({ block: "nearest" });
+    if (!this.mode.chats && matchMedia("(max-width: 640px)").matches) byId("panel").scrollIntoView({ block: "nearest" });
     try {
       await work(abort.signal);
     } catch (error) {
@@ -123,7 +132,9 @@ class App {
 
   show(name) {
     this.stop();
+    this.#keepDraft();
     this.mode = this.modes[name];
+    this.#arrange();
     for (const tab of document.querySelectorAll("[role=tab]")) {
       const chosen = tab.id === `tab-${name}`;
       tab.setAttribute("aria-selected", chosen);
@@ -140,14 +151,33 @@ class App {
     if (location.hash !== `#${name}`) history.replaceState(null, "", `#${name}`);
   }
 
+  #keepDraft() {
+    if (this.mode) this.#drafts[this.mode.chats ? "message" : "text"] = byId("prompt").value;
+  }
+
+  /** The form asks for a message below the conversation, or for the beginning of a text above the panel. */
+  #arrange() {
+    const chats = Boolean(this.mode.chats);
+    byId("asked").textContent = chats ? "Your message" : "Beginning of the text";
+    byId("prompt").value = this.#drafts[chats ? "message" : "text"];
+    byId("prompt").enterKeyHint = chats ? "send" : "enter";
+    byId("openings").hidden = chats;
+    if (chats) byId("ask").before(byId("panel"));
+    else byId("ask").after(byId("panel"));
+  }
+
   async choose() {
     const { model } = this;
+    byId("tab-chat").hidden = !model.chat;
+    this.modes.chat.choose(model);
+    if (this.mode === this.modes.chat && !model.chat) this.show("generate");
     const options = model.runtimes.map((name) => h("option", { value: name, selected: name === model.runtime }, this.runtimeName(name)));
     fill(byId("runtime"), options);
     this.controls.reset(await engine.defaults(model.id), model.context_length ?? Infinity);
   }
 
-  async start() {
+  /** `mode`: to show once the models are known. */
+  async start(mode) {
     byId("tagline").textContent = engine.tagline;
     document.body.dataset.engine = engine.where;
     const wide = matchMedia("(min-width: 900px)");
@@ -158,6 +188,7 @@ class App {
     fill(byId("model"), this.models.map(({ id, name }) => h("option", { value: id }, name)));
     this.modes.versus.offer(this.models);
     await this.choose();
+    if (mode === "chat" && this.model.chat) this.show(mode);
     document.body.dataset.ready = "yes";
     if (engine.where === "browser") {
       await this.prepare(this.model.id, this.runtime);
@@ -179,7 +210,11 @@ byId("ask").addEventListener("submit", (event) => {
 });
 byId("stop").addEventListener("click", () => app.stop());
 byId("prompt").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("ask").requestSubmit();
+  if (event.key !== "Enter" || event.isComposing) return;
+  if (event.ctrlKey || event.metaKey || (app.mode.chats && !event.shiftKey)) {
+    event.preventDefault();
+    if (!document.body.dataset.busy) byId("ask").requestSubmit();
+  }
 });
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") app.stop();
@@ -189,13 +224,14 @@ byId("reset").addEventListener("click", () => app.choose().catch((error) => app.
 
 // The ARIA tabs pattern: arrow keys, Home and End move, and the focused tab is shown.
 const tabs = [...document.querySelectorAll("[role=tab]")];
-for (const [i, tab] of tabs.entries()) {
+for (const [i, tab] of tabs.entries()) { // only the last may be hidden
   tab.addEventListener("click", () => app.show(tab.id.slice(4)));
   tab.addEventListener("keydown", (event) => {
+    const offered = tabs.filter((one) => !one.hidden);
     const to = { ArrowRight: i + 1, ArrowLeft: i - 1, Home: 0, End: -1 }[event.key];
     if (to === undefined) return;
     event.preventDefault();
-    const next = tabs.at(to % tabs.length);
+    const next = offered.at(to % offered.length);
     app.show(next.id.slice(4));
     next.focus();
   });
@@ -208,7 +244,6 @@ for (const opening of OPENINGS) {
   };
   byId("openings").append(h("button", { type: "button", class: "opening", onclick: use }, opening));
 }
-byId("prompt").value = OPENINGS[0];
 
 const THEME = "edgekit-theme";
 const root = document.documentElement;
@@ -231,6 +266,6 @@ byId("theme").addEventListener("click", () => {
 });
 
 const mode = location.hash.slice(1);
-app.show(Object.hasOwn(app.modes, mode) ? mode : "generate");
-app.start().catch((error) => app.fail(error));
+app.show(Object.hasOwn(app.modes, mode) && mode !== "chat" ? mode : "generate");
+app.start(mode).catch((error) => app.fail(error));
 if (engine.where === "browser") navigator.serviceWorker?.register("sw.js").catch(() => {});

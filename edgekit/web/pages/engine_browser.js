@@ -72,7 +72,9 @@ export const engine = {
     const measured = rates();
     const sorted = [...available].sort((a, b) => (measured[b] ?? 0) - (measured[a] ?? 0));
     const first = available.every((name) => measured[name]) ? sorted[0] : "wasm";
-    return models.map((model) => ({ ...model, runtime: first, runtimes: available }));
+    return models.map(({ chat, ...model }) => ({
+      ...model, runtime: first, runtimes: available, chat: Boolean(chat), system: Boolean(chat?.system),
+    }));
   },
 
   async defaults(id) {
@@ -84,15 +86,27 @@ export const engine = {
     for await (const answer of ask(runtime, { type: "prepare", model })) progress(answer);
   },
 
-  async *generate(request, signal) {
-    await loadSite();
-    const { runtime, ...others } = request;
-    for await (const answer of ask(runtime, { type: "generate", request: others, model: others.model }, signal)) {
-      if (!answer.type) continue; // progress of loading the model
-      if (answer.type === "end" && answer.tokens.length > 16 && answer.tokens_per_second) {
-        localStorage.setItem(FASTEST, JSON.stringify({ ...rates(), [runtime]: answer.tokens_per_second }));
-      }
-      yield answer;
+  generate: (request, signal) => answers("generate", request, signal),
+
+  async *chat(request, signal) {
+    let dropped = 0;
+    for await (const event of answers("chat", request, signal)) {
+      if (event.type === "start") ({ dropped } = event);
+      if (event.type === "token" && event.text) yield { type: "text", text: event.text };
+      if (event.type === "end") yield { type: "end", finish_reason: event.finish_reason, tokens: event.tokens.length, dropped };
     }
   },
 };
+
+/** The events of a request. */
+async function* answers(type, request, signal) {
+  await loadSite();
+  const { runtime, ...others } = request;
+  for await (const answer of ask(runtime, { type, request: others, model: others.model }, signal)) {
+    if (!answer.type) continue; // progress of loading the model
+    if (answer.type === "end" && answer.tokens.length > 16 && answer.tokens_per_second) {
+      localStorage.setItem(FASTEST, JSON.stringify({ ...rates(), [runtime]: answer.tokens_per_second }));
+    }
+    yield answer;
+  }
+}

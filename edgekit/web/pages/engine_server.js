@@ -2,14 +2,17 @@
 //
 // An engine has
 //     where                          "server" or "browser"
-//     models()                       [{id, name, runtime, runtimes, format, bytes, parameters, context_length, vocab_size}]
+//     models()                       [{id, name, runtime, runtimes, format, bytes, parameters, context_length, vocab_size,
+//                                    chat: has a chat template, system: which takes a system prompt}]
 //     defaults(id)                   a model's default settings by name
 //     generate(request, signal)      an async iterator of events; aborting the signal ends the text
+//     chat(request, signal)          the same for an answer to a conversation
 //     prepare(id, runtime, progress) downloads and loads the model; `progress({what, loaded, total})`, in bytes
 //
 // request: {model, runtime, prompt or tokens, settings, top}. Events: start {tokens, pieces, seed}, token {id, text, piece,
 // before, after, top: [{id, piece, before, after}]}, end {finish_reason, tokens, text, tokens_per_second,
-// first_token_seconds}. Errors are thrown, with a one-line message.
+// first_token_seconds}. Errors are thrown, with a one-line message. A request of `chat` has `messages` in the place of a
+// prompt; its events are text {text} and end {finish_reason, tokens: their number, dropped: messages that were left out}.
 
 async function request(path, options) {
   let response;
@@ -20,8 +23,8 @@ async function request(path, options) {
     throw new Error("The server does not answer. Is edgekit demo still running?");
   }
   if (response.ok) return response;
-  const { message } = await response.json().catch(() => ({}));
-  throw new Error(message ?? `The server answered with status ${response.status}`);
+  const { message, error } = await response.json().catch(() => ({}));
+  throw new Error(message ?? error?.message ?? `The server answered with status ${response.status}`);
 }
 
 export const engine = {
@@ -29,7 +32,8 @@ export const engine = {
   tagline: "A small language model, running on the machine that serves this page.",
 
   async models() {
-    return (await (await request("api/models")).json()).models;
+    const { models } = await (await request("api/models")).json();
+    return models.map((model) => ({ ...model, system: model.chat }));
   },
 
   async defaults(id) {
@@ -39,20 +43,36 @@ export const engine = {
   async prepare() {},
 
   async *generate(body, signal) {
-    const response = await request("api/generate", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify(body),
-      signal,
-    });
-    for await (const event of events(response.body)) {
+    for await (const event of post("api/generate", body, signal)) {
       if (event.type === "error") throw new Error(event.message);
       yield event;
     }
   },
+
+  async *chat({ settings, ...body }, signal) {
+    const { max_new_tokens: max_tokens, ...sampling } = settings;
+    const stream = { stream: true, stream_options: { include_usage: true }, truncate: "left" };
+    let finish_reason = null;
+    for await (const event of post("v1/chat/completions", { ...body, ...sampling, max_tokens, ...stream }, signal)) {
+      if (event.error) throw new Error(event.error.message);
+      for (const { delta, finish_reason: reason } of event.choices) {
+        finish_reason = reason ?? finish_reason;
+        if (delta.content) yield { type: "text", text: delta.content };
+      }
+      const { usage } = event;
+      if (usage) yield { type: "end", finish_reason, tokens: usage.completion_tokens, dropped: usage.dropped_messages };
+    }
+  },
 };
 
-/** Yields the JSON of each `data:` line of a text/event-stream. */
+/** The events of a POST request. */
+async function* post(path, body, signal) {
+  const headers = { "Content-Type": "application/json" };
+  const response = await request(path, { method: "POST", headers, body: JSON.stringify(body), signal });
+  yield* events(response.body);
+}
+
+/** Yields the JSON of each `data:` line of a text/event-stream, up to its end or OpenAI's `[DONE]`. */
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let partial = "";
@@ -62,7 +82,10 @@ async function* events(body) {
       if (done) return;
       const lines = (partial + value).split("\n");
       partial = lines.pop();
-      for (const line of lines) if (line.startsWith("data:")) yield JSON.parse(line.slice(5));
+      for (const line of lines) {
+        if (line === "data: [DONE]") return;
+        if (line.startsWith("data:")) yield JSON.parse(line.slice(5));
+      }
     }
   } finally {
     reader.cancel().catch(() => {});

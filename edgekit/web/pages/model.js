@@ -1,5 +1,6 @@
 // A model and its tokenizer, which answers requests with events. Runs in the worker, and in Node in tests.
 
+import { encodeConversation } from "./core/chat.js";
 import { encodePrompt, Stream } from "./core/generate.js";
 import { softmax } from "./core/sampler.js";
 import { TokenMonsterTokenizer } from "./core/tokenizer.js";
@@ -34,12 +35,12 @@ export class Model {
    * The events of a request, as listed in engine_server.js; `signal` ends the text after the current token. `before` is a
    * token's probability from the model, `after` the one after the sampler; both are null if `top` is 0.
    */
-  async *answer({ prompt, tokens, settings, top = 0 }, signal) {
+  async *answer({ prompt, tokens, settings, top = 0, ends = [] }, signal) {
     const { seed, ...others } = settings;
     const ids = tokens ?? encodePrompt(this.tokenizer, prompt);
     let pending = [];
     const inspect = (id, logits, drawn) => pending.push(this.#describe(id, logits, drawn, top));
-    const stream = new Stream(this.runtime, this.tokenizer, ids, { ...others, seed: seed ?? null }, { signal, inspect });
+    const stream = new Stream(this.runtime, this.tokenizer, ids, { ...others, seed: seed ?? null }, { signal, inspect, ends });
     const { result } = stream;
     let started = false;
     const start = () => {
@@ -68,6 +69,17 @@ export class Model {
       tokens_per_second: timings.decode > 0 ? (timings.new_tokens - 1) / timings.decode : 0,
       first_token_seconds: timings.first_token,
     };
+  }
+
+  /**
+   * The events of an answer to a conversation; `start` has `dropped`, the number of messages that were left out. `chat`:
+   * the strings of the model's template, and `ends`, the ids that end a turn.
+   */
+  async *converse({ messages, settings }, chat, signal) {
+    const { contextLength } = this.runtime;
+    const { ids, dropped } = encodeConversation(this.tokenizer, chat, messages, contextLength, settings.max_new_tokens);
+    const request = { tokens: ids, settings: { truncate: "left", ...settings }, ends: chat.ends };
+    for await (const event of this.answer(request, signal)) yield event.type === "start" ? { ...event, dropped } : event;
   }
 
   #describe(id, logits, drawn, top) {

@@ -1,6 +1,6 @@
 // Runs ONNX Runtime and the models in a worker, so that the page stays responsive.
 //
-// A message is {type: "prepare" | "generate", model, runtime, site, request} with a port. Progress and events are sent
+// A message is {type: "prepare" | "generate" | "chat", model, runtime, site, request} with a port. Progress and events are sent
 // to the port, then {done: true} or {error}; "cancel" is received from it.
 
 import { bytesOf } from "./assets.js";
@@ -45,8 +45,9 @@ const nextTask = () => new Promise((resolve) => {
 async function serve({ type, model: id, runtime: name, site, request }, port, signal) {
   const progress = (what, loaded, total) => port.postMessage({ what, loaded, total });
   const model = await modelOf(id, name, site, progress);
-  if (type !== "generate") return;
-  for await (const event of model.answer(request, signal)) {
+  if (type === "prepare") return;
+  const { chat } = site.models.find((entry) => entry.id === id);
+  for await (const event of type === "chat" ? model.converse(request, chat, signal) : model.answer(request, signal)) {
     port.postMessage(event);
     await nextTask();
   }

@@ -48,6 +48,7 @@ export class Stream {
   #runtime;
   #tokenizer;
   #settings;
+  #ends;
   #stopped;
   #inspect;
   #pieces;
@@ -55,13 +56,14 @@ export class Stream {
   /**
    * `prompt`: text, or an array of ids. `settings`: see settings.js. `signal`: an AbortSignal; `cancelled`: a function
    * called after each token, true cancels. `inspect(token, logits, {ids, probabilities})`: called for each chosen token
-   * with the model's logits and the distribution that the sampler drew from. Throws `SettingError`, `PromptError`,
-   * `ContextError`.
+   * with the model's logits and the distribution that the sampler drew from. `ends`: ids that end the text besides those
+   * of the tokenizer. Throws `SettingError`, `PromptError`, `ContextError`.
    */
-  constructor(runtime, tokenizer, prompt, settings = {}, { signal, cancelled, inspect } = {}) {
+  constructor(runtime, tokenizer, prompt, settings = {}, { signal, cancelled, inspect, ends = [] } = {}) {
     this.#runtime = runtime;
     this.#tokenizer = tokenizer;
     this.#settings = makeSettings(settings);
+    this.#ends = new Set([...tokenizer.stop, ...ends]);
     let cancelRequested = false;
     this.cancel = () => {
       cancelRequested = true;
@@ -95,7 +97,6 @@ export class Stream {
     const { result } = this;
     const { timings } = result;
     const settings = this.#settings;
-    const { stop } = this.#tokenizer;
     const decoder = this.#tokenizer.decoder(result.prompt);
     const sampler = new Sampler(settings, this.#runtime.vocabSize, result.prompt);
     const text = new StopText(settings.stop);
@@ -119,7 +120,7 @@ export class Stream {
       if (result.logprobs) result.logprobs.push(tokenLogprob(logits, token, settings.logprobs));
       this.#inspect?.(token, logits, sampler.last);
       let reason = this.#finished(token);
-      let piece = text.add(stop.has(token) ? "" : decoder.feed(token));
+      let piece = text.add(this.#ends.has(token) ? "" : decoder.feed(token));
       if (reason && !text.found) piece += text.add(this.#rest(decoder)) + text.flush();
       if (text.found) reason = "stop";
       result.text += piece;
@@ -138,7 +139,7 @@ export class Stream {
 
   #finished(token) {
     const { prompt, tokens } = this.result;
-    if (this.#tokenizer.stop.has(token) && !this.#settings.ignore_eos) return "stop";
+    if (this.#ends.has(token) && !this.#settings.ignore_eos) return "stop";
     const full = prompt.length + tokens.length > this.#runtime.contextLength;
     return full || tokens.length >= this.#settings.max_new_tokens ? "length" : null;
   }

@@ -10,8 +10,10 @@ import { Masks } from "./utf8_mask.js";
 const VOCAB_FILE = "tokenmonster.vocab";
 const EOS = "</s>";
 const BOS = "<s>";
+const UNSET = { bos_token: 1, eos_token: 2 }; // transformers' Llama defaults, which it writes where no id was set
 
 export class TokenMonsterTokenizer {
+  #reserved;
   #silent;
   #masks;
 
@@ -19,14 +21,16 @@ export class TokenMonsterTokenizer {
    * `vocabSize`: rows of the model's embedding. `eos`: ids that end a text, `bos`: ids that begin one, of which the
    * first is used; by default the first and the second above the vocabulary, if there are rows for them. Ids that are
    * ordinary text, or outside `vocabSize`, are ignored. `addBos`: whether a prompt begins with `bos`. `eosToken` and
-   * `bosToken`: their spellings, for `encode(text, { specials: true })`.
+   * `bosToken`: their spellings, for `encode(text, { specials: true })`. `reserved`: a Map from spellings to ids of
+   * ordinary tokens that this model uses as specials; they print nothing, and text does not produce them.
    *
    * Properties: `stop` is the set of ids that end a text, `bos` the id to put before a prompt or null, `eos`, `bosId` and
    * `pad` ids or null, `specials` a map from spellings to ids.
    *
    * Throws `VocabularyError`: more ids than `vocabSize`.
    */
-  constructor(vocabulary, vocabSize, { eos = [], bos = [], addBos = false, eosToken = EOS, bosToken = BOS } = {}) {
+  constructor(vocabulary, vocabSize, options = {}) {
+    const { eos = [], bos = [], addBos = false, eosToken = EOS, bosToken = BOS, reserved = new Map() } = options;
     const base = vocabulary.tableSize;
     if (base > vocabSize) {
       throw new VocabularyError(
@@ -36,7 +40,9 @@ export class TokenMonsterTokenizer {
     }
     this.vocabulary = vocabulary;
     this.vocabSize = vocabSize;
-    const canBeSpecial = (id) => (id >= base && id < vocabSize) || vocabulary.specialIds.has(id);
+    this.#reserved = new Set(reserved.values());
+    const inside = (id) => vocabulary.specialIds.has(id) || this.#reserved.has(id);
+    const canBeSpecial = (id) => (id >= base && id < vocabSize) || inside(id);
     const givenEos = eos.filter(canBeSpecial);
     const givenBos = bos.filter(canBeSpecial);
     const above = [base, base + 1].filter((id) => id < vocabSize);
@@ -48,10 +54,10 @@ export class TokenMonsterTokenizer {
     this.bos = addBos ? this.bosId : null;
     const ids = [...vocabulary.specialIds].sort((a, b) => a - b);
     this.specials = new Map(ids.map((id) => [vocabulary.decode([id]), id]));
-    for (const [token, id] of [[bosToken, this.bosId], [eosToken, this.eos]]) {
+    for (const [token, id] of [...reserved, [bosToken, this.bosId], [eosToken, this.eos]]) {
       if (token && id !== null) this.specials.set(token, id);
     }
-    this.#silent = new Set([...ids, ...ends, ...begins.slice(0, 1)]);
+    this.#silent = new Set([...ids, ...this.#reserved, ...ends, ...begins.slice(0, 1)]);
   }
 
   /**
@@ -59,9 +65,10 @@ export class TokenMonsterTokenizer {
    * bytes: tokenizer_config.json and the vocabulary that it names. generation_config.json, config.json and
    * special_tokens_map.json are read too, if present, for EOS and BOS.
    *
-   * Configured ids are used if they are above the vocabulary or special tokens of it. Others are ignored: transformers
-   * writes its Llama defaults, BOS 1 and EOS 2, into every config.json, and those are ordinary text here. Throws
-   * `VocabularyError`: no such file, a damaged one, or more ids than `vocabSize`.
+   * Configured ids are used if they are above the vocabulary or special tokens of it. An ordinary token's id counts if
+   * tokenizer_config.json spells the special token otherwise than that id's text, but not BOS 1 and EOS 2: transformers
+   * writes its Llama defaults into every config.json. Throws `VocabularyError`: no such file, a damaged one, or more ids
+   * than `vocabSize`.
    */
   static fromFiles(files, vocabSize) {
     const config = readJson(files, "tokenizer_config.json");
@@ -73,7 +80,9 @@ export class TokenMonsterTokenizer {
       throw new VocabularyError(`tokenizer_config.json names the vocabulary ${name}, which is not next to the model`);
     }
     const [eosToken, bosToken] = ["eos_token", "bos_token"].map((key) => spelling(files, key));
-    return new TokenMonsterTokenizer(Vocabulary.fromBytes(files[name], name), vocabSize, {
+    const vocabulary = Vocabulary.fromBytes(files[name], name);
+    return new TokenMonsterTokenizer(vocabulary, vocabSize, {
+      reserved: reservedIds(files, config, vocabulary),
       eos: [...configuredIds(files, "eos_token_id"), ...addedIds(config, eosToken)],
       bos: [...configuredIds(files, "bos_token_id"), ...addedIds(config, bosToken)],
       addBos: config.add_bos_token === true,
@@ -88,7 +97,7 @@ export class TokenMonsterTokenizer {
    */
   encode(text, { specials = false } = {}) {
     requireUtf8(text, "the text");
-    const plain = (part) => this.vocabulary.encode(part, { specials: false });
+    const plain = (part) => this.vocabulary.encode(part, { specials: false, reserved: this.#reserved });
     if (!specials || !this.specials.size) return plain(text);
     const spelled = [...this.specials.keys()].sort((a, b) => b.length - a.length);
     const pattern = spelled.map((token) => token.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&")).join("|");
@@ -203,4 +212,20 @@ function addedIds(config, token) {
   return Object.keys(table)
     .filter((id) => /^\d+$/.test(id) && isObject(table[id]) && table[id].content === token)
     .map(Number);
+}
+
+// Ids of ordinary tokens that the configuration makes special, by spelling; see `fromFiles`.
+function reservedIds(files, config, vocabulary) {
+  const found = new Map();
+  for (const key of ["eos_token", "bos_token", "pad_token", "unk_token"]) {
+    const token = spelling(files, key);
+    for (const id of [...configuredIds(files, `${key}_id`), ...addedIds(config, token)]) {
+      const ordinary = id < vocabulary.tableSize && !vocabulary.specialIds.has(id);
+      if (token && ordinary && id !== UNSET[key] && vocabulary.decode([id]) !== token && !found.has(token)) {
+        found.set(token, id);
+      }
+    }
+    if (key === "eos_token" && !found.size) return found; // padding alone is often 0, which nobody chose
+  }
+  return found;
 }

@@ -52,11 +52,12 @@ export class Vocabulary {
 
   /**
    * Ids of a text: a string, or a Uint8Array of any bytes. Bytes that no token covers become `unk` each, or nothing.
-   * A special token's spelling becomes its id, unless `specials` is false: then special tokens are ignored.
+   * A special token's spelling becomes its id, unless `specials` is false: then special tokens are ignored, and the ids
+   * of `reserved` too, a Set that must be the same in every call.
    */
-  encode(text, { specials = true } = {}) {
+  encode(text, { specials = true, reserved = new Set() } = {}) {
     const stream = this.normalize(text);
-    const without = specials ? new Set() : this.specialIds;
+    const without = specials ? new Set() : new Set([...this.specialIds, ...reserved]);
     if (!this.#matchers.has(without.size)) this.#matchers.set(without.size, new Matcher(this.#file, without));
     return this.#matchers.get(without.size).encode(stream);
   }
