@@ -18,6 +18,7 @@ from edgekit.evaluation import bench, bench_report, bench_worker
 from edgekit.evaluation.bench import Bench, Figure
 from edgekit.evaluation.bench_settings import Benching
 from edgekit.formats.checkpoint import LlamaConfig
+from edgekit.inference import samplers
 from edgekit.inference.sampling import Sampler
 from edgekit.model import Model
 from edgekit.tokenizers.load import from_files
@@ -227,6 +228,7 @@ def test_worker_outside_is_decode_without_forward_calls(monkeypatch, sampling_se
 
     monkeypatch.setattr(bench_worker.time, "perf_counter", lambda: runtime.now)
     monkeypatch.setattr(Sampler, "choose", slow_choose)
+    monkeypatch.setattr(samplers.engine, "library", lambda: None)
     model = Model(runtime, bench_worker.Wordless(8))
     monkeypatch.setattr(bench_worker, "open_model", lambda *_: model)
     job = {"artefact": "a", "runtime": "slow", "running": {}, "threads": 1, "sampling": {}, "prompt_tokens": [3],

@@ -8,11 +8,14 @@ from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
+from speculative_toys import Hashed, Spelled
 
 from edgekit.errors import SettingError
-from edgekit.inference import engine_sampler
+from edgekit.inference import engine_sampler, samplers
 from edgekit.inference.engine_sampler import EngineSampler
 from edgekit.inference.sampling import SORTED_AT_ONCE, Sampler
+from edgekit.inference.speculative import pace
+from edgekit.model import Model
 from edgekit.settings import Sampling
 
 ALMOST = 1 - 2**-53
@@ -233,6 +236,11 @@ def test_engine_sampler_arrays_of_any_layout_are_read(both):
     wide = np.array([[1, 0], [2, 0], [5, 0], [0, 0]], np.float32)
     before = wide.copy()
     assert engine.choose(wide[:, 0]) == 2 and engine.choose(wide[:, 0].astype(np.float64)) == 2
+    wide.flags.writeable = False
+    assert engine.choose(wide[:, 0]) == 2
+    row = wide[:, 0].copy()
+    row.flags.writeable = False
+    assert engine.choose(row) == 2
     mask = np.array([True, True, False, True])
     assert engine.choose(wide[:, 0], mask) == 1
     mask[1] = False
@@ -293,3 +301,42 @@ def test_engine_kept_text_of_errors_and_memory_is_checked(engine_library):
     assert init(at, size, 0)[0] == -4
     both_settings.top_p = float("nan")
     assert init(at, size) == (-4, "top_p is out of range")
+
+
+# ---- which sampler a text gets ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def installed(engine_library, monkeypatch):
+    """The engine as if it were installed."""
+    monkeypatch.setattr(samplers.engine, "library", lambda: engine_library)
+
+
+def test_new_sampler_takes_the_engine_where_it_is_installed(installed, monkeypatch):
+    assert isinstance(samplers.new_sampler(Sampling(), 3), EngineSampler)
+    monkeypatch.setattr(samplers.engine, "library", lambda: None)
+    assert isinstance(samplers.new_sampler(Sampling(), 3), Sampler)
+
+
+PIECES = [b"", b"a", b"b", b"c", b"d", b"\xc3", b"\xa9"]
+CHAIN = {"temperature": 1.1, "top_k": 5, "top_p": 0.93, "min_p": 0.02, "repetition_penalty": 1.4, "seed": 5}
+
+
+@pytest.mark.parametrize("draft", [None, "model", "ngram", "rejection"])
+def test_generate_with_the_engines_sampler_gives_the_same_text(monkeypatch, engine_library, draft):
+    """Also with drafts, which mark, rewind, accept and guess; with masks; and with the distribution of each step."""
+    monkeypatch.setattr(pace, "PLAIN_CALLS", 0)
+    made = []
+    for library in (None, engine_library):
+        monkeypatch.setattr(samplers.engine, "library", lambda library=library: library)
+        target = Model(Hashed(7, order=2), Spelled(PIECES))
+        guesser = Model(Hashed(7, order=2, wrong=0.3), Spelled(PIECES)) if draft != "ngram" else draft
+        chain = dict(CHAIN, ban_replacement=True, max_new_tokens=40, ignore_eos=True)
+        if draft is not None:
+            sampling = "rejection" if draft == "rejection" else "coupled"
+            chain |= {"draft": guesser, "draft_tokens": 3, "draft_sampling": sampling}
+        stream = target.stream([1, 2], **chain)
+        steps = list(stream.steps(distribution=True))
+        made.append([(step.token, step.distribution.ids.tolist()) for step in steps] + [stream.result.text])
+        assert len(steps) == 40 and (draft is None or stream.result.draft.drafted > 5)
+    assert made[0] == made[1]

@@ -20,6 +20,7 @@ from edgekit.inference.processors import Processors
 from edgekit.settings import Sampling
 
 ALIGNMENT = 64
+FLOAT32 = np.dtype(np.float32)
 NO_TOKEN, NOT_FINITE, TOO_SMALL, FULL = -6, -7, -4, -5
 """The statuses of `ek_sampler_choose`."""
 OUTSIDE = 2**32 - 1
@@ -180,11 +181,14 @@ class EngineSampler:
 
     def _logits(self, logits: NDArray[np.float32]) -> int:
         """Their address. The array must live until the call ends: the callers' arguments do."""
-        if logits.dtype != np.float32 or not logits.flags.c_contiguous:
+        if logits.dtype is not FLOAT32 or not logits.flags.c_contiguous:
             logits = self._converted = np.ascontiguousarray(logits, np.float32)
         if logits.size != self._vocab_size:
             raise ValueError(f"{logits.size} logits for a vocabulary of {self._vocab_size}")
-        return logits.__array_interface__["data"][0]  # a third of the time of `.ctypes.data`
+        try:
+            return ctypes.addressof(ctypes.c_char.from_buffer(logits))  # type: ignore[arg-type]
+        except TypeError:  # read-only
+            return logits.ctypes.data  # three times as slow
 
     def _allowed(self, allowed: NDArray[np.bool_] | None) -> int | None:
         """The address of a mask's bits. Masks of a tokenizer are read-only and often the same object as before."""

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from edgekit.errors import ContextError, PromptError
 from edgekit.inference.runtime import Logits, Runtime
-from edgekit.inference.sampling import Sampler, keep_top_k
+from edgekit.inference.samplers import new_sampler
+from edgekit.inference.sampling import keep_top_k
 from edgekit.settings import Generating
 from edgekit.tokenizers.base import Decoder, Tokenizer
 
@@ -191,7 +192,7 @@ class Stream(Iterator[str]):
         result, settings, runtime, clock = self.result, self._settings, self._runtime, time.perf_counter
         timings, tokens, ends = result.timings, result.tokens, self._ends
         decoder = self._tokenizer.decoder(result.prompt)
-        sampler = Sampler(settings, runtime.vocab_size, result.prompt, self._ends)
+        sampler = new_sampler(settings, runtime.vocab_size, result.prompt, self._ends)
         text = StopText(settings.stop)
         result.seed = sampler.seed
         result.logprobs = None if settings.logprobs is None else []

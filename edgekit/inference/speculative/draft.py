@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from edgekit.inference.processors import NO_RULES
 from edgekit.inference.runtime import Logits, Runtime
-from edgekit.inference.sampling import Sampler
+from edgekit.inference.samplers import new_sampler
 from edgekit.inference.speculative import rejection
 from edgekit.inference.speculative.pace import Pace
 from edgekit.inference.speculative.speculation import Proposal
@@ -117,7 +117,7 @@ class ModelDraft:
         banned = tuple(id for id in settings.banned if id < self._size)
         self._ids = [id for id in prompt if id < self._size]
         """The history without ids that the draft does not have: padding of a longer embedding."""
-        self._sampler = Sampler(
+        self._sampler = new_sampler(
             dataclasses.replace(settings, logit_bias=bias, banned=banned, **NO_RULES), self._size, self._ids
         )
         self._read = len(prompt)

@@ -27,7 +27,7 @@ import numpy as np
 
 from edgekit.inference.processors import NO_RULES
 from edgekit.inference.runtime import Logits, Runtime
-from edgekit.inference.sampling import Sampler
+from edgekit.inference.samplers import new_sampler
 from edgekit.inference.speculative.draft import Follower
 from edgekit.inference.speculative.pace import Pace
 from edgekit.inference.speculative.speculation import Proposal
@@ -56,7 +56,7 @@ class TextDraft:
         self._settings = dataclasses.replace(
             settings, temperature=0.0, logit_bias={}, banned=(), presence_penalty=0.0, frequency_penalty=0.0, **NO_RULES
         )
-        self._sampler = Sampler(self._settings, self._size)
+        self._sampler = new_sampler(self._settings, self._size)
         self._target, self._stop = Transcript(target), sorted(target.stop)
         bos = [] if tokenizer.bos is None else [tokenizer.bos]
         self._draft, self._bos_count = Transcript(tokenizer, bos), len(bos)
@@ -78,7 +78,7 @@ class TextDraft:
         self._target.extend(history[len(self._target.ids) :])
         text = normalized(self._target.text, self._form)[self._skipped :]
         if self._settings.repetition_penalty != 1:
-            self._sampler = Sampler(self._settings, self._size, self._draft.ids)
+            self._sampler = new_sampler(self._settings, self._size, self._draft.ids)
         if not text or not self._catch_up(text):
             self._cut(self._bos_count)  # the draft has no ids for some of the text: start over after it
             self._common, self._skipped = 0, self._skipped + len(text)

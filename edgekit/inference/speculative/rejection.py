@@ -13,7 +13,8 @@ measured times, the same seed may give another text. Coupled drafts (speculation
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.inference.sampling import MASK, Sampler, mix, uniform
+from edgekit.inference.samplers import TextSampler
+from edgekit.inference.sampling import MASK, mix, uniform
 
 Distribution = tuple[NDArray[np.intp], NDArray[np.float64]]
 """Ascending ids (n,) and their probabilities (n,)."""
@@ -30,7 +31,7 @@ def draw(seed: int, purpose: int, step: int, ids: NDArray[np.intp], weights: NDA
 
 
 def choose(
-    sampler: Sampler,
+    sampler: TextSampler,
     logits: NDArray[np.float32],
     allowed: NDArray[np.bool_] | None,
     guess: int,

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.inference.runtime import Logits, Runtime
-from edgekit.inference.sampling import Sampler
+from edgekit.inference.samplers import TextSampler
 from edgekit.inference.speculative import rejection
 from edgekit.inference.speculative.pace import Pace
 from edgekit.inference.speculative.rejection import Distribution
@@ -122,7 +122,7 @@ class Speculation:
         self._plain_calls, self._plain_seconds = 0, 0.0
         self.stats = DraftStats(draft.kind)
 
-    def choose(self, sampler: Sampler, logits: Logits, allowed: NDArray[np.bool_] | None) -> int:
+    def choose(self, sampler: TextSampler, logits: Logits, allowed: NDArray[np.bool_] | None) -> int:
         """The next token from the last logits: by `sampler.choose`, or by rejection where the guess was drawn."""
         proposal = self._proposal
         if self._rows is None or proposal.distributions is None or self._chosen >= len(proposal.tokens):
