@@ -476,7 +476,8 @@ def test_verify_command_prints_table_and_writes_plot(tiny, gguf_of, tmp_path):
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert "llama.cpp with f32 KV cache" in lines[0] and lines[2].split()[:4] == ["artefact", "type", "MB", "KL"]
-    assert lines[3].split()[:2] == ["tiny-f32.gguf", "f32"] and lines[4].split()[-1] == "sound"
+    assert lines[3].split()[:2] == ["tiny-f32.gguf", "f32"] and lines[3].split()[-1] == "sound"
+    assert lines[4].endswith("  large loss") and "tiny-q4_0.gguf\n  costs " in done.stdout
     drawn = ElementTree.parse(plot).getroot()
     texts = [e.text for e in drawn.iter() if e.tag.endswith("text")]
     assert {"tiny-f32.gguf", "tiny-q4_0.gguf", "Size, MB", "Mean KL, nats (log)", "Top-1 agreement, %"} <= set(texts)

@@ -32,6 +32,12 @@ from edgekit.utils import registry
 @click.option("--plan", is_flag=True, help="Write nothing: print the size of every type of FORMAT.")
 @click.option("--sensitivity", is_flag=True, help="With --plan: measure which tensors lose most by each type.")
 @click.option("--verify/--no-verify", default=True, help="Compare the artefact with its source; keep it only if sound.")
+@click.option(
+    "--advice/--no-advice",
+    default=None,
+    help="If the type costs more than 2 % perplexity, measure which larger one does not: seconds for 12 million "
+    "parameters, tens of seconds for 135 million.  [default: up to 500 million]",
+)
 @flags.strict
 @flags.as_json
 def convert(
@@ -43,6 +49,7 @@ def convert(
     plan: bool,
     sensitivity: bool,
     verify: bool,
+    advice: bool | None,
     strict: bool,
     as_json: bool,
     **values: Any,
@@ -70,13 +77,15 @@ def convert(
     if chooses:
         settings, choice = planner.choose(where, to, output, settings, choosing, force, as_json)
     result = verb.convert(
-        where, to, output, settings=settings, force=force, verify=verify, strict=strict, progress=flags.progress
-    )
+        where, to, output, settings=settings, force=force, verify=verify, strict=strict, advice=advice,
+        progress=flags.progress,
+    )  # fmt: skip
     if as_json:
         import dataclasses
 
         tensors = [dataclasses.asdict(tensor) for tensor in result.tensors]
         record = {"path": str(result.path), "tensors": tensors, "notes": result.notes, "receipt": result.receipt}
+        record["advice"] = None if result.advice is None else result.advice.record()
         click.echo(json.dumps(record | choice))
         return
     click.echo(verb.summary(result), err=True)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.conversion.base import Planned, PlansSizes, converter
-from edgekit.conversion.convert import check_format, check_importance
+from edgekit.conversion.checks import check_format, check_importance
 from edgekit.errors import SettingError
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.settings import Converting

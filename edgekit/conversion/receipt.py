@@ -9,6 +9,7 @@ date and no path, and figures of three digits: the same conversion on the same m
     importance          the text that the weights were weighed by: its name and sha256; absent if there was none
     text, positions     what it was compared on
     runtime             what ran the artefact; null if that is not installed, and then there are no figures
+    verdict             what it costs in words: `verification/cost.py`; absent if there was no text to measure it on
     figures, greedy, by_step     see `Figures` in `verification/metrics.py`, and `verification/measure.py`
     tensors             by kind: how many of each type, and the largest error among them
     limits              what a sound artefact of its type never exceeds: `verification/tolerances.py`
@@ -19,7 +20,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -27,6 +28,7 @@ from threadpoolctl import threadpool_limits
 from edgekit import __version__
 from edgekit.conversion import importance
 from edgekit.conversion.base import CarriesReceipt
+from edgekit.conversion.verification.cost import sentence
 from edgekit.conversion.verification.measure import SourceLogits, measure_source, of_checkpoint
 from edgekit.conversion.verification.proof import Proof, prove
 from edgekit.conversion.verification.settings import SHORT
@@ -37,21 +39,28 @@ from edgekit.settings import Converting
 from edgekit.utils import files, registry
 
 FIGURES = ("mean_kl", "p99_kl", "max_difference", "mean_difference", "logit_error", "top1", "top5", "source_perplexity",
-           "perplexity")  # fmt: skip
+           "perplexity", "perplexity_change")  # fmt: skip
 NOTHING = 1e-9
 """A KL or an error below this is rounding that differs from machine to machine: it is stored as 0."""
 
 
-def build(
-    checkpoint: Checkpoint, path: Path, out: Path, to: str, settings: Converting
-) -> tuple[dict[str, Any] | None, str]:
+class Built(NamedTuple):
+    """What verifying an artefact gave."""
+
+    receipt: dict[str, Any] | None
+    """None if nothing could be verified."""
+    note: str
+    """What could not be verified, and why; "" if everything was."""
+    expected: SourceLogits | None = None
+    """What the artefact was compared with."""
+    proof: Proof | None = None
+
+
+def build(checkpoint: Checkpoint, path: Path, out: Path, to: str, settings: Converting) -> Built:
     """Verify what was just written.
 
     Args:
         path, out: where it is, and its final name.
-
-    Returns:
-        The receipt, and a note if something could not be verified; None and a note if nothing could.
 
     Raises:
         CheckpointError: the artefact is broken; says what is wrong with it.
@@ -61,7 +70,7 @@ def build(
             expected = measure_source(of_checkpoint(checkpoint), None, SHORT)
             proof = prove(expected, path, quick=True)
     except DataError as error:  # a vocabulary that cannot write the text, say one of digits
-        return None, f"not verified: {error}"
+        return Built(None, f"not verified: {error}")
     if not proof.sound:
         reason = proof.failures[0].replace(str(path), out.name)
         raise CheckpointError(f"{out.name} came out broken and is not kept: {reason} (--no-verify keeps it)")
@@ -69,8 +78,8 @@ def build(
     if proof.runtime is None:
         note = f"{'only its tensors were verified' if proof.tensors else 'not verified'}: {proof.notes[-1]}"
         if not proof.tensors:
-            return None, note
-    return contents(expected, proof, checkpoint, to, settings), note
+            return Built(None, note)
+    return Built(contents(expected, proof, checkpoint, to, settings), note, expected, proof)
 
 
 def contents(
@@ -91,6 +100,8 @@ def contents(
     if (figures := proof.figures) is not None:
         receipt |= {"text": expected.text, "positions": figures.positions}
         receipt["figures"] = {name: round_figure(getattr(figures, name)) for name in FIGURES}
+        if proof.cost is not None:
+            receipt["verdict"] = sentence(figures)
         receipt["by_step"] = None if proof.step_difference is None else round_figure(proof.step_difference)
         if proof.greedy is not None:
             receipt["greedy"] = {"length": proof.greedy.length, "matched": proof.greedy.matched}
@@ -175,6 +186,8 @@ def _lines(receipt: Mapping[str, Any]) -> list[str]:
             f"top-5 {100 * figures['top5']:.1f} % · max |Δ| {figures['max_difference']:.2g} · "
             f"perplexity {figures['source_perplexity']:.4g} -> {figures['perplexity']:.4g}{texts}"
         )
+        if verdict := receipt.get("verdict"):
+            lines.append(str(verdict))
     if tensors := receipt.get("tensors"):
         kinds = [f"{name} {'+'.join(group['types'])} {group['error']:.2g}" for name, group in tensors.items()]
         lines.append(f"error of the tensors: {' · '.join(kinds)}")

@@ -12,15 +12,12 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from edgekit.conversion.base import HasSynonyms, Planned, WeighsRounding, converter
+from edgekit.conversion.base import Planned
+from edgekit.conversion.candidates import Candidates, Tried, size
 from edgekit.conversion.importance import DEFAULT
-from edgekit.conversion.plan import sizes
-from edgekit.conversion.verification.contents import Artefact
-from edgekit.conversion.verification.measure import agreement, measure_source, of_checkpoint, open_runtime
-from edgekit.conversion.verification.metrics import Figures
-from edgekit.conversion.verification.proof import running
+from edgekit.conversion.verification.measure import measure_source, of_checkpoint
 from edgekit.conversion.verification.settings import Verifying
-from edgekit.errors import EdgekitError, MissingExtraError, SettingError
+from edgekit.errors import SettingError
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.settings import Choosing, Converting, bytes_of
 from edgekit.utils.progress import Progress, silent
@@ -30,22 +27,6 @@ MEASURED = Verifying(tokens=2048, greedy=0, threads=1)
 
 PATIENCE = 4
 """Smaller files are hardly ever better than larger ones: the search ends after so many in a row that were not."""
-
-
-@dataclass(frozen=True)
-class Tried:
-    """A candidate."""
-
-    quant: str
-    bytes: int
-    figures: Figures | None
-    """None if it was not measured."""
-    verdict: str
-
-    def record(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        kl, top1 = (None, None) if self.figures is None else (self.figures.mean_kl, self.figures.top1)
-        return {"quant": self.quant, "bytes": self.bytes, "mean_kl": kl, "top1": top1, "verdict": self.verdict}
 
 
 @dataclass(frozen=True)
@@ -89,21 +70,16 @@ def choose(
 class _Search:
     def __init__(self, checkpoint: Checkpoint, to: str, settings: Converting, choosing: Choosing) -> None:
         self.checkpoint, self.to, self.settings, self.choosing = checkpoint, to, settings, choosing
-        self.converter = module = converter(to)
-        self.synonyms = module.SAME if isinstance(module, HasSynonyms) else {}
-        self.weighted = module.WEIGHTED if isinstance(module, WeighsRounding) else ()
+        self.candidates = Candidates(checkpoint, to, settings)
 
     def run(self, progress: Progress) -> Choice:
-        planned = [row for row in sizes(self.checkpoint, self.to, self.settings) if row.quant not in self.synonyms]
-        rows = sorted((row for row in planned if row.bytes is not None), key=lambda row: -_size(row))
-        if not rows:
-            raise SettingError(f"{self.checkpoint.name} cannot be written as {self.to}: {planned[0].note}")
+        rows = self.candidates.rows
         most = bytes_of(self.choosing.target_size) if self.choosing.target_size is not None else None
-        fitting = [row for row in rows if most is None or _size(row) <= most]
+        fitting = [row for row in rows if most is None or size(row) <= most]
         if not fitting:
             raise SettingError(
                 f"no {self.to} type of {self.checkpoint.name} fits into {self.choosing.target_size}: the smallest, "
-                f"{rows[-1].quant}, takes {_size(rows[-1]) / 1e6:.2f} MB"
+                f"{rows[-1].quant}, takes {size(rows[-1]) / 1e6:.2f} MB"
             )
         self.expected = measure_source(of_checkpoint(self.checkpoint), None, MEASURED)
         with tempfile.TemporaryDirectory() as folder:
@@ -112,12 +88,12 @@ class _Search:
             chosen, reason, tried = search(fitting, progress)
         measured = {row.quant: row for row in tried}
         listed = [
-            measured.get(row.quant, Tried(row.quant, _size(row), None, "not tried" if row in fitting else "too large"))
+            measured.get(row.quant, Tried(row.quant, size(row), None, "not tried" if row in fitting else "too large"))
             for row in rows
         ]
         listed = [replace(row, verdict="chosen") if row.quant == chosen else row for row in listed]
         expected = self.expected
-        return Choice(chosen, reason, listed, expected.text, expected.positions, self._importance(chosen))
+        return Choice(chosen, reason, listed, expected.text, expected.positions, self.candidates.importance(chosen))
 
     def _best(self, rows: list[Planned], progress: Progress) -> tuple[str, str, list[Tried]]:
         best: Tried | None = None
@@ -161,32 +137,10 @@ class _Search:
             f"{best.quant}, has {kl:.2g} at {best.bytes / 1e6:.2f} MB"
         )
 
-    def _importance(self, quant: str) -> str | None:
-        return self.settings.importance if quant in self.weighted else None
-
     def _measure(self, row: Planned) -> Tried:
-        """Convert one candidate, run it, and delete it."""
-        path = self.folder / f"{row.quant}{self.converter.SUFFIX}"
-        settings = replace(self.settings, quant=row.quant, importance=self._importance(row.quant))
-        runtime = None
-        try:
-            self.converter.convert(replace(self.checkpoint, notes=[]), path, settings, silent)
-            runtime, _ = open_runtime(Artefact(path), running(MEASURED))
-            figures, _ = agreement(self.expected, runtime)
-        except MissingExtraError:
-            raise
-        except EdgekitError as error:
-            return Tried(row.quant, _size(row), None, f"cannot be written: {error}")
-        finally:
-            if runtime is not None:
-                runtime.close()
-            path.unlink(missing_ok=True)
-        over = self.choosing.max_kl is not None and figures.mean_kl > self.choosing.max_kl
-        return Tried(row.quant, _size(row), figures, "loses too much" if over else "measured")
-
-
-def _size(row: Planned) -> int:
-    return row.bytes or 0  # the rows without a size are left out beforehand
+        tried = self.candidates.measure(row, self.expected, self.folder)
+        over = self.choosing.max_kl is not None and tried.figures and tried.figures.mean_kl > self.choosing.max_kl
+        return replace(tried, verdict="loses too much") if over else tried
 
 
 def report(choice: Choice) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from edgekit.conversion.base import ArtefactTensor, ComparesTensors, HasProbes, WeighsRounding, converter
-from edgekit.conversion.convert import check_quant
+from edgekit.conversion.checks import check_quant
 from edgekit.conversion.verification.measure import SourceLogits, agreement, measure_source, of_checkpoint
 from edgekit.conversion.verification.settings import Verifying
 from edgekit.errors import MissingExtraError, SettingError

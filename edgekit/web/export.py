@@ -186,7 +186,7 @@ def _convert(where: Path, quant: str | None, path: Path, progress: Progress) -> 
         converting.convert(where, "onnx", path, settings=settings, force=True, verify=False, progress=progress)
     module.shrink(path, "int8_rows")
     checkpoint = open_model(where)
-    measured, note = receipt.build(checkpoint, path, Path(f"{checkpoint.name}-int8_rows.onnx"), "onnx",
+    measured, note, *_ = receipt.build(checkpoint, path, Path(f"{checkpoint.name}-int8_rows.onnx"), "onnx",
                               dataclasses.replace(settings, quant="int8_rows"))  # fmt: skip
     if measured:
         receipt.attach(path, measured, module)

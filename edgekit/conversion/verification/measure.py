@@ -134,6 +134,8 @@ class SourceLogits:
     window: int
     windows: list[list[int]]
     logits: np.ndarray
+    is_text: bool = True
+    """False if the ids were drawn at random, for want of a tokenizer: then perplexities say nothing."""
 
     @property
     def positions(self) -> int:
@@ -156,7 +158,7 @@ def measure_source(source: Source, documents: Sequence[Document] | None, setting
         DataError: the text has too few tokens.
         CheckpointError: the source's logits are not finite.
     """
-    text, ids = _ids(source, documents, settings.tokens)
+    text, ids, is_text = _ids(source, documents, settings.tokens)
     window = min(settings.window, source.runtime.context_length)
     windows = [list(w) for w, _ in blockwise(ids, window, source.prefix) if len(w) > 1]
     if not windows:
@@ -168,20 +170,20 @@ def measure_source(source: Source, documents: Sequence[Document] | None, setting
         at += len(logits)
     if not np.isfinite(kept[:at]).all():
         raise CheckpointError(f"{source.name}: the source's own logits are not finite: it is damaged")
-    return SourceLogits(source, settings, text, ids, window, windows, kept)
+    return SourceLogits(source, settings, text, ids, window, windows, kept, is_text)
 
 
-def _ids(source: Source, documents: Sequence[Document] | None, most: int) -> tuple[str, list[int]]:
-    """What the text is called, and at most `most` ids."""
+def _ids(source: Source, documents: Sequence[Document] | None, most: int) -> tuple[str, list[int], bool]:
+    """What the text is called, at most `most` ids, and whether they are a text's."""
     tokenizer, ids = source.tokenizer, list[int]()
     for document in documents or [Document("", CALIBRATION)]:
         if tokenizer is not None and len(ids) < most:
             ids += tokenizer.encode(document.text)
     if tokenizer is not None and (documents is not None or len(ids) >= FEW):
-        return "bundled text" if documents is None else "text", ids[:most]
+        return "bundled text" if documents is None else "text", ids[:most], True
     reason = "no tokenizer" if tokenizer is None else "the vocabulary cannot write the bundled text"
     drawn = np.random.default_rng(0).integers(0, source.runtime.vocab_size, most).tolist()
-    return f"seeded random ids ({reason})", drawn
+    return f"seeded random ids ({reason})", drawn, False
 
 
 def _array(positions: int, vocab_size: int) -> np.ndarray:

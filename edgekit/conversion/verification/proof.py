@@ -16,6 +16,7 @@ from edgekit.conversion.verification.contents import (
     artefact_checkpoint,
     read_content,
 )
+from edgekit.conversion.verification.cost import cost_of, grade
 from edgekit.conversion.verification.layers import Layer, departs, guess, layers
 from edgekit.conversion.verification.measure import (
     Greedy,
@@ -56,6 +57,8 @@ class Proof:
     """The coarsest type among its matrices, which decides the limits."""
     runtime: str | None = None
     figures: Figures | None = None
+    cost: float | None = None
+    """By what share its perplexity is above the source's, see `cost_of`; None if that was not measured on a text."""
     own_error: float | None = None
     """Logit error of the runtime, compared with what numpy computes from the artefact's own tensors, on the first
     window: what the runtime adds to the loss of the weights."""
@@ -79,12 +82,17 @@ class Proof:
         return not self.failures
 
     @property
+    def verdict(self) -> str:
+        """In a word or two: "BROKEN", or what it costs, see `cost.py`."""
+        return grade(self.cost) if self.sound else "BROKEN"
+
+    @property
     def limit(self) -> Limit:
         return limit_of(self.type)
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        plain = "bytes type runtime sound failures notes own_error noise step_difference step_error".split()
+        plain = "bytes type runtime sound verdict failures notes own_error noise step_difference step_error".split()
         record: dict[str, Any] = {"path": str(self.path)} | {name: getattr(self, name) for name in plain}
         for name in ("figures", "greedy", "tokens"):
             value = getattr(self, name)
@@ -190,6 +198,7 @@ def _check_logits(expected: SourceLogits, runtime: Runtime, proof: Proof, own: C
         proof.failures.insert(0, f"it has {runtime.vocab_size:,} tokens, the source {source.runtime.vocab_size:,}")
         return
     proof.figures, logits = agreement(expected, runtime)
+    proof.cost = cost_of(proof.figures) if expected.is_text else None
     if settings.greedy:
         proof.greedy = greedy(expected, runtime)
     if proof.runtime != "numpy":  # the reference's own steps tell nothing about an artefact

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 
+from edgekit.conversion.verification.cost import KEPT, LITTLE, grade, percent, sentence
 from edgekit.conversion.verification.proof import Proof
 from edgekit.conversion.verification.verify import Verification
 from edgekit.utils import plot
@@ -16,7 +17,8 @@ HEAD = (
 EXPLAINED = (
     "KL: mean KL(source ‖ artefact), nats a token · top-1, top-5: likeliest tokens that are the same\n"
     "|Δ|: difference of a logit · by step: the largest between tokens fed one by one and at once\n"
-    "greedy: tokens before the first that differs, mean of all texts"
+    "greedy: tokens before the first that differs, mean of all texts\n"
+    f"verdict: sound is within {percent(LITTLE)} of the source's perplexity"
 )
 
 
@@ -47,7 +49,7 @@ def _row(proof: Proof, name: str) -> list[str]:
     g = proof.greedy
     cells.append("-" if g is None else f"{sum(g.matched) / len(g.matched):.0f}/{g.length}")
     cells.append("-" if proof.step_difference is None else f"{proof.step_difference:.2g}")
-    return [*cells, "sound" if proof.sound else "BROKEN"]
+    return [*cells, proof.verdict]
 
 
 def change(share: float) -> str:
@@ -59,7 +61,10 @@ def change(share: float) -> str:
 
 def details(proof: Proof, *, markdown: bool = False) -> str:
     """Remarks on one artefact that are not in the table; "" if there are none."""
-    lines = [f"broken: {sentence}" for sentence in proof.failures] + [f"note: {note}" for note in proof.notes]
+    lines = [f"broken: {failure}" for failure in proof.failures]
+    if proof.sound and proof.figures is not None and grade(proof.cost) != KEPT:
+        lines.append(sentence(proof.figures))
+    lines += [f"note: {note}" for note in proof.notes]
     if proof.greedy is not None and (d := proof.greedy.divergence) is not None:
         artefact, source = (
             str(id) if text is None else json.dumps(text, ensure_ascii=False)
