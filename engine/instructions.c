@@ -1,7 +1,16 @@
 /* The instruction sets in the library, the best first, and the choice of one at run time. */
 #include "kernels.h"
 
+#if defined(__x86_64__) && defined(__GNUC__)
+extern const ek_kernels ek_kernels_avx512, ek_kernels_avxvnni, ek_kernels_avx2;
+#endif
+
 static const ek_kernels *const SETS[] = {
+#if defined(__x86_64__) && defined(__GNUC__)
+    &ek_kernels_avx512,
+    &ek_kernels_avxvnni,
+    &ek_kernels_avx2,
+#endif
     &ek_kernels_c,
 };
 
