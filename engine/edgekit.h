@@ -248,9 +248,77 @@ EK_API int ek_sampler_rewind(ek_sampler *sampler, ek_mark mark);
 EK_API int ek_sampler_move(ek_sampler **sampler, void *memory, size_t size, const ek_sampler *from, uint32_t capacity,
                            ek_error *error);
 
-/* ---- tokenizer: tokenizer.c, tokenmonster.c, bpe.c ---- */
+/* ---- tokenizer: tokenizer.c, tokenmonster*.c, bpe*.c ---- */
 
+/* Text to ids and back. A text is UTF-8; ill-formed bytes are taken as they are. A tokenizer is not changed by its use:
+ * several threads may share it. */
 typedef struct ek_tokenizer ek_tokenizer;
+
+enum { EK_TOKENMONSTER = 1, EK_SENTENCEPIECE = 2, EK_BYTE_BPE = 3 };
+
+typedef struct {
+    uint32_t kind;       /* one of the above */
+    uint32_t vocabulary; /* ids are smaller than it */
+    int32_t bos, eos;    /* -1: none */
+    uint32_t add_bos;    /* 1: a text begins with `bos` */
+    uint32_t capcode;    /* TokenMonster's level: 0, 1 or 2 */
+    size_t longest;      /* bytes that one call of ek_piece, ek_decoder_feed or ek_decoder_flush may write */
+} ek_tokenizer_info;
+
+/* Options of ek_tokenizer_open. EK_BARE: a `.vocab` file as TokenMonster's own library reads it, without ids for BOS and
+ * EOS, and with special tokens that a text may become. */
+enum { EK_BARE = 1 };
+
+/* Bytes that ek_tokenizer_open needs. `file`: a GGUF file, of which the beginning up to the tensors is enough, or a
+ * TokenMonster `.vocab` file. EK_UNSUPPORTED names a tokenizer that the engine does not have. */
+EK_API int ek_tokenizer_size(const void *file, size_t length, uint32_t options, size_t *size, ek_error *error);
+
+/* Opens a tokenizer in the caller's block, aligned to EK_ALIGNMENT. The file's bytes and the block must outlive it. */
+EK_API int ek_tokenizer_open(const void *file, size_t length, uint32_t options, void *memory, size_t size,
+                             ek_tokenizer **tokenizer, ek_error *error);
+
+EK_API const ek_tokenizer_info *ek_tokenizer_describe(const ek_tokenizer *tokenizer);
+
+/* What an id is: 0 for text, or several of these. Special tokens and padding print nothing. */
+enum { EK_SPECIAL = 1, EK_STOP = 2, EK_PADDING = 4 };
+EK_API uint32_t ek_token_type(const ek_tokenizer *tokenizer, uint32_t id);
+
+/* The bytes that an id adds in the middle of a text, before TokenMonster's capcode is undone: what masks of ids look
+ * at. Returns their number; more than `capacity` are not written. */
+EK_API size_t ek_piece(const ek_tokenizer *tokenizer, uint32_t id, void *out, size_t capacity);
+
+/* How special tokens in a text are encoded: as text, or with EK_PARSE_SPECIALS as their ids. EK_ADD_BOS: put BOS first
+ * if the model wants it. */
+enum { EK_PARSE_SPECIALS = 1, EK_ADD_BOS = 2 };
+
+/* Bytes of work memory, of any alignment, that ek_encode needs for a text of this length. 0 for most TokenMonster
+ * vocabularies. */
+EK_API size_t ek_encode_size(const ek_tokenizer *tokenizer, size_t length);
+
+/* Returns the number of ids of the whole text, of which the first `capacity` are written, or a negative status:
+ * EK_MEMORY, if the work memory is too small, or EK_ARGUMENT for a text of more than 2^30 bytes. */
+EK_API int64_t ek_encode(const ek_tokenizer *tokenizer, const char *text, size_t length, uint32_t flags, uint32_t *ids,
+                         size_t capacity, void *work, size_t work_size);
+
+/* Turns ids into text as they come; small, and copied by assignment. */
+typedef struct {
+    uint8_t held[4], held_count, word, character, deleting, fresh; /* of capcode */
+} ek_undo;
+
+typedef struct {
+    const ek_tokenizer *tokenizer;
+    ek_undo undo;
+    uint8_t pending[4], pending_count, begun;
+} ek_decoder;
+
+EK_API void ek_decoder_start(ek_decoder *decoder, const ek_tokenizer *tokenizer);
+
+/* Writes the bytes that are certain after this id, whole characters, and returns their number. `out` has `longest`
+ * bytes. To continue a prompt, feed its ids first and ignore what they write. */
+EK_API size_t ek_decoder_feed(ek_decoder *decoder, uint32_t id, void *out);
+
+/* Writes what is still withheld: the bytes of an unfinished character. The decoder starts over. */
+EK_API size_t ek_decoder_flush(ek_decoder *decoder, void *out);
 
 /* ---- generation: generate.c ---- */
 

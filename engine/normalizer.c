@@ -91,7 +91,7 @@ static void normalizer_advance(ek_normalizer *n) {
 static void normalizer_insert(ek_normalizer *n, uint32_t point, unsigned class) {
     unsigned place = n->segment_count++, lead, trail;
     while (class && place) {
-        unsigned before = ek_mark(n->segment[place - 1], &lead, &trail);
+        unsigned before = ek_combining(n->segment[place - 1], &lead, &trail);
         if (before <= class) break;
         n->segment[place] = n->segment[place - 1];
         place--;
@@ -106,8 +106,8 @@ static int normalizer_segment(ek_normalizer *n) {
     n->segment_at = n->segment_count = 0;
     while (n->segment_count + 5 <= sizeof n->segment / sizeof *n->segment && normalizer_source(n, &point)) {
         size_t count = ek_decompose(point, parts);
-        if (n->segment_count && !ek_mark(parts[0], &ignored, &other)) break;
-        ek_mark(point, &lead, &trail);
+        if (n->segment_count && !ek_combining(parts[0], &ignored, &other)) break;
+        ek_combining(point, &lead, &trail);
         if (n->nonstarters + lead > NORMALIZER_MOST_NONSTARTERS) {
             if (n->segment_count) break;
             normalizer_insert(n, EK_CGJ, 0);
@@ -115,7 +115,7 @@ static int normalizer_segment(ek_normalizer *n) {
         } else {
             n->nonstarters = lead ? n->nonstarters + lead : trail;
         }
-        for (size_t i = 0; i < count; i++) normalizer_insert(n, parts[i], ek_mark(parts[i], &ignored, &other));
+        for (size_t i = 0; i < count; i++) normalizer_insert(n, parts[i], ek_combining(parts[i], &ignored, &other));
         normalizer_advance(n);
     }
     return n->segment_count != 0;

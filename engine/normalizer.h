@@ -38,13 +38,7 @@ int ek_normalizer_run_is_mixed(const ek_normalizer *normalizer);
 size_t ek_capcode_fill(ek_normalizer *normalizer, uint8_t *out, size_t size, size_t capacity);
 int ek_normalizer_done(const ek_normalizer *normalizer);
 
-/* Takes capcode out of a stream that comes in pieces. */
-typedef struct {
-    uint8_t held[4]; /* an unfinished character; level 2 works on characters */
-    uint8_t held_count, word, character, deleting, fresh;
-} ek_undo;
-
-/* `out` has 2 * length + 8 bytes. Returns how many were written. */
+/* Takes capcode out of a stream that comes in pieces. `out` has 2 * length + 8 bytes. Returns how many were written. */
 size_t ek_undo_feed(ek_undo *undo, unsigned level, const uint8_t *bytes, size_t length, uint8_t *out);
 /* What was held back, at most 8 bytes; the next feed begins a new stream. */
 size_t ek_undo_flush(ek_undo *undo, unsigned level, uint8_t *out);

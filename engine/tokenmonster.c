@@ -47,7 +47,7 @@ typedef struct {
     uint8_t *at;
 } tm_choice;
 
-static inline int tm_bonus(unsigned after) { return after > 1 ? 98 + (int)after + (after == 2) : 0; }
+static inline int tm_bonus(unsigned after) { return after > 1 ? 98 + (int)after : 0; }
 
 /* Terms of a score that depend on both tokens and the byte after them. `split`: a word is split between them. */
 static inline int tm_pair(const ek_tm_record *first, const ek_tm_record *next, unsigned after, int split) {
@@ -71,7 +71,7 @@ static inline void tm_try(const tm_encoder *e, const ek_tm_record *first, int ca
     int own = first->first - (carry ? (first->words > 1 ? 102 : 101) : 0);
     int split = first->flags & EK_TM_ENDS_LETTER && next->flags & EK_TM_BEGINS_LETTER;
     int score = own + next->second + tm_pair(first, next, after, split);
-    if (stop <= longest_end) score -= stop < longest_end ? 100 : 10000;
+    if (stop <= longest_end) score -= stop < longest_end ? 100 : 10000; /* shorter than the longest match alone */
     if (score > plain->score) {
         tm_choice better = {score, first, next, at};
         *plain = better;
@@ -104,13 +104,8 @@ static void tm_chain(tm_encoder *e, const ek_tm_record *token, ek_ids *out) {
         }
         tm_choice plain = {TM_WORST, token, token, end}, spaced = plain;
         tm_try(e, token, carry, end, &plain, &spaced);
-        /* The two scores of alternatives are less by 100 or 10000 unless they reach further. */
-        if (token->shorter[0] >= 0) {
-            const uint8_t *none = e->place - 1;
-            (void)none;
-            tm_try(e, &v->records[token->shorter[0]], carry, end, &plain, &spaced);
-            if (token->shorter[1] >= 0) tm_try(e, &v->records[token->shorter[1]], carry, end, &plain, &spaced);
-        }
+        for (int k = 0; k < 2 && token->shorter[k] >= 0; k++)
+            tm_try(e, &v->records[token->shorter[k]], carry, end, &plain, &spaced);
         if (plain.score == TM_WORST) {
             ek_ids_add(out, token->id);
             e->place = end;

@@ -50,12 +50,12 @@ int ek_vocabulary_index(ek_vocabulary *vocabulary, const uint8_t *silent, ek_err
 
 /* Where ids go: beyond the capacity they are only counted. */
 typedef struct {
-    int32_t *ids;
+    uint32_t *ids;
     size_t capacity, count;
 } ek_ids;
 
 static inline void ek_ids_add(ek_ids *out, uint32_t id) {
-    if (out->count < out->capacity) out->ids[out->count] = (int32_t)id;
+    if (out->count < out->capacity) out->ids[out->count] = id;
     out->count++;
 }
 

@@ -1,4 +1,5 @@
 /* TokenMonster's `.vocab` files: every field is checked, with the same rules as edgekit's Python. */
+#include "bytes.h"
 #include "tokenmonster.h"
 
 #define TM_HEADER 24
@@ -8,7 +9,6 @@ static uint32_t tm_u24(const uint8_t *bytes) {
     return bytes[0] | (uint32_t)bytes[1] << 8 | (uint32_t)bytes[2] << 16;
 }
 
-static uint32_t tm_u32(const uint8_t *bytes) { return tm_u24(bytes) | (uint32_t)bytes[3] << 24; }
 
 #define TM_MINUS_ONE 0xBF800000u /* the score of a duplicate, as bits */
 
@@ -41,7 +41,7 @@ static int tm_walk(const uint8_t *file, size_t length, size_t *place, size_t *by
 }
 
 /* Parts of the memory block: records, trie, pieces, bases, order. */
-static uint32_t tm_nodes(size_t bytes) { return (uint32_t)(bytes * 2 + 2048); }
+static uint32_t tm_nodes(size_t bytes) { return (uint32_t)(bytes + bytes / 8 + 2048); }
 
 int ek_vocabulary_size(const uint8_t *file, size_t length, size_t *size, ek_error *error) {
     size_t place, bytes;
@@ -115,7 +115,7 @@ static int tm_read_record(ek_vocabulary *v, uint32_t index, size_t place, ek_err
     record->flags = after[0];
     record->words = after[1];
     record->id = tm_u24(after + 8);
-    record->duplicate = tm_u32(after + 11) == TM_MINUS_ONE;
+    record->duplicate = ek_u32(after + 11) == TM_MINUS_ONE;
     int words = record->words, uniform = record->flags & EK_TM_UNIFORM ? 1 : 0;
     record->first = (int16_t)(record->length + uniform + (words > 1 ? words - 1 : 0) + 100 * words);
     record->second = (int16_t)(record->first + (record->flags & EK_TM_BEGINS_SPACE ? 1 : 0));
@@ -128,7 +128,7 @@ static int tm_read_record(ek_vocabulary *v, uint32_t index, size_t place, ek_err
     }
     int status = tm_check_words(v, index, error);
     if (!status) status = tm_check_alternatives(v, index, after + 2, error);
-    return status ? status : tm_check_id(v, index, tm_u32(after + 11), error);
+    return status ? status : tm_check_id(v, index, ek_u32(after + 11), error);
 }
 
 /* A duplicate is another token with the marker and a space before it. */

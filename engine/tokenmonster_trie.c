@@ -2,7 +2,7 @@
 #include "tokenmonster.h"
 
 #define TRIE_DEPTH (EK_TM_LONGEST + 1)
-#define TRIE_TRIES 512      /* places that are tried for a node's children before they are put at the end */
+#define TRIE_TRIES 256      /* places that are tried for a node's children before they are put at the end */
 #define TRIE_BASE_USED 0x80000000u
 #define TRIE_FREE (~0u)
 
@@ -97,7 +97,7 @@ static uint32_t trie_place(const ek_vocabulary *v, const trie_children *c, trie_
         if (trie_fits(v, base, c)) break;
         full += v->trie[base + first].link != TRIE_FREE;
     }
-    if (tries > 64 && full * 10 > tries * 9) space->hint = base + first;
+    if (tries > 16 && full * 8 > tries * 7) space->hint = base + first;
     if (tries == TRIE_TRIES || base + 512 >= v->nodes) base = space->end;
     while (base + 512 < v->nodes && !trie_fits(v, base, c)) base++;
     if (base + 512 >= v->nodes) return 0;

@@ -135,7 +135,7 @@ size_t ek_decompose(uint32_t point, uint32_t out[4]) {
     return count + 1;
 }
 
-unsigned ek_mark(uint32_t point, unsigned *lead, unsigned *trail) {
+unsigned ek_combining(uint32_t point, unsigned *lead, unsigned *trail) {
     *lead = *trail = 0;
     if (point < 0xA8) return 0;
     if (point - 0xAC00u < 11172u) {

@@ -35,6 +35,6 @@ uint32_t ek_upper(uint32_t point);
 /* The full canonical decomposition; returns its length, 1 to 4. */
 size_t ek_decompose(uint32_t point, uint32_t out[4]);
 /* The combining class; how many non-starters begin and end the compatibility decomposition. */
-unsigned ek_mark(uint32_t point, unsigned *lead, unsigned *trail);
+unsigned ek_combining(uint32_t point, unsigned *lead, unsigned *trail);
 
 #endif
