@@ -3,7 +3,7 @@
     tokenizer = EngineTokenizer(library, data)
     ids = tokenizer.encode("Once upon a time")
 
-The prototypes are those of engine/edgekit.h. TokenMonster's ids equal `Vocabulary.encode`; the others equal llama.cpp's.
+The prototypes are those of engine/edgekit.h. TokenMonster's ids equal `Vocabulary.encode`, the others llama.cpp's.
 """
 
 import ctypes
