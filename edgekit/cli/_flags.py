@@ -10,8 +10,9 @@ import click
 from edgekit.utils import registry
 
 model = click.option(
-    "-m", "--model", metavar="MODEL", help="Model folder, .gguf, .onnx or Hub id; default: the bundled model."
-)
+    "-m", "--model", metavar="MODEL",
+    help="Model folder, .gguf, .onnx or Hub id (owner/name, owner/name:q4_0); default: the bundled model.",
+)  # fmt: skip
 runtime = click.option(
     "--runtime", metavar="NAME", help=f"One of {', '.join(registry.names('runtimes'))}; default: by the format."
 )
@@ -27,6 +28,26 @@ output = click.option(
 )
 strict = click.option("--strict", is_flag=True, help="Refuse a configuration with keys that edgekit does not know.")
 force = click.option("--force", is_flag=True, help="Replace an existing file.")
+
+
+def note(text: str) -> None:
+    """Print a note on stderr."""
+    click.echo(f"note: {text}", err=True)
+
+
+def find(model: str | None, revision: str | None) -> Path:
+    """The file or folder of `--model` and `--revision`; says on stderr what was taken of a Hub id."""
+    from edgekit.formats import hub
+
+    return hub.resolve(model, revision=revision, note=note)
+
+
+def of_hub(path: Path) -> dict[str, Any]:
+    """{"hub": repository, commit and file} for a model from the Hub, for JSON; otherwise {}."""
+    from edgekit.formats.hub_cache import origin
+
+    found = origin(path)
+    return {"hub": found.record()} if found else {}
 
 
 def progress(items: Iterable[Any], what: str, total: int) -> Iterator[Any]:

@@ -60,7 +60,8 @@ def chat(
         raise UsageError(f"--{next(iter(drafting)).replace('_', '-')} needs --draft")
     from edgekit.model import load
 
-    loaded = load(model, runtime=runtime, quant=quant, revision=revision, progress=flags.progress, **running)
+    where = flags.find(model, revision)
+    loaded = load(where, runtime=runtime, quant=quant, progress=flags.progress, **running)
     if loaded.chat_template is None:
         raise VocabularyError("the model has no chat template, so it cannot chat: `edgekit run` continues a text")
     if drafting:

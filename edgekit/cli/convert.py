@@ -55,7 +55,6 @@ def convert(
     **values: Any,
 ) -> None:
     from edgekit.conversion import convert as verb
-    from edgekit.formats import hub
 
     settings, choosing = Converting(**given(Converting, values)), Choosing(**given(Choosing, values))
     chooses = choosing.target_size is not None or choosing.max_kl is not None
@@ -67,7 +66,7 @@ def convert(
         raise UsageError("--plan neither writes nor chooses: omit --output, --target-size and --max-kl")
     if chooses and settings.quant is not None:
         raise UsageError("--target-size and --max-kl choose the type: omit --quant")
-    where = hub.resolve(model, revision=revision)
+    where = flags.find(model, revision)
     if plan or chooses:
         from edgekit.cli import _plan as planner
     if plan or to is None:

@@ -22,10 +22,10 @@ from edgekit.cli import _flags as flags
 @click.pass_context
 def doctor(context: click.Context, model: str | None, revision: str | None, as_json: bool) -> None:
     from edgekit.doctor import examine as verb
-    from edgekit.formats import hub
 
-    result = verb.examine(hub.resolve(model, revision=revision))
-    click.echo(json.dumps(result.record()) if as_json else verb.report(result))
+    where = flags.find(model, revision)
+    result = verb.examine(where)
+    click.echo(json.dumps(result.record() | flags.of_hub(where)) if as_json else verb.report(result))
     context.exit(0 if result.usable else 1)
 
 

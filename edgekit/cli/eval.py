@@ -134,8 +134,9 @@ def _load(values: dict[str, Any]) -> tuple["Model", dict[str, Any]]:
     from edgekit.model import load
 
     running, path = given(Running, values), values.pop("model")
-    loaded = load(path, progress=flags.progress, **values, **running)
-    return loaded, {"model": path, "runtime": registry.name_of(loaded.runtime)}
+    where = flags.find(path, values.pop("revision"))
+    loaded = load(where, progress=flags.progress, **values, **running)
+    return loaded, {"model": path, "runtime": registry.name_of(loaded.runtime)} | flags.of_hub(where)
 
 
 def _show(record: dict[str, Any], facts: dict[str, Any], output: Output, csv: str, report: str) -> None:

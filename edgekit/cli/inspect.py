@@ -19,9 +19,9 @@ from edgekit.cli import _flags as flags
 @flags.as_json
 def inspect(model: str | None, tensors: bool, revision: str | None, as_json: bool) -> None:
     from edgekit.doctor import inspect as verb
-    from edgekit.formats import hub
 
-    description = verb.describe(hub.resolve(model, revision=revision))
+    where = flags.find(model, revision)
+    description = verb.describe(where) | flags.of_hub(where)
     click.echo(json.dumps(description) if as_json else verb.report(description, tensors=tensors))
 
 

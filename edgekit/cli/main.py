@@ -88,6 +88,6 @@ def main() -> None:
     edgekit convert -m MODEL --to gguf --quant q4_0
     edgekit inspect -m MODEL
 
-    MODEL is a Hugging Face folder, a .gguf, a .onnx, or a Hub id such as StentorLabs/Stentor2-12M. The default is the
-    small story model that comes with edgekit.
+    MODEL is a Hugging Face folder, a .gguf, a .onnx, or a Hub id such as StentorLabs/Stentor2-12M, or
+    owner/name:q4_0 for a GGUF by its type. The default is the small story model that comes with edgekit.
     """

@@ -69,22 +69,24 @@ def run(
     from edgekit.formats.generation_config import caveats, check_strict
     from edgekit.model import load
 
-    loaded = load(model, runtime=runtime, quant=quant, revision=revision, progress=flags.progress, **running)
+    where = flags.find(model, revision)
+    loaded = load(where, runtime=runtime, quant=quant, progress=flags.progress, **running)
     if strict:
         check_strict(loaded.runtime.files)
     for caveat in caveats(loaded.runtime.files):
-        click.echo(f"note: {caveat}", err=True)
+        flags.note(caveat)
     if drafting:
         drafting["draft"] = loaded.drafter(drafting["draft"], drafting.get("draft_runtime"))
         settings |= drafting
     if special and not chat:
         settings["special"] = True
     elif prompt is not None and not chat and (spelled := _spelled(loaded, prompt)):
-        click.echo(f"note: {spelled} in the prompt was read as text; --special reads it as a token", err=True)
+        flags.note(f"{spelled} in the prompt was read as text; --special reads it as a token")
     if prompt is not None:
-        _answer(loaded, prompt, settings, echo=echo, stats=stats, as_json=as_json, chat=chat)
+        about = flags.of_hub(where)
+        _answer(loaded, prompt, settings, echo=echo, stats=stats, as_json=as_json, chat=chat, about=about)
     else:
-        _converse(loaded, settings, stats, as_json)
+        _converse(loaded, settings, stats, as_json, flags.of_hub(where))
 
 
 def _spelled(model: "Model", prompt: str) -> str:
@@ -103,12 +105,14 @@ def _answer(
     stats: bool = False,
     as_json: bool = False,
     chat: bool = False,
+    about: dict[str, Any],
 ) -> None:
+    """`about`: added to the record of `--json`."""
     stream = model.chat(prompt, **settings) if chat else model.stream(prompt, **settings)
     if echo and not as_json and not chat:
         write(prompt)
     finished = show(stream, quiet=as_json)
-    click.echo(json.dumps(_record(stream.result, model, chat)) if as_json else "")
+    click.echo(json.dumps(_record(stream.result, model, chat) | about) if as_json else "")
     for note in notes(stream.result, model.runtime.context_length) if chat else ():
         click.echo(note, err=True)
     if stats:
@@ -117,7 +121,7 @@ def _answer(
         sys.exit(130)
 
 
-def _converse(model: "Model", settings: dict[str, Any], stats: bool, as_json: bool) -> None:
+def _converse(model: "Model", settings: dict[str, Any], stats: bool, as_json: bool, about: dict[str, Any]) -> None:
     """Asks for prompts. Ctrl-C ends a text, or the session between texts; Ctrl-D ends the session."""
     import contextlib
 
@@ -133,7 +137,7 @@ def _converse(model: "Model", settings: dict[str, Any], stats: bool, as_json: bo
         if not prompt:
             continue
         try:
-            _answer(model, prompt, settings, stats=stats, as_json=as_json)
+            _answer(model, prompt, settings, stats=stats, as_json=as_json, about=about)
         except EdgekitError as error:
             click.echo(f"Error: {error}", err=True)
         except SystemExit:

@@ -62,7 +62,7 @@ def run(models: tuple[str, ...], values: dict[str, Any], *, pages: bool = False,
 
     folder: Path | None = app.pages() if pages else None
     try:
-        pool = ModelPool(models or (None,), progress=flags.progress, **values, **running)
+        pool = ModelPool(models or (None,), progress=flags.progress, note=flags.note, **values, **running)
         sys.exit(server.serve(pool, settings, pages=folder, ready=lambda url: _ready(url, pool, browser)))
     except KeyboardInterrupt:  # while the model is being opened
         sys.exit(130)

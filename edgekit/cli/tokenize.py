@@ -41,7 +41,7 @@ def tokenize(
     from edgekit.tokenizers.load import parse_ids, pieces
     from edgekit.tokenizers.open import open_tokenizer
 
-    tokenizer = open_tokenizer(model, vocab, revision)
+    tokenizer = open_tokenizer(flags.find(model, revision) if vocab is None else None, vocab)
     if decode:
         ids = parse_ids(text, tokenizer.vocab_size)
         shown = tokenizer.decode(ids)

@@ -62,7 +62,7 @@ def verify(
 
     documents = reading.read(texts) if texts else None
     result = verb.verify(
-        model, artefacts, settings, texts=documents, runtime=runtime, revision=revision, progress=flags.progress
+        flags.find(model, revision), artefacts, settings, texts=documents, runtime=runtime, progress=flags.progress
     )
     if plot is not None:
         files.write_bytes(plot, report.svg(result).encode())

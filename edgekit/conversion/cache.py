@@ -12,6 +12,7 @@ from edgekit import __version__
 from edgekit.conversion.convert import convert
 from edgekit.errors import FileError
 from edgekit.formats import embedded
+from edgekit.formats.hub_cache import model_name
 from edgekit.settings import Converting
 from edgekit.utils import registry
 from edgekit.utils.files import os_reason
@@ -29,9 +30,8 @@ def folder() -> Path:
 
 def converted(source: Path, to: str, quant: str, progress: Progress = silent) -> Path:
     """`source` in another format, from the cache or converted now. Raises as `edgekit.conversion.convert.convert`."""
-    path = (
-        folder() / f"{Path(source).resolve().stem}-{quant}-{digest(source, quant)}{registry.suffix('converters', to)}"
-    )
+    name = Path(model_name(source)).stem
+    path = folder() / f"{name}-{quant}-{digest(source, quant)}{registry.suffix('converters', to)}"
     if not path.exists():
         convert(source, to, path, settings=Converting(quant=quant), force=True, progress=progress)
     return path

@@ -16,6 +16,7 @@ from edgekit.conversion.checks import check_format, check_importance, check_quan
 from edgekit.conversion.verification.cost import LITTLE, cost_of
 from edgekit.formats import embedded
 from edgekit.formats.generation_config import caveats, check_strict
+from edgekit.formats.hub_cache import origin
 from edgekit.formats.open import open_model
 from edgekit.settings import Converting
 from edgekit.utils import files
@@ -83,7 +84,7 @@ def convert(
         tensors = write(embedded.RECEIPT_ROOM if verify else 0)
         built = receipt.Built(None, "")
         if verify:
-            built = receipt.build(checkpoint, temporary, out, to, settings)
+            built = receipt.build(checkpoint, temporary, out, to, settings, origin(source))
             _attach(temporary, built.receipt, module, write)
     notes = [*caveats(checkpoint.files), *checkpoint.notes]
     notes += [built.note] if built.note else []

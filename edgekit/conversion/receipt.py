@@ -4,7 +4,7 @@ JSON under the key `edgekit.receipt` (GGUF metadata, ONNX `metadata_props`), or 
 date and no path, and figures of three digits: the same conversion on the same machine gives the same bytes.
 
     edgekit, packages   versions of what wrote and ran it
-    source              its name and `Checkpoint.sha256`
+    source              its name and `Checkpoint.sha256`; from the Hub: its repository, commit and file
     to, quant, graph    as requested from `convert`
     importance          the text that the weights were weighed by: its name and sha256; absent if there was none
     text, positions     what it was compared on
@@ -35,6 +35,7 @@ from edgekit.conversion.verification.settings import SHORT
 from edgekit.errors import CheckpointError, DataError
 from edgekit.formats import embedded
 from edgekit.formats.checkpoint import Checkpoint
+from edgekit.formats.hub_cache import Origin
 from edgekit.settings import Converting
 from edgekit.utils import files, registry
 
@@ -56,11 +57,14 @@ class Built(NamedTuple):
     proof: Proof | None = None
 
 
-def build(checkpoint: Checkpoint, path: Path, out: Path, to: str, settings: Converting) -> Built:
+def build(
+    checkpoint: Checkpoint, path: Path, out: Path, to: str, settings: Converting, origin: Origin | None = None
+) -> Built:
     """Verify what was just written.
 
     Args:
         path, out: where it is, and its final name.
+        origin: where the source is on the Hub, if it is from there.
 
     Raises:
         CheckpointError: the artefact is broken; says what is wrong with it.
@@ -79,11 +83,16 @@ def build(checkpoint: Checkpoint, path: Path, out: Path, to: str, settings: Conv
         note = f"{'only its tensors were verified' if proof.tensors else 'not verified'}: {proof.notes[-1]}"
         if not proof.tensors:
             return Built(None, note)
-    return Built(contents(expected, proof, checkpoint, to, settings), note, expected, proof)
+    return Built(contents(expected, proof, checkpoint, to, settings, origin), note, expected, proof)
 
 
 def contents(
-    expected: SourceLogits, proof: Proof, checkpoint: Checkpoint, to: str, settings: Converting
+    expected: SourceLogits,
+    proof: Proof,
+    checkpoint: Checkpoint,
+    to: str,
+    settings: Converting,
+    origin: Origin | None = None,
 ) -> dict[str, Any]:
     """The receipt of a sound artefact, plain values for JSON."""
     receipt: dict[str, Any] = {
@@ -94,6 +103,8 @@ def contents(
         "quant": settings.quant,
         "graph": settings.graph,
     }
+    if origin is not None:
+        receipt["source"] |= {"hub": origin.record()}
     if settings.importance is not None:
         receipt["importance"] = importance.provenance(settings.importance)
     receipt |= {"type": proof.type, "runtime": proof.runtime}
@@ -195,4 +206,6 @@ def _lines(receipt: Mapping[str, Any]) -> list[str]:
         lines.append(f"weighed by {weighed['text']} (sha256 {weighed['sha256'][:16]}…)")
     source, versions = receipt["source"], [f"{name} {version}" for name, version in receipt["packages"].items()]
     lines.append(f"from {source['name']} (sha256 {source['sha256'][:16]}…) by edgekit {receipt['edgekit']}")
+    if hub := source.get("hub"):
+        lines.append(f"which is {'/'.join(filter(None, (hub['repository'], hub.get('file'))))} at {hub['revision']}")
     return [*lines, f"with {', '.join(versions)}"]

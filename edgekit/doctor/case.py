@@ -23,6 +23,7 @@ from edgekit.formats.embedded import FILES
 from edgekit.formats.gguf import MOST_STRINGS, GGUFFile
 from edgekit.formats.gguf_config import KNOWN, config_from_keys, llama_config
 from edgekit.formats.gguf_tensors import file_shapes
+from edgekit.formats.hub_cache import model_name
 from edgekit.formats.onnx import files_of
 from edgekit.formats.rope import read_rope
 from edgekit.tokenizers.base import Tokenizer
@@ -55,7 +56,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        return self.path.resolve().name
+        return model_name(self.path)
 
     @property
     def format(self) -> str:

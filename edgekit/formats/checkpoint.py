@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import CheckpointError, FileError
 from edgekit.formats import embedded
+from edgekit.formats.hub_cache import model_name
 from edgekit.formats.rope import RopeScaling, read_rope
 from edgekit.utils.files import read_bytes
 
@@ -333,7 +334,7 @@ def open_folder(path: Path) -> Checkpoint:
             if name in tensors:
                 raise CheckpointError(f"{shard}: tensor {name} occurs twice")
             tensors[name], dtypes[name] = tensor, dtype
-    return Checkpoint(path.resolve().name, config, tensors, dtypes, files)
+    return Checkpoint(model_name(path), config, tensors, dtypes, files)
 
 
 def side_files(path: Path) -> dict[str, bytes]:
@@ -421,12 +422,17 @@ def widen_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
+def shards_of(index: Path) -> list[str]:
+    """The files that an index of weights names, sorted. Raises `FileError`, `CheckpointError`."""
+    names = _json(read_bytes(index), index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(v, str) for v in names.values()):
+        raise CheckpointError(f"{index}: weight_map is missing or not a table of file names")
+    return sorted(set(names.values()))
+
+
 def _shards(path: Path) -> list[Path]:
     if (path / INDEX).is_file():
-        index = _json(read_bytes(path / INDEX), path / INDEX).get("weight_map")
-        if not isinstance(index, dict) or not all(isinstance(v, str) for v in index.values()):
-            raise CheckpointError(f"{path / INDEX}: weight_map is missing or not a table of file names")
-        shards = [path / name for name in sorted(set(index.values()))]
+        shards = [path / name for name in shards_of(path / INDEX)]
         for shard in shards:
             # A name with a folder in it could refer to any file on the disk.
             if shard.parent != path or not shard.is_file():

@@ -16,7 +16,7 @@ from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 from edgekit.utils import registry
 
 
-def open_tokenizer(model: str | None, vocab: str | None, revision: str | None = None) -> Tokenizer:
+def open_tokenizer(model: str | Path | None, vocab: str | None, revision: str | None = None) -> Tokenizer:
     """The tokenizer of a model, or of a TokenMonster vocabulary by file or by name.
 
     Raises:

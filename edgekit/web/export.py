@@ -30,6 +30,7 @@ from edgekit.doctor import inspect
 from edgekit.errors import CheckpointError, EdgekitError, FileError, SettingError, UsageError, VocabularyError
 from edgekit.formats import embedded, hub
 from edgekit.formats.generation_config import RULES, caveats, defaults, generation_config
+from edgekit.formats.hub_cache import model_name
 from edgekit.formats.open import open_model
 from edgekit.settings import Converting
 from edgekit.tokenizers import chat
@@ -153,9 +154,7 @@ def _add(where: Path, quant: str | None, folder: Path, progress: Progress) -> tu
         about = [f"{where.name}: {note}" for note in (why_not, _left_out(carried)) if note]
         notes += [note for note in (*caveats(carried), *about) if note not in notes]
         kind = metadata["edgekit.quant"]
-        name = re.sub(
-            r"[^\w.-]+", "-", where.stem.removesuffix(f"-{kind}") if where.is_file() else where.resolve().name
-        )
+        name = re.sub(r"[^\w.-]+", "-", where.stem.removesuffix(f"-{kind}") if where.is_file() else model_name(where))
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:10]
         file = f"models/{name}-{kind}-{digest}.onnx"
         size = path.stat().st_size

@@ -74,15 +74,16 @@ class ModelPool:
         quant: str | None = None,
         revision: str | None = None,
         progress: Progress = silent,
+        note: hub.Note = hub.ignore,
         **running: Any,
     ):
         self._quant, self._progress, self._running = quant, progress, running
         self.entries: dict[str, Entry] = {}
         self._open: OrderedDict[tuple[str, str], Model] = OrderedDict()
         for model in models:
-            entry = describe(hub.resolve(model, revision=revision), runtime)
-            if isinstance(model, str) and hub.HUB_ID.fullmatch(model) and not Path(model).exists():
-                entry.id = entry.name = model
+            entry = describe(hub.resolve(model, revision=revision, note=note), runtime)
+            if isinstance(model, str) and hub.parse(model):
+                entry.id = entry.name = model.removeprefix(hub.SCHEME)
             count, base = 1, entry.id
             while entry.id in self.entries:
                 entry.id = f"{base}-{(count := count + 1)}"
