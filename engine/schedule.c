@@ -40,8 +40,8 @@ static void finish(ek_threads *t, uint32_t chunk) {
     t->wake(t, &t->state);
 }
 
-int ek_threads_work(ek_threads *t, uint32_t thread) {
-    uint32_t state = load(t);
+/* Does a chunk or, if there was none in `state`, waits until that has changed. */
+static int help(ek_threads *t, uint32_t state, uint32_t thread) {
     if (!UNCLAIMED(state)) {
         t->wait(t, &t->state, state);
         return 0;
@@ -53,6 +53,8 @@ int ek_threads_work(ek_threads *t, uint32_t thread) {
     return 1;
 }
 
+int ek_threads_work(ek_threads *t, uint32_t thread) { return help(t, load(t), thread); }
+
 static void run_together(ek_threads *t, const ek_job *job) {
     t->job = job;
     t->phase = 0;
@@ -60,7 +62,7 @@ static void run_together(ek_threads *t, const ek_job *job) {
     __atomic_store_n(&t->chunks, chunks, __ATOMIC_RELAXED);
     __atomic_store_n(&t->state, opened(load(t), chunks), __ATOMIC_SEQ_CST);
     t->wake(t, &t->state);
-    while (UNFINISHED(load(t))) ek_threads_work(t, 0);
+    for (uint32_t state; UNFINISHED((state = load(t)));) help(t, state, 0);
 }
 
 #endif
