@@ -1,5 +1,6 @@
 # make demo [MODEL=...]   install, tell a story, convert a model into GGUF and ONNX, run it on every runtime
 # make test               install, run all tests (make test-fast leaves out those of minutes)
+# make test-transformers5 the tokenizer matrix, the torch runtime and hf folders with transformers 5
 # make test-real          tests on SmolLM2-135M-Instruct, a real chat model (93 MB, downloaded once)
 # make lint               ruff and mypy
 # make docs               the documentation as a site in build/docs; a broken link is an error
@@ -69,10 +70,16 @@ test-fast: install
 test-real: install
 	$(BIN)/python -m pytest -m real
 
-# The tests that load folders in transformers 5, which is installed beside the environment's version 4.
-test-transformers5: install
-	test -d .venv5 || $(BIN)/pip install --target .venv5 'transformers>=5,<6'
-	EDGEKIT_TRANSFORMERS5=$(CURDIR)/.venv5 $(BIN)/python -m pytest tests/test_hf_adapter.py
+# The tokenizer matrix and the tests that load folders, in transformers 5 beside the environment's version 4; then the
+# torch runtime and the conversions with version 5 in its place.
+test-transformers5: install .venv5/.installed
+	EDGEKIT_TRANSFORMERS5=$(CURDIR)/.venv5 $(BIN)/python -m pytest tests/test_transformers5.py tests/test_hf_adapter.py
+	PYTHONPATH=$(CURDIR)/.venv5 $(BIN)/python -m pytest -m "not slow" tests/test_torch.py tests/test_hf.py
+
+.venv5/.installed:
+	$(call say,Installing transformers 5 into .venv5 ...)
+	$(call quietly,rm -rf .venv5 && $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off --target .venv5 'transformers>=5$(,)<6')
+	@touch $@
 
 lint: install
 	$(BIN)/ruff check .

@@ -48,7 +48,8 @@ class ReferenceLlama:
         self._keep(start)
         ids = torch.tensor([tokens])
         self._length = -1  # until done: the layers before one that fails have already appended
-        output = self.model.model(input_ids=ids, past_key_values=self._cache, use_cache=True)
+        # By position: the cache is `past_key_values` in transformers 4 and `cache` in 5.
+        output = self.model.model(ids, None, None, self._cache, use_cache=True)
         # The head is applied by hand where it is needed: its keyword was renamed between versions of transformers.
         hidden = output.last_hidden_state[0]
         logits = self.model.lm_head(hidden if every else hidden[-1])
