@@ -248,6 +248,33 @@ EK_API int ek_sampler_rewind(ek_sampler *sampler, ek_mark mark);
 EK_API int ek_sampler_move(ek_sampler **sampler, void *memory, size_t size, const ek_sampler *from, uint32_t capacity,
                            ek_error *error);
 
+/* ---- masks of ids that keep a text well-formed UTF-8: utf8_mask.c ---- */
+
+/* Which ids may come next so that U+FFFD is never printed, for `allowed` of the sampler. The automaton is that of
+ * edgekit/tokenizers/utf8_mask.py, capcode included. */
+typedef struct ek_masks ek_masks;
+
+/* Where the masks get each id's bytes from: as ek_piece, with any `context`. Empty for ids that print nothing. */
+typedef size_t ek_piece_of(const void *context, uint32_t id, void *out, size_t capacity);
+
+/* Bytes of memory for the masks of a vocabulary. */
+EK_API size_t ek_masks_size(ek_piece_of *piece, const void *context, uint32_t vocab_size);
+
+/* `specials`: ids that print nothing but may be chosen between characters: the end of a text. `capcode`: TokenMonster's
+ * level; 0 for every other tokenizer. `piece` and `context` are not used after the call. */
+EK_API int ek_masks_init(ek_masks **masks, void *memory, size_t size, ek_piece_of *piece, const void *context,
+                         uint32_t vocab_size, const uint32_t *specials, uint32_t special_count, uint32_t capcode,
+                         ek_error *error);
+
+/* The state at the beginning of a text, and after a decoder in `state` has read an id. */
+enum { EK_MASKS_START = 1 };
+EK_API uint32_t ek_masks_advance(const ek_masks *masks, uint32_t state, uint32_t id);
+
+/* The ids that may come next, a bit each as in ek_sampler_choose; valid until the next call. `remaining`: how many ids
+ * may follow the next one; no character is begun that they cannot finish. 4 and more are no limit. If a character is
+ * pending that nothing can finish, the mask is that of the beginning of a text. */
+EK_API const uint8_t *ek_masks_get(ek_masks *masks, uint32_t state, uint32_t remaining);
+
 /* ---- tokenizer: tokenizer.c, tokenmonster*.c, bpe*.c ---- */
 
 /* Text to ids and back. A text is UTF-8; ill-formed bytes are taken as they are. A tokenizer is not changed by its use:

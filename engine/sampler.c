@@ -1,6 +1,8 @@
 /* A sampler in one block of memory: what it remembers of a text, and the calls of edgekit.h. */
 #include "sampler.h"
 
+#include "fpmode.h"
+
 void ek_sampling_defaults(ek_sampling *sampling) {
     const ek_sampling defaults = {.top_p = 1.0, .repetition_penalty = 1.0};
     *sampling = defaults;
@@ -254,42 +256,48 @@ static int draw(ek_sampler *s, const float *logits, const uint8_t *allowed, doub
     return (int)s->candidates[winner];
 }
 
-int ek_sampler_choose(ek_sampler *s, const float *logits, const uint8_t *allowed) {
+/* ---- the calls, in the processor's usual floating-point mode ---- */
+
+static int choose(ek_sampler *s, const float *logits, const uint8_t *allowed, double *probability) {
     if (is_full(s)) return EK_CONTEXT;
-    int greedy = s->sampling.temperature <= 0.0;
-    int token = greedy ? most_likely(s, logits, allowed) : draw(s, logits, allowed, NULL);
+    int greedy = s->sampling.temperature <= 0.0, token;
+    if (!greedy) token = draw(s, logits, allowed, probability);
+    else if (!probability) token = most_likely(s, logits, allowed);
+    else {
+        token = ek_process(s, logits, allowed);
+        if (token == EK_OK) token = (int)s->best_id, *probability = 1.0 / ek_sum_exp(s->logits, s->vocab_size, s->best);
+    }
     if (token < 0) return token;
     s->step += !greedy;
     remember_text(s, (uint32_t)token);
     return token;
 }
 
+int ek_sampler_choose(ek_sampler *s, const float *logits, const uint8_t *allowed) {
+    ek_fpmode mode = ek_fpmode_set();
+    int token = choose(s, logits, allowed, NULL);
+    ek_fpmode_restore(mode);
+    return token;
+}
+
 int ek_sampler_guess(ek_sampler *s, const float *logits, const uint8_t *allowed, double *probability) {
-    if (is_full(s)) return EK_CONTEXT;
-    int greedy = s->sampling.temperature <= 0.0, token;
-    if (greedy) {
-        int status = ek_process(s, logits, allowed);
-        if (status) return status;
-        token = (int)s->best_id;
-        *probability = 1.0 / ek_sum_exp(s->logits, s->vocab_size, s->best);
-    } else {
-        token = draw(s, logits, allowed, probability);
-        if (token < 0) return token;
-    }
-    s->step += !greedy;
-    remember_text(s, (uint32_t)token);
+    ek_fpmode mode = ek_fpmode_set();
+    int token = choose(s, logits, allowed, probability);
+    ek_fpmode_restore(mode);
     return token;
 }
 
 int ek_sampler_distribution(ek_sampler *s, const float *logits, const uint8_t *allowed, uint32_t *ids, double *weights) {
+    int greedy = s->sampling.temperature <= 0.0;
+    ek_fpmode mode = ek_fpmode_set();
     int status = ek_process(s, logits, allowed);
+    if (!status && !greedy) status = ek_filter(s);
+    ek_fpmode_restore(mode);
     if (status) return status;
-    if (s->sampling.temperature <= 0.0) {
+    if (greedy) {
         ids[0] = s->best_id, weights[0] = 1.0;
         return 1;
     }
-    status = ek_filter(s);
-    if (status) return status;
     __builtin_memcpy(ids, s->candidates, s->kept * sizeof *ids);
     __builtin_memcpy(weights, s->weights, s->kept * sizeof *weights);
     return (int)s->kept;

@@ -2,6 +2,8 @@
 #ifndef EDGEKIT_SAMPLER_H
 #define EDGEKIT_SAMPLER_H
 
+#include "strict.h"
+
 #include "internal.h"
 
 #define LANES 512   /* the largest logit of each lane: ids that are equal modulo LANES */
