@@ -16,7 +16,7 @@ static uint32_t below(uint32_t n) {
 static double one(void) { return below(1 << 24) / (double)(1 << 24); }
 
 static void fail(const char *what) {
-    fprintf(stderr, "test_sampler: %s\n", what);
+    fprintf(stderr, "sampler: %s\n", what);
     exit(1);
 }
 
@@ -33,13 +33,14 @@ static void fill(float *logits, uint32_t n) {
         if (kind == 1) logits[i] = (float)(int)logits[i];
         if (kind == 2 && below(3) == 0) logits[i] = -__builtin_inff();
         if (kind == 3) logits[i] = 1.0f;
-        if (kind == 4) memcpy(&logits[i], (uint32_t[]){(uint32_t)(state >> 20)}, sizeof *logits), below(2);
+        uint32_t any = below(1u << 31) << below(2);
+        if (kind == 4 && below(8) == 0) memcpy(&logits[i], &any, sizeof any); /* infinities, not a number, subnormals */
     }
 }
 
 static void one_text(void) {
     static const uint32_t sizes[] = {1, 2, 9, 64, 511, 512, 513, 3000};
-    uint32_t n = sizes[below(8)], ids[40], lengths[] = {1, 3, 2}, capacity = 30;
+    uint32_t n = sizes[below(8)], ids[40], lengths[] = {1, 3, 2}, outside[] = {n, 0xffffffffu}, capacity = 30;
     float biases[3] = {1.0f, -2.0f, 0.5f};
     for (int i = 0; i < 40; i++) ids[i] = below(n);
     ek_sampling s;
@@ -53,7 +54,7 @@ static void one_text(void) {
     if (below(3) == 0) s.presence_penalty = one(), s.frequency_penalty = one() - 0.5;
     if (below(3) == 0) s.bias_count = 3, s.bias_ids = ids, s.biases = biases;
     if (below(3) == 0) s.banned_count = 2, s.banned = ids + 4;
-    if (below(3) == 0) s.suppressed_count = 2, s.suppressed = (uint32_t[]){n, 0xffffffffu};
+    if (below(3) == 0) s.suppressed_count = 2, s.suppressed = outside;
     if (below(3) == 0) s.no_repeat_ngram_size = 1 + below(4);
     if (below(3) == 0) s.bad_word_count = 3, s.bad_words = ids + 8, s.bad_word_lengths = lengths;
     if (below(3) == 0) s.decay_start = 3, s.decay_factor = below(2) ? 1.2 : 1e200, s.end_count = 2, s.ends = ids + 16;
@@ -118,6 +119,6 @@ static void masks(void) {
 int main(void) {
     for (int i = 0; i < 1500; i++) one_text();
     for (int i = 0; i < 300; i++) masks();
-    puts("test_sampler: 1500 texts, 300 vocabularies");
+    puts("sampler: 1500 texts, 300 vocabularies");
     return 0;
 }
