@@ -107,6 +107,21 @@ def test_forward_trained_model_equals_transformers(stories, story, kv_type, tole
     assert np.abs(logits - reference(stories, ids)).max() < tolerance
 
 
+@pytest.mark.parametrize("quant", ["f16", "q8_0", "q4_0"])
+def test_forward_default_settings_equal_llama_cpp_python_bit_for_bit(stories, tmp_path, quant):
+    """A prompt, then steps: with its own plain defaults and other threads and another context."""
+    import llama_cpp
+
+    path, ids = artefact(stories, tmp_path, quant), ids_of(60, 512)
+    theirs = llama_cpp.Llama(str(path), n_ctx=128, n_threads=2, logits_all=True, verbose=False)
+    theirs.eval(ids[:50])
+    for id in ids[50:]:
+        theirs.eval([id])
+    ours = opened(path, Running(threads=1))
+    logits = [*ours.forward(ids[:50], every=True), *(ours.forward([id]) for id in ids[50:])]
+    assert (np.array(logits) == theirs.scores[: len(ids)]).all()
+
+
 def test_forward_chunks_steps_and_rewinds_agree(small):
     ids = ids_of(100, 320)
     runtime = opened(small)

@@ -66,16 +66,16 @@ def transformers_answer(folder) -> tuple[list[int], list[int]]:
     return prompt[0].tolist(), out[0, prompt.shape[1] :].tolist()
 
 
-@pytest.mark.parametrize("settings", [
-    {"flash_attn": True},  # as edgekit's default: an f16 cache with flash attention
-    {"type_k": 0, "type_v": 0},  # as kv_type f32: an f32 cache without
-], ids=["f16", "f32"])  # fmt: skip
-def test_llamacpp_answers_as_llama_cpp_python(gguf, settings):
-    """Prompt and answer token for token; llama.cpp's own rounding differs between the two kinds of attention."""
+@pytest.mark.parametrize("kv_type, settings", [
+    ("f16", {}),  # llama-cpp-python's defaults are edgekit's
+    ("f32", {"type_k": 0, "type_v": 0}),
+])  # fmt: skip
+def test_llamacpp_answers_as_llama_cpp_python(gguf, kv_type, settings):
+    """Prompt and answer token for token."""
     llama_cpp = pytest.importorskip("llama_cpp")
     theirs = llama_cpp.Llama(str(gguf), n_ctx=2048, verbose=False, **settings)
     reply = theirs.create_chat_completion(QUESTION, temperature=0, max_tokens=40)
-    model = load(gguf, kv_type="f16" if "flash_attn" in settings else "f32")
+    model = load(gguf, kv_type=kv_type)
     result = model.chat(QUESTION, temperature=0, max_new_tokens=40).drain()
     assert result.prompt == IDS and reply["usage"]["prompt_tokens"] == len(IDS)
     assert result.text == reply["choices"][0]["message"]["content"]
