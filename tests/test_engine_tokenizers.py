@@ -4,9 +4,11 @@
 import functools
 import json
 import random
+import subprocess
 import time
 
 import pytest
+from engine_build import ENGINE, make
 from engine_tokenizers import PRE, gguf, llama_cpp, train
 from handmade import NO_SHARED, VOCABS, small
 from helpers import tokenmonster_files
@@ -302,3 +304,11 @@ def test_encode_hostile_text_takes_linear_time(engine_library, kind):
         start = time.process_time()
         tokenizer.encode(text, specials=True)
         assert time.process_time() - start < 2
+
+
+def test_damaged_files_under_sanitizers_are_refused_or_used():
+    """Some thousand damaged files of each kind, in blocks of exactly their size: `make -C engine test` runs more."""
+    make("build/checked/tokenizers")
+    command = [ENGINE / "build" / "checked" / "tokenizers", "4000", "7"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout
