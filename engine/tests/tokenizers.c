@@ -75,7 +75,8 @@ static void add_token(const char *bytes, size_t length, uint32_t id, int duplica
     t->length = (uint8_t)length;
     t->id = id;
     t->duplicate = duplicate;
-    for (size_t i = 0; i + 1 < length; i++) t->words += bytes[i] == ' ' && is_letter((uint8_t)bytes[i + 1]);
+    for (size_t i = 0; i + 1 < length; i++)
+        if (bytes[i] == ' ' && is_letter((uint8_t)bytes[i + 1])) t->words++;
     t->flags = (uint8_t)(is_letter((uint8_t)bytes[length - 1]) | is_letter((uint8_t)bytes[0]) << 1 |
                          (bytes[0] == ' ') << 2 | (length == 1) << 7);
     if (t->words == 1 && bytes[0] == ' ') t->flags |= 32;
