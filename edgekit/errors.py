@@ -8,6 +8,7 @@ EdgekitError                    one line for the user: what is wrong, and what t
 ├── MissingExtraError           a package is not installed; the message ends in the command that installs it
 ├── FileError                   a file cannot be read or written
 │   ├── CheckpointError         a model folder or artefact that is damaged, foreign or unsupported
+│   │   └── UnsupportedError    a valid model that this runtime does not run, but another may
 │   ├── VocabularyError         a tokenizer file that is damaged or foreign
 │   └── DataError               training text that is empty, binary, damaged or too little
 ├── PromptError                 a prompt without tokens, text that is not UTF-8, or an invalid conversation
@@ -33,6 +34,7 @@ __all__ = [
     "TrainingError",
     "UnknownPluginError",
     "UnknownRoomError",
+    "UnsupportedError",
     "UsageError",
     "VocabularyError",
 ]
@@ -75,6 +77,10 @@ class FileError(EdgekitError):
 
 class CheckpointError(FileError):
     """A model folder or artefact is damaged, foreign or unsupported; names the file, tensor or key."""
+
+
+class UnsupportedError(CheckpointError):
+    """A valid model with a type or feature that a runtime does not have; another runtime may run it."""
 
 
 class VocabularyError(FileError):

@@ -9,7 +9,15 @@ from typing import Any
 
 from edgekit.conversion import cache
 from edgekit.conversion.base import converter
-from edgekit.errors import MissingExtraError, PromptError, SettingError, UsageError, VocabularyError
+from edgekit.errors import (
+    EdgekitError,
+    MissingExtraError,
+    PromptError,
+    SettingError,
+    UnsupportedError,
+    UsageError,
+    VocabularyError,
+)
 from edgekit.formats import hub
 from edgekit.formats.generation_config import defaults
 from edgekit.inference import threads
@@ -24,8 +32,8 @@ from edgekit.tokenizers.load import tokenizer_of
 from edgekit.utils import registry
 from edgekit.utils.progress import Progress, silent
 
-# The runtime of a model folder if none is named: the first whose packages are installed.
-PREFERENCE = ("onnx", "llamacpp", "torch")
+# The runtime if none is named: the first that is installed and opens the model, as it is or (a folder) converted.
+PREFERENCE = ("native", "onnx", "llamacpp", "torch")
 
 
 class Model:
@@ -216,10 +224,10 @@ def load(
 
     Args:
         path: a Hugging Face folder, a `.gguf`, a `.onnx`, a Hub id, or None for the bundled model.
-        runtime: `torch`, `onnx` or `llamacpp`; by default that of the artefact's format, and for a folder the first of
-            onnx, llamacpp and torch that is installed.
-        quant: the weights' type, for a folder on onnx or llamacpp, which is converted once into the user's cache; by
-            default float32, which is lossless.
+        runtime: `native`, `onnx`, `llamacpp` or `torch`; by default the first of them that is installed and opens the
+            model. A GGUF with a type that the engine does not have goes on to llama.cpp.
+        quant: the weights' type, for a folder, which is converted once into the user's cache; by default it is opened
+            as it is on native and torch, and as float32 on onnx and llamacpp, which is lossless.
         revision: of a Hub id.
         running: the fields of `edgekit.settings.Running`: threads, kv_type, dtype, ...
 
@@ -229,8 +237,7 @@ def load(
     begin = time.perf_counter()
     settings = Running(**split(running, Running)[0])
     where = hub.resolve(path, revision=revision)
-    opened = _open(where, runtime, quant, settings, progress)
-    tokenizer = tokenizer_of(opened.files, opened.vocab_size, opened)
+    opened, tokenizer = _open(where, runtime, quant, settings, progress)
     if tokenizer is None:
         raise VocabularyError(
             f"{where} has no tokenizer: put tokenizer.json, or tokenizer_config.json and a .vocab, next to the weights"
@@ -246,11 +253,12 @@ def runtimes_for(path: Path) -> list[str]:
     Raises `CheckpointError` for a path that no runtime opens.
     """
     names = registry.names("runtimes")
-    direct = [] if path.is_dir() else [registry.for_path("runtimes", path)]
+    names.sort(key=lambda name: PREFERENCE.index(name) if name in PREFERENCE else len(PREFERENCE))
+    registry.for_path("runtimes", path)  # raises if none does
+    direct = [name for name in names if registry.opens("runtimes", name, path)]
     if path.suffix == ".onnx":
         return direct  # it cannot be converted
-    preferred = [name for name in PREFERENCE if name in names]
-    return list(dict.fromkeys([*direct, *preferred, *names]))
+    return names if path.is_dir() else list(dict.fromkeys([*direct, *names]))
 
 
 def artefact(path: Path, runtime: str, quant: str | None = None, progress: Progress = silent) -> Path:
@@ -261,11 +269,11 @@ def artefact(path: Path, runtime: str, quant: str | None = None, progress: Progr
         EdgekitError: the conversion fails.
     """
     suffix = registry.suffix("runtimes", runtime)
-    direct = path.suffix == suffix if suffix else path.is_dir() or path.suffix == ".gguf"
-    if direct:
-        if quant is not None:
+    if registry.opens("runtimes", runtime, path):
+        if quant is None:
+            return path
+        if not suffix or not path.is_dir():
             raise UsageError(f"--quant does not apply: {runtime} opens {path.name} as it is")
-        return path
     if path.suffix == ".onnx":
         raise UsageError(f"{path.name} runs on onnx only: give the model folder it was made from to {runtime}")
     to = registry.for_suffix("converters", suffix)
@@ -274,17 +282,32 @@ def artefact(path: Path, runtime: str, quant: str | None = None, progress: Progr
     return cache.converted(path, to, quant or converter(to).QUANTS[0], progress)
 
 
-def _open(where: Path, name: str | None, quant: str | None, running: Running, progress: Progress) -> Runtime:
+def _open(
+    where: Path, name: str | None, quant: str | None, running: Running, progress: Progress
+) -> tuple[Runtime, Tokenizer | None]:
+    """The first candidate that is installed and opens the model, or the error of the first."""
     if name is not None:
         candidates = [registry.ALIASES.get(name, name)]
+    elif where.is_dir():
+        candidates = runtimes_for(where)
     else:
-        candidates = runtimes_for(where) if where.is_dir() else runtimes_for(where)[:1]
-    missing: list[MissingExtraError] = []
+        candidates = [each for each in runtimes_for(where) if registry.opens("runtimes", each, where)]
+    errors: list[MissingExtraError | UnsupportedError] = []
     for candidate in candidates:
         try:
             load_runtime = plugin(candidate).load
             file = artefact(where, candidate, quant, progress)
-            return load_runtime(file, threads.resolve_auto(file, running, load_runtime))
-        except MissingExtraError as error:
-            missing.append(error)
-    raise missing[0]
+            runtime = load_runtime(file, threads.resolve_auto(file, running, load_runtime))
+            return runtime, tokenizer_of(runtime.files, runtime.vocab_size, runtime)
+        except (MissingExtraError, UnsupportedError) as error:
+            errors.append(error)
+    raise _reason(errors)
+
+
+def _reason(errors: list[MissingExtraError | UnsupportedError]) -> EdgekitError:
+    """What to tell of several runtimes: why one cannot run the model, and which package would bring another."""
+    unsupported = [error for error in errors if isinstance(error, UnsupportedError)]
+    missing = [error for error in errors if isinstance(error, MissingExtraError)]
+    if unsupported and missing:
+        return UnsupportedError(f"{unsupported[0]}; {missing[0]}")
+    return errors[0]

@@ -318,7 +318,11 @@ class Running(Checked):
         le=1024,
         words=("auto",),
     )
-    kv_type: str = setting("f16", "Type of llama.cpp's KV cache; f32 for exact comparison.", choices=("f16", "f32"))
+    kv_type: str = setting(
+        "f16",
+        "Type of the KV cache of native and llamacpp; f32 for exact comparison, int8 (native) for long contexts.",
+        choices=("f16", "f32", "int8"),
+    )
     dtype: str = setting(
         "float32",
         "torch: type of the weights; bfloat16 and int8 are faster and round them.",

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.errors import CheckpointError, RuntimeFailure
+from edgekit.errors import CheckpointError, RuntimeFailure, SettingError
 from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.formats.generation_config import from_gguf
 from edgekit.formats.gguf import GGUFFile
@@ -184,6 +184,8 @@ def _open_model(path: Path) -> int:
 
 
 def _open_context(path: Path, model: int, config: LlamaConfig, settings: Running) -> int:
+    if settings.kv_type not in KV_TYPES:
+        raise SettingError(f"kv_type {settings.kv_type} is for native: choose f16 or f32 for llamacpp")
     params = llama.llama_context_default_params()
     params.n_ctx = config.max_position_embeddings
     fitting = max(SMALLEST_BATCH, min(LARGEST_BATCH, MOST_LOGITS // config.vocab_size))

@@ -20,6 +20,7 @@ from edgekit.settings import Running
 from edgekit.utils import registry
 
 SUFFIX = ""
+ALSO_OPENS = (".gguf",)
 
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 """Of one weight."""

@@ -142,6 +142,10 @@ class GGUFFile:
         info = self.tensors[name]
         return np.frombuffer(self._map, np.uint8, info.bytes, info.offset)
 
+    def image(self) -> NDArray[np.uint8]:
+        """All bytes of the file, a read-only view of the mapped file, shape (size,)."""
+        return np.frombuffer(self._map, np.uint8)
+
     def files(self) -> dict[str, bytes]:
         """The embedded files, by name. Raises `CheckpointError` if one does not match its sha256."""
         texts = {key: value for key, value in self.metadata.items() if isinstance(value, str)}

@@ -72,7 +72,9 @@ class RuntimePlugin(Protocol):
     """A file of the plugin folder `runtimes`."""
 
     SUFFIX: str
-    """The suffix of the artefacts it opens, ".onnx"; "" for a model folder. A literal: it is read without an import."""
+    """The suffix of the artefacts it opens, ".onnx"; "" for a model folder. A literal: it is read without an import.
+
+    A line `ALSO_OPENS = (".gguf",)` names more."""
 
     def load(self, path: Path, settings: Running, /) -> Runtime:
         """Open an artefact.

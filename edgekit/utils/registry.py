@@ -5,6 +5,7 @@
 install it. `for_path` leads from a file or model folder to the plugin that opens or writes such a file.
 """
 
+import functools
 import importlib
 import importlib.util
 import pkgutil
@@ -80,10 +81,22 @@ def suffix(folder: str, name: str) -> str:
 
     It is the plugin's own `SUFFIX = "..."` line, read as text: matching a path must not import a backend.
     """
-    spec = importlib.util.find_spec(f"edgekit.{folder}.{ALIASES.get(name, name)}")
-    source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
-    line = re.search(r'^SUFFIX(?:: str)? = "([^"]*)"', source, re.MULTILINE)
+    line = re.search(r'^SUFFIX(?:: str)? = "([^"]*)"', _source(folder, name), re.MULTILINE)
     return line.group(1) if line else ""
+
+
+def opens(folder: str, name: str, path: Path) -> bool:
+    """Whether a runtime opens this file or folder as it is: by its `SUFFIX`, or those of `ALSO_OPENS = (...)`."""
+    line = re.search(r"^ALSO_OPENS = \((.*)\)$", _source(folder, name), re.MULTILINE)
+    more = re.findall(r'"([^"]*)"', line.group(1)) if line else []
+    kind = "" if path.is_dir() else path.suffix
+    return kind in (suffix(folder, name), *more) and (kind != "" or path.is_dir())
+
+
+@functools.cache
+def _source(folder: str, name: str) -> str:
+    spec = importlib.util.find_spec(f"edgekit.{folder}.{ALIASES.get(name, name)}")
+    return Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
 
 
 def for_suffix(folder: str, suffix_: str) -> str | None:

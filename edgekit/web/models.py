@@ -185,8 +185,7 @@ def _has_template(case: Case) -> bool:
 
 def missing_for(path: Path, runtime: str) -> str | None:
     """A package that this runtime needs to open this model and that is not installed; None if there is none."""
-    suffix = registry.suffix("runtimes", runtime)
     needed = list(PACKAGES.get(runtime, ()))
-    if suffix and path.suffix != suffix:  # it is converted first
-        needed += CONVERTING.get(suffix, ())
+    if not registry.opens("runtimes", runtime, path):  # it is converted first
+        needed += CONVERTING.get(registry.suffix("runtimes", runtime), ())
     return next((package for package in needed if importlib.util.find_spec(package) is None), None)

@@ -1,0 +1,145 @@
+"""edgekit's own engine, in C: GGUF files and model folders, with no package beyond edgekit's.
+
+Its logits have the same bits on every processor, with any number of threads, prefilled or step by step
+(docs/arithmetic.md). It runs `llama` models of the types that `engine/README.md` lists; where it refuses a GGUF,
+`edgekit.load` goes on to llama.cpp.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import RuntimeFailure, UnsupportedError
+from edgekit.formats.checkpoint import open_folder
+from edgekit.formats.generation_config import from_gguf
+from edgekit.formats.gguf import GGUFFile
+from edgekit.formats.gguf_config import llama_config
+from edgekit.inference.runtime import Logits, check_forward, check_rewind
+from edgekit.inference.threads import choose_threads
+from edgekit.runtimes import _native_library as c
+from edgekit.runtimes._native_image import image
+from edgekit.settings import Running
+from edgekit.tokenizers.base import Tokenizer
+from edgekit.tokenizers.load import from_files
+
+SUFFIX = ".gguf"
+ALSO_OPENS = ("",)
+
+_engine = c.engine()
+
+
+def load(path: Path, settings: Running) -> "NativeRuntime":
+    """Open a `.gguf` or, as it is, a model folder.
+
+    Raises:
+        FileError: the file cannot be read, or (`CheckpointError`) is damaged or not a Llama that edgekit supports.
+        UnsupportedError: a type or feature that the engine does not have; the message names it.
+        RuntimeFailure: not enough memory.
+    """
+    if path.is_file():
+        return load_gguf(GGUFFile(path), settings)
+    checkpoint = open_folder(path)
+    files = {"config.json": json.dumps(checkpoint.config.to_dict()).encode()} | checkpoint.files
+    return NativeRuntime(np.frombuffer(image(checkpoint), np.uint8), files, path, settings)
+
+
+def load_gguf(file: GGUFFile, settings: Running) -> "NativeRuntime":
+    """As `load`, of a file that edgekit has open already."""
+    config = llama_config(file)
+    files = file.files()
+    if not files and (sampling := from_gguf(file.metadata)):
+        files["generation_config.json"] = json.dumps(sampling).encode()
+    runtime = NativeRuntime(file.image(), files, file.path, settings)
+    if runtime.vocab_size != config.vocab_size:
+        raise RuntimeFailure(f"{file.path}: the engine reads {runtime.vocab_size} tokens, not {config.vocab_size}")
+    runtime.file = file
+    return runtime
+
+
+class NativeRuntime:
+    """See `edgekit.inference.runtime.Runtime`. Also an `OwnsTokenizer`.
+
+    Args:
+        data: the bytes of a GGUF file, uint8 (bytes,).
+        files: the model's other files.
+        where: for messages.
+    """
+
+    def __init__(self, data: NDArray[np.uint8], files: dict[str, bytes], where: Path, settings: Running):
+        self.files, self.file, self.length = files, None, 0
+        self._data, self._where, error, info = data, where, c.Error(), c.Info()
+        address = data.ctypes.data
+        c.check(_engine.ek_inspect(address, data.size, c.byref(info), c.byref(error)), error, where)
+        options = c.Options(kv=c.KV_TYPES[settings.kv_type])
+        self._threads = choose_threads(settings.threads, info.step_bytes)
+        size = c.c_size_t()
+        status = _engine.ek_model_size(address, data.size, c.byref(options), c.byref(size), c.byref(error))
+        c.check(status, error, where)
+        try:
+            self._memory = np.empty(size.value + c.ALIGNMENT, np.uint8)
+        except MemoryError as failed:
+            raise RuntimeFailure(f"{where}: {size.value / 1e6:.0f} MB of memory cannot be had") from failed
+        start = self._memory.ctypes.data
+        start += -start % c.ALIGNMENT
+        model = c.c_void_p()
+        status = _engine.ek_model_open(
+            address, data.size, c.byref(options), start, size, c.byref(model), c.byref(error)
+        )
+        c.check(status, error, where)
+        self._model = model.value
+        self.vocab_size, self.context_length = info.vocabulary, info.context
+        self._token = np.zeros(1, np.uint32)
+        self._token_address = self._token.ctypes.data
+
+    @property
+    def instructions(self) -> str:
+        """The instruction set that the engine chose, such as `avx512vnni`."""
+        return _engine.ek_model_instructions(self._model).decode()
+
+    def forward(self, tokens: Sequence[int], *, every: bool = False) -> Logits:
+        if len(tokens) == 1 and 0 <= tokens[0] < self.vocab_size and self.length < self.context_length:
+            self._token[0] = tokens[0]
+            logits = np.empty(self.vocab_size, np.float32)
+            self._run(self._token_address, 1, logits, False)
+            return logits[None] if every else logits
+        check_forward(self, tokens)
+        ids = np.array(tokens, np.uint32)
+        logits = np.empty((len(ids), self.vocab_size) if every else self.vocab_size, np.float32)
+        self._run(ids.ctypes.data, len(ids), logits, every)
+        return logits
+
+    def _run(self, tokens: int, count: int, logits: Logits, every: bool) -> None:
+        if self._model is None:
+            raise RuntimeFailure("the model is closed")
+        if status := _engine.ek_forward(self._model, tokens, count, logits.ctypes.data, every):
+            raise RuntimeFailure(f"{self._where}: the engine failed on {count} tokens at {self.length}: {status}")
+        self.length += count
+
+    def rewind(self, length: int) -> None:
+        check_rewind(self, length)
+        _engine.ek_rewind(self._model, length)
+        self.length = length
+
+    def own_tokenizer(self) -> Tokenizer:
+        """The tokenizer in llama.cpp's keys, for a file that edgekit did not write. See `OwnsTokenizer`.
+
+        Raises `UnsupportedError` for a kind that only llama.cpp has.
+        """
+        assert self.file is not None
+        from edgekit.tokenizers.llamacpp import rebuild  # here: it imports the tokenizers package
+
+        config = llama_config(self.file)
+        files, difference = rebuild.files(self.file, config)
+        if difference:
+            raise UnsupportedError(f"{self._where}: {difference}")
+        self.files = files | {"config.json": json.dumps(config.to_dict()).encode()} | self.files
+        return from_files(self.files, config.vocab_size)
+
+    def close(self) -> None:
+        """Free the memory now. See `Runtime.close`."""
+        self._model = None
+        self._memory = self._data = np.empty(0, np.uint8)
+        self.file = None
