@@ -261,6 +261,15 @@ def runtimes_for(path: Path) -> list[str]:
     return names if path.is_dir() else list(dict.fromkeys([*direct, *names]))
 
 
+def candidates(path: Path) -> list[str]:
+    """The runtimes to try in turn where none is named: for a file only those that open it as it is.
+
+    Raises as `runtimes_for`.
+    """
+    names = runtimes_for(path)
+    return names if path.is_dir() else [name for name in names if registry.opens("runtimes", name, path)]
+
+
 def artefact(path: Path, runtime: str, quant: str | None = None, progress: Progress = silent) -> Path:
     """The file or folder that a runtime opens for this model: `path` itself, or a conversion of it from the cache.
 
@@ -286,14 +295,9 @@ def _open(
     where: Path, name: str | None, quant: str | None, running: Running, progress: Progress
 ) -> tuple[Runtime, Tokenizer | None]:
     """The first candidate that is installed and opens the model, or the error of the first."""
-    if name is not None:
-        candidates = [registry.ALIASES.get(name, name)]
-    elif where.is_dir():
-        candidates = runtimes_for(where)
-    else:
-        candidates = [each for each in runtimes_for(where) if registry.opens("runtimes", each, where)]
+    names = candidates(where) if name is None else [registry.ALIASES.get(name, name)]
     errors: list[MissingExtraError | UnsupportedError] = []
-    for candidate in candidates:
+    for candidate in names:
         try:
             load_runtime = plugin(candidate).load
             file = artefact(where, candidate, quant, progress)

@@ -3,7 +3,14 @@
 import ctypes
 from ctypes import POINTER, byref, c_char, c_char_p, c_double, c_float, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 
-from edgekit.errors import CheckpointError, ContextError, EdgekitError, MissingExtraError, RuntimeFailure, UnsupportedError
+from edgekit.errors import (
+    CheckpointError,
+    ContextError,
+    EdgekitError,
+    MissingExtraError,
+    RuntimeFailure,
+    UnsupportedError,
+)
 from edgekit.utils import registry
 from edgekit.utils.engine import library
 

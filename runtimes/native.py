@@ -69,7 +69,8 @@ class NativeRuntime:
     """
 
     def __init__(self, data: NDArray[np.uint8], files: dict[str, bytes], where: Path, settings: Running):
-        self.files, self.file, self.length = files, None, 0
+        self.files, self.length = files, 0
+        self.file: GGUFFile | None = None
         self._data, self._where, error, info = data, where, c.Error(), c.Info()
         address = data.ctypes.data
         c.check(_engine.ek_inspect(address, data.size, c.byref(info), c.byref(error)), error, where)

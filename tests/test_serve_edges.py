@@ -414,7 +414,9 @@ def test_pool_ids_are_stems_of_the_files(tmp_path, stories, monkeypatch):
 
 
 @pytest.mark.parametrize("suffix, runtimes", [
-    ("", ["onnx", "llamacpp", "torch"]), (".gguf", ["llamacpp", "onnx", "torch"]), (".onnx", ["onnx"]),
+    ("", ["native", "onnx", "llamacpp", "torch"]),
+    (".gguf", ["native", "llamacpp", "torch", "onnx"]),
+    (".onnx", ["onnx"]),
 ])  # fmt: skip
 def test_runtimes_for_each_format_lists_usable_runtimes(tmp_path, suffix, runtimes):
     path = tmp_path / f"model{suffix}"
@@ -425,7 +427,7 @@ def test_runtimes_for_each_format_lists_usable_runtimes(tmp_path, suffix, runtim
 def test_pool_runtime_without_its_package_is_not_listed(monkeypatch, bundled):
     there = pool_module.importlib.util.find_spec
     monkeypatch.setattr(pool_module.importlib.util, "find_spec", lambda n: None if n in ("torch", "onnx") else there(n))
-    assert set(ModelPool([bundled]).first.runtimes) <= {"llamacpp"}
+    assert set(ModelPool([bundled]).first.runtimes) <= {"native", "llamacpp"}
     assert (
         pool_module.missing_for(Path("m.onnx"), "onnx") is None and pool_module.missing_for(bundled, "onnx") == "onnx"
     )

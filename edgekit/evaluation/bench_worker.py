@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from edgekit import model
-from edgekit.errors import EdgekitError, MissingExtraError, VocabularyError
+from edgekit.errors import EdgekitError, MissingExtraError, UnsupportedError, VocabularyError
 from edgekit.formats import hub
 from edgekit.formats.embedded import FILES
 from edgekit.formats.generation_config import defaults
@@ -70,7 +70,17 @@ def prepare(job: Job) -> dict[str, Any]:
 
     Returns what the measuring job needs (the artefact to open, its runtime, a number of threads), and facts about it.
     """
-    name, artefact = find(job["model"], job["runtime"], job["quant"], job["revision"])
+    where = hub.resolve(job["model"], revision=job["revision"])
+    names = [job["runtime"]] if job["runtime"] else model.candidates(where)
+    for name in names[:-1]:
+        with contextlib.suppress(MissingExtraError, UnsupportedError):
+            return prepare_on(name, where, job)
+    return prepare_on(names[-1], where, job)
+
+
+def prepare_on(name: str, where: Path, job: Job) -> dict[str, Any]:
+    """`prepare` on one runtime."""
+    name, artefact = find(where, name, job["quant"])
     running = Running(**job["running"])
     seconds: dict[int, float] = {}
     threads = job["threads"]
@@ -131,26 +141,14 @@ def measure(job: Job) -> dict[str, Any]:
 # which model, and which tokens
 
 
-def find(model_path: str | None, runtime: str | None, quant: str | None, revision: str | None) -> tuple[str, Path]:
-    """The runtime and the file or folder that `edgekit.load` would open on it.
+def find(where: Path, runtime: str, quant: str | None) -> tuple[str, Path]:
+    """The runtime's name, and the file or folder that `edgekit.load` would open on it.
 
     A model that the runtime cannot open directly is converted into the cache. Raises as `edgekit.load`.
     """
-    where = hub.resolve(model_path, revision=revision)
-    name = registry.ALIASES.get(runtime, runtime) if runtime else _default(where)
+    name = registry.ALIASES.get(runtime, runtime)
     plugin(name)  # raises if it is unknown or not installed, before anything is converted
     return name, model.artefact(where, name, quant)
-
-
-def _default(where: Path) -> str:
-    """The runtime that opens a model where none is named; see `edgekit.model.load`."""
-    candidates = model.runtimes_for(where)
-    if where.is_dir():
-        for name in candidates:
-            with contextlib.suppress(MissingExtraError):
-                plugin(name)
-                return name
-    return candidates[0]
 
 
 def open_model(artefact: Path, runtime: str, running: dict[str, Any]) -> Model:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.doctor.case import Case, open_case
-from edgekit.errors import CheckpointError, MissingExtraError, VocabularyError
+from edgekit.errors import CheckpointError, MissingExtraError, UnsupportedError, VocabularyError
 from edgekit.formats import hub
 from edgekit.formats.embedded import FILES
 from edgekit.formats.generation_config import defaults
@@ -19,6 +19,7 @@ from edgekit.model import Model, load, runtimes_for
 from edgekit.settings import Generating
 from edgekit.tokenizers import chat
 from edgekit.utils import registry
+from edgekit.utils.engine import library
 from edgekit.utils.progress import Progress, silent
 from edgekit.web.validation import RequestError, shown
 
@@ -78,6 +79,7 @@ class ModelPool:
         **running: Any,
     ):
         self._quant, self._progress, self._running = quant, progress, running
+        self._chosen = runtime is not None
         self.entries: dict[str, Entry] = {}
         self._open: OrderedDict[tuple[str, str], Model] = OrderedDict()
         for model in models:
@@ -120,7 +122,14 @@ class ModelPool:
         while len(self._open) >= MAX_OPEN:  # before the next is opened, since both may not fit into memory
             self._close(self._open.popitem(last=False)[1])
         quant = self._quant if runtime == entry.runtime else None
-        model = load(entry.path, runtime=runtime, quant=quant, progress=self._progress, **self._running)
+        try:
+            model = load(entry.path, runtime=runtime, quant=quant, progress=self._progress, **self._running)
+        except UnsupportedError:
+            if self._chosen or runtime != entry.runtime or len(entry.runtimes) == 1:
+                raise
+            entry.runtimes.remove(runtime)
+            entry.runtime = entry.runtimes[0]
+            return self.open(entry, entry.runtime)
         self._open[key] = model
         entry.context_length, entry.vocab_size = model.runtime.context_length, model.runtime.vocab_size
         return model
@@ -184,7 +193,9 @@ def _has_template(case: Case) -> bool:
 
 
 def missing_for(path: Path, runtime: str) -> str | None:
-    """A package that this runtime needs to open this model and that is not installed; None if there is none."""
+    """What this runtime lacks to open this model, such as a package that is not installed; None if nothing."""
+    if runtime == "native" and library() is None:
+        return "a C compiler"
     needed = list(PACKAGES.get(runtime, ()))
     if not registry.opens("runtimes", runtime, path):  # it is converted first
         needed += CONVERTING.get(registry.suffix("runtimes", runtime), ())
