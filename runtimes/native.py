@@ -43,7 +43,8 @@ def load(path: Path, settings: Running) -> "NativeRuntime":
         return load_gguf(GGUFFile(path), settings)
     checkpoint = open_folder(path)
     files = {"config.json": json.dumps(checkpoint.config.to_dict()).encode()} | checkpoint.files
-    return NativeRuntime(np.frombuffer(image(checkpoint), np.uint8), files, path, settings)
+    data = image(checkpoint, float32=settings.kv_type == "f32")  # which asks for an exact comparison
+    return NativeRuntime(np.frombuffer(data, np.uint8), files, path, settings)
 
 
 def load_gguf(file: GGUFFile, settings: Running) -> "NativeRuntime":
