@@ -305,7 +305,7 @@ def test_bench_command_folder_is_converted_first(stories, tmp_path):
     (["--json", "--markdown"], 2, "not both"),
     (["--csv", "."], 2, "--csv needs a file"),
     (["--runtime", "nonsense"], 2, "unknown runtime 'nonsense': choose from"),
-    (["--quant", "q4_0"], 2, "--quant does not apply: llamacpp opens tiny.gguf as it is"),
+    (["--quant", "q4_0"], 2, "--quant does not apply: native opens tiny.gguf as it is"),
 ])  # fmt: skip
 def test_bench_command_invalid_call_is_one_line(gguf, arguments, status, message):
     done = call("-m", gguf, *arguments)

@@ -65,8 +65,8 @@ def test_run_piped_prompt_no_echo_prints_only_the_continuation(gguf):
 
 def test_run_json_has_tokens_logprobs_and_timings(gguf):
     pytest.importorskip("llama_cpp")
-    done = call("run", "-m", gguf, "Once", "--max-new-tokens", 3, "--json", "--logprobs", 2, "--seed", 5)
-    record = json.loads(done.stdout)
+    more = ("--max-new-tokens", 3, "--json", "--logprobs", 2, "--seed", 5, "--runtime", "llamacpp")
+    record = json.loads(call("run", "-m", gguf, "Once", *more).stdout)
     assert record["finish_reason"] == "length" and len(record["tokens"]) == 3 and record["seed"] == 5
     assert record["runtime"] == "llamacpp" and len(record["logprobs"][0]["top"]) == 2
     assert record["timings"]["decode_rate"] > 0

@@ -153,10 +153,19 @@ def test_runtime_plugin_for_gguf_takes_an_open_file(folder, tmp_path):
         plugins = {name: contract.plugin(name) for name in registry.names("runtimes")}
     except MissingExtraError as error:
         pytest.skip(str(error))
-    assert [name for name, plugin in plugins.items() if isinstance(plugin, LoadsGGUF)] == ["llamacpp"]
-    plugin = plugins["llamacpp"]
-    by_path, by_file = plugin.load(path, Running(threads=1)), plugin.load_gguf(GGUFFile(path), Running(threads=1))
-    assert np.array_equal(by_path.forward(TOKENS), by_file.forward(TOKENS))
+    takers = {name: plugin for name, plugin in plugins.items() if isinstance(plugin, LoadsGGUF)}
+    assert list(takers) == ["llamacpp", "native"]
+    for plugin in takers.values():
+        by_path, by_file = plugin.load(path, Running(threads=1)), plugin.load_gguf(GGUFFile(path), Running(threads=1))
+        assert np.array_equal(by_path.forward(TOKENS), by_file.forward(TOKENS))
+
+
+def test_runtimes_for_gguf_and_folders_are_as_their_suffixes_say(tmp_path):
+    (tmp_path / "m.gguf").touch()
+    names = registry.names("runtimes")
+    assert [n for n in names if registry.opens("runtimes", n, tmp_path)] == ["native", "torch"]
+    assert [n for n in names if registry.opens("runtimes", n, tmp_path / "m.gguf")] == ["llamacpp", "native", "torch"]
+    assert not [n for n in names if registry.opens("runtimes", n, tmp_path / "m.txt")]
 
 
 # ---- tokenizers ----------------------------------------------------------------------------------------------------

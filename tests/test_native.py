@@ -1,0 +1,127 @@
+"""The engine as a runtime: what it opens, what it refuses, and that llama.cpp takes over. tests/test_conformance.py
+compares its logits and tokens with transformers."""
+
+import numpy as np
+import pytest
+
+import edgekit
+from edgekit.conversion.convert import convert
+from edgekit.errors import CheckpointError, MissingExtraError, SettingError, UnsupportedError
+from edgekit.inference.runtime import Runtime
+from edgekit.inference.sampling import softmax
+from edgekit.settings import Converting, Running
+from edgekit.utils import registry
+
+TOKENS = [5, 300, 17, 1200, 44, 9, 2100, 78, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
+
+
+@pytest.fixture(scope="module")
+def native():
+    try:
+        return registry.load("runtimes", "native")
+    except MissingExtraError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def files(bundled, tmp_path_factory):
+    """quant -> a GGUF of the bundled model."""
+    pytest.importorskip("gguf")
+    folder = tmp_path_factory.mktemp("gguf")
+    made = {}
+
+    def get(quant: str):
+        if quant not in made:
+            made[quant] = folder / f"{quant}.gguf"
+            try:
+                convert(bundled, "gguf", made[quant], settings=Converting(quant=quant), verify=False)
+            except MissingExtraError as error:
+                pytest.skip(str(error))
+        return made[quant]
+
+    return get
+
+
+def logits(runtime: Runtime) -> np.ndarray:
+    return runtime.forward(TOKENS, every=True)
+
+
+def kl(source: np.ndarray, other: np.ndarray) -> float:
+    p, q = softmax(source), softmax(other)
+    return float((p * np.log(p / q)).sum(-1).mean())
+
+
+def test_load_without_a_runtime_takes_native_for_folder_and_gguf(native, bundled, files):
+    for model in (bundled, files("q8_0")):
+        assert type(edgekit.load(model).runtime) is native.NativeRuntime
+
+
+@pytest.mark.parametrize("quant", ["q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "f16", "bf16", "iq4_nl"])
+def test_forward_of_a_type_is_close_to_its_dequantized_weights(native, files, quant):
+    """Only the activations are rounded beyond what the file has: to 8 bits, or for f16 to 13."""
+    pytest.importorskip("torch")
+    exact = logits(registry.load("runtimes", "torch").load(files(quant), Running(threads=1)))
+    for kv_type, limit in (("f32", 2e-3), ("f16", 2e-3), ("int8", 3e-3)):
+        ours = logits(native.load(files(quant), Running(kv_type=kv_type)))
+        assert kl(exact, ours) < limit, kv_type
+
+
+@pytest.mark.parametrize("kv_type", ["f32", "f16", "int8"])
+@pytest.mark.parametrize("quant", ["f32", "f16", "q8_0", "q4_0"])
+def test_forward_steps_rewound_and_batch_have_the_same_bits(native, files, quant, kv_type):
+    runtime = native.load(files(quant), Running(kv_type=kv_type))
+    batch = logits(runtime)
+    runtime.rewind(7)
+    assert np.array_equal(runtime.forward(TOKENS[7:], every=True), batch[7:])
+    runtime.rewind(0)
+    assert np.array_equal(np.array([runtime.forward([token]) for token in TOKENS]), batch)
+
+
+def test_folder_and_f32_file_have_the_same_bits(native, bundled, files):
+    folder = logits(native.load(bundled, Running(kv_type="f32")))
+    assert np.array_equal(folder, logits(native.load(files("f32"), Running(kv_type="f32"))))
+
+
+def test_load_type_that_the_engine_lacks_is_named_and_llamacpp_takes_over(native, files):
+    pytest.importorskip("llama_cpp")
+    with pytest.raises(UnsupportedError, match="Q2_K"):
+        native.load(files("q2_k"), Running())
+    with pytest.raises(UnsupportedError, match="Q2_K"):
+        edgekit.load(files("q2_k"), runtime="native")
+    assert registry.name_of(edgekit.load(files("q2_k")).runtime) == "llamacpp"
+
+
+def test_load_damaged_file_is_one_sentence(native, files, tmp_path):
+    whole = files("q8_0").read_bytes()
+    for size in (0, 3, 100, len(whole) // 2, len(whole) - 1):
+        path = tmp_path / "cut.gguf"
+        path.write_bytes(whole[:size])
+        with pytest.raises(CheckpointError, match="cut.gguf: ") as caught:
+            native.load(path, Running())
+        assert "\n" not in str(caught.value)
+
+
+def test_llamacpp_int8_cache_is_refused(files):
+    pytest.importorskip("llama_cpp")
+    with pytest.raises(SettingError, match="kv_type int8 is for native"):
+        registry.load("runtimes", "llamacpp").load(files("q8_0"), Running(kv_type="int8"))
+
+
+def test_closed_runtime_is_an_error(native, files):
+    runtime = native.load(files("q8_0"), Running())
+    runtime.close()
+    runtime.close()
+    with pytest.raises(edgekit.errors.RuntimeFailure, match="closed"):
+        runtime.forward([1])
+
+
+def test_plugin_without_the_library_names_a_compiler(tmp_path):
+    import os
+    import subprocess
+    import sys
+
+    code = "import edgekit; print(type(edgekit.load(runtime='native')))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"EDGEKIT_ENGINE": "off"}, capture_output=True, text=True
+    )
+    assert done.returncode and "MissingExtraError: native needs the C engine" in done.stderr
