@@ -35,6 +35,7 @@ def setting(
     range: str = "",
     metavar: str | None = None,
     flag: bool = True,
+    form: str = "",
 ) -> Any:
     """A dataclass field of a settings class. Its annotation says the type; a tuple may have any number of values.
 
@@ -48,10 +49,12 @@ def setting(
         range: what is accepted, in words: completes "NAME must be ...". Needed with `check`, else derived.
         metavar: placeholder of the value in `--help`, if not the type's name.
         flag: whether `cli._options.options` makes a flag of it.
+        form: how a value that is no plain number, text or tuple is written as a flag: "numbers" separated by commas, or
+            "lists" of whole numbers, one for each time the flag is given.
     """
     metadata = {
         "help": help, "ge": ge, "gt": gt, "le": le, "lt": lt, "choices": choices, "words": words, "check": check,
-        "custom_range": range, "metavar": metavar, "flag": flag,
+        "custom_range": range, "metavar": metavar, "flag": flag, "form": form,
     }  # fmt: skip
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=metadata)
@@ -84,6 +87,7 @@ class Spec:
     custom_range: str
     metavar: str | None
     flag: bool
+    form: str
 
     @property
     def range(self) -> str:
@@ -242,22 +246,24 @@ class Sampling(Checked):
     banned: tuple[int, ...] = setting((), "Token ids that are never chosen.", flag=False)
     ban_replacement: bool = setting(False, "Never print U+FFFD: mask tokens that cannot continue valid UTF-8.")
     no_repeat_ngram_size: int = setting(
-        0, "Never repeat N tokens of prompt and text in a row; 0 is off.", ge=0, le=1 << 20, flag=False
+        0, "Never repeat N tokens of prompt and text in a row; 0 is off.", ge=0, le=1 << 20
     )
     suppress_tokens: tuple[int, ...] = setting(
-        (), "Token ids that are never chosen, as transformers has them.", flag=False
+        (), "Never choose these token ids; `none` for none.", metavar="ID,ID,..."
     )
     bad_words_ids: Sequence[Sequence[int]] = setting(
         (),
-        "Sequences of token ids that never occur.",
-        flag=False,
+        "Never write these token ids in a row; may be repeated; `none` for none.",
+        metavar="ID,ID,...",
+        form="lists",
         check=lambda words: isinstance(words, tuple | list) and all(map(_is_ids, words)),
         range="lists of token ids",
     )
     exponential_decay_length_penalty: Sequence[float] | None = setting(
         None,
-        "After START new tokens raise the end of the text by FACTOR for each more.",
-        flag=False,
+        "After START new tokens raise the logit of the text's end, by FACTOR for each more; a FACTOR of 1 is off.",
+        metavar="START,FACTOR",
+        form="numbers",
         check=lambda pair: _is_pair(pair),
         range="a number of tokens and a factor above 0",
     )

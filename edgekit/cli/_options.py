@@ -71,16 +71,32 @@ class Numbers(click.ParamType):
             self.fail(f"{value!r} is not a comma-separated list of whole numbers", param, ctx)
 
 
+class Reals(click.ParamType):
+    """`10,1.05`: numbers separated by commas."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if not isinstance(value, str):
+            return tuple(value)
+        try:
+            return tuple(int(part) if part.strip().isdecimal() else float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a comma-separated list of numbers", param, ctx)
+
+
 def _option(spec: Spec) -> Callable[[F], F]:
     flag = "--" + spec.name.replace("_", "-")
     if spec.kind is bool:
         return click.option(flag, is_flag=True, default=None, help=spec.help)
-    repeated = spec.many and spec.kind is str
+    repeated = spec.form == "lists" or (spec.many and spec.kind is str)
 
     def check(_: click.Context, __: click.Parameter, value: Any) -> Any:
         """Report an invalid value before the command starts, in the words of `SettingError`."""
         if value is None or (repeated and value == ()):
             return None
+        if spec.form == "lists" and value == ((),):  # `none`
+            return ()
         spec.validate(value)
         return value
 
@@ -98,7 +114,9 @@ def _option(spec: Spec) -> Callable[[F], F]:
 def _type(spec: Spec) -> Any:
     if spec.choices:
         return click.Choice(spec.choices)
-    if spec.many and spec.kind is int:
+    if spec.form == "numbers":
+        return Reals()
+    if spec.form == "lists" or (spec.many and spec.kind is int):
         return Numbers(spec.words, empty=spec.accepts(()))
     return NumberOr(spec.words) if spec.words else spec.kind
 

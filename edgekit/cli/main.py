@@ -5,10 +5,12 @@ called, and what it needs when it runs. Results (text, paths, JSON) go to stdout
 errors) to stderr. Exit status: 0 for success, 2 for an invalid call, 130 after Ctrl-C, 1 for every other failure.
 """
 
+import contextlib
 import errno
 import importlib
 import pkgutil
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,22 @@ def summary(name: str) -> str:
     return " ".join(paragraph[1].split()) if paragraph else ""
 
 
+@contextlib.contextmanager
+def one_line() -> Iterator[None]:
+    """Turns an `EdgekitError`, a full disk and Ctrl-C into what click prints as one line."""
+    try:
+        yield
+    except EdgekitError as error:
+        raise OneLine(error) from error
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise OneLine(FileError(f"cannot write the output: {error.strerror}")) from error
+    except KeyboardInterrupt:
+        click.echo("\nstopped", err=True)
+        raise click.exceptions.Exit(130) from None
+
+
 class Commands(click.Group):
     """The group of all commands; an `EdgekitError` in any of them becomes one line and an exit status."""
 
@@ -64,18 +82,13 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(n, click.Command(n, help=summary(n)).get_short_help_str(width)) for n in names()])
 
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        with one_line():  # `edgekit --help` is printed here
+            return super().make_context(*args, **more)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with one_line():
             return super().invoke(ctx)
-        except EdgekitError as error:
-            raise OneLine(error) from error
-        except OSError as error:
-            if error.errno not in DISK_FULL:
-                raise
-            raise OneLine(FileError(f"cannot write the output: {error.strerror}")) from error
-        except KeyboardInterrupt:
-            click.echo("\nstopped", err=True)
-            raise click.exceptions.Exit(130) from None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -9,7 +9,8 @@
     max_completion_tokens, max_tokens       the same, the first counts; absent, null or -1: until the context is full
     logprobs, top_logprobs      true, and how many of the likeliest tokens to list at each position, 0 to 20
     temperature, top_p, seed, stop, presence_penalty, frequency_penalty, logit_bias, n, stream, stream_options, user,
-    repetition_penalty, top_k, min_p, ignore_eos, runtime       as for /v1/completions
+    repetition_penalty, top_k, min_p, ignore_eos, runtime, no_repeat_ngram_size, suppress_tokens, bad_words_ids,
+    exponential_decay_length_penalty        as for /v1/completions
     special             true: nothing else is supported, since templates write special tokens
     response_format {"type": "text"}, tools [], tool_choice none or auto, modalities ["text"], store false
                         accepted; other values are refused

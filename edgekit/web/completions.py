@@ -9,6 +9,8 @@
                         one each time; an empty stop string is left out
     presence_penalty, frequency_penalty     -2 to 2, over the new text
     repetition_penalty, top_k, min_p, ignore_eos    as for `edgekit run`; top_k -1: off
+    no_repeat_ngram_size, suppress_tokens, bad_words_ids, exponential_decay_length_penalty
+                        transformers' rules; 0, [], [] and a factor of 1 switch those of the model's files off
     special             true: special tokens that a prompt spells, such as <|im_end|>, are read as tokens; without it
                         as text, and the server's log has a note on the first such prompt of a model
     runtime             where the model runs, one of the `runtimes` of /api/models

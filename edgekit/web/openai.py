@@ -68,7 +68,8 @@ def sampling(fields: Fields) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for name in (
         "temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty",
-        "repetition_penalty", "top_k", "min_p", "ignore_eos",
+        "repetition_penalty", "top_k", "min_p", "ignore_eos", "no_repeat_ngram_size", "suppress_tokens",
+        "bad_words_ids", "exponential_decay_length_penalty",
     ):  # fmt: skip
         settings |= fields.setting(name)
     return settings | _bias(fields.take("logit_bias"))
