@@ -349,6 +349,62 @@ EK_API size_t ek_decoder_flush(ek_decoder *decoder, void *out);
 
 /* ---- generation: generate.c ---- */
 
+/* ek_forward of one token, then ek_sampler_choose from its logits: a decode step in one call. `logits` has space for the
+ * vocabulary. Returns the next token or the negative status of either. */
+EK_API int ek_step(ek_model *model, uint32_t token, float *logits, ek_sampler *sampler, const uint8_t *allowed);
+
+/* How a text is generated. All zero but `sampling` (see ek_sampling_defaults): up to the end of the text or the context.
+ * The sampler's `ends` end a text in addition to the tokenizer's. The strings must outlive the generation. */
+typedef struct {
+    ek_sampling sampling;
+    const char *const *stops; /* the text ends before the first of these, each UTF-8 and NUL-terminated */
+    uint32_t stop_count;
+    uint32_t max_new_tokens;  /* 0: as many as the context holds */
+    uint32_t ignore_ends;     /* 1: continue past the end of the text */
+    uint32_t ban_replacement; /* 1: never print U+FFFD */
+    uint32_t reuse;           /* so many tokens of the prompt are in the model's cache already */
+} ek_generating;
+
+/* Why a text ended. */
+enum { EK_CONTINUES = 0, EK_STOPPED = 1, EK_LENGTH = 2, EK_CANCELLED = 3 };
+
+/* One new token. */
+typedef struct {
+    uint32_t token;
+    uint32_t finish;  /* EK_CONTINUES, or why it is the last one */
+    const char *text; /* what became certain with it: whole characters, and ill-formed bytes as they are; not
+                       * NUL-terminated; valid until the next call */
+    size_t length;    /* 0 while a character, or what may be a stop string, is unfinished */
+} ek_new_token;
+
+typedef struct ek_generation ek_generation;
+
+/* Bytes of memory for a generation. `tokenizer` may be NULL: then there are only tokens, and `stops` and
+ * `ban_replacement` cannot be used. */
+EK_API size_t ek_generation_size(const ek_model *model, const ek_tokenizer *tokenizer, const ek_generating *settings,
+                                 uint32_t prompt_count);
+
+/* Prepares a text; reads the prompt with the first token. The model, its cache until the end, the tokenizer and the
+ * prompt belong to the generation until then. EK_CONTEXT: the prompt does not fit into the context. */
+EK_API int ek_generation_start(ek_generation **generation, void *memory, size_t size, ek_model *model,
+                               const ek_tokenizer *tokenizer, const ek_generating *settings, const uint32_t *prompt,
+                               uint32_t prompt_count, ek_error *error);
+
+/* The next token: 1, or 0 after the last, or a negative status (of ek_forward or ek_sampler_choose). No step of the
+ * model is made before the next token is asked for. */
+EK_API int ek_generation_next(ek_generation *generation, ek_new_token *out);
+
+/* End the text now: the text that was kept back, with `finish` EK_CANCELLED. No token belongs to it. */
+EK_API void ek_generation_cancel(ek_generation *generation, ek_new_token *out);
+
+/* All of it in one call. `on_token` gets every token; if it returns something else than 0, the text is cancelled, and
+ * what was kept back comes in a last call, with EK_CANCELLED. Returns EK_STOPPED, EK_LENGTH, EK_CANCELLED or a negative
+ * status. */
+typedef int ek_on_token(void *context, const ek_new_token *token);
+EK_API int ek_generate(void *memory, size_t size, ek_model *model, const ek_tokenizer *tokenizer,
+                       const ek_generating *settings, const uint32_t *prompt, uint32_t prompt_count,
+                       ek_on_token *on_token, void *context, ek_error *error);
+
 #ifdef __cplusplus
 }
 #endif

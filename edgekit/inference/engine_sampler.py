@@ -100,7 +100,7 @@ class EngineSampler:
         prompt = np.fromiter(history, np.int32)
         if prompt.size and not 0 <= prompt.min() <= prompt.max() < vocab_size:
             raise IndexError(f"the history has ids outside the vocabulary of {vocab_size}")
-        self._size_of = _engine_settings(engine, settings, self.seed, vocab_size, ends)
+        self._size_of = engine_settings(engine, settings, self.seed, vocab_size, ends)
         self._orders = Processors.needed(settings) or bool(settings.presence_penalty or settings.frequency_penalty)
         self._capacity, self._address = prompt.size + SPARE if self._orders else 0, 0
         self._memory = self._allocate()
@@ -227,7 +227,7 @@ class EngineSampler:
         raise SettingError(f"temperature {temperature} is too small to divide by: 0 takes the most likely token")
 
 
-def _engine_settings(
+def engine_settings(
     engine: ctypes.CDLL, settings: Sampling, seed: int, vocab_size: int, ends: Collection[int]
 ) -> Settings:
     """The settings as the engine reads them; it copies the arrays."""
