@@ -18,10 +18,13 @@ from test_tokenizer_matrix import library_json
 from test_tokenmonster import HANDMADE, LIES, TINY, golden
 
 from edgekit.errors import VocabularyError
+from edgekit.tokenizers import engine
 from edgekit.tokenizers.engine import BYTE_BPE, PADDING, SENTENCEPIECE, SPECIAL, STOP, TOKENMONSTER, EngineTokenizer
 from edgekit.tokenizers.load import from_files
+from edgekit.tokenizers.tokenmonster import compiled
 from edgekit.tokenizers.tokenmonster.specials import without_specials
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
+from edgekit.training import encoding
 
 PARTS = [" the", "The", " CAT", "cats", "'s", "'lL", ".", "\n", ", ", "12", "1234567", "½", "é", "e\u0301", " ", "  ",
          "\u0301" * 31, "\u1100\u1161\u11a8", "\uac01", "中", "🙂", "-", "<eos>", "<s>", "</s>", "<tool>", "<|im_end|>",
@@ -153,6 +156,53 @@ def test_without_specials_equals_python(engine_library):
         plain, ours = without_specials(vocabulary), EngineTokenizer(engine_library, vocabulary.to_bytes())
         for text in ("a<eos>b", "<eos>", " <eos>", "<|endoftext|>x"):
             assert ours.encode(text) == plain.encode(text)
+
+
+@pytest.fixture
+def installed(engine_library, monkeypatch):
+    """Python finds the engine, and counts the tokenizers that it opens."""
+    opened = []
+
+    class Counted(EngineTokenizer):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            opened.append(self)
+
+    monkeypatch.setattr(compiled, "library", lambda: engine_library)
+    monkeypatch.setattr(encoding, "library", lambda: engine_library)
+    monkeypatch.setattr(engine, "EngineTokenizer", Counted)
+    monkeypatch.setattr(encoding, "EngineTokenizer", Counted)
+    return opened
+
+
+@pytest.mark.parametrize("name", ["level 1", "level 2", "special", "flags 9, level 2", *(path.stem for path in VOCABS)])
+def test_tokenizer_with_the_engine_equals_without(installed, monkeypatch, name):
+    vocabulary = VOCABULARIES[name]
+    rows = -(-(vocabulary.table_size + 2) // 128) * 128
+    files = tokenmonster_files(vocabulary.to_bytes(), rows)
+    fast, plain = from_files(files, rows), without_specials(vocabulary)
+    rng = random.Random(5)
+    for text in ("".join(rng.choices(PARTS, k=rng.randrange(12))) for _ in range(200)):
+        assert fast.encode(text) == plain.encode(text)
+    assert len(installed) == 1
+    monkeypatch.setattr(compiled, "library", lambda: None)
+    assert from_files(files, rows).encode("The cat sat.") == plain.encode("The cat sat.")
+    assert len(installed) == 1
+
+
+def test_tokenizer_of_utf16_vocabulary_raises_as_without_the_engine(installed):
+    data = TINY[:1] + b"\2" + TINY[2:]
+    with pytest.raises(VocabularyError, match="UTF-16 cannot be encoded"):
+        from_files(tokenmonster_files(data, 128), 128).encode("a")
+
+
+def test_training_encoder_with_the_engine_equals_numba(installed, monkeypatch):
+    pytest.importorskip("numba")
+    vocabulary = VOCABULARIES["level 2"]
+    texts = ["The cat's MAT", "", "12 \ud800 é" * 50, "\u0301" * 40]
+    fast = encoding.encoder(vocabulary, "none", 1, 2)(texts)
+    monkeypatch.setattr(encoding, "library", lambda: None)
+    assert fast == encoding.encoder(vocabulary, "none", 1, 2)(texts) and len(installed) == 1
 
 
 # ---- byte-pair encoding --------------------------------------------------------------------------------------------

@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import TrainingError
+from edgekit.errors import TrainingError, VocabularyError
+from edgekit.tokenizers.engine import EngineTokenizer
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 from edgekit.training.sources import SourceDocument, clean
+from edgekit.utils.engine import library
 
 BATCH = 1 << 20
 """Characters per request to a process."""
@@ -35,9 +37,7 @@ Encoded = tuple[SourceDocument, NDArray[np.uint16], int]
 
 def encoder(vocabulary: Vocabulary, cleaning: str, bos: int | None, eos: int) -> Encode:
     """Encode in this process. Without `bos`, documents begin with their first token."""
-    from edgekit.training.fast_tokenizer import FastEncoder  # here: a run that finds finished shards needs no numba
-
-    fast = FastEncoder(vocabulary)
+    encode_one = _encoder_of(vocabulary)
     begin = b"" if bos is None else np.array([bos], np.uint16).tobytes()
     end = np.array([eos], np.uint16).tobytes()
 
@@ -45,10 +45,23 @@ def encoder(vocabulary: Vocabulary, cleaning: str, bos: int | None, eos: int) ->
         encoded = []
         for text in texts:
             cleaned = clean(text, cleaning).encode("utf-8", "replace")  # lone surrogates become ?
-            encoded.append((begin + fast.encode(cleaned).astype(np.uint16).tobytes() + end, len(cleaned)))
+            encoded.append((begin + encode_one(cleaned).astype(np.uint16).tobytes() + end, len(cleaned)))
         return encoded
 
     return encode
+
+
+def _encoder_of(vocabulary: Vocabulary) -> Callable[[bytes], NDArray[Any]]:
+    """The C engine where it is installed: it needs no compilation at the first text, and is faster. Otherwise numba."""
+    if (engine := library()) is not None:
+        try:
+            tokenizer = EngineTokenizer(engine, vocabulary.to_bytes(), bare=True)
+            return lambda text: np.frombuffer(tokenizer.encode_array(text), np.uint32)
+        except VocabularyError:  # too large for the engine
+            pass
+    from edgekit.training.fast_tokenizer import FastEncoder  # here: a run that finds finished shards needs no numba
+
+    return FastEncoder(vocabulary).encode
 
 
 class Encoders:

@@ -9,6 +9,7 @@ The prototypes are those of engine/edgekit.h. TokenMonster's ids equal `Vocabula
 import ctypes
 import functools
 from collections.abc import Iterable
+from typing import Any
 
 from edgekit.errors import EdgekitError, VocabularyError
 
@@ -105,18 +106,27 @@ class EngineTokenizer:
 
         With `specials` the spelling of a special token becomes its id.
         """
+        ids, count = self._ids(text, _PARSE_SPECIALS if specials else 0)
+        return ids[:count]
+
+    def encode_array(self, text: str | bytes) -> memoryview:
+        """`encode`, as the bytes of uint32 numbers: `np.frombuffer(..., np.uint32)`."""
+        ids, count = self._ids(text, 0)
+        return memoryview(ids).cast("B")[: 4 * count]
+
+    def _ids(self, text: str | bytes, flags: int) -> tuple[Any, int]:
+        """An array that begins with the ids, and their number."""
         data = text.encode() if isinstance(text, str) else bytes(text)
         if len(data) > _MOST_TEXT:
             raise EdgekitError(f"a text of {len(data)} bytes; at most {_MOST_TEXT} are encoded at once")
         work_size = self._library.ek_encode_size(self._handle, len(data))
         work = ctypes.create_string_buffer(work_size) if work_size else None
-        flags = _PARSE_SPECIALS if specials else 0
         capacity = len(data) // 2 + 16
         while True:
             ids = (ctypes.c_uint32 * capacity)()
             count = self._library.ek_encode(self._handle, data, len(data), flags, ids, capacity, work, work_size)
             if count <= capacity:
-                return ids[:count]
+                return ids, count
             capacity = count
 
     def type(self, id: int) -> int:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgekit.errors import FileError, VocabularyError
 from edgekit.tokenizers.base import configured_ids, read_json, spelling, utf8
 from edgekit.tokenizers.tokenmonster import capcode
+from edgekit.tokenizers.tokenmonster.compiled import CompiledVocabulary
 from edgekit.tokenizers.tokenmonster.specials import without_specials
 from edgekit.tokenizers.tokenmonster.vocab_file import MODES
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
@@ -70,6 +71,7 @@ class TokenMonsterTokenizer:
             `eos` and `bos`, print nothing, and text does not produce them.
         backend: "edgekit", or "tokenmonster" for the reference library's `encode` and `decode` (extra `train`).
             Streams are always edgekit's: the reference's server fails on split characters.
+        content: the vocabulary's file, if it is in memory: the C engine reads it.
 
     Attributes:
         vocabulary: the base vocabulary.
@@ -93,6 +95,7 @@ class TokenMonsterTokenizer:
         bos_token: str = BOS,
         reserved: Mapping[str, int] | None = None,
         backend: str = "edgekit",
+        content: bytes | None = None,
     ):
         base = vocabulary.table_size
         if base > vocab_size:
@@ -121,7 +124,8 @@ class TokenMonsterTokenizer:
         elif backend != "edgekit":
             raise VocabularyError(f"unknown TokenMonster backend {backend!r}: choose from edgekit, tokenmonster")
         else:
-            self._backend = without_specials(vocabulary, self.reserved)
+            plain = without_specials(vocabulary, self.reserved)
+            self._backend = CompiledVocabulary(plain, content if plain is vocabulary else None)
 
     @classmethod
     def from_files(
@@ -158,6 +162,7 @@ class TokenMonsterTokenizer:
             bos_token=spelling(files, "bos_token") or BOS,
             reserved=_reserved(files, config, vocabulary),
             backend=backend,
+            content=bytes(files[name]),
         )
 
     def _may_be_special(self, id: int) -> bool:
