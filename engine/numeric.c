@@ -4,16 +4,10 @@
 
 #if defined(__SSE2__)
 #include <emmintrin.h>
-float ek_sqrt(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
-#elif defined(__aarch64__)
-float ek_sqrt(float x) {
-    float root;
-    __asm__("fsqrt %s0, %s1" : "=w"(root) : "w"(x));
-    return root;
-}
-#else
+#endif
+
 /* A root of 25 or 26 bits and a bit for the rest, which one conversion rounds. */
-float ek_sqrt(float x) {
+float ek_soft_sqrt(float x) {
     if (!(x > 0) || ek_bits(x) >= 0x7f800000u) return x;
     int32_t exponent = -150;
     if (x < 0x1p-126f) {
@@ -32,7 +26,18 @@ float ek_sqrt(float x) {
     uint32_t sticky = (uint32_t)(root * 2) | (root * root != mantissa);
     return (float)sticky * ek_float((uint32_t)((exponent - 26) / 2 - 1 + 127) << 23);
 }
+
+float ek_sqrt(float x) {
+#if defined(__SSE2__)
+    return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x)));
+#elif defined(__aarch64__)
+    float root;
+    __asm__("fsqrt %s0, %s1" : "=w"(root) : "w"(x));
+    return root;
+#else
+    return ek_soft_sqrt(x);
 #endif
+}
 
 #define MAGIC 6755399441055744.0 /* 1.5 * 2^52: adding it rounds to a whole number */
 #define LN2_HIGH 6.93147180369123816490e-01

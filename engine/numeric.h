@@ -10,4 +10,7 @@ void ek_frequencies(float theta, uint32_t count, float *out);
 /* Cosine and sine of an angle of 0 to 2^25 radians. */
 void ek_cos_sin(float angle, float *cosine, float *sine);
 
+/* ek_sqrt without an instruction for it. */
+float ek_soft_sqrt(float x);
+
 #endif
