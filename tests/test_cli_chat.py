@@ -9,7 +9,7 @@ from test_chat_template import CHATML, files_with
 from test_cli import Terminal, call
 
 from edgekit.cli.chat import Conversation
-from edgekit.errors import ContextError
+from edgekit.errors import ContextError, FileError
 from edgekit.model import load
 
 pytest.importorskip("torch")
@@ -111,6 +111,34 @@ def test_chat_terminal_commands_history_and_ends(folder, expected, tmp_path):
     terminal.until("> ")
     say(terminal, "\x04")
     assert terminal.ended() == 0 and "Traceback" not in terminal.seen
+
+
+def test_chat_terminal_pasted_lines_and_paths_are_messages(folder, tmp_path):
+    terminal = Terminal("chat", "-m", folder, *ARGUMENTS)
+    terminal.until("> ")
+    say(terminal, "\x1b[200~one\ntwo\x1b[201~\n")
+    terminal.until("cut off after 6 tokens")
+    say(terminal, "/usr/bin\n")
+    terminal.until("cut off after 6 tokens")
+    saved = tmp_path / "talk.json"
+    say(terminal, f"/save {saved}\n")
+    terminal.until("4 messages written")
+    assert [m["content"] for m in json.loads(saved.read_text())][::2] == ["one\ntwo", "/usr/bin"]
+    say(terminal, "/quit\n")
+    assert terminal.ended() == 0
+
+
+def test_chat_save_replaces_only_its_own_file(folder, tmp_path):
+    conversation = Conversation(load(folder, runtime="torch"), {}, "Be kind.", stats=False)
+    mine, other = tmp_path / "talk.json", tmp_path / "notes.txt"
+    other.write_text("mine")
+    conversation.command(f"/save {mine}")
+    conversation.system = None
+    conversation.command(f"/save {mine}")
+    assert json.loads(mine.read_text()) == []
+    with pytest.raises(FileError, match=r"notes\.txt exists already: name another file"):
+        conversation.command(f"/save {other}")
+    assert other.read_text() == "mine"
 
 
 def test_chat_ctrl_c_ends_an_answer_and_the_conversation_continues(folder, capsys):

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 from helpers import write_model
 from test_chat import TINY
-from test_chat_template import files_with
+from test_chat_template import CHATML, files_with
 
 from edgekit.cli.main import main
 from edgekit.errors import SettingError
@@ -121,6 +121,26 @@ def test_rule_by_flag_out_of_range_is_refused(cases, flags, message):
 def test_rule_by_keyword_out_of_range_is_refused(cases):
     with pytest.raises(SettingError, match="bad_words_ids"):
         load(cases["all"][0], runtime="torch").generate(PROMPT, bad_words_ids=[[]])
+
+
+def test_settings_that_edgekit_does_not_have_are_named_by_every_command(tmp_path):
+    pytest.importorskip("gguf")
+    left_out = {"num_beams": 4, "max_length": 30, "min_new_tokens": 3}
+    folder = model_folder(tmp_path / "model", {"eos_token_id": 258} | left_out)
+    out = tmp_path / "model.gguf"
+    chat = write_model(tmp_path / "chat", TINY, files=files_with(CHATML) | {
+        "generation_config.json": json.dumps(left_out).encode()}, std=0.3)  # fmt: skip
+    short = ["--max-new-tokens", "2", "--runtime", "torch"]
+    for arguments, text in (
+        (["run", "-m", folder, "x", *short], None),
+        (["convert", "-m", folder, "--to", "gguf", "-o", out], None),
+        (["doctor", "-m", folder], None),
+        (["doctor", "-m", out], None),
+        (["chat", "-m", chat, *short], "hello"),
+    ):
+        shown = " ".join(CliRunner().invoke(main, [str(word) for word in arguments], input=text).output.split())
+        for name, value in left_out.items():
+            assert f"{name} {value}" in shown, (arguments[0], shown)
 
 
 def test_rules_over_http_equal_transformers_generate(cases):

@@ -44,10 +44,14 @@ def statistics(result: "Generation") -> str:
     reused = f" ({t.reused_tokens} of them in the cache)" if t.reused_tokens else ""
     return (
         f"load {1000 * t.load:.0f} ms · first token {1000 * t.first_token:.1f} ms · "
-        f"prefill {t.prompt_tokens} tokens{reused} {t.prefill_rate:,.0f}/s · "
-        f"decode {t.new_tokens} tokens {t.decode_rate:,.0f}/s · {result.finish_reason} · seed {result.seed}"
+        f"prefill {t.prompt_tokens} tokens{reused} {_rate(t.prefill_rate)}/s · "
+        f"decode {t.new_tokens} tokens {_rate(t.decode_rate)}/s · {result.finish_reason} · seed {result.seed}"
         f"{drafted}"
     )
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
 
 
 def _draft_statistics(d: "DraftStats") -> str:

@@ -6,13 +6,14 @@ edgekit chat -m model.gguf --system "Answer in one sentence." --temperature 0.8 
 echo "What is the capital of France?" | edgekit chat -m model.gguf
 
 A line is a message. /reset starts over, /system TEXT sets the system's message, /save FILE writes the conversation as
-JSON, /help lists all of these. Ctrl-C ends an answer, Ctrl-D the conversation. A piped stdin is one message.
+JSON, /help lists all commands. Ctrl-C ends an answer, Ctrl-D the conversation. A piped stdin is one message.
 
 What the model has read of the conversation is not read again. Once the context is full, the oldest turns are left out.
 """
 
 import contextlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from edgekit.cli._options import given, options
 from edgekit.cli._prompt import piped
 from edgekit.errors import EdgekitError, FileError, UsageError, VocabularyError
 from edgekit.settings import Drafting, Generating, Running
+from edgekit.utils.files import os_reason
 
 if TYPE_CHECKING:
     from edgekit.model import Model
@@ -34,7 +36,11 @@ HELP = """\
 /system TEXT   set the system's message; without TEXT there is none
 /save FILE     write the conversation as JSON, a list of messages
 /help          this list
-Ctrl-C ends an answer, Ctrl-D the conversation."""
+/quit          end the conversation
+Ctrl-C ends an answer, Ctrl-D the conversation. Pasted lines are one message."""
+
+COMMAND_LINE = re.compile(r"/[a-z]*(\s|$)")
+"""A line that is a command; `/usr/bin is a folder` is a message."""
 
 
 @click.command("chat", help=__doc__)
@@ -58,10 +64,13 @@ def chat(
     running, settings, drafting = given(Running, values), given(Generating, values), given(Drafting, values)
     if drafting and "draft" not in drafting:
         raise UsageError(f"--{next(iter(drafting)).replace('_', '-')} needs --draft")
+    from edgekit.formats.generation_config import caveats
     from edgekit.model import load
 
     where = flags.find(model, revision)
     loaded = load(where, runtime=runtime, quant=quant, progress=flags.progress, **running)
+    for caveat in caveats(loaded.runtime.files):
+        flags.note(caveat)
     if loaded.chat_template is None:
         raise VocabularyError("the model has no chat template, so it cannot chat: `edgekit run` continues a text")
     if drafting:
@@ -82,6 +91,8 @@ class Conversation:
         self.system = system
         self.turns: list[dict[str, str]] = []
         self._dropped = 0
+        self._saved: set[Path] = set()
+        """The files that this conversation was written to."""
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -112,11 +123,13 @@ class Conversation:
         return finished
 
     def command(self, line: str) -> None:
-        """Carry out a line that begins with `/`. Raises `UsageError`, `FileError`."""
+        """Carry out a command. Raises `UsageError`, `FileError`; `EOFError` for the end."""
         name, _, argument = line.partition(" ")
         argument = argument.strip()
         if name == "/help":
             click.echo(HELP, err=True)
+        elif name in ("/quit", "/exit", "/bye"):
+            raise EOFError
         elif name == "/reset":
             self.turns.clear()
             click.echo("[a new conversation]", err=True)
@@ -124,7 +137,7 @@ class Conversation:
             self.system = argument or None
             click.echo("[the system's message is set]" if argument else "[no system's message]", err=True)
         elif name == "/save" and argument:
-            self.save(Path(argument))
+            self.save(Path(argument).expanduser())
             click.echo(f"[{len(self.messages)} messages written to {argument}]", err=True)
         elif name == "/save":
             raise UsageError("/save needs a file name")
@@ -132,16 +145,28 @@ class Conversation:
             raise UsageError(f"unknown command {name}: /help lists those there are")
 
     def save(self, path: Path) -> None:
-        """As a JSON list of messages. Raises `FileError`."""
+        """As a JSON list of messages. A file is replaced only by a later state of this conversation.
+
+        Raises `FileError`.
+        """
+        text = json.dumps(self.messages, indent=2, ensure_ascii=False) + "\n"
         try:
-            path.expanduser().write_text(json.dumps(self.messages, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        except (OSError, ValueError) as error:
+            with open(path, "w" if path in self._saved else "x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError as error:
+            raise FileError(f"{path} exists already: name another file") from error
+        except OSError as error:
+            raise FileError(f"cannot write {path}: {os_reason(error)}") from error
+        except ValueError as error:
             raise FileError(f"cannot write {path}: {error}") from error
+        self._saved.add(path)
 
 
 def _converse(conversation: Conversation) -> None:
     with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  (gives `input` a history and arrow keys)
+        import readline  # gives `input` a history and arrow keys
+
+        readline.parse_and_bind("set enable-bracketed-paste on")  # pasted line breaks do not send
     click.echo("Type a message, or /help. Ctrl-C ends an answer, Ctrl-D the conversation.", err=True)
     while True:
         try:
@@ -153,10 +178,12 @@ def _converse(conversation: Conversation) -> None:
             click.echo(err=True)
             return
         try:
-            if line.startswith("/"):
+            if COMMAND_LINE.match(line):
                 conversation.command(line)
             elif line:
                 conversation.answer(line)
+        except EOFError:
+            return
         except KeyboardInterrupt:  # before the first token
             click.echo(err=True)
         except EdgekitError as error:
