@@ -15,13 +15,10 @@ inputs   input_ids                     int64 (1, n)
          past_key_values.N.key|value   float32 (1, kv_heads, c, head_dim), c >= total_sequence_length; or int8
 outputs  logits                        float32 (1, k, vocab_size)
          present.N.key|value           as the past, and best the same memory: then nothing is copied
-
-GroupQueryAttention needs a head_dim that is a multiple of 16. Others are padded with zeros, each half of a head
-separately, because rotation pairs the halves; that does not change the logits, but the cache is larger.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +28,8 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from edgekit.converters import _onnx_blocks, _onnx_cache
 from edgekit.converters._onnx_names import EMBEDDING, HEAD, QUANTIZED, ROTARY, SCALE, SINKS
+from edgekit.converters._onnx_packed import Make, Packed
+from edgekit.converters._onnx_types import KINDS, Types, padded, shape_of
 from edgekit.converters._onnx_write import Part, Spec
 from edgekit.errors import CheckpointError
 from edgekit.formats import rope
@@ -62,28 +61,6 @@ NO_SINK = -1e30
 F32, F16, U8, I64 = np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.uint8), np.dtype(np.int64)
 
 
-# Values that share a scale, at most. `converters/onnx.py` has the measurements.
-BLOCKS = {"int8": 128, "int4": 128, "int4_pure": 32}
-
-
-def bits(quant: str, name: str, layers: int) -> int:
-    """How a matrix is stored under a quantization: blocks of 4 or 8 bits, float16 (16) or float32 (32).
-
-    `int4` keeps at 8 bits what loses most at 4: the head, which for tied models is the embedding, and the first three
-    of `layers` (but at most half), whose error passes through all others.
-    """
-    if quant == "int4":
-        first = re.match(r"model\.layers\.(\d+)\.", name)
-        early = first is not None and int(first[1]) < min(3, layers // 2)
-        return 8 if early or name in (EMBEDDING, HEAD) else 4
-    return {"fp32": 32, "fp16": 16, "int8": 8, "int4_pure": 4}[quant]
-
-
-def padded(head_dim: int) -> int:
-    """The head_dim of the graph: the next multiple of 16."""
-    return -(-head_dim // 16) * 16
-
-
 @dataclass
 class Fused:
     """A graph and its tensors, in the order of their use."""
@@ -96,14 +73,14 @@ class Fused:
         return [spec for part in self.parts for spec in part.specs]
 
 
-def build(checkpoint: Checkpoint, quant: str, kv_cache: str = "f32") -> Fused:
+def build(checkpoint: Checkpoint, types: Types, kv_cache: str = "f32") -> Fused:
     """The graph of a checkpoint; its weights are computed when they are written.
 
     Args:
-        quant: one of `bits`.
+        types: how its matrices are stored.
         kv_cache: "f32", or "int8" with the scales of `_onnx_cache.py`.
     """
-    graph = _Graph(checkpoint, quant, _onnx_cache.Cache(checkpoint) if kv_cache == "int8" else None)
+    graph = _Graph(checkpoint, types, _onnx_cache.Cache(checkpoint) if kv_cache == "int8" else None)
     graph.build()
     model = helper.make_model(
         helper.make_graph(graph.nodes, "llama", graph.inputs, graph.outputs),
@@ -116,7 +93,7 @@ def build(checkpoint: Checkpoint, quant: str, kv_cache: str = "f32") -> Fused:
 @dataclass
 class _Graph:
     checkpoint: Checkpoint
-    quant: str
+    types: Types
     cache: _onnx_cache.Cache | None
     nodes: list[NodeProto] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
@@ -127,8 +104,9 @@ class _Graph:
     def config(self) -> LlamaConfig:
         return self.checkpoint.config
 
-    def bits(self, name: str) -> int:
-        return bits(self.quant, name, self.config.num_hidden_layers)
+    @property
+    def packed(self) -> Packed:
+        return Packed(self.checkpoint)
 
     def build(self) -> None:
         config = self.config
@@ -188,10 +166,12 @@ class _Graph:
     def embedding(self) -> str:
         """The embedding; the name of the first hidden states."""
         config, name = self.config, EMBEDDING
-        width, kind = config.hidden_size, self.bits(EMBEDDING)
+        width, kind = config.hidden_size, self.types.bits(EMBEDDING)
         if kind > 8:
-            return self.node("Gather", [self.plain(name, self.get(name), turn=False), "input_ids"], "embedding", "")
-        size = self.blocks(name, (config.vocab_size, width), self.get(name), kind)
+            return self.node(
+                "Gather", [self.plain(name, self.packed.get(name), turn=False), "input_ids"], "embedding", ""
+            )
+        size = self.blocks(name, (config.vocab_size, width), self.packed.get(name), kind)
         # The same bytes and scales as the head's. The scales are reshaped for this operator; ONNX Runtime does that
         # once, when it loads the file.
         scales = self.node("Reshape", [name + SCALE, self.integers("scales_shape", [0, 0, 1])], name + ".scales", "")
@@ -207,13 +187,12 @@ class _Graph:
 
     def layer(self, i: int, normal: str, skip: str, next_norm: str) -> tuple[str, str]:
         """One layer, and the norm before the next: (normalized, residual), by name."""
-        config, name, short = self.config, f"model.layers.{i}.", f"layers.{i}."
+        config, packed, name, short = self.config, self.packed, f"model.layers.{i}.", f"layers.{i}."
         heads, kv, epsilon = config.num_attention_heads, config.num_key_value_heads, config.rms_norm_eps
-        wide = padded(config.head_dim)
-        qkv = self.product(
-            normal, name + "self_attn.qkv_proj.weight", ((heads + 2 * kv) * wide, config.hidden_size), self.packed(i)
-        )
-        qkv = self.bias(qkv, name + "self_attn.qkv_proj.bias", (heads + 2 * kv) * wide, self.packed(i, "bias"))
+        attn, mlp = name + "self_attn.", name + "mlp."
+        shapes = {kind: shape_of(config, kind) for kind in KINDS}
+        qkv = self.product(normal, attn + "qkv_proj.weight", shapes["qkv"], packed.qkv(i))
+        qkv = self.bias(qkv, attn + "qkv_proj.bias", shapes["qkv"][0], packed.qkv(i, "bias"))
         cache = [f"past_key_values.{i}.{kind}" for kind in ("key", "value")]
         attention = self.node(
             "GroupQueryAttention",
@@ -222,24 +201,17 @@ class _Graph:
             num_heads=heads, kv_num_heads=kv, do_rotary=1, rotary_interleaved=0, scale=config.head_dim**-0.5,
             **({} if self.cache is None else CACHE_ATTRIBUTES),
         )  # fmt: skip
-        out = self.product(
-            attention, name + "self_attn.o_proj.weight", (config.hidden_size, heads * wide), self.output(i)
-        )
-        o_proj = name + "self_attn.o_proj.bias"
-        out = self.bias(out, o_proj, config.hidden_size, self.get(o_proj))
+        out = self.product(attention, attn + "o_proj.weight", shapes["o"], packed.output(i))
+        out = self.bias(out, attn + "o_proj.bias", shapes["o"][0], packed.get(attn + "o_proj.bias"))
         normal, skip = self.norm(out, skip, name + "post_attention_layernorm.weight", epsilon)
-        both = self.product(
-            normal, name + "mlp.gate_up_proj.weight", (2 * config.intermediate_size, config.hidden_size), self.joined(i)
-        )
-        both = self.bias(both, name + "mlp.gate_up_proj.bias", 2 * config.intermediate_size, self.joined(i, "bias"))
+        both = self.product(normal, mlp + "gate_up_proj.weight", shapes["gate_up"], packed.gate_up(i))
+        both = self.bias(both, mlp + "gate_up_proj.bias", shapes["gate_up"][0], packed.gate_up(i, "bias"))
         gate, up = short + "gate", short + "up"
         self.node("Split", [both], [gate, up], "", axis=-1, num_outputs=2)
         activated = self.node("QuickGelu", [gate], short + "silu", alpha=1.0)  # x * sigmoid(alpha * x)
         multiplied = self.node("Mul", [activated, up], short + "gated", "")
-        down_proj = name + "mlp.down_proj.weight"
-        down = self.product(multiplied, down_proj, config.shapes()[down_proj], self.get(down_proj))
-        down_bias = name + "mlp.down_proj.bias"
-        down = self.bias(down, down_bias, config.hidden_size, self.get(down_bias))
+        down = self.product(multiplied, mlp + "down_proj.weight", shapes["down"], packed.get(mlp + "down_proj.weight"))
+        down = self.bias(down, mlp + "down_proj.bias", shapes["down"][0], packed.get(mlp + "down_proj.bias"))
         return self.norm(down, skip, next_norm, epsilon, last=i + 1 == config.num_hidden_layers)
 
     def scales(self, i: int) -> list[str]:
@@ -252,7 +224,7 @@ class _Graph:
 
         def make() -> list[NDArray]:
             keys, values = (scales.reshape(-1, 1) for scales in cache.scales(i))
-            both = self.pad(keys, heads, 2), self.pad(values, heads, 1)
+            both = self.packed.pad(keys, heads, 2), self.packed.pad(values, heads, 1)
             # The padding of a head is 0 at any scale, but a scale of 0 would be invalid.
             return [np.where(x > 0, x, np.float32(1)).reshape(1, heads, 1, wide) for x in both]
 
@@ -265,60 +237,22 @@ class _Graph:
     def head(self, hidden: str) -> None:
         config, tied = self.config, self.config.tie_word_embeddings
         name = EMBEDDING if tied else HEAD
-        shape, kind = (config.vocab_size, config.hidden_size), self.bits(name)
+        shape, kind = (config.vocab_size, config.hidden_size), self.types.bits(name)
         if not tied:
-            self.product(hidden, name, shape, self.get(name), "logits")
+            self.product(hidden, name, shape, self.packed.get(name), "logits")
         elif kind > 8:
             # The embedding's own table, (vocab, hidden), transposed by the operator.
             table = name if kind == 32 else name + ".float32"
             self.node("FusedMatMul", [hidden, table], "logits", transB=1)
         else:
-            self.multiply(hidden, name, shape, kind, _onnx_blocks.block_size(shape[1], BLOCKS[self.quant]), "logits")
+            self.multiply(hidden, name, shape, kind, self.types.size(name, shape[1]), "logits")
 
-    # ------------------------------------------------------------------------- weights as the graph needs them
-
-    def get(self, name: str) -> Callable[[], NDArray[np.float32]]:
-        return lambda: self.checkpoint.float32(name)
-
-    def bias(self, x: str, name: str, length: int, make: Callable[[], NDArray[np.float32]]) -> str:
+    def bias(self, x: str, name: str, length: int, make: Make) -> str:
         """x plus a vector, if the model has biases there; the name of the sum."""
         if not (self.config.attention_bias if "self_attn" in name else self.config.mlp_bias):
             return x
         self.parts.append(Part((Spec(name, (length,), F32),), lambda: [make().reshape(-1)]))
         return self.node("Add", [x, name], re.sub(r"^model\.|self_attn\.|mlp\.|_proj", "", name), "")
-
-    def packed(self, i: int, kind: str = "weight") -> Callable[[], NDArray[np.float32]]:
-        """Q, K and V of a layer, weights or biases, concatenated."""
-        config, name = self.config, f"model.layers.{i}.self_attn."
-        counts = {"q": config.num_attention_heads, "k": config.num_key_value_heads, "v": config.num_key_value_heads}
-
-        def make() -> NDArray[np.float32]:
-            # A head's rows are paired by rotation, first half with second, but not those of the values.
-            rows = (
-                self.pad(self.checkpoint.float32(f"{name}{part}_proj.{kind}"), count, 1 if part == "v" else 2)
-                for part, count in counts.items()
-            )
-            return np.concatenate(list(rows))
-
-        return make
-
-    def output(self, i: int) -> Callable[[], NDArray[np.float32]]:
-        """The matrix after a layer's attention, whose columns belong to the heads."""
-        name, heads = f"model.layers.{i}.self_attn.o_proj.weight", self.config.num_attention_heads
-        return lambda: np.ascontiguousarray(self.pad(self.checkpoint.float32(name).T, heads, 1).T)
-
-    def joined(self, i: int, kind: str = "weight") -> Callable[[], NDArray[np.float32]]:
-        """Gate and up of a layer, weights or biases, concatenated."""
-        name = f"model.layers.{i}.mlp."
-        return lambda: np.concatenate([self.checkpoint.float32(f"{name}{part}_proj.{kind}") for part in ("gate", "up")])
-
-    def pad(self, rows: NDArray[np.float32], heads: int, pieces: int) -> NDArray[np.float32]:
-        """Rows (heads * head_dim, width) with zeros after each of a head's `pieces`: (heads * padded, width)."""
-        dim, wide = self.config.head_dim, padded(self.config.head_dim)
-        if dim == wide:
-            return rows.reshape(heads * dim, -1)
-        more = ((0, 0), (0, 0), (0, (wide - dim) // pieces), (0, 0))
-        return np.pad(rows.reshape(heads, pieces, dim // pieces, -1), more).reshape(heads * wide, -1)
 
     # ------------------------------------------------------------------------- nodes
 
@@ -344,12 +278,10 @@ class _Graph:
         self.node("SkipSimplifiedLayerNormalization", [x, skip, self.vector(weight)], outputs, epsilon=epsilon)
         return short, outputs[-1]
 
-    def product(
-        self, x: str, name: str, shape: tuple[int, ...], make: Callable[[], NDArray[np.float32]], out: str = ""
-    ) -> str:
+    def product(self, x: str, name: str, shape: tuple[int, ...], make: Make, out: str = "") -> str:
         """x times the transpose of a matrix (out, in), stored according to `quant`."""
         out = out or re.sub(r"^model\.|self_attn\.|mlp\.|_proj\.weight$", "", name)
-        kind = self.bits(name)
+        kind = self.types.bits(name)
         if kind > 8:
             return self.node("MatMul", [x, self.plain(name, make, shape)], out, "")
         return self.multiply(x, name, shape, kind, self.blocks(name, shape, make, kind), out)
@@ -373,14 +305,14 @@ class _Graph:
     def plain(
         self,
         name: str,
-        make: Callable[[], NDArray[np.float32]],
+        make: Make,
         shape: tuple[int, ...] = (),
         *,
         turn: bool = True,
     ) -> str:
         """A matrix (out, in) in float32 or float16, transposed as MatMul needs it if `turn`; the name as float32."""
         shape = shape or self.config.shapes()[name]
-        half = self.bits(name) == 16
+        half = self.types.bits(name) == 16
 
         def values() -> list[NDArray]:
             rows = make()
@@ -394,9 +326,9 @@ class _Graph:
         # ONNX Runtime does this once, when it loads the file.
         return self.node("Cast", [name], name + ".float32", "", to=TensorProto.FLOAT)
 
-    def blocks(self, name: str, shape: tuple[int, ...], make: Callable[[], NDArray[np.float32]], kind: int) -> int:
+    def blocks(self, name: str, shape: tuple[int, ...], make: Make, kind: int) -> int:
         """A matrix (out, in) in blocks; returns their length."""
-        size = _onnx_blocks.block_size(shape[1], BLOCKS[self.quant])
+        size = self.types.size(name, shape[1])
         count = -(-shape[1] // size)
         specs = (
             Spec(name + QUANTIZED, (shape[0], count, size * kind // 8), U8),

@@ -9,7 +9,8 @@ The fused graph's weights:
 fp32        float32, lossless
 fp16        stored as float16, cast to float32 when the file is loaded; lossless for a checkpoint in float16
 int8        blocks of 128 at 8 bits (MatMulNBits); activations in int8 too, with a scale for each block
-int4        blocks of 128 at 4 bits with searched scales; embedding, head and the first three layers as in int8
+int4        4 bits with searched scales in blocks of 128, or of 32 if those lose clearly less; embedding, head and the
+            matrices that lose most as in int8, chosen by measuring the checkpoint (_onnx_choice.py)
 int4_pure   everything at 4 bits, in blocks of 32
 
 Size of Stentor2-12M's shape (12,294,400 parameters), vocabulary inside, and mean KL(source || artefact) in nats a
@@ -19,19 +20,22 @@ token over 2,048 tokens of TinyStories' validation texts, with top-1 agreement, 
 fp32             49.49 MB    0        100.0 %     0        100.0 %
 fp16             24.92       0        100.0       6e-07    100.0
 int8             13.01       4.4e-04   98.6       1.2e-03   97.5
-int4              9.18       9.8e-03   94.4       6.2e-02   86.8
+int4              9.18       5.8e-03   95.0       4.5e-02   90.0
 int4_pure         8.02       2.3e-02   92.5       1.2e-01   81.7
 portable int8    13.10       4.1e-03   96.6       6.9e-03   94.5
 
 Rounding to 4 bits (weights only, the whole model): with scales from the block's extreme value KL is 0.156 on
 stories260K, with searched scales 0.121; with a zero point for each block 0.115, which is not worth another eighth of a
-bit. What to keep at 8 bits, story-7m with earlier weights and blocks of 32: nothing 0.055, the head 0.040, head and
-down projections 0.034, head and gate and up 0.021, head and first layer 0.015, which adds the fewest bytes of these
-except the head alone.
+bit.
 
-Blocks of 128 increase KL and speed (_onnx_blocks.py): three layers at 8 bits instead of one make up for the loss of
-int4. A step at 160 tokens of context, 12.3M, one core, measured alternately with blocks of 32 and one layer: 1.27 times
-as fast, in a file 1 % smaller.
+What int4 keeps at 8 bits differs from model to model. Up to version 0.1 it was the first three layers; in files of the
+same size the measured choice has a KL of 5.7e-3 instead of 9.5e-3 on story-7m (4,096 positions of stories). On
+SmolLM2-135M-Instruct one matrix, down of layer 11, loses a seventh of what all 120 lose together. Its perplexity rises
+by 7.6 % instead of 14.6 % (256 positions of the bundled text; a quarter of the layers' weights may have 8 bits, which
+for its 30 layers is more than three: 104 MB instead of 97).
+
+Blocks of 128 increase KL and speed (_onnx_blocks.py). A step at 160 tokens of context, 12.3M, one core, three layers at
+8 bits, measured alternately with blocks of 32 and one layer: 1.27 times as fast, in a file 1 % smaller.
 
 Activations are rounded (accuracy level 4), because kernels with float32 activations are 1.6 times slower at 4 bits and
 several times at 8. Those of each token are rounded separately. But a single token uses another attention kernel than
@@ -43,36 +47,37 @@ deviation 2.8; portable int8: 1.1). For exactly the same result, feed the same p
 reads less, so it pays if the cache is large compared with the weights: in `edgekit bench --threads 1` the 12.3M model
 is 1.2 to 1.6 times as fast at int8 with 32 to 1,000 tokens of context, and 1.0 to 1.6 times at int4; story-7m, with
 half the layers, 0.9 to 1.1 times up to 160 tokens and 1.15 to 1.35 times at 500. KL with it, story-7m: int8 5.5e-4
-instead of 4.4e-4, int4 9.8e-3 as without; stories260K: 6.5e-3 and 1.2e-3, 6.7e-2 and 6.2e-2.
+instead of 4.4e-4, int4 5.9e-3 and 5.8e-3; stories260K: 6.5e-3 and 1.2e-3, 5.4e-2 and 4.5e-2.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from onnx import GraphProto, TensorProto, helper
 
 from edgekit import __version__
 from edgekit.conversion.base import Planned, Written
-from edgekit.converters import _onnx_fused, _onnx_write
-from edgekit.converters._onnx_fused import BLOCKS
+from edgekit.converters import _onnx_choice, _onnx_fused, _onnx_write
 from edgekit.converters._onnx_names import QUANTIZED, ROTARY, weight_of
 from edgekit.converters._onnx_read import OnnxArtefact, open_artefact, weights
 from edgekit.converters._onnx_receipt import add_receipt, entry_bytes
 from edgekit.converters._onnx_rows import shrink
+from edgekit.converters._onnx_types import BLOCKS, fixed
 from edgekit.errors import CheckpointError, SettingError
 from edgekit.formats import embedded
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.settings import Converting
 from edgekit.tokenizers.sentencepiece import with_json
 from edgekit.utils import registry
-from edgekit.utils.progress import Progress
+from edgekit.utils.progress import Progress, silent
 
 __all__ = [
-    "DEFAULT", "PROBES", "QUANTS", "SUFFIX", "add_receipt", "convert", "describe", "open_artefact", "shrink", "sizes",
-    "weights",
+    "DEFAULT", "PROBES", "QUANTS", "SUFFIX", "add_receipt", "chosen", "convert", "describe", "open_artefact", "shrink",
+    "sizes", "weights",
 ]  # fmt: skip
 
 SUFFIX = ".onnx"
@@ -89,7 +94,7 @@ TYPES = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "DOUBLE": "fp64
 
 FUSED_NOTE = "the graph is for ONNX Runtime (1.23 or later) alone: --graph portable writes one for other programs"
 CACHE_NOTE = "the graph, with its int8 KV cache, is for ONNX Runtime (1.27 or later) alone"
-EIGHT_NOTE = "8 bits: the embedding, the head and the first layers lose most by 4"
+EIGHT_NOTE = "8 bits: the embedding, the head and the matrices that lose most by 4"
 
 
 def convert(
@@ -113,9 +118,12 @@ def convert(
         exporter = registry.load("converters", "_optimum")
         exporter.write(checkpoint, out, quant, settings.reduce_range, _metadata(checkpoint, settings, quant), progress)
         return describe(out)[1]
-    fused = _fused(checkpoint, settings, quant)
+    fused = _fused(checkpoint, settings, quant, progress)
     _onnx_write.write(out, fused.model, progress(fused.parts, "tensors", len(fused.parts)), fused.specs)
-    checkpoint.notes.append(FUSED_NOTE if settings.kv_cache == "f32" else CACHE_NOTE)
+    notes = [FUSED_NOTE if settings.kv_cache == "f32" else CACHE_NOTE]
+    if quant == "int4":
+        notes.append(_onnx_choice.choose(checkpoint).sentence(checkpoint.config.num_hidden_layers))
+    checkpoint.notes.extend(note for note in notes if note not in checkpoint.notes)
     return _stored_rows(fused)
 
 
@@ -140,9 +148,17 @@ def sizes(checkpoint: Checkpoint, settings: Converting) -> Iterator[Planned]:
         yield Planned(quant, _stored_rows(fused), size)
 
 
-def _fused(checkpoint: Checkpoint, settings: Converting, quant: str) -> _onnx_fused.Fused:
+def chosen(checkpoint: Checkpoint, settings: Converting) -> dict[str, Any] | None:
+    """For the receipt: what was measured to choose the types of the tensors; None if they follow from `quant`."""
+    if settings.graph != "fused" or settings.quant != "int4":
+        return None
+    return _onnx_choice.choose(checkpoint).record()
+
+
+def _fused(checkpoint: Checkpoint, settings: Converting, quant: str, progress: Progress = silent) -> _onnx_fused.Fused:
     """The fused graph and its metadata. Raises `CheckpointError` if it is too large."""
-    fused = _onnx_fused.build(checkpoint, quant, settings.kv_cache)
+    types = _onnx_choice.choose(checkpoint, progress).types if quant == "int4" else fixed(quant)
+    fused = _onnx_fused.build(checkpoint, types, settings.kv_cache)
     size = sum(spec.bytes for spec in fused.specs)
     if size > LIMIT:
         raise _too_large(checkpoint, size, quant)

@@ -25,12 +25,13 @@ from edgekit.utils.progress import silent
 CONFIG = LlamaConfig(448, 64, 96, 2, 4, 2, 16, 128, tie_word_embeddings=True)
 OPTIONAL = [
     base.ReadsBack, base.ComparesTensors, base.CarriesReceipt, base.PlansSizes, base.PlansTensors, base.HasSynonyms,
-    base.HasProbes, base.WeighsRounding, base.Describes, base.StoresRows,
+    base.HasProbes, base.WeighsRounding, base.Describes, base.StoresRows, base.ChoosesTypes,
 ]  # fmt: skip
 EXPECTED = {
     "gguf": {"ReadsBack", "ComparesTensors", "CarriesReceipt", "PlansSizes", "PlansTensors", "HasSynonyms", "HasProbes",
              "WeighsRounding"},
-    "onnx": {"ComparesTensors", "CarriesReceipt", "PlansSizes", "HasProbes", "Describes", "StoresRows"},
+    "onnx": {"ComparesTensors", "CarriesReceipt", "PlansSizes", "HasProbes", "Describes", "StoresRows",
+             "ChoosesTypes"},
     "hf": set(),
 }  # fmt: skip
 

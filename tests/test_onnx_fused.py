@@ -24,7 +24,8 @@ ort = pytest.importorskip("onnxruntime")
 from onnx_damage import damaged, drop_output, rename_input, with_config  # noqa: E402  (needs onnx)
 
 from edgekit.converters import _onnx_blocks as blocks  # noqa: E402  (needs only numpy, but is the subject here)
-from edgekit.converters import _onnx_fused as fused  # noqa: E402
+from edgekit.converters import _onnx_choice as choice  # noqa: E402
+from edgekit.converters import _onnx_types as types  # noqa: E402
 
 # vocab, hidden, ffn, layers, heads, kv heads, head_dim, context. Attention may be wider or narrower than hidden_size.
 SHAPES = {
@@ -346,17 +347,20 @@ def test_fused_sizes_of_a_12m_model(stentor, tmp_path):
     assert kl < 0.003 and top1 > 0.8, (kl, top1)
 
 
-def test_fused_int4_keeps_head_and_first_layers_at_8_bits(exported):
-    """Three layers, but at most half of all."""
+def test_fused_int4_keeps_head_and_chosen_matrices_at_8_bits(models, exported):
+    """tests/test_onnx_choice.py tests the choice. Without a measurement it is the first three layers, at most half."""
     for layers, eight in ((1, 0), (2, 1), (5, 2), (6, 3), (12, 3), (30, 3)):
         names = [f"model.layers.{i}.mlp.down_proj.weight" for i in range(layers)]
-        assert [fused.bits("int4", name, layers) for name in names] == eight * [8] + (layers - eight) * [4]
+        rule = types.first_layers(dataclasses.replace(TIED, num_hidden_layers=layers))
+        assert [rule.bits(name) for name in names] == eight * [8] + (layers - eight) * [4]
     for name in ("odd", "tied"):
+        chosen = choice.choose(open_folder(models(name))).types
         for row in describe(exported(name, "int4"))[1]:
             if row.type in ("int8", "int4"):
-                eight = "layers" not in row.name or ".layers.0." in row.name
+                eight = "layers" not in row.name or types.matrix_of(row.name) in chosen.eight
                 assert row.type == ("int8" if eight else "int4"), row
                 assert "8 bits" in row.note or "are padded to" in row.note or not eight
+        assert {row.type for row in describe(exported(name, "int4"))[1]} == {"int8", "int4", "fp32", "mixed"}
         assert {row.type for row in describe(exported(name, "int4_pure"))[1]} == {"int4", "fp32", "mixed"}
         assert {row.type for row in describe(exported(name, "int8"))[1]} == {"int8", "fp32", "mixed"}
 

@@ -11,6 +11,7 @@ file name. Everything else is optional and has a protocol of its own, which the 
     HasSynonyms       SAME                      quantizations that are known by two names
     HasProbes         PROBES                    the quantizations that `--sensitivity` measures by default
     WeighsRounding    WEIGHTED                  `--importance`
+    ChoosesTypes      chosen                    a quantization that chooses the types of tensors by measuring
     Describes         describe                  metadata, tensors and operators of a file of its format
     StoresRows        shrink                    int8 rows for files that a browser downloads
 
@@ -34,9 +35,9 @@ from edgekit.utils import registry
 from edgekit.utils.progress import Progress
 
 __all__ = [
-    "ArtefactTensor", "CarriesReceipt", "ComparesTensors", "Converter", "Describes", "HasProbes", "HasSynonyms",
-    "Planned", "PlansSizes", "PlansTensors", "ReadsBack", "StoresRows", "WeighsRounding", "Written", "converter",
-    "describe",
+    "ArtefactTensor", "CarriesReceipt", "ChoosesTypes", "ComparesTensors", "Converter", "Describes", "HasProbes",
+    "HasSynonyms", "Planned", "PlansSizes", "PlansTensors", "ReadsBack", "StoresRows", "WeighsRounding", "Written",
+    "converter", "describe",
 ]  # fmt: skip
 
 
@@ -187,6 +188,18 @@ class WeighsRounding(Protocol):
 
     WEIGHTED: tuple[str, ...]
     """The quantizations that `Converting.importance` improves."""
+
+
+@runtime_checkable
+class ChoosesTypes(Protocol):
+    """A converter with a quantization that chooses the types of some tensors by measuring."""
+
+    def chosen(self, checkpoint: Checkpoint, settings: Converting, /) -> dict[str, Any] | None:
+        """What was chosen and measured, plain values for the receipt; None if the types follow from `quant`.
+
+        The converter remembers what it measured for the conversion itself.
+        """
+        ...
 
 
 @runtime_checkable

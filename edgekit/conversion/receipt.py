@@ -6,6 +6,7 @@ date and no path, and figures of three digits: the same conversion on the same m
     edgekit, packages   versions of what wrote and ran it
     source              its name and `Checkpoint.sha256`; from the Hub: its repository, commit and file
     to, quant, graph    as requested from `convert`
+    chosen              types that the converter chose by measuring, and the figures; absent if it chose none
     importance          the text that the weights were weighed by: its name and sha256; absent if there was none
     text, positions     what it was compared on
     runtime             what ran the artefact; null if that is not installed, and then there are no figures
@@ -27,7 +28,7 @@ from threadpoolctl import threadpool_limits
 
 from edgekit import __version__
 from edgekit.conversion import importance
-from edgekit.conversion.base import CarriesReceipt
+from edgekit.conversion.base import CarriesReceipt, ChoosesTypes, converter
 from edgekit.conversion.verification.cost import sentence
 from edgekit.conversion.verification.measure import SourceLogits, measure_source, of_checkpoint
 from edgekit.conversion.verification.proof import Proof, prove
@@ -107,6 +108,9 @@ def contents(
         receipt["source"] |= {"hub": origin.record()}
     if settings.importance is not None:
         receipt["importance"] = importance.provenance(settings.importance)
+    module = converter(to)
+    if isinstance(module, ChoosesTypes) and (chosen := module.chosen(checkpoint, settings)) is not None:
+        receipt["chosen"] = chosen
     receipt |= {"type": proof.type, "runtime": proof.runtime}
     if (figures := proof.figures) is not None:
         receipt |= {"text": expected.text, "positions": figures.positions}
