@@ -261,14 +261,17 @@ def test_examine_damaged_gguf_is_one_finding(folder, tmp_path):
 # ---- ONNX ----------------------------------------------------------------------------------------------------------
 
 
-def onnx_file(path: Path, *, weights=None, nodes=("MatMul",), props=None, ir=8, inputs=None, domain="") -> Path:
-    """A graph with the right interface, whatever it computes."""
+def onnx_file(
+    path: Path, *, weights=None, nodes=("MatMul",), props=None, ir=8, inputs=None, domain="", element="FLOAT"
+) -> Path:
+    """A graph with the right interface, whatever it computes; `element`: the type of cache and logits."""
     onnx = pytest.importorskip("onnx")
     helper, numpy_helper = onnx.helper, onnx.numpy_helper
     if weights is None:
         weights = {EMBEDDING: ONES}
-    inputs = inputs or ["input_ids", "attention_mask", "past_key_values.0.key", "past_key_values.0.value"]
-    value = lambda name: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)  # noqa: E731
+    inputs = inputs or INPUTS
+    kind = onnx.TensorProto.DataType.Value(element)
+    value = lambda name: helper.make_tensor_value_info(name, kind, None)  # noqa: E731
     graph = helper.make_graph(
         [helper.make_node(op, [inputs[0]], [f"out{i}"], domain=domain) for i, op in enumerate(nodes)],
         "g",
@@ -286,10 +289,12 @@ def onnx_file(path: Path, *, weights=None, nodes=("MatMul",), props=None, ir=8, 
     return path
 
 
-def plain_export(tmp_path, **more):
+def plain_export(tmp_path, *, below="", **more):
+    """A folder as optimum writes it, or with the graph in a folder `below`."""
     for name, data in (FILES | {"config.json": json.dumps(SHAPE.to_dict()).encode()}).items():
         (tmp_path / name).write_bytes(data)
-    return onnx_file(tmp_path / "model.onnx", props={}, **more)
+    (tmp_path / below).mkdir(exist_ok=True)
+    return onnx_file(tmp_path / below / "model.onnx", props={}, **more)
 
 
 def external(path: Path, location: str) -> Path:
@@ -309,14 +314,22 @@ def with_data(tmp_path, location):
     return external(onnx_file(tmp_path / "m.onnx"), location)
 
 
+INPUTS = ["input_ids", "attention_mask", "past_key_values.0.key", "past_key_values.0.value"]
 ONES = np.ones((4, 8), np.float32)
 WIDE = {"w_quantized": np.full((8, 8), -100, np.int8)}
 ONNX_FILES = [
     ("configuration-beside", "note", "are next to it", plain_export),
+    ("configuration-beside", "note", "are in the folder above", lambda p: plain_export(p, below="onnx")),
     ("configuration-beside", "error", "no config.json", lambda p: onnx_file(p / "m.onnx", props={})),
     ("no-tokenizer", "error", "no tokenizer", lambda p: onnx_file(p / "m.onnx", props={})),
     ("other-interface", "error", "lacks attention_mask, past_key_values",
      lambda p: plain_export(p, inputs=["input_ids"])),
+    ("other-interface", "error", "other inputs: num_logits_to_keep",
+     lambda p: plain_export(p, inputs=[*INPUTS, "position_ids", "num_logits_to_keep"])),
+    ("other-element-types", "note", "cache and logits in float16", lambda p: plain_export(p, element="FLOAT16")),
+    ("other-element-types", "error", "past_key_values.0.key has elements of type BF16",
+     lambda p: plain_export(p, element="BFLOAT16")),
+    ("merged-decoder", "note", "use_cache_branch", lambda p: plain_export(p, inputs=[*INPUTS, "use_cache_branch"])),
     ("weights-in-another-file", "note", "weights.bin", lambda p: with_data(p, "weights.bin")),
     ("weights-in-another-file", "error", "lost.bin", lambda p: with_data(p, "lost.bin")),
     ("weights-in-another-file", "error", "outside", lambda p: with_data(p, "../weights.bin")),

@@ -14,6 +14,11 @@ SAFE_INT8 = 64
 # onnxruntime 1.20, the oldest that edgekit supports, reads files up to this version (microsoft/onnxruntime#23602).
 IR_VERSION = 10
 
+BRANCH = "use_cache_branch"
+EXPORTED = ("input_ids", "attention_mask", "position_ids", BRANCH)
+FUSED = ("input_ids", "logit_positions", "seqlens_k", "total_sequence_length")
+"""What edgekit feeds besides the cache, to graphs of optimum and to its own."""
+
 
 @check("onnx")
 def configuration_beside(case: Case) -> Iterator[Finding]:
@@ -26,9 +31,12 @@ def configuration_beside(case: Case) -> Iterator[Finding]:
             "put config.json and the tokenizer's files next to it, or write it with `edgekit convert --to onnx`",
         )
     else:
+        above = not (case.path.absolute().parent / "config.json").is_file()
+        readers = "transformers.js read them from there" if above else "optimum read them from the folder"
         yield note(
-            "another tool wrote the file; its configuration and tokenizer are next to it",
-            "edgekit and optimum read them from the folder: the file alone is not a complete model",
+            "another tool wrote the file; its configuration and tokenizer are "
+            + ("in the folder above" if above else "next to it"),
+            f"edgekit and {readers}: the file alone is not a complete model",
             "keep the folder together, or write a single file: edgekit convert -m SOURCE --to onnx",
         )
 
@@ -37,7 +45,7 @@ def configuration_beside(case: Case) -> Iterator[Finding]:
 def other_interface(case: Case) -> Iterator[Finding]:
     if case.onnx is None:
         return
-    inputs, outputs = case.onnx.inputs, case.onnx.outputs
+    inputs, outputs = [name for name in case.onnx.inputs if name not in case.tensors], case.onnx.outputs
     # runtimes/onnx.py tells edgekit's fused graph from optimum's by this input.
     required = ("input_ids", "logit_positions" if "seqlens_k" in inputs else "attention_mask")
     missing = [name for name in required if name not in inputs]
@@ -51,6 +59,46 @@ def other_interface(case: Case) -> Iterator[Finding]:
             "edgekit needs the interface of optimum's text-generation-with-past and refuses the file; ONNX Runtime "
             "runs the graph, but nothing more",
             "export again with --task text-generation-with-past, or with `edgekit convert --to onnx`",
+        )
+    known = FUSED if "seqlens_k" in inputs else EXPORTED
+    if unknown := [name for name in inputs if name not in known and not name.startswith("past_key_values.")]:
+        yield error(
+            f"the graph has other inputs: {some(unknown)}",
+            "edgekit has nothing to feed them and refuses the file; ONNX Runtime runs the graph only with all inputs",
+            "export again with --task text-generation-with-past, or with `edgekit convert --to onnx`",
+        )
+
+
+@check("onnx")
+def other_element_types(case: Case) -> Iterator[Finding]:
+    if case.onnx is None or "seqlens_k" in case.onnx.inputs:
+        return
+    cache = {name: kind for name, kind in case.onnx.elements.items() if name.startswith(("past_key_values.", "logits"))}
+    if refused := {name: kind for name, kind in cache.items() if kind not in ("F32", "F16", "")}:
+        name, kind = next(iter(refused.items()))
+        yield error(
+            f"{name} has elements of type {kind}",
+            "edgekit runs graphs whose cache and logits are float32 or float16, and refuses this one",
+            "export again in float32, or with `edgekit convert --to onnx`",
+        )
+    elif half := [name for name, kind in cache.items() if kind == "F16"]:
+        what = "cache and logits" if "logits" in half and len(half) > 1 else some(half)
+        yield note(
+            f"{what} in float16",
+            "edgekit runs it and widens the logits to float32; they are rounded to 11 bits, so where two tokens are "
+            "nearly equally likely the text may differ from that of the float32 file. A program that feeds a float32 "
+            "cache gets `Unexpected input data type` from ONNX Runtime",
+            "for the exact text take the float32 file of the same export",
+        )
+
+
+@check("onnx")
+def merged_decoder(case: Case) -> Iterator[Finding]:
+    if case.onnx is not None and BRANCH in case.onnx.inputs:
+        yield note(
+            f"a merged decoder: the input {BRANCH} tells whether there is a cache",
+            "edgekit sets it, false at the beginning of a text and true after that; a program that leaves it out gets "
+            "an error from ONNX Runtime, which needs every input",
         )
 
 

@@ -30,6 +30,8 @@ class OnnxFile:
     opsets: dict[str, int] = field(default_factory=dict)
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
+    elements: dict[str, str] = field(default_factory=dict)
+    """Input or output -> type of its elements, as of a tensor; "" if the file does not tell."""
     nodes: Counter[str] = field(default_factory=Counter)
     """How many of each operator, as `com.microsoft.MatMulNBits`."""
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -73,6 +75,10 @@ def _contents(model: Any) -> OnnxFile:
         opsets={_text(opset.domain): opset.version for opset in model.opset_import},
         inputs=[_text(value.name) for value in graph.input],
         outputs=[_text(value.name) for value in graph.output],
+        elements={
+            _text(value.name): TYPES.get(value.type.tensor_type.elem_type, "")
+            for value in (*graph.input, *graph.output)
+        },
         nodes=Counter(_operator(_text(node.domain), _text(node.op_type)) for node in graph.node),
         tensors={_text(tensor.name): _tensor(tensor) for tensor in graph.initializer},
         external={
