@@ -131,6 +131,12 @@ class NativeRuntime:
         Raises `UnsupportedError` for a kind that only llama.cpp has.
         """
         assert self.file is not None
+        from edgekit.tokenizers.native import NativeTokenizer
+
+        try:
+            return NativeTokenizer(_engine, self.file, self.vocab_size)
+        except UnsupportedError:
+            pass
         from edgekit.tokenizers.llamacpp import rebuild  # here: it imports the tokenizers package
 
         config = llama_config(self.file)

@@ -20,28 +20,31 @@ CORPUS = [
 ] * 3
 
 
-def gguf(files, rows: int, **changes) -> bytes:
-    """A GGUF file of a tokenizer, as edgekit writes it, without tensors. `changes`: other values, or None."""
+def gguf(files, rows: int, *, foreign: bool = False, **changes) -> bytes:
+    """A GGUF file of a tokenizer, as edgekit writes it, without tensors.
+
+    Args:
+        foreign: without edgekit's own keys, as another program would write it.
+        changes: other values of `tokenizer.ggml.` keys, or None to leave one out.
+    """
     from edgekit.converters._gguf_keys import tokenizer_keys
 
-    config = LlamaConfig(**_special_ids(json.loads(files.get("config.json", b"{}"))), **_shape(rows))
-    keys = llama_keys(config) | {"general.architecture": "llama"} | tokenizer_keys(files, config)[0]
+    settings = config(files, rows)
+    keys = llama_keys(settings) | {"general.architecture": "llama"} | tokenizer_keys(files, settings)[0]
     texts, blobs = embedded.pack(files, source_sha256="", quant="f32")
-    return head({key: value for key, value in _changed(keys | texts | blobs, changes).items() if value is not None}, [])
+    keys |= {} if foreign else texts | blobs
+    keys |= {f"tokenizer.ggml.{name}": value for name, value in changes.items()}
+    return head({key: value for key, value in keys.items() if value is not None}, [])
 
 
-def _special_ids(config: dict) -> dict:
-    ends = config.get("eos_token_id", [])
-    return config | {"eos_token_id": tuple(ends) if isinstance(ends, list) else (ends,)}
-
-
-def _shape(rows: int) -> dict:
+def config(files, rows: int) -> LlamaConfig:
+    """Of a small model with these files."""
+    values = json.loads(files.get("config.json", b"{}"))
+    ends = values.get("eos_token_id", [])
+    values["eos_token_id"] = tuple(ends) if isinstance(ends, list) else (ends,)
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    return {"vocab_size": rows, "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 64, **sizes}
-
-
-def _changed(keys: dict, changes: dict) -> dict:
-    return keys | {f"tokenizer.ggml.{name}": value for name, value in changes.items()}
+    sizes |= {"vocab_size": rows, "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 64}
+    return LlamaConfig(**values, **sizes)
 
 
 def train(pre: str) -> dict[str, bytes]:

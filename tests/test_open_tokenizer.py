@@ -58,7 +58,7 @@ def test_open_tokenizer_foreign_gguf_equals_llama_cpp(tmp_path, kind):
 
     path = rewritten(artefact(kind, "gguf", tmp_path)[0], tmp_path / "foreign.gguf")
     tokenizer = open_tokenizer(str(path), None)
-    expected = edgekit.load(path, threads=1).tokenizer
+    expected = edgekit.load(path, runtime="llamacpp", threads=1).tokenizer
     assert type(tokenizer).__name__ == "JsonTokenizer" and type(expected).__name__ == "LlamaTokenizer"
     assert (tokenizer.bos, tokenizer.stop) == (expected.bos, expected.stop)
     assert [tokenizer.encode(text) for text in TEXTS] == [expected.encode(text) for text in TEXTS]

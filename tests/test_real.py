@@ -14,6 +14,7 @@ import platformdirs
 import pytest
 
 from edgekit.conversion.convert import convert
+from edgekit.formats.gguf import GGUFFile
 from edgekit.model import load
 from edgekit.settings import Converting
 
@@ -64,6 +65,20 @@ def transformers_answer(folder) -> tuple[list[int], list[int]]:
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
     out = model.generate(prompt, attention_mask=prompt * 0 + 1, do_sample=False, max_new_tokens=24, pad_token_id=2)
     return prompt[0].tolist(), out[0, prompt.shape[1] :].tolist()
+
+
+def test_engine_tokenizer_equals_llama_cpp(gguf, engine_library):
+    llama_cpp = pytest.importorskip("llama_cpp")
+    from edgekit.tokenizers.engine import EngineTokenizer
+
+    tokenizer = EngineTokenizer(engine_library, GGUFFile(gguf).image())
+    theirs = llama_cpp.Llama(str(gguf), vocab_only=True, verbose=False)
+    source = Path(__file__).read_text() + "Ünïcode 中文 🙂 1234 don't \u00a0 x\u0301\r\n\n\t  end"
+    for at in range(0, len(source), 97):
+        text = source[at : at + 200]
+        assert tokenizer.encode(text) == theirs.tokenize(text.encode(), add_bos=False, special=False)
+    marked = "<|im_start|>user\nHi<|im_end|>"
+    assert tokenizer.encode(marked, specials=True) == theirs.tokenize(marked.encode(), add_bos=False, special=True)
 
 
 @pytest.mark.parametrize("kv_type, settings", [

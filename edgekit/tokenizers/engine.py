@@ -9,9 +9,13 @@ The prototypes are those of engine/edgekit.h. TokenMonster's ids equal `Vocabula
 import ctypes
 import functools
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import EdgekitError, VocabularyError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 TOKENMONSTER, SENTENCEPIECE, BYTE_BPE = 1, 2, 3
 SPECIAL, STOP, PADDING = 1, 2, 4
@@ -33,7 +37,13 @@ class _Info(ctypes.Structure):
 
 
 class _Decoder(ctypes.Structure):
-    _fields_ = [("tokenizer", ctypes.c_void_p), ("state", ctypes.c_uint8 * 16)]
+    _fields_ = [
+        ("tokenizer", ctypes.c_void_p),
+        ("undo", ctypes.c_uint8 * 9),
+        ("pending", ctypes.c_uint8 * 4),
+        ("pending_count", ctypes.c_uint8),
+        ("begun", ctypes.c_uint8),
+    ]
 
 
 class _Error(ctypes.Structure):
@@ -66,7 +76,8 @@ class EngineTokenizer:
 
     Args:
         library: of `edgekit.utils.engine.library`.
-        data: the content of a GGUF file (its beginning up to the tensors is enough) or of a TokenMonster `.vocab` file.
+        data: the content of a GGUF file (its beginning up to the tensors is enough) or of a TokenMonster `.vocab` file;
+            bytes, or uint8 (n,).
         bare: a `.vocab` file as TokenMonster's own library reads it: no ids for BOS and EOS, and special tokens that a
             text may become.
 
@@ -78,18 +89,19 @@ class EngineTokenizer:
         VocabularyError: damaged, or of a kind that the engine does not have.
     """
 
-    def __init__(self, library: ctypes.CDLL, data: bytes, *, bare: bool = False) -> None:
+    def __init__(self, library: ctypes.CDLL, data: "bytes | NDArray[np.uint8]", *, bare: bool = False) -> None:
         self._library = _declared(library)
         self._data = data
+        address = data if isinstance(data, bytes) else data.ctypes.data
         error, size, handle = _Error(), ctypes.c_size_t(), ctypes.c_void_p()
         options = _BARE if bare else 0
-        status = library.ek_tokenizer_size(data, len(data), options, ctypes.byref(size), ctypes.byref(error))
+        status = library.ek_tokenizer_size(address, len(data), options, ctypes.byref(size), ctypes.byref(error))
         if status == 0:
             self._memory = ctypes.create_string_buffer(size.value + _ALIGNMENT)
             place = -ctypes.addressof(self._memory) % _ALIGNMENT
             memory = ctypes.addressof(self._memory) + place
             status = library.ek_tokenizer_open(
-                data, len(data), options, memory, size.value, ctypes.byref(handle), ctypes.byref(error)
+                address, len(data), options, memory, size.value, ctypes.byref(handle), ctypes.byref(error)
             )
         if status:
             raise VocabularyError(error.text.decode("utf-8", "replace"))
@@ -161,6 +173,11 @@ class EngineDecoder:
         """The bytes that are certain after this id."""
         size = self._library.ek_decoder_feed(ctypes.byref(self._state), id, self._out)
         return self._out.raw[:size]
+
+    @property
+    def pending(self) -> bytes:
+        """The bytes of an unfinished character, before those that capcode holds back."""
+        return bytes(self._state.pending[: self._state.pending_count])
 
     def flush(self) -> bytes:
         """The bytes of an unfinished character; the decoder starts over."""
