@@ -168,13 +168,17 @@ class LlamaTokenizer:
             raise TypeError("utf8_mask needs a decoder made by this tokenizer")
         return self._masks.mask(self._masks.after_bytes(decoder.pending()), remaining)
 
+    @cached_property
+    def specials(self) -> dict[str, int]:
+        return {text: id for id, text in self._specials.items()}
+
     def facts(self) -> dict[str, Any]:
         tokens = sum(1 for piece in self.token_bytes if piece) + len(self._specials)
         return {
             "kind": f"llama.cpp ({self._kind})",
             "tokens": tokens,
             "padding": self.vocab_size - tokens,
-            "specials": {text: id for id, text in self._specials.items()},
+            "specials": self.specials,
         }
 
     @cached_property

@@ -68,6 +68,7 @@ def run(
         raise UsageError(f"--{next(iter(drafting)).replace('_', '-')} needs --draft")
     from edgekit.formats.generation_config import caveats, check_strict
     from edgekit.model import load
+    from edgekit.tokenizers.base import spelled_special
 
     where = flags.find(model, revision)
     loaded = load(where, runtime=runtime, quant=quant, progress=flags.progress, **running)
@@ -80,20 +81,13 @@ def run(
         settings |= drafting
     if special and not chat:
         settings["special"] = True
-    elif prompt is not None and not chat and (spelled := _spelled(loaded, prompt)):
+    elif prompt is not None and not chat and (spelled := spelled_special(loaded.tokenizer, prompt)):
         flags.note(f"{spelled} in the prompt was read as text; --special reads it as a token")
     if prompt is not None:
         about = flags.of_hub(where)
         _answer(loaded, prompt, settings, echo=echo, stats=stats, as_json=as_json, chat=chat, about=about)
     else:
         _converse(loaded, settings, stats, as_json, flags.of_hub(where))
-
-
-def _spelled(model: "Model", prompt: str) -> str:
-    """The first special token that a prompt spells, "" if there is none."""
-    specials = model.tokenizer.facts()["specials"]
-    found = [text for text in specials if text and text in prompt]
-    return min(found, key=prompt.index, default="")
 
 
 def _answer(

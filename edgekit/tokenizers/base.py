@@ -104,6 +104,20 @@ class Framed(Protocol):
     """Ids after a prompt: EOS, where `add_eos_token` or the template asks for it, as transformers does."""
 
 
+@runtime_checkable
+class NamesSpecials(Protocol):
+    """Optional for a tokenizer: its special tokens without the cost of `facts`."""
+
+    specials: Mapping[str, int]
+    """Spelling -> id."""
+
+
+def spelled_special(tokenizer: Tokenizer, text: str) -> str:
+    """The first special token that a text spells, "" if there is none."""
+    specials = tokenizer.specials if isinstance(tokenizer, NamesSpecials) else tokenizer.facts()["specials"]
+    return min((mark for mark in specials if mark and mark in text), key=text.index, default="")
+
+
 def framed(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[int]:
     """The ids of a prompt with what the model's tokenizer puts before and after it."""
     if isinstance(tokenizer, Framed):

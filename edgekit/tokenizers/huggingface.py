@@ -140,6 +140,10 @@ class JsonTokenizer:
             raise TypeError("utf8_mask needs a decoder made by this tokenizer")
         return self._masks.mask(decoder.mask_state(self._masks), remaining)
 
+    @cached_property
+    def specials(self) -> dict[str, int]:
+        return {text: id for id, text in self._specials.items()}
+
     def facts(self) -> dict[str, Any]:
         model = json.loads(self._data)["model"]
         return {
@@ -147,7 +151,7 @@ class JsonTokenizer:
             "tokens": self._library.get_vocab_size(with_added_tokens=True),
             "padding": self.vocab_size - self._library.get_vocab_size(with_added_tokens=True),
             "merges": len(model.get("merges", ())),
-            "specials": {text: id for id, text in self._specials.items()},
+            "specials": self.specials,
             "sha256": hashlib.sha256(self._data).hexdigest(),
         }
 

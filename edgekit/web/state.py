@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from edgekit.inference.generate import Stream
 from edgekit.model import Model
+from edgekit.tokenizers.base import spelled_special
 from edgekit.web import responses, security
 from edgekit.web.metrics import Metrics
 from edgekit.web.models import ModelPool
@@ -28,7 +29,7 @@ class AppState:
         self.pool, self.settings = pool, settings
         self.worker = ModelWorker(settings.queue_size)
         self.metrics = Metrics(self.worker)
-        self._specials: weakref.WeakKeyDictionary[Model, list[str]] = weakref.WeakKeyDictionary()
+        self._noted: weakref.WeakSet[Model] = weakref.WeakSet()
 
     async def body(self, request: Request) -> bytes:
         """See `edgekit.web.security.read_body`."""
@@ -57,12 +58,9 @@ class AppState:
 
     def _note_specials(self, model: Model, prompt: str) -> None:
         """Log the first prompt of a model that spells a special token, which was read as text."""
-        if model not in self._specials:
-            self._specials[model] = [text for text in model.tokenizer.facts()["specials"] if text]
-        if found := [text for text in self._specials[model] if text in prompt]:
-            mark = min(found, key=prompt.index)
+        if model not in self._noted and (mark := spelled_special(model.tokenizer, prompt)):
             log.warning("note: %s in a prompt was read as text; the field special: true reads it as a token", mark)
-            self._specials[model] = []
+            self._noted.add(model)
 
     @contextlib.contextmanager
     def counting(self, stream: Stream, job: Job) -> Iterator[None]:
