@@ -165,6 +165,7 @@ int ek_sampler_init(ek_sampler **sampler, void *memory, size_t size, const ek_sa
     layout(s, memory, sampling, vocab_size, capacity);
     copy_arrays(&s->sampling, sampling);
     clean_ends(&s->sampling, (uint32_t *)(uintptr_t)s->sampling.ends, vocab_size);
+    s->loops = ek_loops_best();
     s->vocab_size = vocab_size, s->capacity = capacity, s->mixed_seed = ek_mix(sampling->seed);
     s->has_rules = (uint8_t)has_rules(sampling), s->counts_text = (uint8_t)counts_text(sampling);
     s->keeps_ids = s->has_rules || s->counts_text;

@@ -7,9 +7,18 @@
 #include "internal.h"
 
 #define LANES 512   /* the largest logit of each lane: ids that are equal modulo LANES */
-#define CLASSES 2048 /* classes of weights, to find the edge of top-p; and digits of the radix selection */
+#define CLASSES 2048 /* of weights, to find the edge of top-p */
+
+/* sampler_loops.c: the loops over the vocabulary, for an instruction set. */
+typedef struct {
+    int (*fill_lanes)(float *lanes, const float *logits, uint32_t n); /* whether one is not a number */
+    uint32_t (*count_at_least)(const float *values, uint32_t n, float bound);
+    void (*exp_all)(double *x, size_t n); /* in place */
+} ek_loops;
+const ek_loops *ek_loops_best(void);
 
 struct ek_sampler {
+    const ek_loops *loops;
     ek_sampling sampling; /* its pointers are into this block */
     uint64_t mixed_seed, step;
     uint32_t vocab_size, capacity;
@@ -23,7 +32,7 @@ struct ek_sampler {
     float *lanes;         /* (LANES,) */
     double *weights;      /* (vocab_size,), the first `kept`; NULL at temperature 0, as are the next two */
     uint32_t *candidates;  /* (vocab_size,) */
-    double *classes;      /* (CLASSES,), also scratch for numbers of lanes */
+    double *classes;      /* (CLASSES,) */
     double *sorted;       /* (vocab_size,) if there is top-p */
     uint32_t *seen;        /* (vocab_size,) */
     uint32_t *counts;     /* (vocab_size,) of the text, if `counts_text` */
@@ -33,7 +42,6 @@ struct ek_sampler {
 
 /* sampler_math.c: binary64, rounded in the order written, so the same on every processor; error below 1 ulp. */
 double ek_exp64(double x);                            /* x <= 0 */
-void ek_exp_all(double *x, size_t n);               /* in place */
 double ek_log64(double x);                            /* normal x > 0 */
 double ek_power(double x, uint32_t n);              /* at most 1e31 */
 double ek_sum_exp(const float *x, size_t n, float best); /* the sum of exp(x - best), to about 1e-6 */
@@ -51,8 +59,11 @@ uint32_t ek_race(const ek_sampler *s); /* the index that wins */
 uint32_t ek_race_all(const ek_sampler *s, float top); /* the id that wins if nothing is filtered */
 
 /* sampler_select.c */
-float ek_largest(float *values, uint32_t n, uint32_t k);                                     /* changes the order */
-float ek_largest_of_many(const float *values, uint32_t n, uint32_t k, uint32_t *counters);   /* CLASSES counters */
+int32_t ek_ordered(float x);
+float ek_of_ordered(int32_t bits);
+/* The k-th largest; `largest`: the first. */
+float ek_largest(const ek_loops *loops, const float *values, uint32_t n, uint32_t k, float largest);
+void ek_sort_few(const double *values, uint32_t n, double *sorted); /* descending */
 void ek_sort_descending(double *values, uint32_t n);
 void ek_sort_ids(uint32_t *ids, uint32_t n);
 

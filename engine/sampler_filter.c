@@ -8,31 +8,18 @@ static float divided(const ek_sampler *s, float logit) {
     return s->sampling.temperature == 1.0 ? logit : logit / (float)s->sampling.temperature;
 }
 
-static int32_t ordered(float x) { /* whole numbers in the order of the floats */
-    int32_t bits;
-    __builtin_memcpy(&bits, &x, sizeof bits);
-    return bits < 0 ? bits ^ 0x7fffffff : bits;
-}
-
-static float of_ordered(int32_t bits) {
-    float x;
-    if (bits < 0) bits ^= 0x7fffffff;
-    __builtin_memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
 /* The least logit that is not below `logit` after the division, which makes some logits equal. */
 static float least_equal(const ek_sampler *s, float logit) {
     float quotient = divided(s, logit);
-    int32_t above = ordered(logit), below = ordered(-__builtin_inff());
-    if (above == below || divided(s, of_ordered(above - 1)) < quotient) return logit;
-    if (divided(s, of_ordered(below)) >= quotient) return of_ordered(below);
+    int32_t above = ek_ordered(logit), below = ek_ordered(-__builtin_inff());
+    if (above == below || divided(s, ek_of_ordered(above - 1)) < quotient) return logit;
+    if (divided(s, ek_of_ordered(below)) >= quotient) return ek_of_ordered(below);
     while ((int64_t)above - below > 1) { /* divided(above) >= quotient > divided(below) */
         int32_t middle = (int32_t)(((int64_t)above + below) >> 1);
-        if (divided(s, of_ordered(middle)) >= quotient) above = middle;
+        if (divided(s, ek_of_ordered(middle)) >= quotient) above = middle;
         else below = middle;
     }
-    return of_ordered(above);
+    return ek_of_ordered(above);
 }
 
 /* Ids whose logits are at least `bound`, ascending. If few lanes have one, only these are searched. */
@@ -49,29 +36,29 @@ static uint32_t at_least(ek_sampler *s, float bound) {
     }
     for (uint32_t lane = 0; lane < LANES && lane < s->vocab_size; lane++)
         if (s->lanes[lane] >= bound)
-            for (uint32_t id = lane; id < s->vocab_size; id += LANES)
-                if (s->logits[id] >= bound) ids[n++] = id;
+            for (uint32_t id = lane; id < s->vocab_size; id += LANES) {
+                ids[n] = id;
+                n += s->logits[id] >= bound;
+            }
     ek_sort_ids(ids, n);
     return n;
 }
 
 /* The k largest logits and all that equal the smallest of them after the division; their number. */
 static uint32_t top_k(ek_sampler *s, uint32_t k) {
-    float *lanes = (float *)(void *)s->classes, *scratch = (float *)(void *)s->weights, edge;
-    if (k <= LANES / 2) {
-        /* At least k logits reach the k-th largest of the lanes' largest, and seldom many more. */
-        __builtin_memcpy(lanes, s->lanes, LANES * sizeof *lanes);
-        float bound = ek_largest(lanes, LANES, k);
-        uint32_t n = at_least(s, bound), kept = 0;
-        for (uint32_t i = 0; i < n; i++) scratch[i] = s->logits[s->candidates[i]];
-        edge = least_equal(s, ek_largest(scratch, n, k));
-        if (edge < bound) return at_least(s, edge);
-        for (uint32_t i = 0; i < n; i++)
-            if (s->logits[s->candidates[i]] >= edge) s->candidates[kept++] = s->candidates[i];
-        return kept;
+    float *logits = (float *)(void *)s->weights;
+    if (k > LANES / 2) return at_least(s, least_equal(s, ek_largest(s->loops, s->logits, s->vocab_size, k, s->best)));
+    /* At least k logits reach the k-th largest of the lanes' largest, and seldom many more. */
+    float bound = ek_largest(s->loops, s->lanes, LANES, k, s->best);
+    uint32_t n = at_least(s, bound), kept = 0;
+    for (uint32_t i = 0; i < n; i++) logits[i] = s->logits[s->candidates[i]];
+    float edge = least_equal(s, ek_largest(s->loops, logits, n, k, s->best));
+    if (edge < bound) return at_least(s, edge);
+    for (uint32_t i = 0; i < n; i++) {
+        s->candidates[kept] = s->candidates[i];
+        kept += logits[i] >= edge;
     }
-    edge = ek_largest_of_many(s->logits, s->vocab_size, k, (uint32_t *)(void *)s->classes);
-    return at_least(s, least_equal(s, edge));
+    return kept;
 }
 
 /* A bound below all logits whose weight could reach min_p. */
@@ -95,7 +82,7 @@ static void weigh(ek_sampler *s, uint32_t n, float top) {
         for (uint32_t i = 0; i < n; i++)
             s->weights[i] = (double)divided(s, s->logits[s->candidates[i]]) - (double)top;
     }
-    ek_exp_all(s->weights, n);
+    s->loops->exp_all(s->weights, n);
 }
 
 /* Keeps the weights of at least `least`, and of those equal to `edge` only the first `equal`. */
@@ -142,8 +129,11 @@ static uint32_t equal_to_last(const double *descending, uint32_t count) {
 static void top_p_in_order(ek_sampler *s, uint32_t n, double *sorted, double least) {
     double total = 0.0, sum = 0.0;
     uint32_t count = 0;
-    __builtin_memcpy(sorted, s->weights, n * sizeof *sorted);
-    ek_sort_descending(sorted, n);
+    if (n <= FEW) ek_sort_few(s->weights, n, sorted);
+    else {
+        __builtin_memcpy(sorted, s->weights, n * sizeof *sorted);
+        ek_sort_descending(sorted, n);
+    }
     for (uint32_t i = 0; i < n; i++) total += sorted[i];
     do sum += sorted[count++];
     while (count < n && !(sum >= s->sampling.top_p * total));

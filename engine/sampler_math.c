@@ -4,81 +4,23 @@
  * (measured: see tests/test_engine_sampler.py), but the last bit may differ from that of a C library or of numpy. */
 #include "sampler.h"
 
-#define LN2_HIGH 0x1.62e42fefa0000p-1 /* 33 bits: times an exponent it is exact */
-#define LN2_LOW 0x1.cf79abc9e3b3ap-40
-#define LOG2_E 0x1.71547652b82fep+0
-#define ROUNDING 0x1.8p52 /* adding it rounds to a whole number, which the low bits then hold */
-
-static uint64_t bits_of(double x) {
-    uint64_t bits;
-    __builtin_memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-static double of_bits(uint64_t bits) {
-    double x;
-    __builtin_memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-/* exp(x) = result x 2^*k, with the result in 0.7 ... 1.42. Taylor's series for |r| <= ln(2) / 2: its first term left
- * out is below 2^-57. The rounding error of the reduction is added back. */
-static inline double exp_parts(double x, uint64_t *k) {
-    double rounded = x * LOG2_E + ROUNDING;
-    double n = rounded - ROUNDING;
-    double high = x - n * LN2_HIGH, low = n * LN2_LOW;
-    double r = high - low, error = (high - r) - low;
-    double p = 1.0 / 6227020800.0;
-    p = p * r + 1.0 / 479001600.0;
-    p = p * r + 1.0 / 39916800.0;
-    p = p * r + 1.0 / 3628800.0;
-    p = p * r + 1.0 / 362880.0;
-    p = p * r + 1.0 / 40320.0;
-    p = p * r + 1.0 / 5040.0;
-    p = p * r + 1.0 / 720.0;
-    p = p * r + 1.0 / 120.0;
-    p = p * r + 1.0 / 24.0;
-    p = p * r + 1.0 / 6.0;
-    p = p * r + 0.5;
-    *k = bits_of(rounded) - bits_of(ROUNDING);
-    return 1.0 + (r + (error + r * r * p));
-}
+#include "sampler_exp.h"
 
 double ek_exp64(double x) {
     if (!(x >= -746.0)) return 0.0;
+    if (x >= -708.0) return ek_exp_normal(x);
     uint64_t k;
-    double p = exp_parts(x, &k);
-    if (x >= -708.0) return p * of_bits((k + 1023) << 52);
-    return p * of_bits((k + 1023 + 600) << 52) * 0x1p-600; /* the last product rounds to a subnormal number */
-}
-
-void ek_exp_all(double *x, size_t n) {
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) { /* without a branch inside, so that compilers vectorize it */
-        double y[16];
-        int small = 0;
-        for (int j = 0; j < 16; j++) small |= x[i + j] < -708.0;
-        if (small) {
-            for (int j = 0; j < 16; j++) x[i + j] = ek_exp64(x[i + j]);
-            continue;
-        }
-        for (int j = 0; j < 16; j++) {
-            uint64_t k;
-            double p = exp_parts(x[i + j], &k);
-            y[j] = p * of_bits((k + 1023) << 52);
-        }
-        for (int j = 0; j < 16; j++) x[i + j] = y[j];
-    }
-    for (; i < n; i++) x[i] = ek_exp64(x[i]);
+    double p = ek_exp_parts(x, &k);
+    return p * ek_of_bits64((k + 1023 + 600) << 52) * 0x1p-600; /* the last product rounds to a subnormal number */
 }
 
 /* With x = 2^k (1 + f) and s = f / (2 + f): log(1 + f) = 2 (s + s^3/3 + s^5/5 + ...), arranged as in fdlibm's e_log.c
  * so that f, the largest part, is added last. */
 double ek_log64(double x) {
-    uint64_t bits = bits_of(x);
+    uint64_t bits = ek_bits64(x);
     uint64_t above = bits - 0x3fe6a09e667f3bcd; /* sqrt(1/2), so that 1 + f is in 0.707 ... 1.414 */
     int64_t k = (int64_t)(above >> 52) - (above >> 63 ? 4096 : 0);
-    double f = of_bits(bits - ((uint64_t)k << 52)) - 1.0;
+    double f = ek_of_bits64(bits - ((uint64_t)k << 52)) - 1.0;
     double s = f / (2.0 + f), z = s * s, half = 0.5 * f * f, n = (double)k;
     double r = 2.0 / 23.0;
     r = r * z + 2.0 / 21.0;
@@ -92,7 +34,7 @@ double ek_log64(double x) {
     r = r * z + 2.0 / 5.0;
     r = r * z + 2.0 / 3.0;
     r = r * z;
-    return n * LN2_HIGH - ((half - (s * (half + r) + n * LN2_LOW)) - f);
+    return n * EK_LN2_HIGH - ((half - (s * (half + r) + n * EK_LN2_LOW)) - f);
 }
 
 /* A product of two numbers of twice the precision (Dekker 1971). */

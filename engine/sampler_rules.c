@@ -83,26 +83,15 @@ static void mask(ek_sampler *s, const uint8_t *allowed) {
     }
 }
 
-/* A row of logits into the largest of each lane; whether one of them is not a number. */
-static inline int raise_lanes(float *restrict lanes, const float *restrict row, uint32_t width) {
-    int nan = 0;
-    for (uint32_t j = 0; j < width; j++) {
-        float x = row[j], largest = lanes[j];
-        nan |= x != x;
-        lanes[j] = x > largest ? x : largest;
-    }
-    return nan;
-}
-
 int ek_only_best(ek_sampler *s, const float *logits) {
     float *lanes = s->lanes, best = BANNED;
-    uint32_t n = s->vocab_size, whole = n / LANES * LANES;
-    int nan = 0;
-    for (uint32_t j = 0; j < LANES; j++) lanes[j] = BANNED;
-    for (uint32_t row = 0; row < whole; row += LANES) nan |= raise_lanes(lanes, logits + row, LANES);
-    nan |= raise_lanes(lanes, logits + whole, n - whole);
-    if (nan) return EK_NOT_FINITE;
-    for (uint32_t j = 0; j < LANES; j++) best = lanes[j] > best ? lanes[j] : best;
+    uint32_t n = s->vocab_size;
+    if (s->loops->fill_lanes(lanes, logits, n)) return EK_NOT_FINITE;
+    float few[16];
+    __builtin_memcpy(few, lanes, sizeof few);
+    for (uint32_t i = 16; i < LANES; i += 16)
+        for (uint32_t j = 0; j < 16; j++) few[j] = lanes[i + j] > few[j] ? lanes[i + j] : few[j];
+    for (uint32_t j = 0; j < 16; j++) best = few[j] > best ? few[j] : best;
     if (best == BANNED) return EK_NO_TOKEN;
     if (best - best != 0.0f) return EK_NOT_FINITE;
     uint32_t first = n;

@@ -1,51 +1,50 @@
-/* The k-th largest of some values, and sorting. No recursion, and no input that makes them slow. */
+/* The k-th largest of some values, and sorting: without branches that a processor would guess wrong, where it matters. */
 #include "sampler.h"
 
-static void sift_down(float *heap, uint32_t n, uint32_t i, float value) { /* the smallest on top */
-    for (uint32_t child; (child = 2 * i + 1) < n; i = child) {
-        if (child + 1 < n && heap[child + 1] < heap[child]) child++;
-        if (!(heap[child] < value)) break;
-        heap[i] = heap[child];
-    }
-    heap[i] = value;
-}
-
-/* 1 <= k <= n; meant for a small k. */
-float ek_largest(float *values, uint32_t n, uint32_t k) {
-    for (uint32_t i = k / 2; i-- > 0;) sift_down(values, k, i, values[i]);
-    for (uint32_t i = k; i < n; i++)
-        if (values[i] > values[0]) sift_down(values, k, 0, values[i]);
-    return values[0];
-}
-
-/* Whole numbers in the order of the floats; both zeros are one. */
-static uint32_t key_of(float x) {
-    uint32_t bits;
-    x += 0.0f;
+/* Whole numbers in the order of the floats, and back. */
+int32_t ek_ordered(float x) {
+    int32_t bits;
     __builtin_memcpy(&bits, &x, sizeof bits);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    return bits < 0 ? bits ^ 0x7fffffff : bits;
 }
 
-static float of_key(uint32_t key) {
-    uint32_t bits = key & 0x80000000u ? key & 0x7fffffffu : ~key;
+float ek_of_ordered(int32_t bits) {
     float x;
+    if (bits < 0) bits ^= 0x7fffffff;
     __builtin_memcpy(&x, &bits, sizeof x);
     return x;
 }
 
-/* The same for any k: three passes, each of which finds 11 bits of the key. */
-float ek_largest_of_many(const float *values, uint32_t n, uint32_t k, uint32_t *counters) {
-    uint32_t key = 0;
-    for (int shift = 22;; shift = shift > 11 ? shift - 11 : 0) { /* 10 bits, 11, 11 */
-        for (uint32_t i = 0; i < CLASSES; i++) counters[i] = 0;
-        for (uint32_t i = 0; i < n; i++) {
-            uint32_t other = key_of(values[i]);
-            if (shift == 22 || other >> (shift + 11) == key >> (shift + 11)) counters[other >> shift & (CLASSES - 1)]++;
-        }
-        uint32_t digit = CLASSES - 1;
-        while (counters[digit] < k) k -= counters[digit--];
-        key |= digit << shift;
-        if (!shift) return of_key(key);
+static float least_above(const float *values, uint32_t n, float bound) {
+    float least = __builtin_inff();
+    for (uint32_t i = 0; i < n; i++)
+        if (values[i] >= bound && values[i] < least) least = values[i];
+    return least;
+}
+
+/* Bisection: at most 32 counts, of which compilers make a few instructions per 4 to 16 values. */
+float ek_largest(const ek_loops *loops, const float *values, uint32_t n, uint32_t k, float largest) {
+    int32_t low = ek_ordered(-__builtin_inff()), high = ek_ordered(largest); /* at least k values reach low */
+    if (loops->count_at_least(values, n, largest) >= k) return largest;
+    while ((int64_t)high - low > 1) {
+        int32_t middle = (int32_t)(((int64_t)low + high) >> 1);
+        float bound = ek_of_ordered(middle);
+        uint32_t count = loops->count_at_least(values, n, bound);
+        if (count == k) return least_above(values, n, bound);
+        if (count > k) low = middle;
+        else high = middle;
+    }
+    return ek_of_ordered(low);
+}
+
+/* Each weight goes to the place that the number of larger ones says, equal ones in their order. */
+void ek_sort_few(const double *values, uint32_t n, double *sorted) {
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t place = 0;
+        double value = values[i];
+        for (uint32_t j = 0; j < i; j++) place += values[j] >= value;
+        for (uint32_t j = i + 1; j < n; j++) place += values[j] > value;
+        sorted[place] = value;
     }
 }
 
