@@ -15,9 +15,9 @@ from edgekit.formats.generation_config import defaults
 from edgekit.formats.gguf_config import llama_keys
 from edgekit.settings import Sampling
 from edgekit.tokenizers.base import read_json
+from edgekit.tokenizers.carried import carried
 from edgekit.tokenizers.llamacpp import bpe, tokenmonster
 from edgekit.tokenizers.llamacpp.vocabulary import Tokens, specials
-from edgekit.tokenizers.sentencepiece import with_json
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
 NOTE = "edgekit.tokenizer.note"
@@ -29,7 +29,7 @@ def metadata(checkpoint: Checkpoint, quant: str, file_type: int) -> tuple[dict[s
     Raises `VocabularyError` if the tokenizer's files are damaged or do not fit the embedding, `MissingExtraError` for
     tokenizer.model alone without the package that reads it.
     """
-    config, files = checkpoint.config, with_json(checkpoint.files)
+    config, files = checkpoint.config, carried(checkpoint.files, checkpoint.config.vocab_size)
     files.setdefault("config.json", json.dumps(config.to_dict(), indent=2).encode())
     tokens, notes = tokenizer_keys(files, config)
     texts, blobs = embedded.pack(files, source_sha256=checkpoint.sha256, quant=quant)

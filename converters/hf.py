@@ -15,8 +15,8 @@ from edgekit.conversion.base import Written
 from edgekit.errors import CheckpointError, SettingError
 from edgekit.formats.checkpoint import WEIGHTS, Checkpoint, LlamaConfig
 from edgekit.settings import Converting
+from edgekit.tokenizers.carried import carried
 from edgekit.tokenizers.hf_adapter import export
-from edgekit.tokenizers.sentencepiece import with_json
 from edgekit.utils.progress import Progress
 
 SUFFIX = ""
@@ -113,7 +113,7 @@ def side_files(checkpoint: Checkpoint, kinds: set[str]) -> dict[str, bytes]:
     For a mixture (a GGUF keeps its norms in F32) that is float32, so that transformers rounds nothing.
     """
     dtype = TYPES[kinds.pop() if len(kinds) == 1 else "F32"][0]
-    files = with_json(checkpoint.files) | {"config.json": _config(checkpoint, dtype)}
+    files = carried(checkpoint.files, checkpoint.config.vocab_size) | {"config.json": _config(checkpoint, dtype)}
     return export.files(files)
 
 

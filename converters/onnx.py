@@ -71,7 +71,7 @@ from edgekit.errors import CheckpointError, SettingError
 from edgekit.formats import embedded
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.settings import Converting
-from edgekit.tokenizers.sentencepiece import with_json
+from edgekit.tokenizers.carried import carried
 from edgekit.utils import registry
 from edgekit.utils.progress import Progress, silent
 
@@ -173,7 +173,8 @@ def _stored_rows(fused: _onnx_fused.Fused) -> list[Written]:
 
 
 def _metadata(checkpoint: Checkpoint, settings: Converting, quant: str) -> dict[str, str]:
-    texts, blobs = embedded.pack(with_json(checkpoint.files), source_sha256=checkpoint.sha256, quant=quant)
+    files = carried(checkpoint.files, checkpoint.config.vocab_size)
+    texts, blobs = embedded.pack(files, source_sha256=checkpoint.sha256, quant=quant)
     keys = {"edgekit.graph": settings.graph} | ({"edgekit.kv_cache": "int8"} if settings.kv_cache == "int8" else {})
     return keys | texts | {key: embedded.to_text(data) for key, data in blobs.items()}
 

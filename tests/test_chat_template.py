@@ -11,6 +11,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from edgekit.errors import EdgekitError, PromptError, VocabularyError
+from edgekit.formats.checkpoint import side_files
 from edgekit.tokenizers import chat
 from edgekit.tokenizers.chat import ChatTemplate
 from edgekit.tokenizers.hf_adapter import export
@@ -179,6 +180,21 @@ def test_from_files_jinja_file_comes_before_the_configuration(tmp_path):
     files = files_with("in the configuration") | {"chat_template.jinja": b"in the file {{ bos_token }}"}
     assert chat.from_files(files).render([USER]) == "in the file <s>"
     assert reference(tmp_path, files).apply_chat_template([USER], tokenize=False) == "in the file <s>"
+
+
+@pytest.mark.parametrize("extra, expected", [
+    ({"default": "d{{ eos_token }}", "rag": "r"}, "d</s>"),  # several: transformers uses the one called default
+    ({"default": "d{{ eos_token }}"}, "d</s>"),
+    ({"rag": "r"}, "in the file"),
+])  # fmt: skip
+def test_folder_of_additional_templates_gives_the_default_one(tmp_path, extra, expected):
+    (tmp_path / "additional_chat_templates").mkdir()
+    for name, text in extra.items():
+        (tmp_path / "additional_chat_templates" / f"{name}.jinja").write_text(text)
+    files = files_with("in the configuration") | {"chat_template.jinja": b"in the file"}
+    theirs = reference(tmp_path, files)
+    assert chat.from_files(side_files(tmp_path)).render([USER]) == expected
+    assert theirs.apply_chat_template([USER], tokenize=False) == expected
 
 
 def test_from_files_list_takes_the_template_called_default(tmp_path):

@@ -18,7 +18,7 @@ from edgekit.doctor.onnx_file import OnnxFile
 from edgekit.doctor.tensors import Safetensors, Tensor
 from edgekit.errors import CheckpointError, EdgekitError, FileError
 from edgekit.formats import embedded
-from edgekit.formats.checkpoint import INDEX, KINDS, MOST_LAYERS, WEIGHTS, LlamaConfig, full_name
+from edgekit.formats.checkpoint import DEFAULT_TEMPLATE, INDEX, KINDS, MOST_LAYERS, WEIGHTS, LlamaConfig, full_name
 from edgekit.formats.embedded import FILES
 from edgekit.formats.gguf import MOST_STRINGS, GGUFFile
 from edgekit.formats.gguf_config import KNOWN, config_from_keys, llama_config
@@ -207,6 +207,8 @@ def _folder(path: Path) -> Case:
     for name in embedded.CARRIED:
         if (path / name).is_file():
             case.files[name] = read_bytes(path / name)
+    if (path / DEFAULT_TEMPLATE).is_file():  # as `side_files`
+        case.files["chat_template.jinja"] = read_bytes(path / DEFAULT_TEMPLATE)
     usual, vocab = "tokenmonster.vocab", case.tokenizer_config.get("vocab_file")
     # As `formats.checkpoint.side_files`: a TokenMonster vocabulary may have any name.
     if isinstance(vocab, str) and vocab != usual and Path(vocab).name == vocab and (path / vocab).is_file():

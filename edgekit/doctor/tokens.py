@@ -198,9 +198,16 @@ def end_is_ordinary_text(case: Case) -> Iterator[Finding]:
 def specials_inside_the_vocabulary(case: Case) -> Iterator[Finding]:
     if not isinstance(case.tokenizer, TokenMonsterTokenizer) or not case.tokenizer.reserved:
         return
-    reserved = case.tokenizer.reserved
-    names = {id: text for text, id in case.tokenizer.specials.items() if id in reserved}
+    tokenizer, reserved = case.tokenizer, case.tokenizer.reserved
+    names = {id: text for text, id in tokenizer.specials.items() if id in reserved}
     listed = some(f"{names.get(id, id)} is id {id}" for id in sorted(reserved))
+    if tokenizer.below:
+        yield note(
+            f"the special tokens come first ({listed}); ids of the .vocab file are higher by {tokenizer.below}",
+            "edgekit adds that number, as the model's own adapter does; artefacts have a .vocab file with the model's "
+            "ids; TokenMonster's library alone gives ids without it",
+        )
+        return
     yield note(
         f"{listed}: an ordinary token's id by the .vocab file",
         "edgekit believes the configuration, as the model's own adapter does: a text ends there, and the ids print "
@@ -358,6 +365,13 @@ def chat_template(case: Case) -> Iterator[Finding]:
                 "use it to complete texts (llama.cpp: -no-cnv, or /completion)",
             )
         return
+    named = sorted(case.path.glob("additional_chat_templates/*.jinja")) if case.kind == "folder" else []
+    if others := [path.stem for path in named if path.stem != "default"]:
+        yield note(
+            f"additional_chat_templates has {some(others)}",
+            "transformers uses one of them where its name is given (chat_template=...), and `tool_use` for a chat with "
+            "tools; edgekit uses `default` only",
+        )
     if len(texts) == 2 and len({text.strip() for text in texts.values()}) == 2:
         yield warning(
             "chat_template.jinja and the chat_template in tokenizer_config.json differ",

@@ -24,6 +24,7 @@ from edgekit.utils.files import read_bytes
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+DEFAULT_TEMPLATE = "additional_chat_templates/default.jinja"
 
 # Keys that change nothing in what the model computes at inference: bookkeeping, training and generation settings, and
 # the configuration of other programs. A key not listed here, in MUST_BE or read in `LlamaConfig.from_dict` is unknown:
@@ -341,7 +342,8 @@ def side_files(path: Path) -> dict[str, bytes]:
     """A model's files other than weights: `embedded.CARRIED`, and the vocabulary.
 
     A TokenMonster vocabulary may have any name, which is `vocab_file` in tokenizer_config.json; here, and in every
-    artefact, it is `tokenmonster.vocab`.
+    artefact, it is `tokenmonster.vocab`. A chat template called `default` in additional_chat_templates is
+    `chat_template.jinja`.
 
     Raises:
         FileError: a file cannot be read.
@@ -349,6 +351,8 @@ def side_files(path: Path) -> dict[str, bytes]:
             in the folder can have: callers would allocate them all.
     """
     files = {name: read_bytes(path / name) for name in embedded.CARRIED if (path / name).is_file()}
+    if (path / DEFAULT_TEMPLATE).is_file():  # counts before chat_template.jinja in transformers, too
+        files["chat_template.jinja"] = read_bytes(path / DEFAULT_TEMPLATE)
     if "config.json" in files:
         _check_counts(path, _json(files["config.json"], path / "config.json"))
     config = _json(files.get("tokenizer_config.json", b"{}"), path / "tokenizer_config.json")

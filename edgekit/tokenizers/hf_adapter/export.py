@@ -11,6 +11,7 @@ from importlib import resources
 from typing import Any
 
 from edgekit.tokenizers.base import read_json
+from edgekit.tokenizers.tokenmonster.layout import OFFSETS
 from edgekit.tokenizers.tokenmonster.tokenizer import CHAT_TEMPLATE, VOCAB_FILE, TokenMonsterTokenizer
 
 ENTRY = "tokenization_tokenmonster"
@@ -49,6 +50,7 @@ def files(files: Mapping[str, bytes]) -> dict[str, bytes]:
     rows = read_json(files, "config.json").get("vocab_size", config.get("vocab_size"))
     tokenizer = TokenMonsterTokenizer.from_files(files, rows if isinstance(rows, int) else 2**31)
     out.pop(str(config.get("vocab_file")), None)
+    config = {key: value for key, value in config.items() if key not in OFFSETS}  # the vocabulary written has the ids
     out[VOCAB_FILE] = tokenizer.vocabulary.to_bytes()
     out["tokenizer_config.json"] = json.dumps(
         {**config, **described(tokenizer, config, files), **({"vocab_size": rows} if isinstance(rows, int) else {})},

@@ -65,7 +65,9 @@ def tokens(vocabulary: Vocabulary, special: Specials) -> Tokens:
     if printed is None:
         return Tokens("none", notes=[HANGS])
 
-    unk = vocabulary.unk if vocabulary.unk != NONE else free[0] if free else _substitute(pieces, special)
+    unk = vocabulary.unk if vocabulary.unk != NONE else special.unk
+    if unk is None:
+        unk = free[0] if free else _substitute(pieces, special)
     taken = set(printed.values()) | set(lent.values())
     texts, types = [], []
     for id in range(special.rows):

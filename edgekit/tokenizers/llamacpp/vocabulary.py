@@ -45,17 +45,18 @@ class Specials:
     stop: tuple[int, ...]
     pad: int | None
     names: dict[int, str]
+    unk: int | None = None
 
 
 def specials(files: Mapping[str, bytes], config: LlamaConfig) -> Specials:
     """The specials of edgekit's own tokenizer, so that both begin and stop in the same way."""
     rows = config.vocab_size
     stop, bos, add_bos = config.eos_token_id, config.bos_token_id, False
-    pad = config.pad_token_id
+    pad, ours = config.pad_token_id, None
     if "tokenmonster.vocab" in files or "tokenizer.json" in files:
         ours = from_files(files, rows)
         add_bos = ours.bos is not None
-        # A TokenMonster model's specials lie above its vocabulary, whatever Llama defaults the configuration holds.
+        # A TokenMonster model's specials are where its layout has them, whatever Llama defaults config.json holds.
         if isinstance(ours, TokenMonsterTokenizer):
             bos, pad = ours.bos_id, ours.pad
         bos = ours.bos if add_bos else bos
@@ -65,8 +66,11 @@ def specials(files: Mapping[str, bytes], config: LlamaConfig) -> Specials:
     bos = bos if bos is not None and bos < rows else None
     if pad is None or pad >= rows:
         pad = stop[0] if stop else None
-    names = {}
+    names, unk = {}, None
+    if isinstance(ours, TokenMonsterTokenizer):
+        names = {id: text for text, id in ours.specials.items() if id in ours.reserved}
+        unk = next((id for id, text in names.items() if text == base.spelling(files, "unk_token")), None)
     for id, key in ((bos, "bos_token"), (stop[0] if stop else None, "eos_token")):
         if id is not None:
             names[id] = base.spelling(files, key) or DEFAULT_NAMES[key]
-    return Specials(rows, bos, add_bos and bos is not None, stop, pad, names)
+    return Specials(rows, bos, add_bos and bos is not None, stop, pad, names, unk)

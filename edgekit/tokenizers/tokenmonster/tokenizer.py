@@ -17,6 +17,7 @@ from edgekit.errors import FileError, VocabularyError
 from edgekit.tokenizers.base import configured_ids, read_json, spelling, utf8
 from edgekit.tokenizers.tokenmonster import capcode
 from edgekit.tokenizers.tokenmonster.compiled import CompiledVocabulary
+from edgekit.tokenizers.tokenmonster.layout import TOKENS, UNSET, VOCAB_FILE, added_ids, below, named, offset, shifted
 from edgekit.tokenizers.tokenmonster.specials import without_specials
 from edgekit.tokenizers.tokenmonster.vocab_file import MODES
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from edgekit.tokenizers.utf8_mask import Mask, Masks
 
 REPOSITORY = "alasdairforsythe/tokenmonster"
-VOCAB_FILE = "tokenmonster.vocab"
 MULTIPLE = 128
 
 # Bits of a vocabulary's normalisation byte, as `inspect` names them.
@@ -36,8 +36,6 @@ NORMALIZATIONS = {
     capcode.LEADING_SPACE: "leading space", capcode.UNIX_LINES: "unix lines",
 }  # fmt: skip
 EOS, BOS = "</s>", "<s>"
-UNSET = {"bos_token": 1, "eos_token": 2}
-"""transformers' Llama defaults, which it writes where no id was set."""
 
 # The model card's. A Markdown formatter removed its line breaks; they are as in the `<|role|>` templates it follows.
 CHAT_TEMPLATE = """{% for message in messages %}
@@ -66,17 +64,19 @@ class TokenMonsterTokenizer:
             ordinary text, or outside `vocab_size`, are ignored, here and in `bos`.
         bos: ids that begin a text, of which the first is used; by default the second above the vocabulary.
         add_bos: whether a prompt begins with `bos`. The published adapter's `encode` adds none.
-        eos_token, bos_token: their spellings, for `encode(specials=True)`.
-        reserved: ids of ordinary tokens that this model uses as specials (Stentor3's layout), by spelling. They may be
-            `eos` and `bos`, print nothing, and text does not produce them.
+        eos_token, bos_token, pad_token: their spellings, for `encode(specials=True)`.
+        reserved: ids of ordinary tokens that this model uses as specials (Stentor3's layout), or below the
+            vocabulary's own ids (layout.py), by spelling. They may be `eos` and `bos`, print nothing, and text does
+            not produce them.
         backend: "edgekit", or "tokenmonster" for the reference library's `encode` and `decode` (extra `train`).
             Streams are always edgekit's: the reference's server fails on split characters.
         content: the vocabulary's file, if it is in memory: the C engine reads it.
 
     Attributes:
         vocabulary: the base vocabulary.
-        eos, bos_id, pad: ids or None; pad is EOS. `bos` is None unless `add_bos`.
+        eos, bos_id, pad: ids or None; pad is EOS unless it is one of `reserved`. `bos` is None unless `add_bos`.
         specials: spelling -> id, the vocabulary's own included.
+        below: how many ids come before the vocabulary's own.
 
     Raises:
         VocabularyError: more ids than `vocab_size`.
@@ -93,6 +93,7 @@ class TokenMonsterTokenizer:
         add_bos: bool = False,
         eos_token: str = EOS,
         bos_token: str = BOS,
+        pad_token: str = "",
         reserved: Mapping[str, int] | None = None,
         backend: str = "edgekit",
         content: bytes | None = None,
@@ -105,11 +106,13 @@ class TokenMonsterTokenizer:
             )
         self.vocabulary, self.vocab_size = vocabulary, vocab_size
         self.reserved = frozenset((reserved or {}).values())
+        self.below = below(vocabulary)
         accepted = [[id for id in ids if self._may_be_special(id)] for ids in (eos, bos)]
-        above = [id for id in (base, base + 1) if id < vocab_size]
+        above = [] if self.below else [id for id in (base, base + 1) if id < vocab_size]
         ends = accepted[0] or [id for id in above if id not in accepted[1]][:1]
         begins = accepted[1] or [id for id in reversed(above) if id not in ends]
-        self.eos = self.pad = ends[0] if ends else None
+        self.eos = ends[0] if ends else None
+        self.pad = (reserved or {}).get(pad_token, self.eos)
         self.stop = frozenset(ends)
         self.bos_id = begins[0] if begins else None
         self.bos = self.bos_id if add_bos else None
@@ -136,7 +139,8 @@ class TokenMonsterTokenizer:
         Ids in the configuration are used if they are above the vocabulary or special tokens of it. An ordinary token's
         id counts if tokenizer_config.json names the special token and spells it otherwise than that id's text: newer
         Stentor models have their specials there. Not so BOS 1 and EOS 2: transformers writes its Llama defaults into
-        every config.json, and those are ordinary text here.
+        every config.json, and those are ordinary text here. Where special tokens come first, the vocabulary is shifted
+        (layout.py).
 
         Raises:
             VocabularyError: no such file, a damaged one, or more ids than `vocab_size`.
@@ -147,26 +151,31 @@ class TokenMonsterTokenizer:
             raise VocabularyError(f"tokenizer_config.json: vocab_file must be a file name, not {name!r}")
         if name not in files:
             raise VocabularyError(f"tokenizer_config.json names the vocabulary {name}, which is not next to the model")
-        named = {
+        ids = {
             key: configured_ids(files, f"{key}_id") + added_ids(config, spelling(files, key))
             for key in ("eos_token", "bos_token")
         }
         vocabulary = Vocabulary.from_bytes(files[name], name)
+        content = bytes(files[name])
+        if by := offset(files, vocabulary, vocab_size):
+            vocabulary = shifted(vocabulary, by)
+            content = vocabulary.to_bytes()
         return cls(
             vocabulary,
             vocab_size,
-            eos=named["eos_token"],
-            bos=named["bos_token"],
+            eos=ids["eos_token"],
+            bos=ids["bos_token"],
             add_bos=config.get("add_bos_token") is True,
             eos_token=spelling(files, "eos_token") or EOS,
             bos_token=spelling(files, "bos_token") or BOS,
+            pad_token=spelling(files, "pad_token"),
             reserved=_reserved(files, config, vocabulary),
             backend=backend,
-            content=bytes(files[name]),
+            content=content,
         )
 
     def _may_be_special(self, id: int) -> bool:
-        inside = id in self.vocabulary.special_ids or id in self.reserved
+        inside = id in self.vocabulary.special_ids or id in self.reserved or id < self.below
         return inside or self.vocabulary.table_size <= id < self.vocab_size
 
     def encode(self, text: str, *, specials: bool = False) -> list[int]:
@@ -268,19 +277,12 @@ class TokenMonsterDecoder:
         return state
 
 
-def added_ids(config: Mapping[str, Any], token: str) -> list[int]:
-    """Ids that transformers' `added_tokens_decoder` table gives to this spelling."""
-    table = config.get("added_tokens_decoder")
-    if not token or not isinstance(table, dict):
-        return []
-    return [int(id) for id, entry in table.items()
-            if str(id).isdecimal() and isinstance(entry, dict) and entry.get("content") == token]  # fmt: skip
-
-
 def _reserved(files: Mapping[str, bytes], config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, int]:
     """Ids of ordinary tokens that the configuration makes special, by spelling; see `from_files`."""
     found: dict[str, int] = {}
-    for key in ("eos_token", "bos_token", "pad_token", "unk_token"):
+    if first := below(vocabulary):
+        return {text: id for id, text in named(files, config).items() if id < first}
+    for key in sorted(TOKENS, key=lambda key: key != "eos_token"):
         token = spelling(files, key)
         for id in configured_ids(files, f"{key}_id") + added_ids(config, token):
             ordinary = id < vocabulary.table_size and id not in vocabulary.special_ids
