@@ -365,8 +365,8 @@ def chat_template(case: Case) -> Iterator[Finding]:
                 "use it to complete texts (llama.cpp: -no-cnv, or /completion)",
             )
         return
-    named = sorted(case.path.glob("additional_chat_templates/*.jinja")) if case.kind == "folder" else []
-    if others := [path.stem for path in named if path.stem != "default"]:
+    further = sorted(case.path.glob("additional_chat_templates/*.jinja")) if case.kind == "folder" else []
+    if others := [path.stem for path in further if path.stem != "default"]:
         yield note(
             f"additional_chat_templates has {some(others)}",
             "transformers uses one of them where its name is given (chat_template=...), and `tool_use` for a chat with "
