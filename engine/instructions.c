@@ -3,6 +3,8 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 extern const ek_kernels ek_kernels_avx512, ek_kernels_avxvnni, ek_kernels_avx2;
+#elif defined(__aarch64__) && defined(__GNUC__)
+extern const ek_kernels ek_kernels_dotprod, ek_kernels_neon;
 #endif
 
 static const ek_kernels *const SETS[] = {
@@ -10,6 +12,9 @@ static const ek_kernels *const SETS[] = {
     &ek_kernels_avx512,
     &ek_kernels_avxvnni,
     &ek_kernels_avx2,
+#elif defined(__aarch64__) && defined(__GNUC__)
+    &ek_kernels_dotprod,
+    &ek_kernels_neon,
 #endif
     &ek_kernels_c,
 };

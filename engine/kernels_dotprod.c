@@ -1,0 +1,42 @@
+/* Kernels for 64-bit ARM processors with `sdot`: from Cortex-A55 and A75 on, so a Raspberry Pi 5 but not a 4. */
+#include "kernels.h"
+
+#if defined(__aarch64__) && defined(__GNUC__)
+#if defined(__ARM_FEATURE_DOTPROD)
+#define ALWAYS 1
+#else
+#define ALWAYS 0
+#endif
+#if !defined(__clang__) && !ALWAYS
+#pragma GCC target("arch=armv8.2-a+dotprod") /* it defines __ARM_FEATURE_DOTPROD */
+#endif
+#include <arm_neon.h>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("dotprod"))), apply_to = function)
+#endif
+#define DOT 1
+#include "kernels_neon.inc"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+
+/* Linux lets a program read the processor's register, and answers itself; elsewhere only the compiler's flags tell. */
+static int available(void) {
+#if ALWAYS
+    return 1;
+#elif defined(__linux__)
+    uint64_t features;
+    __asm__("mrs %0, ID_AA64ISAR0_EL1" : "=r"(features));
+    return (features >> 44 & 15) != 0;
+#else
+    return 0;
+#endif
+}
+
+const ek_kernels ek_kernels_dotprod = {
+    "dotprod", available, {f32, f16, s8, s8v, n4, n4m, n4k, b8k, s8h}, quantize, round13, norm, softmax, swiglu,
+};
+#else
+typedef int ek_no_dotprod; /* a file must not be empty */
+#endif
