@@ -1,7 +1,7 @@
 """The engine's functions for models, as ctypes calls them. `engine/edgekit.h` documents each."""
 
 import ctypes
-from ctypes import POINTER, byref, c_char, c_char_p, c_double, c_float, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, byref, c_char, c_char_p, c_float, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 
 from edgekit.errors import (
     CheckpointError,
@@ -70,6 +70,9 @@ def engine() -> ctypes.CDLL:
         "ek_model_instructions": (c_char_p, [c_void_p]),
         "ek_forward": (c_int, [c_void_p, c_void_p, c_size_t, c_void_p, c_int]),
         "ek_rewind": (c_int, [c_void_p, c_size_t]),
+        "ek_threads_size": (c_size_t, [c_uint32]),
+        "ek_threads_open": (c_int, [c_uint32, c_void_p, c_size_t, POINTER(c_void_p), POINTER(Error)]),
+        "ek_threads_close": (None, [c_void_p]),
     }
     for name, (result, arguments) in prototypes.items():
         function = getattr(found, name)
@@ -84,4 +87,4 @@ def check(status: int, error: Error, where: object) -> None:
         raise ERRORS.get(status, RuntimeFailure)(f"{where}: {text}")
 
 
-__all__ = ["ALIGNMENT", "KV_TYPES", "Error", "Info", "Options", "byref", "c_double", "check", "engine"]
+__all__ = ["ALIGNMENT", "KV_TYPES", "Error", "Info", "Options", "byref", "c_size_t", "c_void_p", "check", "engine"]

@@ -6,6 +6,7 @@ Its logits have the same bits on every processor, with any number of threads, pr
 """
 
 import json
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,9 @@ from edgekit.tokenizers.load import from_files
 
 SUFFIX = ".gguf"
 ALSO_OPENS = ("",)
+
+MOST_THREADS = 8
+"""More are not faster for models of this size."""
 
 _engine = c.engine()
 
@@ -75,8 +79,10 @@ class NativeRuntime:
         self._data, self._where, error, info = data, where, c.Error(), c.Info()
         address = data.ctypes.data
         c.check(_engine.ek_inspect(address, data.size, c.byref(info), c.byref(error)), error, where)
-        options = c.Options(kv=c.KV_TYPES[settings.kv_type])
-        self._threads = choose_threads(settings.threads, info.step_bytes)
+        count = min(choose_threads(settings.threads, info.step_bytes), MOST_THREADS)
+        self._threads = Threads(count) if count > 1 else None
+        threads = None if self._threads is None else self._threads.address
+        options = c.Options(kv=c.KV_TYPES[settings.kv_type], threads=threads)
         size = c.c_size_t()
         status = _engine.ek_model_size(address, data.size, c.byref(options), c.byref(size), c.byref(error))
         c.check(status, error, where)
@@ -150,4 +156,29 @@ class NativeRuntime:
         """Free the memory now. See `Runtime.close`."""
         self._model = None
         self._memory = self._data = np.empty(0, np.uint8)
+        if self._threads is not None:
+            self._threads.close()
         self.file = None
+
+
+class Threads:
+    """Threads that the engine uses besides the caller's; they sleep between calls.
+
+    Args:
+        count: with the caller's.
+    """
+
+    def __init__(self, count: int):
+        size = _engine.ek_threads_size(count)
+        memory = np.zeros(size + c.ALIGNMENT, np.uint8)
+        start = memory.ctypes.data
+        opened, error = c.c_void_p(), c.Error()
+        status = _engine.ek_threads_open(count, start + -start % c.ALIGNMENT, size, c.byref(opened), c.byref(error))
+        c.check(status, error, f"{count} threads")
+        self.address = opened.value or 0
+        # Also when this object is collected; the argument keeps the block of memory until the threads have ended.
+        self.close = weakref.finalize(self, _close, self.address, memory)
+
+
+def _close(address: int, memory: NDArray[np.uint8]) -> None:
+    _engine.ek_threads_close(address)

@@ -77,6 +77,14 @@ def test_forward_steps_rewound_and_batch_have_the_same_bits(native, files, quant
     assert np.array_equal(np.array([runtime.forward([token]) for token in TOKENS]), batch)
 
 
+@pytest.mark.parametrize("kv_type", ["f16", "int8"])
+def test_forward_with_threads_has_the_same_bits(native, files, kv_type):
+    one, two = (native.load(files("q4_0"), Running(kv_type=kv_type, threads=n)) for n in (1, 2))
+    assert np.array_equal(logits(one), logits(two))
+    assert np.array_equal(one.forward([3]), two.forward([3]))
+    two.close()
+
+
 def test_folder_and_f32_file_have_the_same_bits(native, bundled, files):
     folder = logits(native.load(bundled, Running(kv_type="f32")))
     assert np.array_equal(folder, logits(native.load(files("f32"), Running(kv_type="f32"))))
