@@ -40,7 +40,7 @@ void ek_prepare(const ek_model *m, const ek_buffer *b, uint32_t formats, size_t 
 
 /* The rows of tiles [r.from, r.to), with the bias if there is one. out[c][0] is that of the first row; each column of
  * `out` is padded to whole tiles. */
-static void product(const ek_model *m, const ek_matrix *matrix, const float *bias, range r, const ek_columns *x, size_t n,
+static void multiply(const ek_model *m, const ek_matrix *matrix, const float *bias, range r, const ek_columns *x, size_t n,
                     float *out, size_t stride) {
     uint32_t row = r.from * EK_ROWS, end = r.to * EK_ROWS < matrix->rows ? r.to * EK_ROWS : matrix->rows;
     if (r.from >= r.to) return;
@@ -54,10 +54,10 @@ static void product(const ek_model *m, const ek_matrix *matrix, const float *bia
 }
 
 /* The same for logits, which have no padding. */
-static void product_logits(const ek_model *m, range r, const ek_columns *x, size_t n, float *out) {
+static void multiply_logits(const ek_model *m, range r, const ek_columns *x, size_t n, float *out) {
     uint32_t whole = m->output.rows / EK_ROWS, stride = m->output.rows;
     range full = {r.from, r.to < whole ? r.to : whole};
-    product(m, &m->output, NULL, full, x, n, out + r.from * EK_ROWS, stride);
+    multiply(m, &m->output, NULL, full, x, n, out + r.from * EK_ROWS, stride);
     if (r.to <= whole) return;
     for (size_t c = 0; c < n; c++) {
         float last[EK_ROWS];
@@ -68,7 +68,7 @@ static void product_logits(const ek_model *m, range r, const ek_columns *x, size
         one.d += c * x->stride / EK_BLOCK;
         one.s += c * x->stride / EK_BLOCK;
         one.sum += c * x->stride / EK_BLOCK;
-        product(m, &m->output, NULL, (range){whole, whole + 1}, &one, 1, last, EK_ROWS);
+        multiply(m, &m->output, NULL, (range){whole, whole + 1}, &one, 1, last, EK_ROWS);
         for (uint32_t i = whole * EK_ROWS; i < stride; i++) out[c * stride + i] = last[i - whole * EK_ROWS];
     }
 }
@@ -79,7 +79,7 @@ static void add_product(const task *t, const ek_matrix *matrix, const float *bia
     ek_columns x = ek_columns_of(&t->scratch->input, t->first);
     range r = share(t, tiles_of(matrix));
     size_t n = t->pass->n, at = t->first * m->hidden_stride + r.from * EK_ROWS;
-    product(m, matrix, bias, r, &x, n - t->first, m->out + at, m->hidden_stride);
+    multiply(m, matrix, bias, r, &x, n - t->first, m->out + at, m->hidden_stride);
     for (size_t c = t->first; c < n; c++)
         for (uint32_t i = r.from * EK_ROWS; i < r.to * EK_ROWS && i < matrix->rows; i++)
             m->x[c * m->hidden_stride + i] += m->out[c * m->hidden_stride + i];
@@ -118,9 +118,9 @@ static void project(const task *t, range heads) {
     range kv = {heads.from * width / EK_ROWS, (heads.to * width + EK_ROWS - 1) / EK_ROWS};
     range q = {heads.from * group * width / EK_ROWS, (heads.to * group * width + EK_ROWS - 1) / EK_ROWS};
     ek_columns all = ek_columns_of(&t->scratch->input, 0), some = ek_columns_of(&t->scratch->input, first);
-    product(m, &layer->matrix[EK_K], layer->vector[EK_K_BIAS], kv, &all, n, m->k + kv.from * EK_ROWS, m->kv_stride);
-    product(m, &layer->matrix[EK_V], layer->vector[EK_V_BIAS], kv, &all, n, m->v + kv.from * EK_ROWS, m->kv_stride);
-    product(m, &layer->matrix[EK_Q], layer->vector[EK_Q_BIAS], q, &some, n - first,
+    multiply(m, &layer->matrix[EK_K], layer->vector[EK_K_BIAS], kv, &all, n, m->k + kv.from * EK_ROWS, m->kv_stride);
+    multiply(m, &layer->matrix[EK_V], layer->vector[EK_V_BIAS], kv, &all, n, m->v + kv.from * EK_ROWS, m->kv_stride);
+    multiply(m, &layer->matrix[EK_Q], layer->vector[EK_Q_BIAS], q, &some, n - first,
             m->q + first * m->q_stride + q.from * EK_ROWS, m->q_stride);
     float scale = 1.0f / ek_sqrt((float)width);
     for (size_t c = 0; c < n; c++)
@@ -160,8 +160,8 @@ static void gate_and_up(const task *t) {
     size_t wide = m->info.intermediate, at = t->first * m->wide_stride + r.from * EK_ROWS, n = t->pass->n - t->first;
     take_input(t, m->x, m->hidden_stride, m->info.hidden, t->layer->vector[EK_FFN_NORM], bit(gate) | bit(up), t->first);
     ek_columns x = ek_columns_of(&t->scratch->input, t->first);
-    product(m, gate, t->layer->vector[EK_GATE_BIAS], r, &x, n, m->gate + at, m->wide_stride);
-    product(m, up, t->layer->vector[EK_UP_BIAS], r, &x, n, m->up + at, m->wide_stride);
+    multiply(m, gate, t->layer->vector[EK_GATE_BIAS], r, &x, n, m->gate + at, m->wide_stride);
+    multiply(m, up, t->layer->vector[EK_UP_BIAS], r, &x, n, m->up + at, m->wide_stride);
     size_t from = (size_t)r.from * EK_ROWS, end = (size_t)r.to * EK_ROWS < wide ? (size_t)r.to * EK_ROWS : wide;
     for (size_t c = 0; c < n; c++)
         m->kernels->swiglu(m->gate + at + c * m->wide_stride, m->up + at + c * m->wide_stride, end - from);
@@ -178,7 +178,7 @@ static void head(const task *t) {
     const ek_model *m = t->model;
     take_input(t, m->x, m->hidden_stride, m->info.hidden, m->output_norm, bit(&m->output), t->first);
     ek_columns x = ek_columns_of(&t->scratch->input, t->first);
-    product_logits(m, share(t, tiles_of(&m->output)), &x, t->pass->n - t->first, t->pass->logits);
+    multiply_logits(m, share(t, tiles_of(&m->output)), &x, t->pass->n - t->first, t->pass->logits);
 }
 
 static void (*const PHASES[4])(const task *t) = {attention, attention_output, gate_and_up, down};

@@ -6,6 +6,8 @@
  * the pass cannot end before; so a model may be freed when ek_forward returns, wherever other threads are. */
 #include "schedule.h"
 
+#if !defined(EK_NO_THREADS)
+
 #define UNCLAIMED(state) (state >> 8 & 0xff)
 #define UNFINISHED(state) (state & 0xff)
 
@@ -13,8 +15,6 @@ static uint32_t opened(uint32_t before, uint32_t chunks) {
     uint32_t mask = (1u << chunks) - 1;
     return ((before & 0xffff0000u) + 0x10000u) | mask << 8 | mask;
 }
-
-#if !defined(EK_NO_THREADS)
 
 static uint32_t load(const ek_threads *t) { return __atomic_load_n(&t->state, __ATOMIC_SEQ_CST); }
 
