@@ -95,6 +95,12 @@ def test_resolve_path_is_never_asked_of_the_hub(server, tmp_path, name):
     assert server.requests == [] and "\n" not in str(caught.value)
 
 
+def test_parse_file_with_the_owners_name_is_no_folder(monkeypatch, tmp_path):
+    (tmp_path / "owner").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert hub.parse("owner/name") == ("owner/name", None, None)
+
+
 def test_resolve_empty_name_is_refused():
     with pytest.raises(CheckpointError, match="name is empty"):
         hub.resolve("")

@@ -83,7 +83,7 @@ def no_safetensors(case: Case) -> Iterator[Finding]:
     else:
         yield error(
             "there are no weights",
-            "edgekit and every other program refuse the folder (from the Hub, edgekit downloads safetensors only)",
+            "edgekit and every other program refuse the folder (from the Hub, edgekit downloads no pickles)",
             "download all files, or check on the Hub whether there are weights",
         )
 

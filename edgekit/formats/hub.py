@@ -10,6 +10,7 @@ What is downloaded is in `hub_files.py`. It is kept in huggingface_hub's own cac
 """
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -63,7 +64,7 @@ def parse(name: str) -> Reference | None:
     parts = (file or "").split("/")
     if repository.endswith((".gguf", ".onnx")) or (file and not all(part.strip(".") for part in parts)):
         return None
-    if not explicit and (exists(name) or Path(name).parts[0] != name and exists(Path(name).parts[0])):
+    if not explicit and (exists(name) or os.path.isdir(name.partition("/")[0])):
         return None
     return Reference(repository, None if (kind or "").lower() == "latest" else kind, file)
 
