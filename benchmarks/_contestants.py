@@ -187,7 +187,14 @@ def _convert(folder: Path, to: str, name: str) -> None:
         convert(folder / "model", to, out, settings=_seeded.converting(name))
 
 
-def open_edgekit(artefact: Path, runtime: str, running: dict[str, Any], threads: int) -> Run:
+GREEDY = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+SAMPLED = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.02, "seed": 12}
+"""Every filter of the sampler is used."""
+
+
+def open_edgekit(
+    artefact: Path, runtime: str, running: dict[str, Any], threads: int, sampling: dict[str, Any] = GREEDY
+) -> Run:
     """`Model.stream`, text included; `running` has more fields of `edgekit.settings.Running`."""
     from edgekit.model import Model
     from edgekit.settings import Running
@@ -197,10 +204,7 @@ def open_edgekit(artefact: Path, runtime: str, running: dict[str, Any], threads:
     model = Model(loaded, from_files(loaded.files, loaded.vocab_size))
 
     def run(prompt: list[int], count: int) -> Output:
-        stream = model.stream(
-            prompt, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=PENALTY, max_new_tokens=count,
-            ignore_eos=True,
-        )  # fmt: skip
+        stream = model.stream(prompt, **sampling, repetition_penalty=PENALTY, max_new_tokens=count, ignore_eos=True)
         for _ in stream:
             pass
         return stream.result.timings.first_token, stream.result.tokens
@@ -223,11 +227,21 @@ def _edgekit(name: str, runtime: str, **running: Any) -> Callable[[Path], Open]:
     return lambda folder: partial(open_edgekit, folder / name, runtime, running)
 
 
+def _sampled(name: str, runtime: str) -> Callable[[Path], Open]:
+    return lambda folder: partial(open_edgekit, folder / name, runtime, {}, sampling=SAMPLED)
+
+
 def _prepare(function: Callable[[Path, str], None], quant: str) -> Callable[[Path], None]:
     return lambda folder: function(folder, quant)
 
 
 CONTESTANTS: dict[str, Contestant] = {
+    **{
+        f"edgekit native {q}": (_prepare(prepare_gguf, q), _edgekit(f"{q}.gguf", "native"))
+        for q in ("f16", "q8_0", "q4_0")
+    },
+    "edgekit native-int8kv q4_0": (_prepare(prepare_gguf, "q4_0"), _edgekit("q4_0.gguf", "native", kv_type="int8")),
+    "edgekit native-sampled q4_0": (_prepare(prepare_gguf, "q4_0"), _sampled("q4_0.gguf", "native")),
     "hf fp32": (None, _plain(open_hf, "float32")),
     "hf bf16": (None, _plain(open_hf, "bfloat16")),
     **{f"optimum {q}": (_prepare(prepare_optimum, q), _plain(open_optimum, q)) for q in ("fp32", "int8")},
