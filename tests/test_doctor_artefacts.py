@@ -159,7 +159,7 @@ def refusals(spoilt) -> list[str]:
         "import sys; from pathlib import Path; from edgekit import load\n"
         "from edgekit.errors import EdgekitError; from edgekit.formats.open import open_model\n"
         "for path in map(Path, sys.argv[1:]):\n"
-        "    try: open_model(path); load(path).generate('1', max_new_tokens=1); print(flush=True)\n"
+        "    try: open_model(path); load(path, runtime='llamacpp').generate('1', max_new_tokens=1); print(flush=True)\n"
         "    except EdgekitError as error: print(error, flush=True)\n"
     )
     done = subprocess.run([sys.executable, "-c", script, *spoilt], capture_output=True, text=True, timeout=120)

@@ -243,6 +243,18 @@ def test_byte_bpe_gguf_equals_tokenizer_of_its_files(trained, pre):
     _compare(tokenizer, python, 512)
 
 
+@pytest.mark.parametrize(
+    "pre", ["starcoder", "refact", "codeshell", "exaone", "llama3", "llama-v3", "falcon3", "pixtral"]
+)
+def test_byte_bpe_other_name_of_a_pre_tokenizer_equals_llama_cpp(engine_library, tmp_path, pre):
+    pytest.importorskip("llama_cpp")
+    data = gguf(train("llama-bpe"), 512, pre=pre)  # merges of one split, words of another: what matters is both agree
+    tokenizer, llama = EngineTokenizer(engine_library, data), llama_cpp(tmp_path / "a.gguf", data)
+    rng = random.Random(4)
+    for text in ("".join(rng.choices(PARTS, k=8)) for _ in range(150)):
+        assert tokenizer.encode(text) == llama.tokenize(text.encode(), add_bos=False, special=False), text
+
+
 def test_byte_bpe_unknown_pre_tokenizer_is_refused_by_name(engine_library):
     with pytest.raises(VocabularyError, match="splits words like mystery-7b, which this engine does not"):
         EngineTokenizer(engine_library, gguf(train("gpt-2"), 512, pre="mystery-7b"))
