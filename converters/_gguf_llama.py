@@ -5,7 +5,6 @@ Needs llama-cpp-python.
 
 import contextlib
 import ctypes
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +17,6 @@ from edgekit.converters._gguf_importance import array, uniform
 from edgekit.errors import MissingExtraError, RuntimeFailure
 from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.gguf import BLOCKS, GGUFFile
-from edgekit.formats.gguf_tensors import file_shapes
 from edgekit.utils import lazy, registry
 from edgekit.utils.machine import physical_cores
 
@@ -68,27 +66,23 @@ def quantize(
 def types(
     llama: ModuleType, checkpoint: Checkpoint, plain: Path, quant: str, embedding: str | None, weighted: bool
 ) -> dict[str, str]:
-    """Name of a tensor -> the type that it would get; no tensor is read or written.
+    """Name of a tensor -> the type that it would get: llama.cpp quantizes a thin model, and its file is read.
 
     Args:
-        plain: a file with all metadata; instead of tensors it may have a hole of the right length.
+        plain: a file with all metadata, whose matrices may have fewer rows than the model's, but at least two.
         weighted: whether there will be an importance matrix.
 
     Raises:
-        RuntimeFailure: llama.cpp refuses, or logs its plan in an unknown form.
+        RuntimeFailure: llama.cpp refuses.
     """
     importance = uniform(checkpoint.config) if weighted else None
     params = _params(llama, checkpoint.config, quant, embedding, importance)
-    params.dry_run = True
-    log = _call(llama, plain, plain.with_name("nothing.gguf"), params, quant)
-    # [  24/  56]  blk.2.attn_q.weight - [256, 256, 1, 1], type = f32, size = 0.25 MiB -> 0.04 MiB (q4_K)
-    kinds = {}
-    for name, rest in re.findall(r"\[ *\d+/ *\d+\] +(\S+)(.*?)(?=\[ *\d+/ *\d+\] +\S|\Z)", log, re.DOTALL):
-        kind = re.findall(r"->[^(]*\((\w+)\)", rest)
-        kinds[name] = kind[-1].upper() if kind else "F32"
-    if set(kinds) != set(file_shapes(checkpoint.config)) or not set(kinds.values()) <= set(BLOCKS):
-        raise RuntimeFailure("llama.cpp's quantizer logs its plan in an unknown form: is it another version?")
-    return kinds
+    out = plain.with_name(f"thin-{quant}.gguf")
+    try:
+        _call(llama, plain, out, params, quant)
+        return {tensor.name: tensor.type for tensor in GGUFFile(out).tensors.values()}
+    finally:
+        out.unlink(missing_ok=True)
 
 
 def _params(
@@ -117,15 +111,13 @@ def _params(
     return params
 
 
-def _call(llama: ModuleType, plain: Path, out: Path, params: Any, quant: str) -> str:
-    """Run the quantizer; returns its log."""
-    log: list[str] = []
-    with silenced(llama, log) as errors:
+def _call(llama: ModuleType, plain: Path, out: Path, params: Any, quant: str) -> None:
+    """Run the quantizer. Raises `RuntimeFailure` with llama.cpp's own message."""
+    with silenced(llama) as errors:
         llama.llama_backend_init()
         failed = llama.llama_model_quantize(str(plain).encode(), str(out).encode(), ctypes.byref(params))
     if failed:
         raise RuntimeFailure(f"llama.cpp cannot quantize to {quant}: {errors[0] if errors else 'it gives no reason'}")
-    return "".join(log)
 
 
 def _fitting(kind: str, width: int) -> str:
@@ -152,15 +144,12 @@ def _note(name: str, shape: tuple[int, ...], quant: str, embedding: str | None, 
 
 
 @contextlib.contextmanager
-def silenced(llama: ModuleType, log: list[str] | None = None) -> Iterator[list[str]]:
-    """llama.cpp prints nothing in this block; its errors are in the list, and all its messages in `log`."""
+def silenced(llama: ModuleType) -> Iterator[list[str]]:
+    """llama.cpp prints nothing in this block; its errors are in the list."""
     errors: list[str] = []
 
     def on_message(level: int, text: bytes, _data: object) -> None:
-        decoded = text.decode("utf-8", "replace")
-        if log is not None:
-            log.append(decoded)
-        if level == 4 and (line := decoded.strip()):
+        if level == 4 and (line := text.decode("utf-8", "replace").strip()):
             errors.append(line)
 
     callback = llama.llama_log_callback(on_message)
