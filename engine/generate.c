@@ -37,8 +37,6 @@ typedef struct {
     uint32_t capacity, end_count;
 } ek_places;
 
-static size_t aligned(size_t size) { return (size + EK_ALIGNMENT - 1) / EK_ALIGNMENT * EK_ALIGNMENT; }
-
 static size_t piece(const void *tokenizer, uint32_t id, void *out, size_t capacity) {
     return ek_piece(tokenizer, id, out, capacity);
 }
@@ -68,13 +66,13 @@ static ek_places places(const ek_model *model, const ek_tokenizer *tokenizer, co
     /* A decoder may write a piece and, at the end of a text, what it still holds. */
     size_t longest = tokenizer ? ek_tokenizer_describe(tokenizer)->longest : 0;
     size_t text = ek_stop_text_size(settings->stops, settings->stop_count, 2 * longest + 1);
-    p.logits = aligned(sizeof(ek_generation));
-    p.ends = p.logits + aligned(vocab_size * sizeof(float));
-    p.end_ids = p.ends + aligned((vocab_size + 7) / 8);
-    p.sampler = p.end_ids + aligned((vocab_size > p.end_count ? vocab_size : p.end_count) * sizeof(uint32_t));
-    p.masks = p.sampler + aligned(p.sampler_size);
-    p.text = p.masks + aligned(p.masks_size);
-    p.total = p.text + aligned(text);
+    p.logits = ek_aligned(sizeof(ek_generation));
+    p.ends = p.logits + ek_aligned(vocab_size * sizeof(float));
+    p.end_ids = p.ends + ek_aligned((vocab_size + 7) / 8);
+    p.sampler = p.end_ids + ek_aligned((vocab_size > p.end_count ? vocab_size : p.end_count) * sizeof(uint32_t));
+    p.masks = p.sampler + ek_aligned(p.sampler_size);
+    p.text = p.masks + ek_aligned(p.masks_size);
+    p.total = p.text + ek_aligned(text);
     return p;
 }
 
@@ -83,7 +81,7 @@ size_t ek_generation_size(const ek_model *model, const ek_tokenizer *tokenizer, 
     return places(model, tokenizer, settings, prompt_count).total;
 }
 
-static int check(const ek_model *model, const ek_tokenizer *tokenizer, const ek_generating *settings,
+static int check_generation(const ek_model *model, const ek_tokenizer *tokenizer, const ek_generating *settings,
                  const uint32_t *prompt, uint32_t prompt_count, ek_error *error) {
     uint32_t vocab_size = ek_model_info(model)->vocabulary, context = ek_model_context(model);
     if (!prompt_count) return ek_fail(error, EK_ARGUMENT, "the prompt is empty: the model needs a token to continue from");
@@ -137,7 +135,7 @@ static int start_masks(ek_generation *g, const ek_places *p, uint32_t *ids, ek_e
 int ek_generation_start(ek_generation **generation, void *memory, size_t size, ek_model *model,
                         const ek_tokenizer *tokenizer, const ek_generating *settings, const uint32_t *prompt,
                         uint32_t prompt_count, ek_error *error) {
-    int status = check(model, tokenizer, settings, prompt, prompt_count, error);
+    int status = check_generation(model, tokenizer, settings, prompt, prompt_count, error);
     if (status) return status;
     ek_places p = places(model, tokenizer, settings, prompt_count);
     if (!memory || (uintptr_t)memory % EK_ALIGNMENT || size < p.total)
@@ -180,7 +178,7 @@ static void flush(ek_generation *g) {
     if (!g->text.found) ek_stop_text_flush(&g->text);
 }
 
-static int choose(ek_generation *g) {
+static int next_token(ek_generation *g) {
     const uint8_t *allowed = g->masks ? ek_masks_get(g->masks, g->mask_state, g->limit - 1 - g->count) : NULL;
     if (g->count) return ek_step(g->model, g->last, g->logits, g->sampler, allowed);
     int status = ek_rewind(g->model, g->reuse);
@@ -195,7 +193,7 @@ static void hand_out(const ek_generation *g, ek_new_token *out) {
 
 int ek_generation_next(ek_generation *g, ek_new_token *out) {
     if (g->finish) return 0;
-    int token = choose(g);
+    int token = next_token(g);
     if (token < 0) return token;
     g->last = (uint32_t)token, g->count++;
     ek_stop_text_next(&g->text);

@@ -10,6 +10,9 @@
 #error "edgekit promises the same bits everywhere: compile without -ffast-math"
 #endif
 
+/* The next multiple of EK_ALIGNMENT. */
+static inline size_t ek_aligned(size_t size) { return (size + EK_ALIGNMENT - 1) / EK_ALIGNMENT * EK_ALIGNMENT; }
+
 /* Bytes of a file, not NUL-terminated. */
 typedef struct {
     const char *bytes;

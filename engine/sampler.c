@@ -10,12 +10,10 @@ void ek_sampling_defaults(ek_sampling *sampling) {
 
 /* ---- memory ---- */
 
-static size_t aligned(size_t size) { return (size + EK_ALIGNMENT - 1) / EK_ALIGNMENT * EK_ALIGNMENT; }
-
 /* The next array of a block; with `memory` NULL only its place is counted. */
-static void *take(char *memory, size_t *at, size_t count, size_t size) {
+static void *take_array(char *memory, size_t *at, size_t count, size_t size) {
     void *array = memory && count ? memory + *at : NULL;
-    *at += aligned(count * size);
+    *at += ek_aligned(count * size);
     return array;
 }
 
@@ -35,25 +33,25 @@ static int counts_text(const ek_sampling *s) { return s->presence_penalty != 0.0
 static size_t layout(ek_sampler *s, char *memory, const ek_sampling *sampling, uint32_t vocab_size, uint32_t capacity) {
     ek_sampler dummy;
     ek_sampling arrays;
-    size_t at = aligned(sizeof *s), n = vocab_size, drawn = sampling->temperature > 0.0 ? n : 0;
+    size_t at = ek_aligned(sizeof *s), n = vocab_size, drawn = sampling->temperature > 0.0 ? n : 0;
     if (!s) s = &dummy;
-    s->logits = take(memory, &at, n, sizeof *s->logits);
-    s->lanes = take(memory, &at, LANES, sizeof *s->lanes);
-    s->weights = take(memory, &at, drawn, sizeof *s->weights);
-    s->candidates = take(memory, &at, drawn, sizeof *s->candidates);
-    s->classes = take(memory, &at, drawn ? CLASSES : 0, sizeof *s->classes);
-    s->sorted = take(memory, &at, sampling->top_p < 1.0 ? drawn : 0, sizeof *s->sorted);
-    s->seen = take(memory, &at, n, sizeof *s->seen);
-    s->is_seen = take(memory, &at, n, sizeof *s->is_seen);
-    s->counts = take(memory, &at, counts_text(sampling) ? n : 0, sizeof *s->counts);
-    arrays.bias_ids = take(memory, &at, sampling->bias_count, sizeof *arrays.bias_ids);
-    arrays.biases = take(memory, &at, sampling->bias_count, sizeof *arrays.biases);
-    arrays.banned = take(memory, &at, sampling->banned_count, sizeof *arrays.banned);
-    arrays.suppressed = take(memory, &at, sampling->suppressed_count, sizeof *arrays.suppressed);
-    arrays.ends = take(memory, &at, sampling->end_count, sizeof *arrays.ends);
-    arrays.bad_words = take(memory, &at, bad_word_ids(sampling), sizeof *arrays.bad_words);
-    arrays.bad_word_lengths = take(memory, &at, sampling->bad_word_count, sizeof *arrays.bad_word_lengths);
-    s->ids = take(memory, &at, has_rules(sampling) || counts_text(sampling) ? capacity : 0, sizeof *s->ids);
+    s->logits = take_array(memory, &at, n, sizeof *s->logits);
+    s->lanes = take_array(memory, &at, LANES, sizeof *s->lanes);
+    s->weights = take_array(memory, &at, drawn, sizeof *s->weights);
+    s->candidates = take_array(memory, &at, drawn, sizeof *s->candidates);
+    s->classes = take_array(memory, &at, drawn ? CLASSES : 0, sizeof *s->classes);
+    s->sorted = take_array(memory, &at, sampling->top_p < 1.0 ? drawn : 0, sizeof *s->sorted);
+    s->seen = take_array(memory, &at, n, sizeof *s->seen);
+    s->is_seen = take_array(memory, &at, n, sizeof *s->is_seen);
+    s->counts = take_array(memory, &at, counts_text(sampling) ? n : 0, sizeof *s->counts);
+    arrays.bias_ids = take_array(memory, &at, sampling->bias_count, sizeof *arrays.bias_ids);
+    arrays.biases = take_array(memory, &at, sampling->bias_count, sizeof *arrays.biases);
+    arrays.banned = take_array(memory, &at, sampling->banned_count, sizeof *arrays.banned);
+    arrays.suppressed = take_array(memory, &at, sampling->suppressed_count, sizeof *arrays.suppressed);
+    arrays.ends = take_array(memory, &at, sampling->end_count, sizeof *arrays.ends);
+    arrays.bad_words = take_array(memory, &at, bad_word_ids(sampling), sizeof *arrays.bad_words);
+    arrays.bad_word_lengths = take_array(memory, &at, sampling->bad_word_count, sizeof *arrays.bad_word_lengths);
+    s->ids = take_array(memory, &at, has_rules(sampling) || counts_text(sampling) ? capacity : 0, sizeof *s->ids);
     if (memory) {
         s->sampling = *sampling;
         s->sampling.bias_ids = arrays.bias_ids;
@@ -73,18 +71,18 @@ size_t ek_sampler_size(const ek_sampling *sampling, uint32_t vocab_size, uint32_
 
 /* ---- settings ---- */
 
-static void copy(const void *to, const void *from, size_t count, size_t size) {
+static void copy_array(const void *to, const void *from, size_t count, size_t size) {
     if (count) __builtin_memcpy((void *)(uintptr_t)to, from, count * size);
 }
 
 static void copy_arrays(const ek_sampling *to, const ek_sampling *from) {
-    copy(to->bias_ids, from->bias_ids, from->bias_count, sizeof *from->bias_ids);
-    copy(to->biases, from->biases, from->bias_count, sizeof *from->biases);
-    copy(to->banned, from->banned, from->banned_count, sizeof *from->banned);
-    copy(to->suppressed, from->suppressed, from->suppressed_count, sizeof *from->suppressed);
-    copy(to->ends, from->ends, from->end_count, sizeof *from->ends);
-    copy(to->bad_words, from->bad_words, bad_word_ids(from), sizeof *from->bad_words);
-    copy(to->bad_word_lengths, from->bad_word_lengths, from->bad_word_count, sizeof *from->bad_word_lengths);
+    copy_array(to->bias_ids, from->bias_ids, from->bias_count, sizeof *from->bias_ids);
+    copy_array(to->biases, from->biases, from->bias_count, sizeof *from->biases);
+    copy_array(to->banned, from->banned, from->banned_count, sizeof *from->banned);
+    copy_array(to->suppressed, from->suppressed, from->suppressed_count, sizeof *from->suppressed);
+    copy_array(to->ends, from->ends, from->end_count, sizeof *from->ends);
+    copy_array(to->bad_words, from->bad_words, bad_word_ids(from), sizeof *from->bad_words);
+    copy_array(to->bad_word_lengths, from->bad_word_lengths, from->bad_word_count, sizeof *from->bad_word_lengths);
 }
 
 /* Only ends inside the vocabulary, each once: they are raised once. */
@@ -106,7 +104,7 @@ static int check_ids(const char *name, const uint32_t *ids, uint32_t count, uint
     return EK_OK;
 }
 
-static int check(const ek_sampling *s, uint32_t vocab_size, ek_error *error) {
+static int check_sampling(const ek_sampling *s, uint32_t vocab_size, ek_error *error) {
     const double most = 1.7e308;
     const struct { const char *name; double value, least, largest; } numbers[] = {
         {"temperature", s->temperature, 0.0, most},
@@ -156,7 +154,7 @@ static int is_full(const ek_sampler *s) { return s->keeps_ids && s->count == s->
 
 int ek_sampler_init(ek_sampler **sampler, void *memory, size_t size, const ek_sampling *sampling, uint32_t vocab_size,
                     uint32_t capacity, const uint32_t *prompt, uint32_t prompt_count, ek_error *error) {
-    int status = check(sampling, vocab_size, error);
+    int status = check_sampling(sampling, vocab_size, error);
     if (!status) status = check_memory(memory, size, ek_sampler_size(sampling, vocab_size, capacity), error);
     if (!status) status = check_ids("prompt", prompt, prompt_count, vocab_size, error);
     if (status) return status;
@@ -259,7 +257,7 @@ static int draw(ek_sampler *s, const float *logits, const uint8_t *allowed, doub
 
 /* ---- the calls, in the processor's usual floating-point mode ---- */
 
-static int choose(ek_sampler *s, const float *logits, const uint8_t *allowed, double *probability) {
+static int choose_token(ek_sampler *s, const float *logits, const uint8_t *allowed, double *probability) {
     if (is_full(s)) return EK_CONTEXT;
     int greedy = s->sampling.temperature <= 0.0, token;
     if (!greedy) token = draw(s, logits, allowed, probability);
@@ -276,14 +274,14 @@ static int choose(ek_sampler *s, const float *logits, const uint8_t *allowed, do
 
 int ek_sampler_choose(ek_sampler *s, const float *logits, const uint8_t *allowed) {
     ek_fpmode mode = ek_fpmode_set();
-    int token = choose(s, logits, allowed, NULL);
+    int token = choose_token(s, logits, allowed, NULL);
     ek_fpmode_restore(mode);
     return token;
 }
 
 int ek_sampler_guess(ek_sampler *s, const float *logits, const uint8_t *allowed, double *probability) {
     ek_fpmode mode = ek_fpmode_set();
-    int token = choose(s, logits, allowed, probability);
+    int token = choose_token(s, logits, allowed, probability);
     ek_fpmode_restore(mode);
     return token;
 }

@@ -11,7 +11,7 @@ uint64_t ek_mix(uint64_t x) {
     return x ^ (x >> 31);
 }
 
-static uint64_t start_of(const ek_sampler *s) { return ek_mix(s->mixed_seed + GAMMA * (s->step + 1)); }
+static uint64_t race_start(const ek_sampler *s) { return ek_mix(s->mixed_seed + GAMMA * (s->step + 1)); }
 
 static double uniform(uint64_t start, uint32_t id) {
     uint64_t x = ek_mix(start + GAMMA * ((uint64_t)id + 1));
@@ -20,7 +20,7 @@ static double uniform(uint64_t start, uint32_t id) {
 
 /* Logarithms are only computed where they could win: -ln(u) is at least 1 - u. */
 uint32_t ek_race(const ek_sampler *s) {
-    uint64_t start = start_of(s);
+    uint64_t start = race_start(s);
     double least = -1.0;
     uint32_t winner = 0;
     for (uint32_t i = 0; i < s->kept; i++) {
@@ -45,7 +45,7 @@ uint32_t ek_race_all(const ek_sampler *s, float top) {
     const double hopeless = -42.0; /* even the largest u gives a time above 90, and the likeliest id's is at most 37.5 */
     float temperature = (float)s->sampling.temperature;
     int divides = s->sampling.temperature != 1.0;
-    uint64_t start = start_of(s);
+    uint64_t start = race_start(s);
     uint32_t winner = s->best_id;
     double least = -ek_log64(uniform(start, winner));
     for (uint32_t id = 0; id < s->vocab_size; id++) {

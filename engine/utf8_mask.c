@@ -32,8 +32,6 @@ struct ek_masks {
 
 static size_t mask_bytes(uint32_t vocab_size) { return ((size_t)vocab_size + 7) / 8; }
 
-static size_t aligned(size_t size) { return (size + EK_ALIGNMENT - 1) / EK_ALIGNMENT * EK_ALIGNMENT; }
-
 static size_t total_bytes(ek_piece_of *piece, const void *context, uint32_t vocab_size) {
     size_t total = 0;
     for (uint32_t id = 0; id < vocab_size; id++) total += piece(context, id, NULL, 0);
@@ -41,8 +39,8 @@ static size_t total_bytes(ek_piece_of *piece, const void *context, uint32_t voca
 }
 
 static size_t size_of(uint32_t vocab_size, uint32_t specials, size_t bytes) {
-    return aligned(sizeof(ek_masks)) + aligned(vocab_size * sizeof(uint32_t)) + aligned(specials * sizeof(uint32_t)) +
-           aligned(bytes) + aligned(SLOTS * mask_bytes(vocab_size));
+    return ek_aligned(sizeof(ek_masks)) + ek_aligned(vocab_size * sizeof(uint32_t)) + ek_aligned(specials * sizeof(uint32_t)) +
+           ek_aligned(bytes) + ek_aligned(SLOTS * mask_bytes(vocab_size));
 }
 
 size_t ek_masks_size(ek_piece_of *piece, const void *context, uint32_t vocab_size) {
@@ -51,17 +49,17 @@ size_t ek_masks_size(ek_piece_of *piece, const void *context, uint32_t vocab_siz
 
 /* ---- walking ---- */
 
-static uint32_t walk(const uint8_t (*table)[19], uint32_t state, const uint8_t *classes, uint32_t count) {
+static uint32_t walk_classes(const uint8_t (*table)[19], uint32_t state, const uint8_t *classes, uint32_t count) {
     for (uint32_t i = 0; i < count && state; i++) state = table[state][classes[i]];
     return state;
 }
 
-static uint32_t start_of(const ek_masks *m, uint32_t id) { return id ? m->ends[id - 1] : 0; }
+static uint32_t piece_start(const ek_masks *m, uint32_t id) { return id ? m->ends[id - 1] : 0; }
 
 /* The state after an id; 0 if it prints nothing or makes the text ill-formed. */
 static uint32_t after(const ek_masks *m, uint32_t state, uint32_t id) {
-    uint32_t start = start_of(m, id), count = m->ends[id] - start;
-    return count ? walk(LEVELS[m->level].strict, state, m->classes + start, count) : 0;
+    uint32_t start = piece_start(m, id), count = m->ends[id] - start;
+    return count ? walk_classes(LEVELS[m->level].strict, state, m->classes + start, count) : 0;
 }
 
 /* From a state inside a character, an id that leads to a state at distance d makes the distance d + 1 at most. */
@@ -105,10 +103,10 @@ int ek_masks_init(ek_masks **masks, void *memory, size_t size, ek_piece_of *piec
                            (uint64_t)specials[i], (uint64_t)vocab_size);
     ek_masks *m = memory;
     __builtin_memset(m, 0, sizeof *m);
-    char *at = (char *)memory + aligned(sizeof *m);
-    m->ends = (uint32_t *)(void *)at, at += aligned(vocab_size * sizeof *m->ends);
-    m->specials = (uint32_t *)(void *)at, at += aligned(special_count * sizeof *m->specials);
-    m->classes = (uint8_t *)at, at += aligned(bytes);
+    char *at = (char *)memory + ek_aligned(sizeof *m);
+    m->ends = (uint32_t *)(void *)at, at += ek_aligned(vocab_size * sizeof *m->ends);
+    m->specials = (uint32_t *)(void *)at, at += ek_aligned(special_count * sizeof *m->specials);
+    m->classes = (uint8_t *)at, at += ek_aligned(bytes);
     m->slots = (uint8_t *)at;
     m->vocab_size = vocab_size, m->level = capcode, m->special_count = special_count;
     if (special_count) __builtin_memcpy(m->specials, specials, special_count * sizeof *specials);
@@ -128,7 +126,7 @@ int ek_masks_init(ek_masks **masks, void *memory, size_t size, ek_piece_of *piec
 
 uint32_t ek_masks_advance(const ek_masks *m, uint32_t state, uint32_t id) {
     if (id >= m->vocab_size || state >= LEVELS[m->level].states) return state;
-    return walk(LEVELS[m->level].real, state, m->classes + start_of(m, id), m->ends[id] - start_of(m, id));
+    return walk_classes(LEVELS[m->level].real, state, m->classes + piece_start(m, id), m->ends[id] - piece_start(m, id));
 }
 
 static int fill(const ek_masks *m, uint8_t *mask, uint32_t state, uint32_t remaining) {
