@@ -18,6 +18,7 @@ from edgekit.formats.checkpoint import open_folder
 from edgekit.formats.generation_config import from_gguf
 from edgekit.formats.gguf import GGUFFile
 from edgekit.formats.gguf_config import llama_config
+from edgekit.inference.engine_sampler import EngineSampler
 from edgekit.inference.runtime import Logits, check_forward, check_rewind
 from edgekit.inference.threads import choose_threads
 from edgekit.runtimes import _native_library as c
@@ -101,6 +102,8 @@ class NativeRuntime:
         self.vocab_size, self.context_length = info.vocabulary, info.context
         self._token = np.zeros(1, np.uint32)
         self._token_address = self._token.ctypes.data
+        self._logits = np.empty(self.vocab_size, np.float32)  # of `step`
+        self._logits_address = self._logits.ctypes.data
 
     @property
     def instructions(self) -> str:
@@ -125,6 +128,15 @@ class NativeRuntime:
         if status := _engine.ek_forward(self._model, tokens, count, logits.ctypes.data, every):
             raise RuntimeFailure(f"{self._where}: the engine failed on {count} tokens at {self.length}: {status}")
         self.length += count
+
+    def step(self, token: int, sampler: EngineSampler, allowed: NDArray[np.bool_] | None) -> int:
+        """See `edgekit.inference.engine_sampler.ChoosesTokens`."""
+        if self._model is None:
+            raise RuntimeFailure("the model is closed")
+        if not 0 <= token < self.vocab_size or self.length >= self.context_length:
+            check_forward(self, [token])
+        self.length += 1
+        return sampler.step_of(self._model, token, self._logits_address, allowed)
 
     def rewind(self, length: int) -> None:
         check_rewind(self, length)

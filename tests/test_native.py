@@ -6,10 +6,18 @@ import pytest
 
 import edgekit
 from edgekit.conversion.convert import convert
-from edgekit.errors import CheckpointError, MissingExtraError, SettingError, UnsupportedError
+from edgekit.errors import (
+    CheckpointError,
+    ContextError,
+    MissingExtraError,
+    RuntimeFailure,
+    SettingError,
+    UnsupportedError,
+)
 from edgekit.inference.runtime import Runtime
+from edgekit.inference.samplers import new_sampler
 from edgekit.inference.sampling import softmax
-from edgekit.settings import Converting, Running
+from edgekit.settings import Converting, Running, Sampling
 from edgekit.utils import registry
 
 TOKENS = [5, 300, 17, 1200, 44, 9, 2100, 78, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
@@ -133,3 +141,39 @@ def test_plugin_without_the_library_names_a_compiler(tmp_path):
         [sys.executable, "-c", code], env=os.environ | {"EDGEKIT_ENGINE": "off"}, capture_output=True, text=True
     )
     assert done.returncode and "MissingExtraError: native needs the C engine" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        {"repetition_penalty": 1.2},
+        {"temperature": 0.9, "top_k": 40, "top_p": 0.95, "min_p": 0.02, "repetition_penalty": 1.2},
+        {"temperature": 1.3, "ban_replacement": True},
+        {"temperature": 1.0, "frequency_penalty": 0.5},
+        {"logprobs": 2},
+    ],
+)
+def test_stream_choosing_within_the_step_gives_the_same_text(native, bundled, monkeypatch, chain):
+    """Step and choice in one call of the engine, wherever neither logits nor drafts are needed in Python."""
+    model, step, calls = edgekit.load(bundled, runtime="native"), native.NativeRuntime.step, []
+
+    def counted(*arguments):
+        calls.append(arguments[1])
+        return step(*arguments)
+
+    monkeypatch.setattr(native.NativeRuntime, "step", counted)
+    one = model.generate("Once upon a time", max_new_tokens=40, seed=4, **chain)
+    python = "frequency_penalty" in chain or "logprobs" in chain
+    assert calls == ([] if python else one.tokens[:-1])
+    assert model.runtime.length == len(one.prompt) + len(one.tokens) - 1
+    with_distributions = model.stream("Once upon a time", max_new_tokens=40, seed=4, **chain)
+    steps = list(with_distributions.steps(distribution=True))
+    assert len(calls) == (0 if python else len(one.tokens) - 1), "logits are needed in Python"
+    assert [each.token for each in steps] == one.tokens and with_distributions.result.text == one.text
+    if not python:
+        sampler = new_sampler(Sampling(), model.runtime.vocab_size)
+        with pytest.raises(RuntimeFailure, match="token id 9999 is outside"):
+            model.runtime.step(9999, sampler, None)
+        model.runtime.length = model.runtime.context_length
+        with pytest.raises(ContextError):
+            model.runtime.step(1, sampler, None)

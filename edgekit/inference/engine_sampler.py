@@ -11,6 +11,7 @@ import ctypes
 import os
 from collections.abc import Collection, Iterable, Sequence
 from ctypes import POINTER, Structure, byref, c_double, c_float, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,7 @@ def declare(engine: ctypes.CDLL) -> None:
         prefix = "ek_sampling_" if name == "defaults" else "ek_sampler_"
         function = getattr(engine, prefix + name)
         function.restype, function.argtypes = result, arguments
+    engine.ek_step.restype, engine.ek_step.argtypes = c_int, [c_void_p, c_uint32, c_void_p, c_void_p, c_void_p]
 
 
 class EngineSampler:
@@ -111,7 +113,7 @@ class EngineSampler:
         ):  # fmt: skip
             raise SettingError(error.value.decode())
         self._address = sampler.value or 0
-        self._choose = engine.ek_sampler_choose
+        self._choose, self._step = engine.ek_sampler_choose, engine.ek_step
         self._ids, self._weights = np.empty(0, np.int32), np.empty(0, np.float64)
         self._mask: NDArray[np.bool_] | None = None  # the last read-only one, and its bits
         self._bits = np.empty(0, np.uint8)
@@ -156,6 +158,23 @@ class EngineSampler:
             self._grow()
             return self.guess(logits, allowed)
         return token, probability.value
+
+    @property
+    def chooses_in_steps(self) -> bool:
+        """Whether `step_of` can be used: not if the memory for the text's ids might have to grow."""
+        return not self._orders
+
+    def step_of(self, model: int, token: int, logits: int, allowed: NDArray[np.bool_] | None) -> int:
+        """`ek_step`: the engine's model reads `token`, then the next is chosen from its logits, in one call.
+
+        Args:
+            model: address of an `ek_model`, whose context holds one token more.
+            logits: address of memory for float32 (vocab_size,).
+        """
+        token = self._step(model, token, logits, self._address, None if allowed is None else self._allowed(allowed))
+        if token < 0:
+            self._raise(token)
+        return token
 
     def accept(self, token: int) -> None:
         """See `Sampler.accept`."""
@@ -225,6 +244,18 @@ class EngineSampler:
         assert status == TOO_SMALL, status
         temperature = self.settings.temperature
         raise SettingError(f"temperature {temperature} is too small to divide by: 0 takes the most likely token")
+
+
+@runtime_checkable
+class ChoosesTokens(Protocol):
+    """Optional for a runtime: a decode step that ends in the next token, so that its logits need not reach Python."""
+
+    def step(self, token: int, sampler: EngineSampler, allowed: NDArray[np.bool_] | None) -> int:
+        """Append `token`, as `Runtime.forward`, and return what `sampler.choose` returns for its logits.
+
+        Only for a sampler that `chooses_in_steps`. Raises as the two; the token is appended if the sampler raises.
+        """
+        ...
 
 
 def engine_settings(

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import ContextError, PromptError
+from edgekit.inference.engine_sampler import ChoosesTokens, EngineSampler
 from edgekit.inference.runtime import Logits, Runtime
-from edgekit.inference.samplers import new_sampler
+from edgekit.inference.samplers import TextSampler, new_sampler
 from edgekit.inference.sampling import keep_top_k
 from edgekit.settings import Generating
 from edgekit.tokenizers.base import Decoder, Tokenizer
@@ -108,7 +109,8 @@ class Step:
     distribution: Distribution | None
     """None unless `steps` was asked for it."""
     forward_seconds: float
-    """Time of the forward call that gave its logits, drafting included; of the whole prompt for the first token."""
+    """Time of the forward call that gave its logits, drafting included; of the whole prompt for the first token.
+    The sampler's time is in it where the C engine makes step and choice in one call."""
 
 
 class Stream(Iterator[str]):
@@ -211,15 +213,20 @@ class Stream(Iterator[str]):
         timings.prompt_tokens = len(result.prompt)
         timings.prefill = forward_seconds = clock() - begin
         first = 0.0
+        in_one_call = self._steps_in_one_call(sampler) if speculation is None else None
+        chosen: int | None = None
         while True:
-            allowed = None
-            if settings.ban_replacement:  # start no character that cannot be finished in time
-                allowed = self._tokenizer.utf8_mask(decoder, limit - 1 - len(tokens))
-            distribution = Distribution(*sampler.distribution(logits, allowed)) if self._distributions else None
-            if speculation is None:
-                token = sampler.choose(logits, allowed)
+            distribution = None
+            if chosen is not None:
+                token = chosen
             else:
-                token = speculation.choose(sampler, logits, allowed)
+                allowed = self._allowed(decoder, limit)
+                if self._distributions:
+                    distribution = Distribution(*sampler.distribution(logits, allowed))
+                if speculation is None:
+                    token = sampler.choose(logits, allowed)
+                else:
+                    token = speculation.choose(sampler, logits, allowed)
             now = clock()
             if not first:
                 first = now
@@ -260,8 +267,29 @@ class Stream(Iterator[str]):
                 result.text += self._rest
                 return
             begin_forward = clock()
-            logits = runtime.forward([token]) if speculation is None else speculation.after(token, limit - len(tokens))
+            if in_one_call is not None:
+                chosen = in_one_call(token, self._allowed(decoder, limit))
+            elif speculation is None:
+                logits = runtime.forward([token])
+            else:
+                logits = speculation.after(token, limit - len(tokens))
             forward_seconds = clock() - begin_forward
+
+    def _allowed(self, decoder: Decoder, limit: int) -> NDArray[np.bool_] | None:
+        """The ids that may come next, or None for all: with `ban_replacement` none that begins a character which cannot
+        be finished in time."""
+        if not self._settings.ban_replacement:
+            return None
+        return self._tokenizer.utf8_mask(decoder, limit - 1 - len(self.result.tokens))
+
+    def _steps_in_one_call(self, sampler: TextSampler) -> Callable[[int, NDArray[np.bool_] | None], int] | None:
+        """Step and choice in one call of the C engine; None if Python needs the logits, or the runtime cannot."""
+        runtime = self._runtime
+        if self._distributions or self.result.logprobs is not None or not isinstance(runtime, ChoosesTokens):
+            return None
+        if not isinstance(sampler, EngineSampler) or not sampler.chooses_in_steps:
+            return None
+        return lambda token, allowed: runtime.step(token, sampler, allowed)
 
     def _flush(self, decoder: Decoder) -> str:
         """The text still inside the decoder; half a character is dropped if no U+FFFD may be printed."""

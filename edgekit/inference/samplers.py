@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.inference.engine_sampler import EngineSampler
 from edgekit.inference.sampling import Sampler
 from edgekit.settings import Sampling
 from edgekit.utils import engine
@@ -42,6 +43,4 @@ def new_sampler(
     library = engine.library()
     if library is None:
         return Sampler(settings, vocab_size, history, ends)
-    from edgekit.inference.engine_sampler import EngineSampler  # ctypes structures, only needed with the engine
-
     return EngineSampler(settings, vocab_size, history, ends, engine=library)
