@@ -132,6 +132,19 @@ def test_openai_client_choices_have_the_next_seeds(openai_client, model):
     assert streamed == [each.text for each in expected]
 
 
+def test_openai_client_streaming_helper_collects_the_answer(openai_client, model):
+    settings = {"temperature": 0.9, "seed": 7, "stop": ["e", "a"]}
+    expected = model.chat(TALK, max_new_tokens=200, **settings).drain()
+    assert expected.finish_reason == "stop"  # the client raises at "length"
+    with openai_client.stream(
+        model="tiny", messages=TALK, max_tokens=200, logprobs=True, stream_options={"include_usage": True}, **settings
+    ) as stream:
+        deltas = [event.delta for event in stream if event.type == "content.delta"]
+        final = stream.get_final_completion()
+    assert "".join(deltas) == final.choices[0].message.content == expected.text
+    assert len(final.choices[0].logprobs.content) == final.usage.completion_tokens == len(expected.tokens)
+
+
 def test_openai_client_conversation_is_not_read_again(openai_client):
     messages, counts = [SYSTEM, USER], []
     for _ in range(3):
