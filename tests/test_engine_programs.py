@@ -24,3 +24,8 @@ def test_program_passes(program):
 @pytest.mark.slow
 def test_damaged_files_under_sanitizers_are_refused_or_run():
     assert "1500 damaged files" in run("checked/fuzz", "1500", "7")
+
+
+@pytest.mark.slow
+def test_sampler_and_masks_under_sanitizers_stay_in_their_blocks():
+    assert "1500 texts, 300 vocabularies" in run("checked/sampler")
