@@ -7,8 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edgekit.conversion import cache
-from edgekit.conversion.base import converter
 from edgekit.errors import (
     EdgekitError,
     MissingExtraError,
@@ -288,6 +286,9 @@ def artefact(path: Path, runtime: str, quant: str | None = None, progress: Progr
     to = registry.for_suffix("converters", suffix)
     if to is None:
         raise UsageError(f"{runtime} does not open {path.name}, and nothing converts it to {suffix}")
+    from edgekit.conversion import cache  # here: most models are opened as they are
+    from edgekit.conversion.base import converter
+
     return cache.converted(path, to, quant or converter(to).QUANTS[0], progress)
 
 

@@ -49,6 +49,7 @@ def load(path: Path, settings: Running) -> "NativeRuntime":
     checkpoint = open_folder(path)
     files = {"config.json": json.dumps(checkpoint.config.to_dict()).encode()} | checkpoint.files
     data = image(checkpoint, float32=settings.kv_type == "f32")  # which asks for an exact comparison
+    del checkpoint  # its weights go before the engine makes its own copy
     return NativeRuntime(np.frombuffer(data, np.uint8), files, path, settings)
 
 
