@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from edgekit.settings import Sampling
 from edgekit.tokenizers.base import read_json
 from edgekit.tokenizers.carried import carried
 from edgekit.tokenizers.llamacpp import bpe, tokenmonster
+from edgekit.tokenizers.llamacpp.ends import ALWAYS, ends
 from edgekit.tokenizers.llamacpp.vocabulary import Tokens, specials
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
@@ -96,8 +97,12 @@ def tokenizer_keys(files: Mapping[str, bytes], config: LlamaConfig) -> tuple[dic
         keys["tokenizer.ggml.merges"] = tokens.merges
     # All that the model has: for others llama.cpp has defaults by kind (BOS 1, EOS 2, or both 11), which would be
     # wrong.
-    eos, eot = (*special.stop, None, None)[:2]
-    ids = {"bos": special.bos, "eos": eos, "eot": eot, "unknown": tokens.unk, "padding": special.pad}
+    texts = [text.decode("utf-8", "replace") for text in tokens.texts]
+    # llama.cpp has keys for three ends of a text, which ids that it does not know by their spelling need most.
+    first, *others = special.stop or (None,)
+    others.sort(key=lambda id: id < len(texts) and texts[id] in ALWAYS)
+    eos, eot, eom = (first, *others, None, None)[:3]
+    ids = {"bos": special.bos, "eos": eos, "eot": eot, "eom": eom, "unknown": tokens.unk, "padding": special.pad}
     keys |= {f"tokenizer.ggml.{name}_token_id": id for name, id in ids.items() if id is not None}
     keys["tokenizer.ggml.add_bos_token"] = special.add_bos
     keys["tokenizer.ggml.add_eos_token"] = False
@@ -108,7 +113,20 @@ def tokenizer_keys(files: Mapping[str, bytes], config: LlamaConfig) -> tuple[dic
             keys["tokenizer.ggml.precompiled_charsmap"] = tokens.charsmap
     if (template := _chat_template(files)) is not None:
         keys["tokenizer.chat_template"] = template
-    return keys, tokens.notes
+    return keys, [*tokens.notes, *_notes_on_ends(keys, texts, special.stop)]
+
+
+def _notes_on_ends(keys: Mapping[str, Any], texts: Sequence[str], stop: Sequence[int]) -> Iterator[str]:
+    """Where stock programs end a text and edgekit does not, and the other way around."""
+    stock = ends(keys, texts)
+    if lacking := [texts[id] for id in stop if texts and id not in stock]:
+        yield f"llama.cpp has keys for three ends of a text: stock programs do not end at {_listed(lacking)}"
+    if more := [texts[id] for id in stock if id not in stop]:
+        yield f"stock llama.cpp programs also end a text at {_listed(more)}, by the spelling"
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return ", ".join(map(repr, texts[:3])) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")
 
 
 def _chat_template(files: Mapping[str, bytes]) -> str | None:

@@ -2,6 +2,7 @@
 
 import codecs
 import ctypes
+import weakref
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -95,6 +96,37 @@ def unescape(text: bytes) -> bytes:
     return bytes(out)
 
 
+def encode(vocab: int, text: str, specials: bool) -> list[int]:
+    """A text's ids; `vocab` is llama.cpp's handle. With `specials`, spelled special tokens are read as tokens."""
+    data = utf8(text)
+    size = len(data) + 8
+    while True:
+        ids = np.empty(size, np.int32)
+        pointer = ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        count = llama.llama_tokenize(vocab, data, len(data), pointer, size, False, specials)
+        if count >= 0:
+            # An unknown byte is -1 where the file names no unknown token: it has no id, so it is left out.
+            return [id for id in ids[:count].tolist() if id >= 0]
+        size = -count
+
+
+class LlamaVocabulary:
+    """See `edgekit.inference.runtime.Vocabulary`. `model` is llama.cpp's handle, loaded without weights."""
+
+    def __init__(self, model: int, file: GGUFFile):
+        self._free = weakref.finalize(self, llama.llama_model_free, model)
+        check_text(file)
+        self._vocab = llama.llama_model_get_vocab(model)
+        if llama.llama_vocab_type(self._vocab) == NONE:
+            raise VocabularyError(f"{file.path} has no tokenizer that llama.cpp reads")
+
+    def encode(self, text: str, *, specials: bool = False) -> list[int]:
+        return encode(self._vocab, text, specials)
+
+    def close(self) -> None:
+        self._free()
+
+
 class LlamaTokenizer:
     """See `edgekit.tokenizers.base.Tokenizer`. Encodes and decodes with llama.cpp's vocabulary.
 
@@ -137,16 +169,7 @@ class LlamaTokenizer:
         return bool(ids) and self.token_bytes[ids[0]].startswith(b" ")
 
     def encode(self, text: str, *, specials: bool = False) -> list[int]:
-        data = utf8(text)
-        size = len(data) + 8
-        while True:
-            ids = np.empty(size, np.int32)
-            pointer = ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-            count = llama.llama_tokenize(self._vocab, data, len(data), pointer, size, False, specials)
-            if count >= 0:
-                # An unknown byte is -1 where the file names no unknown token: it has no id, so it is left out.
-                return [id for id in ids[:count].tolist() if id >= 0]
-            size = -count
+        return encode(self._vocab, text, specials)
 
     def decode(self, tokens: Sequence[int]) -> str:
         decoder = self.decoder()

@@ -25,7 +25,7 @@ from edgekit.formats.gguf import GGUFFile
 from edgekit.formats.gguf_config import llama_config
 from edgekit.inference.runtime import Logits, check_forward, check_rewind
 from edgekit.inference.threads import choose_threads
-from edgekit.runtimes._llamacpp_tokenizer import LlamaTokenizer, check_vocabulary
+from edgekit.runtimes._llamacpp_tokenizer import LlamaTokenizer, LlamaVocabulary, check_vocabulary
 from edgekit.settings import Running
 from edgekit.utils import lazy
 
@@ -53,6 +53,14 @@ def load(path: Path, settings: Running) -> "LlamaCppRuntime":
 def load_gguf(file: GGUFFile, settings: Running) -> "LlamaCppRuntime":
     """As `load`, of a file that edgekit has open already."""
     return LlamaCppRuntime(file, settings)
+
+
+def load_vocabulary(path: Path) -> LlamaVocabulary:
+    """llama.cpp's own tokenizer of a file. See `edgekit.inference.runtime.LoadsVocabulary`."""
+    file = GGUFFile(path)
+    check_vocabulary(file)
+    _capture_log()
+    return LlamaVocabulary(_open_model(path, vocabulary_only=True), file)
 
 
 class LlamaCppRuntime:
@@ -173,9 +181,10 @@ class LlamaCppRuntime:
         return view
 
 
-def _open_model(path: Path) -> int:
+def _open_model(path: Path, *, vocabulary_only: bool = False) -> int:
     params = llama.llama_model_default_params()  # maps the file, and may repack weights for faster kernels
     params.n_gpu_layers = 0
+    params.vocab_only = vocabulary_only
     _errors.clear()
     model = llama.llama_model_load_from_file(os.fsencode(path), params)
     if not model:

@@ -13,6 +13,7 @@ from edgekit.conversion import receipt
 from edgekit.conversion.advice import LARGEST, Advice, advise
 from edgekit.conversion.base import CarriesReceipt, Written, converter
 from edgekit.conversion.checks import check_format, check_importance, check_quant
+from edgekit.conversion.verification import stock_tokenizer
 from edgekit.conversion.verification.cost import LITTLE, cost_of
 from edgekit.formats import embedded
 from edgekit.formats.generation_config import caveats, check_strict
@@ -86,6 +87,8 @@ def convert(
         if verify:
             built = receipt.build(checkpoint, temporary, out, to, settings, origin(source))
             _attach(temporary, built.receipt, module, write)
+            tokenizer = built.expected.source.tokenizer if built.expected else None
+            checkpoint.notes.extend(stock_tokenizer.compare(source, temporary, checkpoint, tokenizer))
     notes = [*caveats(checkpoint.files), *checkpoint.notes]
     notes += [built.note] if built.note else []
     result = Conversion(out, tensors, notes, built.receipt)

@@ -17,6 +17,7 @@ from edgekit.errors import EdgekitError
 from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.formats.gguf import BLOCKS
 from edgekit.formats.gguf_config import CARRIED_FIELDS
+from edgekit.tokenizers.llamacpp.ends import ALWAYS
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 
 AGAIN = "convert the model again: edgekit convert -m SOURCE --to gguf"
@@ -25,11 +26,6 @@ NORMAL = 1  # llama.h, enum llama_token_type
 # The ids that llama.cpp uses if a file names none: kind -> (BOS, EOS).
 DEFAULTS = {"llama": (1, 2), "gpt2": (11, 11)}
 
-# Tokens that llama.cpp treats as the end of a text, whatever their type (llama-vocab.cpp, special_eog_ids).
-ENDS = frozenset(
-    """<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> <|endoftext|> </s> <|eom_id|>
-    <EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response>""".split()
-)
 ESCAPE = re.compile(rb"\\x([0-9a-f]{2})|\\(.)|(.)", re.DOTALL)
 
 
@@ -215,7 +211,7 @@ def words_that_end_a_text(case: Case) -> Iterator[Finding]:
     texts = _texts(case)
     if not isinstance(types, np.ndarray) or len(types) != len(texts):
         return
-    bad = [text for text, kind in zip(texts, types.tolist(), strict=True) if kind == NORMAL and text in ENDS]
+    bad = [text for text, kind in zip(texts, types.tolist(), strict=True) if kind == NORMAL and text in ALWAYS]
     if bad:
         yield warning(
             f"ordinary tokens are spelled like specials: {some(bad)}",

@@ -1,7 +1,7 @@
 """The contract of a backend: append tokens and get logits, or drop tokens from the end.
 
-A file `runtimes/NAME.py` is a runtime plugin if it satisfies `RuntimePlugin`, and optionally `LoadsGGUF`. What `load`
-returns satisfies `Runtime`, and may satisfy the optional protocols `SetsThreads` and
+A file `runtimes/NAME.py` is a runtime plugin if it satisfies `RuntimePlugin`, and optionally `LoadsGGUF` and
+`LoadsVocabulary`. What `load` returns satisfies `Runtime`, and may satisfy the optional protocols `SetsThreads` and
 `edgekit.tokenizers.base.OwnsTokenizer`, which are checked with `isinstance`. The backend's own sampler and generation
 loop stay unused.
 """
@@ -124,4 +124,31 @@ class LoadsGGUF(Protocol):
 
     def load_gguf(self, file: GGUFFile, settings: Running) -> Runtime:
         """As `load`."""
+        ...
+
+
+class Vocabulary(Protocol):
+    """A backend's own tokenizer of a file, loaded without the model."""
+
+    def encode(self, text: str, *, specials: bool = False) -> list[int]:
+        """A text's ids, without BOS. With `specials`, spelled special tokens are read as tokens."""
+        ...
+
+    def close(self) -> None:
+        """Free the memory now; unusable afterwards."""
+        ...
+
+
+@runtime_checkable
+class LoadsVocabulary(Protocol):
+    """Optional for a runtime plugin: its backend has a tokenizer of its own, which other programs use."""
+
+    def load_vocabulary(self, path: Path, /) -> Vocabulary:
+        """The tokenizer alone.
+
+        Raises:
+            FileError: it cannot be read, (`CheckpointError`) is damaged, or (`VocabularyError`) has no tokenizer that
+                the backend can use.
+            RuntimeFailure: the backend refuses it.
+        """
         ...

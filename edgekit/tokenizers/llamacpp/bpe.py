@@ -21,7 +21,7 @@ from edgekit.tokenizers.llamacpp.vocabulary import (
 
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _LEAD = r"[^\r\n\p{L}\p{N}]?"
 _CASED_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
@@ -32,13 +32,15 @@ SPLITS = {
     GPT2: "gpt-2",
     CONTRACTIONS + "|" + _LEAD + r"\p{L}+|\p{N}{1,3}" + _TAIL: "llama-bpe",
     CONTRACTIONS + "|" + _LEAD + r"\p{L}+|\p{N}" + _TAIL: "qwen2",
-    f"{_LEAD}{_UPPER}*{_LOWER}+{CONTRACTIONS}?|{_LEAD}{_UPPER}+{_LOWER}*{CONTRACTIONS}?|\\p{{N}}{{1,3}}{_CASED_TAIL}": (
+    f"{_LEAD}{UPPER}*{LOWER}+{CONTRACTIONS}?|{_LEAD}{UPPER}+{LOWER}*{CONTRACTIONS}?|\\p{{N}}{{1,3}}{_CASED_TAIL}": (
         "gpt-4o"
     ),
-    f"{_LEAD}{_UPPER}*{_LOWER}+|{_LEAD}{_UPPER}+{_LOWER}*|\\p{{N}}{_CASED_TAIL}": "tekken",
+    f"{_LEAD}{UPPER}*{LOWER}+|{_LEAD}{UPPER}+{LOWER}*|\\p{{N}}{_CASED_TAIL}": "tekken",
 }
 
-IGNORES_MERGES = frozenset({"llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "tekken"})
+IGNORES_MERGES = frozenset(
+    "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano tekken".split()
+)
 """The names with which llama.cpp takes a word that is a token as it is, whatever the merges."""
 
 UNSURE = "llama.cpp knows no pre-tokenizer like this one's ({what}): stock programs may split otherwise than edgekit"
@@ -59,19 +61,24 @@ def tokens(files: Mapping[str, bytes], special: Specials) -> Tokens:
     kind = model.get("type", "BPE")
     if kind == "Unigram":
         try:
-            return _padded(_t5(values, model), special, "tokenizer.json")
+            return _finished(_t5(values, model), values, special)
         except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
             raise VocabularyError(f"tokenizer.json is damaged: {type(error).__name__} {error}") from error
     if kind != "BPE":
         return _nothing(f"a {kind} tokenizer")
     try:
         if model.get("byte_fallback"):
-            return _padded(_llama(values, model, sentencepiece.scores(files)), special, "tokenizer.json")
+            return _finished(_llama(values, model, sentencepiece.scores(files)), values, special)
         if "ByteLevel" in {p.get("type") for p in (*_parts(values, "pre_tokenizer"), *_parts(values, "decoder"))}:
-            return _padded(_gpt2(values, model), special, "tokenizer.json")
+            return _finished(_gpt2(values, model), values, special)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise VocabularyError(f"tokenizer.json is damaged: {type(error).__name__} {error}") from error
     return _nothing("a BPE tokenizer without byte tokens")
+
+
+def _finished(made: Tokens, values: dict[str, Any], special: Specials) -> Tokens:
+    made.notes.extend(_notes_on_added_tokens(values))
+    return _padded(made, special, "tokenizer.json")
 
 
 def _nothing(what: str) -> Tokens:
@@ -87,6 +94,9 @@ def _llama(values: dict[str, Any], model: dict[str, Any], known: Mapping[bytes, 
         elif text.decode("utf-8", "replace") == model.get("unk_token"):
             types[id] = UNKNOWN
     notes = []
+    plain = {"Prepend": ("prepend", "▁"), "Replace": ("content", "▁")}
+    if others := [part.get("type") for part in _parts(values, "normalizer") if not _is(part, plain)]:
+        notes.append(f"this tokenizer normalises a text ({', '.join(map(str, others))}), llama.cpp does not")
     if known and all(text in known for text, kind in zip(texts, types, strict=True) if kind == NORMAL):
         scores = [known.get(text, 0.0) for text in texts]
     else:
@@ -133,6 +143,24 @@ def _t5(values: dict[str, Any], model: dict[str, Any]) -> Tokens:
     if any(part.get("type") != "Metaspace" for part in _parts(values, "pre_tokenizer")):
         notes.append(UNSURE.format(what=" + ".join(str(p.get("type")) for p in _parts(values, "pre_tokenizer"))))
     return made
+
+
+def _is(part: dict[str, Any], known: Mapping[str, tuple[str, str]]) -> bool:
+    """Whether a component is one of these types with this value."""
+    name, value = known.get(str(part.get("type")), ("", None))
+    return value is not None and part.get(name) == value
+
+
+def _notes_on_added_tokens(values: dict[str, Any]) -> Iterator[str]:
+    """What added tokens ask for that a GGUF cannot say."""
+    for option, what in (
+        ("lstrip", "takes the white space before it"),
+        ("rstrip", "takes the white space after it"),
+        ("single_word", "is only found as a whole word"),
+    ):
+        if names := [token["content"] for token in values.get("added_tokens") or [] if token.get(option)]:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            yield f"the added token {names[0]!r}{more} {what} ({option}), in stock llama.cpp programs not"
 
 
 def _unlisted(texts: list[bytes], types: list[int], merges: set[tuple[str, str]]) -> bool:

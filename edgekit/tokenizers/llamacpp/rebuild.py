@@ -11,32 +11,32 @@ from edgekit.errors import CheckpointError
 from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.formats.generation_config import from_gguf
 from edgekit.formats.gguf import GGUFFile
-from edgekit.tokenizers.llamacpp.bpe import IGNORES_MERGES, SPLITS
+from edgekit.tokenizers.llamacpp import spm
+from edgekit.tokenizers.llamacpp.bpe import GPT2, IGNORES_MERGES, LOWER, SPLITS, UPPER
+from edgekit.tokenizers.llamacpp.ends import ends
 from edgekit.tokenizers.llamacpp.vocabulary import CONTROL, NORMAL, UNKNOWN, USER_DEFINED
+from edgekit.tokenizers.sample_texts import COUNT, sample_texts
 
 CUTS = {name: regex for regex, name in SPLITS.items()}
 CUTS["smollm"] = ""
 # Other names of the same split (llama-vocab.cpp, llama_vocab::impl::load).
-CUTS |= dict.fromkeys(("llama3", "llama-v3", "falcon3", "pixtral"), CUTS["llama-bpe"])
+ALIASES = {
+    "gpt-2": "phi-2 mpt olmo jais trillion gigachat a.x-4.0 mellum modern-bert exaone4 jina-es jina-de jina-v2-es",
+    "llama-bpe": "llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano dbrx smaug-bpe",
+    "smollm": "starcoder refact command-r codeshell exaone minerva-7b",
+    "qwen2": "stablelm2 deepseek-r1-qwen megrez hunyuan",
+    "gpt-4o": "llama4",
+}
+CUTS |= {alias: CUTS[name] for name, aliases in ALIASES.items() for alias in aliases.split()}
 
-# Tokens that end a text by their spelling, whatever the keys say (the same file).
-ENDS = frozenset(
-    "<EOT> _<EOT> [EOT] [EOS] <eos> <end_of_turn> <end_of_utterance> <|eot_id|> <|eom_id|> <|im_end|> <|end|> "
-    "<|return|> <|call|> <|calls|> <|flush|> <|endoftext|> <|end_of_text|> <｜end▁of▁sentence｜> <|fim_pad|> <fim-pad> "
-    "<fim_pad> <|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame> <|file_sep|>".split()
-)
-
-
-def ends(keys: dict[str, Any], texts: list[str]) -> list[int]:
-    """The ids that end a text in llama.cpp, the declared ones first."""
-    declared = [keys.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
-    if declared[0] is None:
-        declared[0] = {"llama": 2, "gpt2": 11}.get(str(keys.get("tokenizer.ggml.model")))
-    known = set(texts)
-    # gpt-oss: <|end|> ends a part of an answer there.
-    spelled = ENDS - ({"<|end|>"} if {"<|return|>", "<|call|>"} <= known else set())
-    ids = [id for id in declared if isinstance(id, int) and 0 <= id < len(texts)]
-    return list(dict.fromkeys([*ids, *(id for id, text in enumerate(texts) if text in spelled)]))
+# llama.cpp cuts by other regexes than the models' own: only ASCII has capitals, and marks are no letters.
+_CAPITALS, _SMALL = r"[\p{L}&&[^a-z]]", r"[\p{L}&&[^A-Z]]"
+# By one regex after another, the matches and what lies between them.
+STOCK_CUTS = {name: [regex.replace(UPPER, _CAPITALS).replace(LOWER, _SMALL)] for name, regex in CUTS.items()}
+STOCK_CUTS |= {
+    "default": [r"[\p{P}$+<=>^~|]+", GPT2, r"\p{N}+", "[0-9]{3}"],
+    "falcon": [r"[\p{P}$+<=>^~|`]+", GPT2, "[0-9]{3}"],
+}
 
 
 def files(file: GGUFFile, config: LlamaConfig) -> tuple[dict[str, bytes], str]:
@@ -66,6 +66,8 @@ def files(file: GGUFFile, config: LlamaConfig) -> tuple[dict[str, bytes], str]:
         special = types[id] != USER_DEFINED
         token = AddedToken(texts[id], special=bool(special), normalized=False)
         library.add_special_tokens([token]) if special else library.add_tokens([token])
+    if kind == "llama":
+        note = _note_on_ties(library, keys, texts, types)
     names = {f"{name}_token": texts[id] for name, id in _ids(keys, types).items()}
     begins = kind == "llama" or keys.get("tokenizer.ggml.pre") in IGNORES_MERGES
     add_bos = bool(keys.get("tokenizer.ggml.add_bos_token", begins)) and "bos_token" in names
@@ -131,6 +133,28 @@ def _llama(keys: dict[str, Any], texts: list[str], types: np.ndarray) -> Tokeniz
     return library
 
 
+def _note_on_ties(library: Tokenizer, keys: dict[str, Any], texts: list[str], types: np.ndarray) -> str:
+    """What tokenizer.json splits differently because its merges have an order and equal scores have none."""
+    scores = dict(zip(texts, keys["tokenizer.ggml.scores"].tolist(), strict=True))
+    if not spm.tied({text: scores[text] for text, kind in zip(texts, types, strict=True) if kind == NORMAL}):
+        return ""
+    ids, user = {text: id for id, text in enumerate(texts)}, [texts[id] for id in np.flatnonzero(types == USER_DEFINED)]
+    unknown, prefix = keys.get("tokenizer.ggml.unknown_token_id", 0), keys.get("tokenizer.ggml.add_space_prefix", True)
+    library.encode_special_tokens = True  # text stays text
+
+    def differs(text: str) -> bool:
+        plain = (" " * bool(prefix) + text).replace(" ", "▁")
+        expected = spm.encode(plain, ids, scores, int(unknown))
+        return bool(library.encode(text, add_special_tokens=False).ids != expected)
+
+    different = [t for t in sample_texts() if not any(each in t for each in user) and differs(t)]
+    library.encode_special_tokens = False
+    if not different:
+        return ""
+    example = f"e.g. {min(different, key=len)!r:.60}"
+    return f"tokens of equal score: tokenizer.json splits {len(different)} of {COUNT} texts unlike llama.cpp, {example}"
+
+
 def _gpt2(keys: dict[str, Any], texts: list[str]) -> tuple[Tokenizer, str]:
     merges = keys.get("tokenizer.ggml.merges")
     if not isinstance(merges, list) or not all(" " in merge[1:] for merge in merges):
@@ -139,18 +163,19 @@ def _gpt2(keys: dict[str, Any], texts: list[str]) -> tuple[Tokenizer, str]:
     pre, note = keys.get("tokenizer.ggml.pre", "default"), ""
     library = Tokenizer(models.BPE(vocab={text: id for id, text in enumerate(texts)}, merges=pairs))
     library.model.ignore_merges = pre in IGNORES_MERGES
-    if pre not in CUTS:
+    if pre not in STOCK_CUTS:
         note = f"the pre-tokenizer {pre!r} is not known here: tokenizer.json cuts words as GPT-2 does"
-    if pre == "smollm":
+    cuts = STOCK_CUTS.get(pre, [GPT2])
+    if cuts == [GPT2]:
+        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    elif cuts == [""]:
         library.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
-    elif pre in CUTS and pre != "gpt-2":
-        split = pre_tokenizers.Split(TokenizersRegex(CUTS[pre]), "isolated")
-        library.pre_tokenizer = pre_tokenizers.Sequence(
-            [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-        )
     else:
-        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        splits = [pre_tokenizers.Split(TokenizersRegex(regex), "isolated") for regex in cuts]
+        library.pre_tokenizer = pre_tokenizers.Sequence(
+            [*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
     library.decoder = decoders.ByteLevel()
     return library, note
