@@ -37,9 +37,14 @@ def check_vocabulary(file: GGUFFile) -> None:
     rows = file.tensors["token_embd.weight"].shape[0]
     if len(texts) != rows:
         raise CheckpointError(f"{file.path}: {len(texts)} tokens, but the embedding has {rows} rows")
-    if len(set(texts)) != len(texts):
-        twice = next(text for i, text in enumerate(texts) if text in texts[:i])
-        raise CheckpointError(f"{file.path}: token {twice!r:.60} occurs twice: llama.cpp would abort")
+    # llama.cpp reads a text up to its first NUL, and gives an empty one a name.
+    read = [text.partition("\0")[0] or f"[EMPTY_{id}]" for id, text in enumerate(texts)]
+    if len(set(read)) != len(read):
+        seen: dict[str, int] = {}
+        one, two = next((seen[t], id) for id, t in enumerate(read) if seen.setdefault(t, id) != id)
+        raise CheckpointError(
+            f"{file.path}: token {read[one]!r:.60} occurs twice (ids {one} and {two}): llama.cpp would abort"
+        )
     # Loading tokenizes a newline, which must terminate.
     newline = ("\n", "\\n", "\\x0a")
     if kind == "rwkv" and not any(t in newline for t in texts) and any(t.startswith(newline) for t in texts):

@@ -277,7 +277,9 @@ def test_load_damaged_file_raises(tmp_path, story):
 @pytest.mark.parametrize("change, message", [
     ({"general__architecture": "qwen2"}, "general.architecture is 'qwen2'"),
     ({"llama__context_length": None}, "llama.context_length is missing"),
-    ({"tokenizer__ggml__tokens": ["a"] * 512}, "token 'a' occurs twice"),
+    ({"tokenizer__ggml__tokens": ["a"] * 512}, "token 'a' occurs twice (ids 0 and 1)"),
+    ({"tokenizer__ggml__tokens": [*(f"a{i}" for i in range(510)), "[EMPTY_511]", ""]}, "'[EMPTY_511]' occurs twice"),
+    ({"tokenizer__ggml__tokens": [*(f"a{i}" for i in range(510)), "x\0y", "x\0z"]}, "token 'x' occurs twice"),
     ({"tokenizer__ggml__tokens": ["a", "b"]}, "2 tokens, but the embedding has 512 rows"),
     ({"tokenizer__ggml__tokens": None}, "tokenizer.ggml.tokens is missing"),
     ({"tokenizer__ggml__model": "rwkv", "tokenizer__ggml__tokens": ["\\nx", *(f"a{i}" for i in range(511))]},

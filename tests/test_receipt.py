@@ -86,7 +86,8 @@ def test_convert_twice_gives_the_same_bytes(tiny, tmp_path, kind):
 @pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 def test_convert_without_verify_differs_only_in_the_receipt(tiny, tmp_path, kind):
     proved, bare = to(tiny, tmp_path / "a", kind), to(tiny, tmp_path / "b", kind, verify=False)
-    assert bare.receipt is None and proved.tensors == bare.tensors and proved.notes == bare.notes
+    assert bare.receipt is None and proved.tensors == bare.tensors
+    assert [note for note in proved.notes if not note.startswith("stock llama.cpp splits")] == bare.notes
     if kind[0] == "hf":
         assert {p.name for p in proved.path.iterdir()} - {p.name for p in bare.path.iterdir()} == {
             "edgekit_receipt.json"

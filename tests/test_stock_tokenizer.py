@@ -11,6 +11,7 @@ from edgekit.conversion.convert import convert
 from edgekit.conversion.verification.stock_tokenizer import differing
 from edgekit.errors import CheckpointError
 from edgekit.formats.checkpoint import LlamaConfig
+from edgekit.model import load
 from edgekit.settings import Converting
 from edgekit.tokenizers.load import from_files
 from edgekit.tokenizers.sample_texts import COUNT, PARTS, sample_texts
@@ -138,3 +139,19 @@ def test_differing_reports_each_text_once():
     ours.encode = lambda text, *, specials=False: [len(text)]
     different = differing(ours, Other(), ["<s>"])
     assert different == [text for text in sample_texts(["<s>"]) if "<s>" in text]
+
+
+def test_convert_foreign_file_keeps_its_sampling_settings(tmp_path):
+    """Of `general.sampling.*`; those that are missing have llama.cpp's defaults."""
+    folder = model(tmp_path / "m")
+    settings = {"do_sample": True, "temperature": 0.5, "top_k": 7, "repetition_penalty": 1.5}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    made = converted(folder, tmp_path / "m.gguf", verify=False).path
+    foreign = rewritten(made, tmp_path / "foreign.gguf", general__sampling__min_p=None)
+    out = converted(foreign, tmp_path / "hf", "hf", verify=False).path
+    expected = {"temperature": 0.5, "top_k": 7, "repetition_penalty": 1.5, "min_p": 0.05, "top_p": 1.0}
+    for path, runtime in ((foreign, "llamacpp"), (out, "torch")):
+        if runtime == "torch":
+            pytest.importorskip("torch")
+        sampling = dataclasses.asdict(load(path, runtime=runtime).defaults)
+        assert {name: sampling[name] for name in expected} == pytest.approx(expected)

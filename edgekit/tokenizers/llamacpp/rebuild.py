@@ -151,7 +151,7 @@ def _note_on_ties(library: Tokenizer, keys: dict[str, Any], texts: list[str], ty
     library.encode_special_tokens = False
     if not different:
         return ""
-    example = f"e.g. {min(different, key=len)!r:.60}"
+    example = f"e.g. {different[0]!r:.60}"
     return f"tokens of equal score: tokenizer.json splits {len(different)} of {COUNT} texts unlike llama.cpp, {example}"
 
 
