@@ -76,23 +76,24 @@ def _carries_tokenizer(path: Path) -> bool:
 
 
 def _vocabularies(path: Path, notes: list[str]) -> Iterator[tuple[str, Vocabulary]]:
-    """The tokenizer of the file's own program and the program's name; nothing if it is not installed or has none."""
-    name = registry.for_suffix("runtimes", path.suffix) if path.suffix else None
-    try:
-        module = plugin(name) if name else None
-        if not isinstance(module, LoadsVocabulary):
-            return
-        vocabulary = module.load_vocabulary(path)
-    except (MissingExtraError, VocabularyError):
-        return
-    except RuntimeFailure as error:
-        notes.append(f"its tokenizer cannot be compared: {error}")
-        return
-    program = next((alias for alias, known in registry.ALIASES.items() if known == name), str(name))
-    try:
-        yield program, vocabulary
-    finally:
-        vocabulary.close()
+    """The tokenizers of the file's own programs and their names; nothing for those that are not installed."""
+    for name in registry.names("runtimes"):
+        if not path.suffix or registry.suffix("runtimes", name) != path.suffix:
+            continue
+        try:
+            module = plugin(name)
+            if not isinstance(module, LoadsVocabulary):
+                continue
+            vocabulary = module.load_vocabulary(path)
+        except (MissingExtraError, VocabularyError):
+            continue
+        except RuntimeFailure as error:
+            notes.append(f"its tokenizer cannot be compared: {error}")
+            continue
+        try:
+            yield next((alias for alias, known in registry.ALIASES.items() if known == name), name), vocabulary
+        finally:
+            vocabulary.close()
 
 
 def _names(files: Mapping[str, bytes], tokenizer: Tokenizer) -> list[str]:
