@@ -73,7 +73,7 @@ test-real: install
 # The tokenizer matrix and the tests that load folders, in transformers 5 beside the environment's version 4; then the
 # torch runtime and the conversions with version 5 in its place.
 test-transformers5: install .venv5/.installed
-	EDGEKIT_TRANSFORMERS5=$(CURDIR)/.venv5 $(BIN)/python -m pytest tests/test_transformers5.py tests/test_hf_adapter.py
+	EDGEKIT_TRANSFORMERS5=$(CURDIR)/.venv5 $(BIN)/python -m pytest tests/test_transformers5.py tests/test_doctor_truth.py tests/test_hf_adapter.py
 	PYTHONPATH=$(CURDIR)/.venv5 $(BIN)/python -m pytest -m "not slow" tests/test_torch.py tests/test_hf.py
 
 .venv5/.installed:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit.doctor import config, files, gguf, onnx, tokens, weights
+from edgekit.doctor import chat, config, files, gguf, onnx, tokens, weights
 from edgekit.doctor.case import Case, open_case
 from edgekit.doctor.checks import CHECKS
 from edgekit.doctor.finding import LEVELS, Finding, counted, error
 from edgekit.errors import EdgekitError
 
-TOPICS = (files, weights, config, tokens, gguf, onnx)
+TOPICS = (files, weights, config, tokens, chat, gguf, onnx)
 """The order of findings within a level."""
 
 # Checks that explain why edgekit refuses a configuration, in more detail than the error message itself.

@@ -1,7 +1,6 @@
-"""Checks of the tokenizer: whether there is one, which programs read it, special ids, and chat templates."""
+"""Checks of the tokenizer: whether there is one, which programs read it, and special ids."""
 
 import dataclasses
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,8 +69,8 @@ def tokenizer_with_code(case: Case) -> Iterator[Finding]:
     if isinstance(auto, dict) and auto:
         yield note(
             "the tokenizer comes with Python code (auto_map)",
-            "edgekit does not run code of a model; transformers runs it with trust_remote_code=True, and refuses "
-            "without; llama.cpp's converter does not run it",
+            "edgekit does not run code of a model; transformers runs it with trust_remote_code=True, and without uses "
+            "its own class called tokenizer_class, or stops where it has none; llama.cpp's converter does not run it",
         )
 
 
@@ -160,10 +159,12 @@ def ids_out_of_range(case: Case) -> Iterator[Finding]:
 @check("folder", "onnx")
 def no_end(case: Case) -> Iterator[Finding]:
     if case.tokenizer is not None and not case.tokenizer.stop:
+        theirs = "llama.cpp uses its default for the kind of vocabulary, id 2, 11 or 1, and stops at that"
+        if _is_tokenmonster(case):
+            theirs = "llama.cpp has no default for such a vocabulary, and goes on, too"
         yield warning(
             "no token ends a text: EOS is not declared",
-            "texts continue to max_new_tokens, in edgekit and in transformers; llama.cpp uses its default for the "
-            "kind of vocabulary, id 2 or 11, and stops at that",
+            f"texts continue to max_new_tokens, in edgekit and in transformers; {theirs}",
             '"eos_token_id" in generation_config.json or config.json, "eos_token" in tokenizer_config.json',
         )
 
@@ -220,7 +221,7 @@ def special_not_marked(case: Case) -> Iterator[Finding]:
     tokenizer = case.tokenizer
     ends = set() if tokenizer is None else tokenizer.stop | {tokenizer.bos}
     spelled = {base.spelling(case.files, "eos_token"), base.spelling(case.files, "bos_token")}
-    added = [(str(t.get("content")), t.get("id"), t.get("special")) for t in _added(case)]
+    added = [(str(t.get("content")), t.get("id"), t.get("special")) for t in added_tokens(case)]
     unmarked = [text for text, id, special in added if id in ends and not special and text not in spelled]
     if unmarked:
         yield warning(
@@ -231,7 +232,7 @@ def special_not_marked(case: Case) -> Iterator[Finding]:
         )
 
 
-def _added(case: Case) -> list[dict[str, Any]]:
+def added_tokens(case: Case) -> list[dict[str, Any]]:
     added = case.json("tokenizer.json").get("added_tokens")
     return [token for token in added if isinstance(token, dict)] if isinstance(added, list) else []
 
@@ -243,7 +244,8 @@ def ends_disagree(case: Case) -> Iterator[Finding]:
         yield warning(
             f"eos_token_id is {some(ids['config.json'])} in config.json, {some(ids['generation_config.json'])} in "
             "generation_config.json",
-            "transformers' generate uses the second, llama.cpp's converter the first; edgekit ends at either",
+            "transformers' generate uses the second; llama.cpp's converter uses the id of tokenizer_config.json's "
+            "eos_token, or without one the first; edgekit ends at either",
             "set the same id in both",
         )
 
@@ -254,12 +256,14 @@ def begin_not_added(case: Case) -> Iterator[Finding]:
     if tokenizer is None or tokenizer.bos is not None:
         return
     spelled = base.spelling(case.files, "bos_token")
+    version4 = "transformers 4" if _differs_in_version5(case) else "transformers"
     if case.ids("bos_token_id") or spelled:
         yield note(
             f"a BOS token is declared{f' ({spelled})' if spelled else ''}, but the tokenizer does not put it before a "
             "text",
-            "edgekit and transformers begin with the text; a GGUF from edgekit declares that (add_bos_token), but to "
-            "one that does not llama.cpp adds a BOS if its vocabulary is of SentencePiece's kind",
+            f"edgekit and {version4} begin with the text; a GGUF from edgekit declares that (add_bos_token), but to "
+            "one that does not llama.cpp adds a BOS if its vocabulary is of SentencePiece's kind, or its "
+            "pre-tokenizer Llama 3's",
             'if the model was trained with it: "add_bos_token": true in tokenizer_config.json',
         )
 
@@ -267,11 +271,34 @@ def begin_not_added(case: Case) -> Iterator[Finding]:
 @check("folder", "onnx")
 def end_after_a_prompt(case: Case) -> Iterator[Finding]:
     if isinstance(case.tokenizer, base.Framed) and case.tokenizer.suffix:
+        version4 = "transformers 4" if _differs_in_version5(case) else "transformers"
         yield warning(
             "the tokenizer puts EOS after a prompt (add_eos_token, or the template of tokenizer.json)",
-            "transformers and edgekit do so, and the model continues after the end of a text",
+            f"{version4} and edgekit do so, and the model continues after the end of a text",
             '"add_eos_token": false in tokenizer_config.json, if the model is to continue prompts',
         )
+
+
+@check("folder")
+def versions_of_transformers_differ(case: Case) -> Iterator[Finding]:
+    if not _differs_in_version5(case):
+        return
+    prefix, suffix = transformers_rules.version5_frame(case.files) or ((), ())
+    parts = [f"{some(list(ids))} {where} a text" for ids, where in ((prefix, "before"), (suffix, "after")) if ids]
+    yield warning(
+        "add_bos_token, add_eos_token and the class ask for another template than tokenizer.json has",
+        "edgekit and transformers 4 go by the former, transformers 5 by tokenizer.json: it puts "
+        + (" and ".join(parts) or "neither BOS nor EOS there"),
+        "save the template that the model was trained with in tokenizer.json (post_processor)",
+    )
+
+
+def _differs_in_version5(case: Case) -> bool:
+    tokenizer = case.tokenizer
+    if case.kind != "folder" or not isinstance(tokenizer, base.Framed):
+        return False
+    frame = transformers_rules.version5_frame(case.files)
+    return frame is not None and frame != (tokenizer.prefix, tokenizer.suffix)
 
 
 @check("folder")
@@ -279,8 +306,8 @@ def spaces_cleaned_up(case: Case) -> Iterator[Finding]:
     if case.tokenizer_config.get("clean_up_tokenization_spaces") is True:
         yield note(
             "clean_up_tokenization_spaces is on",
-            "transformers removes the space before punctuation from what it prints; edgekit and llama.cpp print the "
-            "tokens' own text",
+            "transformers 4 removes the space before punctuation from what it prints; edgekit, transformers 5 and "
+            "llama.cpp's programs print the tokens' own text",
         )
 
 
@@ -319,7 +346,7 @@ def padding_ends(case: Case) -> Iterator[Finding]:
 
 @check("folder", "onnx")
 def rows_without_a_token(case: Case) -> Iterator[Finding]:
-    facts = _facts(case)
+    facts = facts_of(case)
     padding = int(facts.get("padding") or 0)
     if padding > 0:
         yield note(
@@ -335,64 +362,5 @@ def rows_without_a_token(case: Case) -> Iterator[Finding]:
         )
 
 
-def _facts(case: Case) -> dict[str, Any]:
+def facts_of(case: Case) -> dict[str, Any]:
     return case.tokenizer.facts() if case.tokenizer is not None else {}
-
-
-# -----------------------------------------------------------------------------
-# chat
-
-
-@check()
-def chat_template(case: Case) -> Iterator[Finding]:
-    texts = {}
-    inside = case.tokenizer_config.get("chat_template")
-    if isinstance(inside, list):
-        named = {each.get("name"): each.get("template") for each in inside if isinstance(each, dict)}
-        inside = named.get("default", next(iter(named.values()), None))
-    if isinstance(inside, str):
-        texts["tokenizer_config.json"] = inside
-    if "chat_template.jinja" in case.files:
-        texts["chat_template.jinja"] = case.files["chat_template.jinja"].decode("utf-8", "replace")
-    if not texts and isinstance(key := case.keys.get("tokenizer.chat_template"), str):
-        texts["tokenizer.chat_template"] = key
-    if not texts:
-        if case.gguf is not None or (case.kind == "folder" and case.tokenizer is not None):
-            yield note(
-                "there is no chat template: this is a base model, which continues a text",
-                "llama.cpp's server formats a chat as ChatML all the same, llama-cpp-python as Llama 2; a model that "
-                "was trained on neither answers poorly",
-                "use it to complete texts (llama.cpp: -no-cnv, or /completion)",
-            )
-        return
-    further = sorted(case.path.glob("additional_chat_templates/*.jinja")) if case.kind == "folder" else []
-    if others := [path.stem for path in further if path.stem != "default"]:
-        yield note(
-            f"additional_chat_templates has {some(others)}",
-            "transformers uses one of them where its name is given (chat_template=...), and `tool_use` for a chat with "
-            "tools; edgekit uses `default` only",
-        )
-    if len(texts) == 2 and len({text.strip() for text in texts.values()}) == 2:
-        yield warning(
-            "chat_template.jinja and the chat_template in tokenizer_config.json differ",
-            "transformers uses the .jinja file, gguf's tools the one in tokenizer_config.json: one chat, two prompts",
-            "keep one of them",
-        )
-    yield from _marks(case, next(iter(texts.values())))
-
-
-def _marks(case: Case, template: str) -> Iterator[Finding]:
-    """Markers such as <|assistant|> in a template that are not tokens of the vocabulary."""
-    marks = sorted(set(re.findall(r"<\|[^|<>{}]+\|>|\[/?INST\]", template)))
-    known = set(_facts(case).get("specials", ())) | set(case.keys.get("tokenizer.ggml.tokens", ()))
-    model = case.json("tokenizer.json").get("model")
-    known |= set(model.get("vocab", ())) if isinstance(model, dict) and isinstance(model.get("vocab"), dict) else set()
-    known |= {token.get("content") for token in _added(case)}
-    absent = [mark for mark in marks if mark not in known]
-    if absent and known:
-        yield note(
-            f"the chat template contains {some(absent)}, which is not a token",
-            "every program encodes it as several ordinary tokens, as it does when a user types it: the model cannot "
-            "tell the two apart",
-            "train with tokens for these markers (edgekit vocab add-special), if chats matter",
-        )

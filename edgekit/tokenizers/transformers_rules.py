@@ -297,6 +297,22 @@ def _template(library: tokenizers.Tokenizer) -> tuple[tuple[int, ...], tuple[int
     return (), ()
 
 
+def version5_frame(files: Mapping[str, bytes]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """The ids that transformers 5 puts before and after a text; None for classes whose pipeline it replaces.
+
+    It ignores add_bos_token and add_eos_token beside a tokenizer.json (tests/test_transformers5.py). Raises
+    `VocabularyError` for a damaged file.
+    """
+    if "tokenizer.json" not in files:
+        return None
+    name = class_of(files)
+    if name == "GPTNeoXTokenizer":
+        return (), ()
+    if name not in (None, "LlamaTokenizer", "PreTrainedTokenizer", "GPT2Tokenizer"):
+        return None
+    return _template(open_library(files["tokenizer.json"]))
+
+
 def open_library(data: bytes) -> tokenizers.Tokenizer:
     """The `tokenizers` library's object for a tokenizer.json, set to read special tokens in text as text.
 
