@@ -126,7 +126,8 @@ static uint32_t equal_to_last(const double *descending, uint32_t count) {
 }
 
 /* Top-p by adding in descending order, as the specification does. `sorted` has space for n weights. */
-static void top_p_in_order(ek_sampler *s, uint32_t n, double *sorted, double least) {
+static void top_p_in_order(ek_sampler *s, uint32_t n, double least) {
+    double *sorted = s->sorted;
     double total = 0.0, sum = 0.0;
     uint32_t count = 0;
     if (n <= FEW) ek_sort_few(s->weights, n, sorted);
@@ -148,43 +149,77 @@ static uint32_t class_of(double weight) { /* 0: the largest; 64 classes an octav
     return class < CLASSES ? (uint32_t)class : CLASSES - 1;
 }
 
-/* Top-p in a faster order: adding up each class of weights finds the class of the edge, and only that is sorted. */
-static void top_p_by_class(ek_sampler *s, uint32_t n, double *sorted, double least) {
-    double lanes[8] = {0}, total = 0.0, before = 0.0;
+static double sum_of(const double *weights, uint32_t n) {
+    double lanes[8] = {0}, total = 0.0;
     for (uint32_t i = 0; i + 8 <= n; i += 8)
-        for (uint32_t j = 0; j < 8; j++) lanes[j] += s->weights[i + j];
-    for (uint32_t i = n / 8 * 8; i < n; i++) total += s->weights[i];
+        for (uint32_t j = 0; j < 8; j++) lanes[j] += weights[i + j];
+    for (uint32_t i = n / 8 * 8; i < n; i++) total += weights[i];
     for (uint32_t j = 0; j < 8; j++) total += lanes[j];
-    double target = s->sampling.top_p * total;
+    return total;
+}
+
+/* The weights of the class that contains the edge, in descending order, and the sum of all larger ones. */
+static uint32_t class_of_edge(ek_sampler *s, uint32_t n, double target, double *before) {
+    uint32_t class = 0, members = 0;
     for (uint32_t i = 0; i < CLASSES; i++) s->classes[i] = 0.0;
     for (uint32_t i = 0; i < n; i++) s->classes[class_of(s->weights[i])] += s->weights[i];
-    uint32_t class = 0, members = 0;
-    while (class < CLASSES - 1 && before + s->classes[class] < target) before += s->classes[class++];
-    for (uint32_t i = 0; i < n; i++)
-        if (class_of(s->weights[i]) == class) sorted[members++] = s->weights[i];
-    ek_sort_descending(sorted, members);
-    int close;
-    uint32_t count = edge_of(sorted, members, before, target, &close);
-    if (close || !count) {
-        top_p_in_order(s, n, sorted, least);
-        return;
+    while (class < CLASSES - 1 && *before + s->classes[class] < target) *before += s->classes[class++];
+    for (uint32_t i = 0; i < n; i++) {
+        s->sorted[members] = s->weights[i];
+        members += class_of(s->weights[i]) == class;
     }
-    double edge = sorted[count - 1];
-    keep(s, n, edge > least ? edge : least, edge, equal_to_last(sorted, count));
+    ek_sort_descending(s->sorted, members);
+    return members;
+}
+
+/* Top-p in a faster order of adding; 0 if a sum comes so close to p that only the specified order could tell. */
+static int top_p_by_class(ek_sampler *s, uint32_t n, double least) {
+    double total = sum_of(s->weights, n), target = s->sampling.top_p * total, before = 0.0;
+    /* Weights below this cannot be kept: all of them together are less than the 1 - p that top-p drops. */
+    double bound = (1.0 - MARGIN) * (total - target) / (double)n;
+    uint32_t some = 0, members, count;
+    for (uint32_t i = 0; i < n; i++) {
+        double weight = s->weights[i];
+        s->candidates[some] = s->candidates[i];
+        s->weights[some] = weight;
+        some += weight >= bound;
+    }
+    if (some <= FEW) {
+        ek_sort_few(s->weights, some, s->sorted);
+        members = some;
+    } else {
+        members = class_of_edge(s, some, target, &before);
+    }
+    int close;
+    count = edge_of(s->sorted, members, before, target, &close);
+    if (close || !count) return 0;
+    double edge = s->sorted[count - 1];
+    keep(s, some, edge > least ? edge : least, edge, equal_to_last(s->sorted, count));
+    return 1;
+}
+
+/* The ids that top-k leaves, or at least all that min-p leaves. */
+static uint32_t select_ids(ek_sampler *s, float top) {
+    const ek_sampling *sampling = &s->sampling;
+    if (sampling->top_k && sampling->top_k < s->vocab_size) return top_k(s, sampling->top_k);
+    if (sampling->top_p >= 1.0 && sampling->min_p > 1e-300) return at_least(s, bound_of_min_p(s, top));
+    return everything(s);
 }
 
 int ek_filter(ek_sampler *s) {
-    const ek_sampling *sampling = &s->sampling;
     float top = divided(s, s->best);
     if (top - top != 0.0f) return EK_ARGUMENT; /* the temperature is too small to divide by */
-    double least = sampling->min_p > 0x1p-1074 ? sampling->min_p : 0x1p-1074;
-    uint32_t n;
-    if (sampling->top_k && sampling->top_k < s->vocab_size) n = top_k(s, sampling->top_k);
-    else if (sampling->top_p >= 1.0 && sampling->min_p > 1e-300) n = at_least(s, bound_of_min_p(s, top));
-    else n = everything(s);
+    double least = s->sampling.min_p > 0x1p-1074 ? s->sampling.min_p : 0x1p-1074;
+    uint32_t n = select_ids(s, top);
     weigh(s, n, top);
-    if (sampling->top_p >= 1.0) keep(s, n, least, -1.0, 0);
-    else if (n <= FEW) top_p_in_order(s, n, s->classes, least);
-    else top_p_by_class(s, n, s->sorted, least);
+    if (s->sampling.top_p >= 1.0) {
+        keep(s, n, least, -1.0, 0);
+    } else if (n <= FEW) {
+        top_p_in_order(s, n, least);
+    } else if (!top_p_by_class(s, n, least)) {
+        n = select_ids(s, top);
+        weigh(s, n, top);
+        top_p_in_order(s, n, least);
+    }
     return EK_OK;
 }
