@@ -14,8 +14,25 @@ typedef struct {
     int (*fill_lanes)(float *lanes, const float *logits, uint32_t n); /* whether one is not a number */
     uint32_t (*count_at_least)(const float *values, uint32_t n, float bound);
     void (*exp_all)(double *x, size_t n); /* in place */
+    /* A bit for each of 16 ids from `id` on that could have a time below `least`. */
+    uint32_t (*may_win)(const float *logits, float temperature, float top, uint64_t start, uint32_t id, double least);
 } ek_loops;
 const ek_loops *ek_loops_best(void);
+
+#define EK_GAMMA 0x9E3779B97F4A7C15u
+
+/* splitmix64's finalizer. */
+static inline uint64_t ek_mix(uint64_t x) {
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    return x ^ (x >> 31);
+}
+
+/* A number in (0, 1) for an id; `start` is of seed and step. */
+static inline double ek_uniform(uint64_t start, uint32_t id) {
+    uint64_t x = ek_mix(start + EK_GAMMA * ((uint64_t)id + 1));
+    return ((double)(int64_t)(x >> 11) + 0.5) * 0x1p-53;
+}
 
 struct ek_sampler {
     const ek_loops *loops;
@@ -54,7 +71,6 @@ int ek_only_best(ek_sampler *s, const float *logits); /* `lanes`, `best` and `be
 int ek_filter(ek_sampler *s);
 
 /* sampler_draw.c */
-uint64_t ek_mix(uint64_t x);
 uint32_t ek_race(const ek_sampler *s); /* the index that wins */
 uint32_t ek_race_all(const ek_sampler *s, float top); /* the id that wins if nothing is filtered */
 

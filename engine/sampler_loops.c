@@ -20,6 +20,8 @@
 #define TARGET __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl")))
 #define LOOP(x) x##_avx512
 #include "sampler_loops.inc"
+#undef TARGET
+#undef LOOP
 
 const ek_loops *ek_loops_best(void) {
     int sets = ek_x86_sets();
