@@ -5,6 +5,8 @@
 extern const ek_kernels ek_kernels_avx512, ek_kernels_avxvnni, ek_kernels_avx2;
 #elif defined(__aarch64__) && defined(__GNUC__)
 extern const ek_kernels ek_kernels_dotprod, ek_kernels_neon;
+#elif defined(__wasm_simd128__)
+extern const ek_kernels ek_kernels_wasm;
 #endif
 
 static const ek_kernels *const SETS[] = {
@@ -15,6 +17,8 @@ static const ek_kernels *const SETS[] = {
 #elif defined(__aarch64__) && defined(__GNUC__)
     &ek_kernels_dotprod,
     &ek_kernels_neon,
+#elif defined(__wasm_simd128__)
+    &ek_kernels_wasm,
 #endif
     &ek_kernels_c,
 };
