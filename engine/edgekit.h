@@ -112,7 +112,7 @@ EK_API int ek_inspect(const void *file, size_t length, ek_info *info, ek_error *
 enum { EK_KV_F32 = 1, EK_KV_F16 = 2, EK_KV_I8 = 3 };
 
 /* Threads that a host lends to models, one pass at a time. The core calls no operating system: threads_posix.c does, and
- * another host fills in the first three and starts count - 1 threads that call ek_threads_work until they are to end. */
+ * another host fills in the first four and starts count - 1 threads that call ek_threads_work until they are to end. */
 typedef struct ek_threads ek_threads;
 struct ek_threads {
     uint32_t count; /* threads, with the caller's; more than 8 are not faster */
@@ -120,9 +120,13 @@ struct ek_threads {
     void (*wait)(ek_threads *self, const uint32_t *word, uint32_t old);
     /* *word has changed: wakes those who wait for that. */
     void (*wake)(ek_threads *self, const uint32_t *word);
+    /* Nanoseconds of a steady clock; NULL: none. With it, steps are the caller's alone where other programs use the
+     * processors too and sharing would only make it wait. */
+    uint64_t (*now)(ek_threads *self);
     /* The engine's own, 0 at first. */
     const struct ek_job *job;
-    uint32_t phase, chunks, state;
+    uint64_t usual;
+    uint32_t phase, chunks, state, alone, penalty;
 };
 
 /* Does a piece of the work that there is, or waits for some; thread is 1 to count - 1, each in use once. */

@@ -232,7 +232,7 @@ int ek_forward(ek_model *m, const uint32_t *tokens, size_t n, float *logits, int
         size_t count = n - at < m->batch ? n - at : m->batch;
         int wanted = logits && (every || at + count == n);
         uint32_t phases = wanted ? 4 * m->info.layers + 1 : 4 * m->info.layers - 3;
-        ek_pass pass = {{phases, chunks_of, work}, m, count, m->length,
+        ek_pass pass = {{phases, (uint32_t)count, chunks_of, work}, m, count, m->length,
                         wanted ? logits + (every ? at * m->info.vocabulary : 0) : NULL, every};
         m->passes++;
         embed(&pass, tokens + at);

@@ -6,6 +6,10 @@
  * the pass cannot end before; so a model may be freed when ek_forward returns, wherever other threads are. */
 #include "schedule.h"
 
+static void run_alone(const ek_job *job) {
+    for (uint32_t i = 0; i < job->phases; i++) job->work(job, i, 0, 1, 0);
+}
+
 #if !defined(EK_NO_THREADS)
 
 #define UNCLAIMED(state) (state >> 8 & 0xff)
@@ -55,7 +59,21 @@ static int help(ek_threads *t, uint32_t state, uint32_t thread) {
 
 int ek_threads_work(ek_threads *t, uint32_t thread) { return help(t, load(t), thread); }
 
+/* Where other programs use the processors too, a pass now and then takes many times its time, because a thread had a
+ * chunk and no processor. After such a step the next ones are the caller's own: 8, and up to 256 if that goes on. */
+static void judge(ek_threads *t, uint64_t elapsed) {
+    if (t->usual && elapsed > 2 * t->usual) {
+        t->penalty = t->penalty < 4 ? 8 : t->penalty < 128 ? t->penalty * 2 : 256;
+        t->alone = t->penalty;
+    } else {
+        t->penalty -= t->penalty / 32;
+    }
+    t->usual += t->usual / 64; /* contexts grow */
+    if (!t->usual || elapsed < t->usual) t->usual = elapsed;
+}
+
 static void run_together(ek_threads *t, const ek_job *job) {
+    uint64_t start = t->now && job->columns == 1 ? t->now(t) : 0;
     t->job = job;
     t->phase = 0;
     uint32_t chunks = job->chunks(job, 0);
@@ -63,17 +81,19 @@ static void run_together(ek_threads *t, const ek_job *job) {
     __atomic_store_n(&t->state, opened(load(t), chunks), __ATOMIC_SEQ_CST);
     t->wake(t, &t->state);
     for (uint32_t state; UNFINISHED((state = load(t)));) help(t, state, 0);
+    if (start) judge(t, t->now(t) - start);
 }
 
 #endif
 
 void ek_run(ek_threads *threads, const ek_job *job) {
 #if !defined(EK_NO_THREADS)
-    if (threads) {
+    if (threads && (!threads->alone || job->columns > 1)) {
         run_together(threads, job);
         return;
     }
+    if (threads) threads->alone--;
 #endif
     (void)threads;
-    for (uint32_t i = 0; i < job->phases; i++) job->work(job, i, 0, 1, 0);
+    run_alone(job);
 }

@@ -9,7 +9,7 @@
 /* A pass: phases one after the other, each of some chunks, which any threads may do at the same time. */
 typedef struct ek_job ek_job;
 struct ek_job {
-    uint32_t phases;
+    uint32_t phases, columns;
     /* How many chunks a phase has, 1 to EK_MOST_CHUNKS. */
     uint32_t (*chunks)(const ek_job *job, uint32_t phase);
     /* Does chunk `chunk` of `chunks`. No two threads with the same index run. */

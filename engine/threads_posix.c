@@ -77,6 +77,11 @@ static void wake(ek_threads *threads, const uint32_t *word) {
     pthread_mutex_unlock(&p->mutex);
 }
 
+static uint64_t clock_now(ek_threads *threads) {
+    (void)threads;
+    return (uint64_t)now();
+}
+
 static void *worker_main(void *argument) {
     worker *w = argument;
     while (!load(&w->pool->closing)) ek_threads_work(&w->pool->threads, w->index);
@@ -102,7 +107,7 @@ int ek_threads_open(uint32_t count, void *memory, size_t size, ek_threads **thre
     if (!memory || size < ek_threads_size(count) || (uintptr_t)memory % EK_ALIGNMENT)
         return ek_fail(error, EK_MEMORY, "threads need %u bytes, aligned to %u", (uint64_t)ek_threads_size(count),
                        (uint64_t)EK_ALIGNMENT);
-    *p = (pool){.threads = {.count = count, .wait = wait_for_change, .wake = wake}};
+    *p = (pool){.threads = {.count = count, .wait = wait_for_change, .wake = wake, .now = clock_now}};
     if (pthread_mutex_init(&p->mutex, NULL)) return ek_fail(error, EK_MEMORY, "the system gives no mutex");
     if (pthread_cond_init(&p->changed, NULL)) return ek_fail(error, EK_MEMORY, "the system gives no condition variable");
     sigset_t all, before;
