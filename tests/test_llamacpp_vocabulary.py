@@ -112,9 +112,14 @@ def test_rebuild_tied_scores_equal_llama_cpp_or_it_is_noted(tied, tmp_path, seed
 # ---- byte-level vocabularies ---------------------------------------------------------------------------------------
 
 
+@functools.cache
+def trained():
+    return train("gpt-2")
+
+
 @pytest.mark.parametrize("pre", rebuild.STOCK_CUTS)
 def test_rebuild_every_known_pre_tokenizer_equals_llama_cpp(tmp_path, pre):
-    (tmp_path / "v.gguf").write_bytes(gguf(train("gpt-2"), 512, pre=pre, add_bos_token=None))
+    (tmp_path / "v.gguf").write_bytes(gguf(trained(), 512, pre=pre, add_bos_token=None))
     theirs = llama_cpp.Llama(str(tmp_path / "v.gguf"), vocab_only=True, verbose=False)
     files, note = rebuild.files(GGUFFile(tmp_path / "v.gguf"), config_of(512))
     ours, texts = from_files(files, 512), sample_texts(["<tool>", "<s>"])
