@@ -18,7 +18,7 @@ extern "C" {
 #endif
 
 #define EK_VERSION "0.3.0"
-#define EK_INTERFACE 1 /* grows with every change of this file that breaks programs compiled before */
+#define EK_INTERFACE 2 /* grows with every change of this file that breaks programs compiled before */
 #define EK_ALIGNMENT 64
 
 #if defined(_WIN32) && defined(EK_SHARED)

@@ -227,19 +227,20 @@ def opened(monkeypatch):
     return paths
 
 
-def test_gguf_conversion_opens_its_file_once(model, tmp_path, opened):
+def test_gguf_conversion_opens_its_file_once_and_for_llama_cpps_tokenizer_again(model, tmp_path, opened):
     pytest.importorskip("gguf")
+    pytest.importorskip("llama_cpp")
     made = convert(model, "gguf", tmp_path / "m.gguf", settings=Converting("q8_0"))
-    assert made.receipt is not None and len(opened) == 1
+    assert made.receipt is not None and len(opened) == 2
 
 
-def test_gguf_conversion_through_llama_cpp_opens_its_file_once_for_writing_and_once_for_verifying(
+def test_gguf_conversion_through_llama_cpp_opens_its_file_for_writing_for_verifying_and_for_the_tokenizer(
     model, tmp_path, opened
 ):
     pytest.importorskip("gguf")
     pytest.importorskip("llama_cpp")
     made = convert(model, "gguf", tmp_path / "m.gguf", settings=Converting("q4_k_m"))
-    assert made.receipt is not None and made.receipt["runtime"] == "llamacpp" and len(opened) == 2
+    assert made.receipt is not None and made.receipt["runtime"] == "llamacpp" and len(opened) == 3
     assert GGUFFile(made.path).metadata[embedded.RECEIPT].strip() == json.dumps(made.receipt, separators=(",", ":"))
 
 

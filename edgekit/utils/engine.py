@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgekit.errors import FileError
 
-INTERFACE = 1
+INTERFACE = 2
 """`EK_INTERFACE` of the header that this package was written for."""
 OVERRIDE = "EDGEKIT_ENGINE"
 """Environment variable: the path of another library, or `off` for none."""
