@@ -31,11 +31,11 @@ quietly = @mkdir -p build && { $(1); } >$(LOG) 2>&1 || { echo "failed; the end o
 
 install: $(INSTALLED)
 
-# What a first text needs: no compiler, no PyTorch.
+# What a first text needs: edgekit alone.
 $(FIRST): pyproject.toml constraints.txt $(ENGINE)
-	$(call say,Installing edgekit with ONNX Runtime into $(VENV) ...)
+	$(call say,Installing edgekit and compiling its engine into $(VENV) ...)
 	$(call quietly,test -x $(BIN)/python || $(PYTHON) -m venv $(VENV))
-	$(call quietly,$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1" && $(PIP) -e ".[onnx]")
+	$(call quietly,$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1" && $(PIP) -e .)
 	@touch $@
 
 $(INSTALLED): pyproject.toml constraints.txt $(FIRST)
@@ -44,7 +44,7 @@ $(INSTALLED): pyproject.toml constraints.txt $(FIRST)
 	@touch $@
 
 demo: $(FIRST)
-	$(call say,A first text from the bundled model (7.2 million parameters) on ONNX Runtime:)
+	$(call say,A first text from the bundled model (7.2 million parameters) on edgekit's engine:)
 	$(BIN)/edgekit run "$(PROMPT)" --max-new-tokens 80 --temperature 0.8 --seed 7
 	@$(MAKE) --no-print-directory install
 	@mkdir -p $(DEMO)
@@ -53,9 +53,10 @@ demo: $(FIRST)
 	$(call say,2/3 Converting it to GGUF and to ONNX. Each file is compared with its source:)
 	$(BIN)/edgekit convert $(M) --to gguf --quant q8_0 --force -o $(DEMO)/model-q8_0.gguf
 	$(BIN)/edgekit convert $(M) --to onnx --quant int8 --force -o $(DEMO)/model-int8.onnx
-	$(call say,3/3 Running it on PyTorch$(,) llama.cpp and ONNX Runtime$(,) with the same seed:)
+	$(call say,3/3 Running it on PyTorch$(,) the engine$(,) llama.cpp and ONNX Runtime$(,) with the same seed:)
 	$(BIN)/edgekit run $(M) --runtime torch "$(PROMPT)" --max-new-tokens 80 --seed 7 --stats
 	$(BIN)/edgekit run -m $(DEMO)/model-q8_0.gguf "$(PROMPT)" --max-new-tokens 80 --seed 7 --stats
+	$(BIN)/edgekit run -m $(DEMO)/model-q8_0.gguf --runtime llamacpp "$(PROMPT)" --max-new-tokens 80 --seed 7 --stats
 	$(BIN)/edgekit run -m $(DEMO)/model-int8.onnx "$(PROMPT)" --max-new-tokens 80 --seed 7 --stats
 	$(call say,The files are in $(DEMO). Next: $(BIN)/edgekit --help and README.md)
 

@@ -1,87 +1,59 @@
-// Greedy decoding from token ids to token ids: a GGUF from edgekit in plain C, with llama.cpp's C API alone.
-//
-//     pip install 'edgekit-lm[llamacpp,gguf]'                       # brings libllama and its headers
-//     edgekit convert --to gguf --quant q8_0 -o story.gguf
-//     SITE=$(python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
-//     cc -O2 story.c -I$SITE/include -L$SITE/llama_cpp/lib -Wl,-rpath,$SITE/llama_cpp/lib -lllama -o story
-//     ./story story.gguf 40 $(edgekit tokenize "Once upon a time" | awk '{ print $1 }') | edgekit tokenize --decode
-//
-// It handles no text, since llama.cpp would split a text differently from the TokenMonster tokenizer that the model was
-// trained with. BOS is added as the file asks. The settings are those of edgekit's own runtime.
-
+/* Prints a story from a GGUF file of edgekit: prompt in, text out, with the engine alone.
+ *
+ *     edgekit convert --to gguf --quant q4_0 -o story.gguf
+ *     make -C engine joined
+ *     cc -O3 -Iengine/build/joined examples/embedding/story.c engine/build/joined/edgekit.c -pthread -o story
+ *     ./story story.gguf "Once upon a time"
+ */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
-#include "llama.h"
+#include "edgekit.h"
 
-static void errors_only(enum ggml_log_level level, const char *text, void *unused) {
+static void *block(size_t size) { return aligned_alloc(EK_ALIGNMENT, (size / EK_ALIGNMENT + 1) * EK_ALIGNMENT); }
+
+static int print(void *unused, const ek_new_token *token) {
     (void)unused;
-    if (level == GGML_LOG_LEVEL_ERROR) fputs(text, stderr);
+    fwrite(token->text, 1, token->length, stdout);
+    return fflush(stdout);
 }
 
-static int fail(const char *what) {
-    fprintf(stderr, "story: %s\n", what);
-    return 1;
-}
-
-// The likeliest id; of equals the lowest.
-static llama_token likeliest(const float *logits, int count) {
-    llama_token best = 0;
-    for (llama_token id = 1; id < count; id++)
-        if (logits[id] > logits[best]) best = id;
-    return best;
+/* Exits with the engine's sentence about what went wrong. */
+static void check(int status, const ek_error *error) {
+    if (status < 0) fprintf(stderr, "story: %s\n", error->text[0] ? error->text : "no memory"), exit(1);
 }
 
 int main(int argc, char **argv) {
-    if (argc < 4) return fail("usage: story MODEL.gguf NEW_TOKENS ID [ID ...]"), 2;
-    llama_log_set(errors_only, NULL);
-    llama_backend_init();
+    if (argc != 3) return fprintf(stderr, "usage: story MODEL.gguf PROMPT\n"), 2;
+    FILE *file = fopen(argv[1], "rb");
+    if (!file || fseek(file, 0, SEEK_END)) return fprintf(stderr, "story: cannot read %s\n", argv[1]), 1;
+    size_t length = (size_t)ftell(file), size = 0;
+    char *data = block(length + 1);
+    rewind(file);
+    if (!data || fread(data, 1, length, file) != length) return fprintf(stderr, "story: cannot read %s\n", argv[1]), 1;
 
-    struct llama_model_params how = llama_model_default_params();
-    how.n_gpu_layers = 0;
-    struct llama_model *model = llama_model_load_from_file(argv[1], how);
-    if (!model) return fail("cannot load the model");
-    const struct llama_vocab *vocab = llama_model_get_vocab(model);
-    const int size = llama_vocab_n_tokens(vocab);
+    ek_error error = {""};
+    ek_model *model;
+    ek_options options = {0};
+    check(ek_model_size(data, length, &options, &size, &error), &error);
+    check(ek_model_open(data, length, &options, block(size), size, &model, &error), &error);
+    ek_tokenizer *tokenizer;
+    check(ek_tokenizer_size(data, length, 0, &size, &error), &error);
+    check(ek_tokenizer_open(data, length, 0, block(size), size, &tokenizer, &error), &error);
 
-    struct llama_context_params params = llama_context_default_params();
-    params.n_ctx = llama_model_n_ctx_train(model);
-    params.n_batch = params.n_ctx;
-    params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;  // the cache is float16 anyway
-    params.n_threads = params.n_threads_batch = 1;  // a small model finishes a step before a second thread wakes up
-    struct llama_context *context = llama_init_from_model(model, params);
-    if (!context) return fail("cannot create a context");
+    size_t bytes = strlen(argv[2]), most = bytes + 2; /* ids: one for each byte, BOS and a space before the text */
+    uint32_t *prompt = malloc(most * sizeof *prompt);
+    size = ek_encode_size(tokenizer, bytes);
+    int64_t count = ek_encode(tokenizer, argv[2], bytes, EK_ADD_BOS, prompt, most, block(size), size);
+    check((int)count, &error);
 
-    const int limit = atoi(argv[2]);
-    const int bos = llama_vocab_get_add_bos(vocab);
-    int count = 0;
-    llama_token *ids = malloc(sizeof *ids * (size_t)(argc - 3 + bos));
-    if (!ids) return fail("out of memory");
-    if (bos) ids[count++] = llama_vocab_bos(vocab);
-    for (int i = 3; i < argc; i++) {
-        char *end;
-        const long id = strtol(argv[i], &end, 10);
-        if (*end || id < 0 || id >= size) return fail("an id is not a number, or outside the vocabulary"), 2;
-        ids[count++] = (llama_token)id;
-    }
-    if (count > (int)params.n_ctx) return fail("the prompt does not fit into the context");
-
-    // The whole prompt first, then token by token: llama.cpp keeps the tokens before in its KV cache.
-    llama_token *next = ids;
-    int used = count;
-    for (int printed = 0; printed < limit && used <= (int)params.n_ctx; printed++, used++) {
-        if (llama_decode(context, llama_batch_get_one(next, count))) return fail("decoding failed");
-        ids[0] = likeliest(llama_get_logits_ith(context, -1), size);
-        if (llama_vocab_is_eog(vocab, ids[0])) break;
-        printf(printed ? " %d" : "%d", ids[0]);
-        fflush(stdout);
-        next = ids, count = 1;
-    }
-    puts("");
-
-    free(ids);
-    llama_free(context);
-    llama_model_free(model);
-    llama_backend_free();
-    return 0;
+    ek_generating settings = {.max_new_tokens = 200, .ban_replacement = 1};
+    ek_sampling_defaults(&settings.sampling);
+    settings.sampling.temperature = 0.8, settings.sampling.top_p = 0.95, settings.sampling.seed = 7;
+    size = ek_generation_size(model, tokenizer, &settings, (uint32_t)count);
+    fputs(argv[2], stdout);
+    int status = ek_generate(block(size), size, model, tokenizer, &settings, prompt, (uint32_t)count, print, NULL, &error);
+    check(status, &error);
+    return puts("") < 0;
 }
