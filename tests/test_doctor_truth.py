@@ -139,6 +139,14 @@ def test_no_tokenizer_is_told(folders, theirs):
     assert "transformers' AutoTokenizer stop" in told(folders["no tokenizer"], "no-tokenizer")
 
 
+def test_sentencepiece_model_alone_is_a_note(shared, tmp_path):
+    pytest.importorskip("sentencepiece")
+    folder = copied(shared, tmp_path / "m")
+    assert not told(folder, "sentencepiece-model-alone")
+    (folder / "tokenizer.json").unlink()
+    assert "needs the package sentencepiece" in told(folder, "sentencepiece-model-alone")
+
+
 def test_names_without_prefix_are_not_said_to_be_drawn_at_random(shared, tmp_path):
     transformers = pytest.importorskip("transformers")
     folder = copied(shared, tmp_path / "m")

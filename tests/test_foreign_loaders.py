@@ -130,10 +130,10 @@ def test_llama_cpp_python_logits_equal_transformers(every, spoken):
 
 
 def test_llama_cpp_python_metadata_equals_edgekits(every):
-    """The same file in edgekit's runtime: the same logits, whatever the type."""
+    """The same file in edgekit's runtime for llama.cpp: the same logits, whatever the type."""
     paths, result, ids = every
     for quant, path in paths.items():
-        ours = model.load(path, threads=1, kv_type="f32").runtime.forward(ids, every=True)
+        ours = model.load(path, runtime="llamacpp", threads=1, kv_type="f32").runtime.forward(ids, every=True)
         assert np.abs(ours - result[quant]).max() < 1e-4, quant
 
 

@@ -177,3 +177,18 @@ def test_stream_choosing_within_the_step_gives_the_same_text(native, bundled, mo
         model.runtime.length = model.runtime.context_length
         with pytest.raises(ContextError):
             model.runtime.step(1, sampler, None)
+
+
+def test_conversion_is_verified_on_the_engine_without_llama_cpp(native, bundled, tmp_path, monkeypatch):
+    pytest.importorskip("gguf")
+    there = registry.load
+
+    def load(folder, name):
+        if (folder, name) == ("runtimes", "llamacpp"):
+            raise MissingExtraError("llamacpp needs llama_cpp, which is not installed")
+        return there(folder, name)
+
+    monkeypatch.setattr(registry, "load", load)
+    made = convert(bundled, "gguf", tmp_path / "m.gguf", settings=Converting(quant="q8_0"))
+    assert made.receipt is not None and made.receipt["runtime"] == "native"
+    assert made.receipt["verdict"].startswith("within 2 %")

@@ -125,7 +125,7 @@ def test_playground_lists_models_and_defaults(client, model, bundled):
         "format": "Hugging Face folder", "bytes": size, "parameters": 7_179_520, "context_length": 512,
         "vocab_size": 8064, "chat": True,
     }  # fmt: skip
-    assert response["runtimes"][0] == "onnx" and len(set(response["runtimes"])) == len(response["runtimes"])
+    assert "onnx" in response["runtimes"] and len(set(response["runtimes"])) == len(response["runtimes"])
     response = client.get("/api/defaults", params={"model": "story-7m"}).json()
     assert list(response["defaults"]) == list(response["settings"]) == list(SETTINGS)
     assert Generating(**{k: tuple(v) if k == "stop" else v for k, v in response["defaults"].items()}) == model.defaults

@@ -98,7 +98,8 @@ def _tokenizer(runtime: Runtime) -> Tokenizer | None:
 def open_runtime(artefact: Artefact, running: Running, *, quick: bool = False) -> tuple[Runtime, str]:
     """An artefact on the runtime of its format, and that runtime's name.
 
-    A folder runs on plain transformers, as other programs run it; in numpy if `quick`, or without PyTorch.
+    A folder runs on plain transformers, as other programs run it; in numpy if `quick`, or without PyTorch. A GGUF runs
+    on llama.cpp, for the same reason; on the engine where llama.cpp is not installed.
     """
     path = artefact.path
     if (folder := artefact.folder) is not None:
@@ -109,11 +110,20 @@ def open_runtime(artefact: Artefact, running: Running, *, quick: bool = False) -
             except MissingExtraError:
                 pass
         return Reference(folder), "numpy"
-    name = registry.for_path("runtimes", path)
-    module = plugin(name)
-    if artefact.gguf is not None and isinstance(module, LoadsGGUF):
-        return module.load_gguf(artefact.gguf, running), name
-    return module.load(path, running), name
+    first = registry.for_path("runtimes", path)
+    others = [name for name in registry.names("runtimes") if registry.suffix("runtimes", name) == path.suffix]
+    missing: MissingExtraError | None = None
+    for name in dict.fromkeys([first, *others]):
+        try:
+            module = plugin(name)
+        except MissingExtraError as error:
+            missing = missing or error
+            continue
+        if artefact.gguf is not None and isinstance(module, LoadsGGUF):
+            return module.load_gguf(artefact.gguf, running), name
+        return module.load(path, running), name
+    assert missing is not None
+    raise missing
 
 
 @dataclass

@@ -20,17 +20,18 @@ export class TokenMonsterTokenizer {
   /**
    * `vocabSize`: rows of the model's embedding. `eos`: ids that end a text, `bos`: ids that begin one, of which the
    * first is used; by default the first and the second above the vocabulary, if there are rows for them. Ids that are
-   * ordinary text, or outside `vocabSize`, are ignored. `addBos`: whether a prompt begins with `bos`. `eosToken` and
-   * `bosToken`: their spellings, for `encode(text, { specials: true })`. `reserved`: a Map from spellings to ids of
+   * ordinary text, or outside `vocabSize`, are ignored. `addBos`: whether a prompt begins with `bos`. `eosToken`,
+   * `bosToken` and `padToken`: their spellings, for `encode(text, { specials: true })`. `reserved`: a Map from spellings to ids of
    * ordinary tokens that this model uses as specials; they print nothing, and text does not produce them.
    *
    * Properties: `stop` is the set of ids that end a text, `bos` the id to put before a prompt or null, `eos`, `bosId` and
-   * `pad` ids or null, `specials` a map from spellings to ids.
+   * `pad` ids or null (`pad` is EOS unless it is one of `reserved`), `specials` a map from spellings to ids.
    *
    * Throws `VocabularyError`: more ids than `vocabSize`.
    */
   constructor(vocabulary, vocabSize, options = {}) {
-    const { eos = [], bos = [], addBos = false, eosToken = EOS, bosToken = BOS, reserved = new Map() } = options;
+    const { eos = [], bos = [], addBos = false, eosToken = EOS, bosToken = BOS, padToken = "" } = options;
+    const { reserved = new Map() } = options;
     const base = vocabulary.tableSize;
     if (base > vocabSize) {
       throw new VocabularyError(
@@ -48,7 +49,8 @@ export class TokenMonsterTokenizer {
     const above = [base, base + 1].filter((id) => id < vocabSize);
     const ends = givenEos.length ? givenEos : above.filter((id) => !givenBos.includes(id)).slice(0, 1);
     const begins = givenBos.length ? givenBos : above.filter((id) => !ends.includes(id)).reverse();
-    this.eos = this.pad = ends[0] ?? null;
+    this.eos = ends[0] ?? null;
+    this.pad = reserved.get(padToken) ?? this.eos;
     this.stop = new Set(ends);
     this.bosId = begins[0] ?? null;
     this.bos = addBos ? this.bosId : null;
@@ -79,7 +81,7 @@ export class TokenMonsterTokenizer {
     if (!Object.hasOwn(files, name)) {
       throw new VocabularyError(`tokenizer_config.json names the vocabulary ${name}, which is not next to the model`);
     }
-    const [eosToken, bosToken] = ["eos_token", "bos_token"].map((key) => spelling(files, key));
+    const [eosToken, bosToken, padToken] = ["eos_token", "bos_token", "pad_token"].map((key) => spelling(files, key));
     const vocabulary = Vocabulary.fromBytes(files[name], name);
     return new TokenMonsterTokenizer(vocabulary, vocabSize, {
       reserved: reservedIds(files, config, vocabulary),
@@ -88,6 +90,7 @@ export class TokenMonsterTokenizer {
       addBos: config.add_bos_token === true,
       eosToken: eosToken || EOS,
       bosToken: bosToken || BOS,
+      padToken,
     });
   }
 
@@ -217,7 +220,7 @@ function addedIds(config, token) {
 // Ids of ordinary tokens that the configuration makes special, by spelling; see `fromFiles`.
 function reservedIds(files, config, vocabulary) {
   const found = new Map();
-  for (const key of ["eos_token", "bos_token", "pad_token", "unk_token"]) {
+  for (const key of ["eos_token", "pad_token", "bos_token", "unk_token", "sep_token", "cls_token", "mask_token"]) {
     const token = spelling(files, key);
     for (const id of [...configuredIds(files, `${key}_id`), ...addedIds(config, token)]) {
       const ordinary = id < vocabulary.tableSize && !vocabulary.specialIds.has(id);
