@@ -136,8 +136,13 @@ def open_llama(folder: Path, quant: str, threads: int) -> Run:
     return run
 
 
-def open_decode(folder: Path, quant: str, threads: int) -> Run:
-    """`llama_decode` alone: the prompt, then fixed ids one by one. No logits are read and no token is chosen."""
+def open_decode(folder: Path, quant: str, flash: bool, threads: int) -> Run:
+    """`llama_decode` alone: the prompt, then fixed ids one by one. No logits are read and no token is chosen.
+
+    Args:
+        flash: leave flash attention as it is by default, which takes it; else without, which on some processors is
+            faster from some 60 tokens on (`steps.py` measures both).
+    """
     import llama_cpp.llama_cpp as llama
 
     llama.llama_backend_init()
@@ -147,6 +152,8 @@ def open_decode(folder: Path, quant: str, threads: int) -> Run:
     params = llama.llama_context_default_params()
     params.n_ctx, params.n_batch, params.n_threads, params.n_threads_batch = 1024, 512, threads, threads
     params.no_perf = True
+    if not flash:
+        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
     context = llama.llama_init_from_model(model, params)
     memory = llama.llama_get_memory(context)
 
@@ -246,7 +253,11 @@ CONTESTANTS: dict[str, Contestant] = {
     "hf bf16": (None, _plain(open_hf, "bfloat16")),
     **{f"optimum {q}": (_prepare(prepare_optimum, q), _plain(open_optimum, q)) for q in ("fp32", "int8")},
     **{f"llama.cpp generate {q}": (_prepare(prepare_gguf, q), _plain(open_llama, q)) for q in ("f16", "q8_0", "q4_0")},
-    **{f"llama.cpp bare decode {q}": (_prepare(prepare_gguf, q), _plain(open_decode, q)) for q in ("q8_0", "q4_0")},
+    **{
+        f"llama.cpp bare decode{name} {q}": (_prepare(prepare_gguf, q), _plain(open_decode, q, flash))
+        for name, flash in (("", True), ("-noflash", False))
+        for q in ("q8_0", "q4_0")
+    },
     **{
         f"edgekit onnx {q}": (_prepare(prepare_onnx, q), _edgekit(f"{q}.onnx", "onnx"))
         for q in ("fp32", "int8", "int4", "int4_pure", "int8-kv8", "int4-kv8")

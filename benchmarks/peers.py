@@ -43,12 +43,14 @@ Log = Callable[[str], object]
 # each with its faster number of threads, or both with the number after `@`. A run below that figure is slower than any
 # run before it, on a machine like that one.
 LOWEST_MEASURED = [
-    (("edgekit native q4_0@1",), 3.2, "llama.cpp bare decode q4_0@1"),
-    (("edgekit native q4_0@2",), 4.0, "llama.cpp bare decode q4_0@2"),
-    (("edgekit native q8_0@1",), 2.5, "llama.cpp bare decode q8_0@1"),
-    (("edgekit native q4_0",), 3.5, "genai int4"),
-    (("edgekit native q4_0",), 20.0, "optimum int8"),
-    (("edgekit native-sampled q4_0",), 0.85, "edgekit native q4_0"),
+    (("edgekit native q4_0@1",), 3.65, "llama.cpp bare decode q4_0@1"),
+    (("edgekit native q4_0@2",), 4.42, "llama.cpp bare decode q4_0@2"),
+    (("edgekit native q8_0@1",), 3.46, "llama.cpp bare decode q8_0@1"),
+    (("edgekit native q4_0@1",), 2.68, "llama.cpp bare decode-noflash q4_0@1"),
+    (("edgekit native q4_0@2",), 2.74, "llama.cpp bare decode-noflash q4_0@2"),
+    (("edgekit native q8_0@1",), 2.42, "llama.cpp bare decode-noflash q8_0@1"),
+    (("edgekit native q4_0",), 10.47, "optimum int8"),
+    (("edgekit native-sampled q4_0",), 0.92, "edgekit native q4_0"),
     (("edgekit onnx int4",), 4.95, "optimum int8"),
     (("edgekit onnx int4",), 1.05, "genai int4"),
     (("edgekit onnx int4",), 0.92, "llama.cpp bare decode q4_0"),
