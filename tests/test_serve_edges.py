@@ -340,6 +340,7 @@ def test_metrics_count_requests_tokens_and_seconds(pool):
     assert response[requests, ("path", "/v1/models"), ("status", "403")] == 1
     assert response[("edgekit_prompt_tokens_total",)] == 2 * usage["prompt_tokens"]
     assert response[("edgekit_new_tokens_total",)] == 12
+    assert response["edgekit_texts_total", ("runtime", pool.first.runtime)] == 2
     assert response[("edgekit_queue_length",)] == 0
     for name in ("edgekit_first_token_seconds", "edgekit_decode_seconds"):
         assert response[(f"{name}_count",)] == response[f"{name}_bucket", ("le", "+Inf")] == 2

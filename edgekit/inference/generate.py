@@ -151,6 +151,11 @@ class Stream(Iterator[str]):
         self.result = Generation(fit(prompt, runtime.context_length, settings, tokenizer.bos))
         self._steps = self._loop()
 
+    @property
+    def runtime(self) -> Runtime:
+        """Where the text is generated."""
+        return self._runtime
+
     def steps(self, *, distribution: bool = False) -> Iterator[Step]:
         """The tokens, one by one, each as soon as it is chosen. No forward call is made before the next is asked for.
 

@@ -23,6 +23,7 @@ class Metrics:
             "edgekit_requests", f"Responses by path and status; {CLIENT_LEFT}: the client left.", ["path", "status"],
             registry=registry,
         )  # fmt: skip
+        self._texts = Counter("edgekit_texts", "Texts that are over, by runtime.", ["runtime"], registry=registry)
         self._prompt_tokens = Counter(
             "edgekit_prompt_tokens", "Prompt tokens that models have read.", registry=registry
         )
@@ -42,9 +43,10 @@ class Metrics:
         """Count a response."""
         self._requests.labels(path, status).inc()
 
-    def add(self, result: Generation, waited: float) -> None:
+    def add(self, result: Generation, waited: float, runtime: str) -> None:
         """Add a text that is over, however it ended; `waited`: seconds between the request and its start."""
         timings = result.timings
+        self._texts.labels(runtime).inc()
         self._prompt_tokens.inc(timings.prompt_tokens)
         self._new_tokens.inc(timings.new_tokens)
         if timings.new_tokens:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from edgekit.inference.generate import Stream
 from edgekit.model import Model
 from edgekit.tokenizers.base import spelled_special
+from edgekit.utils import registry
 from edgekit.web import responses, security
 from edgekit.web.metrics import Metrics
 from edgekit.web.models import ModelPool
@@ -69,4 +70,4 @@ class AppState:
         try:
             yield
         finally:
-            self.metrics.add(stream.result, waited)
+            self.metrics.add(stream.result, waited, registry.name_of(stream.runtime))
