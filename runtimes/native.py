@@ -5,6 +5,7 @@ Its logits have the same bits on every processor, with any number of threads, pr
 `edgekit.load` goes on to llama.cpp.
 """
 
+import dataclasses
 import json
 import weakref
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ _engine = c.engine()
 
 
 def load(path: Path, settings: Running) -> "NativeRuntime":
-    """Open a `.gguf` or, as it is, a model folder.
+    """Open a `.gguf` or, as it is, a model folder: one of float32 or bfloat16 weights has a float32 cache by default.
 
     Raises:
         FileError: the file cannot be read, or (`CheckpointError`) is damaged or not a Llama that edgekit supports.
@@ -49,6 +50,8 @@ def load(path: Path, settings: Running) -> "NativeRuntime":
     checkpoint = open_folder(path)
     files = {"config.json": json.dumps(checkpoint.config.to_dict()).encode()} | checkpoint.files
     data = image(checkpoint, float32=settings.kv_type == "f32")  # which asks for an exact comparison
+    if settings.kv_type == "f16" and "F16" not in checkpoint.dtypes.values():
+        settings = dataclasses.replace(settings, kv_type="f32")  # a folder runs as it is: nothing is rounded
     del checkpoint  # its weights go before the engine makes its own copy
     return NativeRuntime(np.frombuffer(data, np.uint8), files, path, settings)
 

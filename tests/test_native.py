@@ -3,6 +3,7 @@ compares its logits and tokens with transformers."""
 
 import numpy as np
 import pytest
+from helpers import STENTOR, write_model
 
 import edgekit
 from edgekit.conversion.convert import convert
@@ -91,6 +92,12 @@ def test_forward_with_threads_has_the_same_bits(native, files, kv_type):
     assert np.array_equal(logits(one), logits(two))
     assert np.array_equal(one.forward([3]), two.forward([3]))
     two.close()
+
+
+def test_folder_of_float32_weights_is_exact_by_default(native, tmp_path):
+    folder = write_model(tmp_path / "m", STENTOR)
+    default, exact = (native.load(folder, Running(kv_type=kv)) for kv in ("f16", "f32"))
+    assert np.array_equal(default.forward([5, 9, 2]), exact.forward([5, 9, 2]))
 
 
 def test_folder_and_f32_file_have_the_same_bits(native, bundled, files):
