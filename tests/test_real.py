@@ -90,7 +90,7 @@ def test_llamacpp_answers_as_llama_cpp_python(gguf, kv_type, settings):
     llama_cpp = pytest.importorskip("llama_cpp")
     theirs = llama_cpp.Llama(str(gguf), n_ctx=2048, verbose=False, **settings)
     reply = theirs.create_chat_completion(QUESTION, temperature=0, max_tokens=40)
-    model = load(gguf, kv_type=kv_type)
+    model = load(gguf, runtime="llamacpp", kv_type=kv_type)
     result = model.chat(QUESTION, temperature=0, max_new_tokens=40).drain()
     assert result.prompt == IDS and reply["usage"]["prompt_tokens"] == len(IDS)
     assert result.text == reply["choices"][0]["message"]["content"]
