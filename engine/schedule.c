@@ -1,4 +1,4 @@
-/* Threads share a pass by claiming chunks: whoever is there does what is left, so a thread that the system does not run
+/* Threads share a pass by claiming chunks: any thread that is free does what is left, so a thread that the system does not run
  * at the moment delays others only while it has a chunk. The last to finish a phase opens the next.
  *
  * All of it is in one word: which chunks are unclaimed (8 bits) and unfinished (8 bits), and a count of phases (16 bits)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import RuntimeFailure, UnsupportedError
+from edgekit.errors import RuntimeFailure, UnsupportedError, VocabularyError
 from edgekit.formats.checkpoint import open_folder
 from edgekit.formats.generation_config import from_gguf
 from edgekit.formats.gguf import GGUFFile
@@ -112,7 +112,7 @@ class NativeRuntime:
     @property
     def instructions(self) -> str:
         """The instruction set that the engine chose, such as `avx512vnni`."""
-        return _engine.ek_model_instructions(self._model).decode()
+        return _engine.ek_model_instructions(self._opened()).decode()
 
     def forward(self, tokens: Sequence[int], *, every: bool = False) -> Logits:
         if len(tokens) == 1 and 0 <= tokens[0] < self.vocab_size and self.length < self.context_length:
@@ -127,32 +127,42 @@ class NativeRuntime:
         return logits
 
     def _run(self, tokens: int, count: int, logits: Logits, every: bool) -> None:
-        if self._model is None:
-            raise RuntimeFailure("the model is closed")
-        if status := _engine.ek_forward(self._model, tokens, count, logits.ctypes.data, every):
+        if status := _engine.ek_forward(self._opened(), tokens, count, logits.ctypes.data, every):
             raise RuntimeFailure(f"{self._where}: the engine failed on {count} tokens at {self.length}: {status}")
         self.length += count
 
     def step(self, token: int, sampler: EngineSampler, allowed: NDArray[np.bool_] | None) -> int:
         """See `edgekit.inference.engine_sampler.ChoosesTokens`."""
-        if self._model is None:
-            raise RuntimeFailure("the model is closed")
+        model = self._opened()
         if not 0 <= token < self.vocab_size or self.length >= self.context_length:
             check_forward(self, [token])
         self.length += 1
-        return sampler.step_of(self._model, token, self._logits_address, allowed)
+        return sampler.step_of(model, token, self._logits_address, allowed)
+
+    def _opened(self) -> int:
+        """The engine's model. After `close` it would read freed memory: raises `RuntimeFailure`."""
+        if self._model is None:
+            raise RuntimeFailure("the model is closed")
+        return self._model
 
     def rewind(self, length: int) -> None:
+        model = self._opened()
         check_rewind(self, length)
-        _engine.ek_rewind(self._model, length)
+        _engine.ek_rewind(model, length)
         self.length = length
 
     def own_tokenizer(self) -> Tokenizer:
         """The tokenizer in llama.cpp's keys, for a file that edgekit did not write. See `OwnsTokenizer`.
 
-        Raises `UnsupportedError` for a kind that only llama.cpp has.
+        Raises:
+            VocabularyError: a model folder, whose tokenizer is in its files, or a closed runtime.
+            UnsupportedError: a kind that only llama.cpp has.
         """
-        assert self.file is not None
+        if self.file is None:
+            raise VocabularyError(
+                f"{self._where} has no tokenizer: put tokenizer.json, or tokenizer_config.json and a .vocab, next to "
+                "the weights"
+            )
         from edgekit.tokenizers.native import NativeTokenizer
 
         try:

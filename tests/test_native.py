@@ -14,6 +14,7 @@ from edgekit.errors import (
     RuntimeFailure,
     SettingError,
     UnsupportedError,
+    VocabularyError,
 )
 from edgekit.inference.runtime import Runtime
 from edgekit.inference.samplers import new_sampler
@@ -130,12 +131,19 @@ def test_llamacpp_int8_cache_is_refused(files):
         registry.load("runtimes", "llamacpp").load(files("q8_0"), Running(kv_type="int8"))
 
 
+def test_folder_without_a_tokenizer_is_one_sentence(native, tmp_path):
+    folder = write_model(tmp_path / "m", STENTOR)
+    with pytest.raises(VocabularyError, match="has no tokenizer"):
+        edgekit.load(folder, runtime="native")
+
+
 def test_closed_runtime_is_an_error(native, files):
     runtime = native.load(files("q8_0"), Running())
     runtime.close()
     runtime.close()
-    with pytest.raises(edgekit.errors.RuntimeFailure, match="closed"):
-        runtime.forward([1])
+    for use in (lambda: runtime.forward([1]), lambda: runtime.rewind(0), lambda: runtime.instructions):
+        with pytest.raises(edgekit.errors.RuntimeFailure, match="closed"):
+            use()
 
 
 def test_plugin_without_the_library_names_a_compiler(tmp_path):
