@@ -182,21 +182,7 @@ INLINE void product(int format, const void *tiles, size_t tile_bytes, size_t cou
         }
 }
 
-#define PRODUCT(name, format)                                                                                         \
-    static void name(const void *tiles, size_t tile_bytes, size_t count, size_t columns, const ek_columns *x,         \
-                     size_t n, float *out, size_t out_stride) {                                                       \
-        product(format, tiles, tile_bytes, count, columns, x, n, out, out_stride);                                    \
-    }
-
-PRODUCT(f32, EK_TILE_F32)
-PRODUCT(f16, EK_TILE_F16)
-PRODUCT(s8, EK_TILE_S8)
-PRODUCT(s8v, EK_TILE_S8V)
-PRODUCT(n4, EK_TILE_N4)
-PRODUCT(n4m, EK_TILE_N4M)
-PRODUCT(n4k, EK_TILE_N4K)
-PRODUCT(b8k, EK_TILE_B8K)
-PRODUCT(s8h, EK_TILE_S8H)
+#include "products.inc"
 
 #include "steps.inc"
 
