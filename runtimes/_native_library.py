@@ -1,7 +1,7 @@
 """The engine's functions for models, as ctypes calls them. `engine/edgekit.h` documents each."""
 
 import ctypes
-from ctypes import POINTER, byref, c_char, c_char_p, c_float, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 
 from edgekit.errors import (
     CheckpointError,
@@ -12,9 +12,8 @@ from edgekit.errors import (
     UnsupportedError,
 )
 from edgekit.utils import registry
-from edgekit.utils.engine import library
+from edgekit.utils.engine import ALIGNMENT, Error, library
 
-ALIGNMENT = 64
 KV_TYPES = {"f32": 1, "f16": 2, "int8": 3}
 
 NO_LIBRARY = (
@@ -22,12 +21,6 @@ NO_LIBRARY = (
     f"gcc or clang (or set CC='python -m ziglang cc' after pip install ziglang), then pip install --force-reinstall "
     f"--no-deps --no-binary :all: {registry.DISTRIBUTION}"
 )
-
-
-class Error(ctypes.Structure):
-    """`ek_error`."""
-
-    _fields_ = [("text", c_char * 256)]
 
 
 class Info(ctypes.Structure):

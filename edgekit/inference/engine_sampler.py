@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from edgekit.errors import SettingError
 from edgekit.inference.processors import Processors
 from edgekit.settings import Sampling
+from edgekit.utils.engine import ALIGNMENT
 
-ALIGNMENT = 64
 FLOAT32 = np.dtype(np.float32)
 NO_TOKEN, NOT_FINITE, TOO_SMALL, FULL = -6, -7, -4, -5
 """The statuses of `ek_sampler_choose`."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import EdgekitError, VocabularyError
+from edgekit.utils.engine import ALIGNMENT, Error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 TOKENMONSTER, SENTENCEPIECE, BYTE_BPE = 1, 2, 3
 SPECIAL, STOP, PADDING = 1, 2, 4
 _BARE, _PARSE_SPECIALS = 1, 1
-_ALIGNMENT = 64
 _MOST_TEXT = 1 << 30
 
 
@@ -44,10 +44,6 @@ class _Decoder(ctypes.Structure):
         ("pending_count", ctypes.c_uint8),
         ("begun", ctypes.c_uint8),
     ]
-
-
-class _Error(ctypes.Structure):
-    _fields_ = [("text", ctypes.c_char * 256)]
 
 
 @functools.cache
@@ -93,12 +89,12 @@ class EngineTokenizer:
         self._library = _declared(library)
         self._data = data
         address = data if isinstance(data, bytes) else data.ctypes.data
-        error, size, handle = _Error(), ctypes.c_size_t(), ctypes.c_void_p()
+        error, size, handle = Error(), ctypes.c_size_t(), ctypes.c_void_p()
         options = _BARE if bare else 0
         status = library.ek_tokenizer_size(address, len(data), options, ctypes.byref(size), ctypes.byref(error))
         if status == 0:
-            self._memory = ctypes.create_string_buffer(size.value + _ALIGNMENT)
-            place = -ctypes.addressof(self._memory) % _ALIGNMENT
+            self._memory = ctypes.create_string_buffer(size.value + ALIGNMENT)
+            place = -ctypes.addressof(self._memory) % ALIGNMENT
             memory = ctypes.addressof(self._memory) + place
             status = library.ek_tokenizer_open(
                 address, len(data), options, memory, size.value, ctypes.byref(handle), ctypes.byref(error)

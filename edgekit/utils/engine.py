@@ -14,7 +14,15 @@ INTERFACE = 2
 """`EK_INTERFACE` of the header that this package was written for."""
 OVERRIDE = "EDGEKIT_ENGINE"
 """Environment variable: the path of another library, or `off` for none."""
+ALIGNMENT = 64
+"""`EK_ALIGNMENT`: of every block of memory that the engine is given."""
 PACKAGE = Path(__file__).resolve().parents[1]
+
+
+class Error(ctypes.Structure):
+    """`ek_error`: one sentence, empty if there was no error."""
+
+    _fields_ = [("text", ctypes.c_char * 256)]
 
 
 @functools.cache
