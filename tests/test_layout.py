@@ -24,7 +24,10 @@ HEAVY = {
 }  # fmt: skip
 
 
-DATA_PACKAGES = {"edgekit.bundled", "edgekit.training.recipes", "edgekit.web.pages", "edgekit.web.pages.core"}
+DATA_PACKAGES = {
+    "edgekit.bundled", "edgekit.training.recipes", "edgekit.web.javascript", "edgekit.web.pages",
+    "edgekit.web.pages.core",
+}  # fmt: skip
 """Folders without code. They are listed because setuptools warns about a folder of data that is not a package."""
 
 
