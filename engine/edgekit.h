@@ -369,6 +369,10 @@ typedef struct {
     uint32_t reuse;           /* so many tokens of the prompt are in the model's cache already */
 } ek_generating;
 
+/* What `edgekit run` uses for a file without flags: its own sampling settings (`general.sampling.*`), else the most likely
+ * token each time; up to 256 tokens. Settings out of range are EK_DAMAGED; `settings` is valid even then. */
+EK_API int ek_generating_defaults(const void *file, size_t length, ek_generating *settings, ek_error *error);
+
 /* Why a text ended. */
 enum { EK_CONTINUES = 0, EK_STOPPED = 1, EK_LENGTH = 2, EK_CANCELLED = 3 };
 

@@ -118,6 +118,9 @@ def from_gguf(keys: Mapping[str, Any]) -> dict[str, Any]:
     """The generation config that a GGUF file's `general.sampling.*` mean; empty if it has none."""
     found = {name: keys.get(f"general.sampling.{name}") for name in GGUF_SAMPLING}
     numbers = {name: value for name, value in found.items() if isinstance(value, (int, float))}
+    # Files store float32. The number that was meant is the one of few digits: 0.8, not 0.800000012. engine/defaults.c
+    # rounds in the same way.
+    numbers = {k: v if isinstance(v, int) or not 0 < v < 1e6 else int(v * 1e6 + 0.5) / 1e6 for k, v in numbers.items()}
     if not numbers:
         return {}
     values = {ours: numbers.get(name, default) for name, (ours, default) in GGUF_SAMPLING.items()}
