@@ -237,13 +237,25 @@ def checked_output(command: list) -> str:
 
 def test_golden_vectors_equal_edgekits_results(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path))
-    make = opened_script(GOLDEN / "make.py")
+    make = opened_script(GOLDEN / "ports.py")
     try:
         found = make.make()
     except MissingExtraError as error:
         pytest.skip(str(error))
-    assert make.text(found) == (GOLDEN / "golden.json").read_text()
+    assert make.text(found) == (GOLDEN / "ports.json").read_text()
     assert {case["finish_reason"] for case in found["loop"]} == {"stop", "length"}
+
+
+def test_golden_vectors_of_bindings_equal_the_engines_results(shared):
+    make = opened_script(GOLDEN / "make.py")
+    stories = shared / "models" / "stories260K" / "stories260K.f32.gguf"
+    try:
+        made = make.make(stories, {})
+    except MissingExtraError as error:
+        pytest.skip(str(error))
+    assert make.text(made) == (GOLDEN / "golden.json").read_text()
+    for model in made["models"].values():
+        assert {case["finish"] for case in model["texts"]} == {"stop", "length"}
 
 
 def javascript() -> Path:
@@ -257,15 +269,15 @@ def test_javascript_core_passes_the_golden_vectors(tmp_path):
     node = shutil.which("node")
     if node is None:
         pytest.skip("needs node (https://nodejs.org), which is not on the PATH")
-    golden = json.loads((GOLDEN / "golden.json").read_text())
+    golden = json.loads((GOLDEN / "ports.json").read_text())
     cases = sum(len(part) for name, part in golden.items() if name not in ("vocabulary", "model"))
     assert checked_output([node, GOLDEN / "check.mjs", javascript(), VOCABULARY]) == f"{cases} cases, all right\n"
     # It reports answers that differ from the golden ones.
     golden["sample"][2]["tokens"][-1] += 1
     golden["decode"][3]["pieces"][-1] += "x"
-    (tmp_path / "golden.json").write_text(json.dumps(golden))
+    (tmp_path / "ports.json").write_text(json.dumps(golden))
     done = subprocess.run(
-        [node, GOLDEN / "check.mjs", javascript(), VOCABULARY, tmp_path / "golden.json"], capture_output=True, text=True
+        [node, GOLDEN / "check.mjs", javascript(), VOCABULARY, tmp_path / "ports.json"], capture_output=True, text=True
     )
     assert done.returncode == 1 and done.stdout.endswith("\n2 differences\n")
 
@@ -281,7 +293,7 @@ def test_onnx_graph_called_like_the_phones_gives_golden_tokens(made):
     shape = (1, config["num_key_value_heads"], 0, config["head_dim"])
     names = [f"{i}.{kind}" for i in range(config["num_hidden_layers"]) for kind in ("key", "value")]
     outputs = [output.name for output in session.get_outputs()]
-    for case in json.loads((GOLDEN / "golden.json").read_text())["model"][:1]:
+    for case in json.loads((GOLDEN / "ports.json").read_text())["model"][:1]:
         cache = {f"past_key_values.{name}": np.zeros(shape, np.float32) for name in names}
         ids, tokens, length = case["prompt_ids"], [], 0
         while len(tokens) < len(case["tokens"]):
@@ -307,7 +319,7 @@ def test_kotlin_core_passes_the_golden_vectors(tmp_path):
     checked_output(
         [compiler, "-Werror", "-include-runtime", "-d", tmp_path / "check.jar", *core, android / "GoldenCheck.kt"]
     )
-    assert "all right" in checked_output([java, "-jar", tmp_path / "check.jar", GOLDEN / "golden.json", VOCABULARY])
+    assert "all right" in checked_output([java, "-jar", tmp_path / "check.jar", GOLDEN / "ports.json", VOCABULARY])
 
 
 @pytest.mark.slow
@@ -318,4 +330,4 @@ def test_swift_core_passes_the_golden_vectors(tmp_path):
     sources = EXAMPLES / "ios" / "Sources"
     core = sorted((sources / "Edgekit").glob("*.swift"))
     checked_output([compiler, "-O", "-o", tmp_path / "check", *core, sources / "GoldenCheck" / "main.swift"])
-    assert "all right" in checked_output([tmp_path / "check", GOLDEN / "golden.json", VOCABULARY])
+    assert "all right" in checked_output([tmp_path / "check", GOLDEN / "ports.json", VOCABULARY])

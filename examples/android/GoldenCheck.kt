@@ -1,7 +1,7 @@
-// Checks the core against ../golden/golden.json on any JVM, without a phone. ../golden/make.py describes the cases.
+// Checks the core against ../golden/ports.json on any JVM, without a phone. ../golden/ports.py describes the cases.
 //
 //     kotlinc edgekit/{Vocabulary,Matcher,Text,Sampler,Story}.kt GoldenCheck.kt -include-runtime -d check.jar
-//     java -jar check.jar ../golden/golden.json ../../edgekit/bundled/story-7m/tokenmonster.vocab
+//     java -jar check.jar ../golden/ports.json ../../edgekit/bundled/story-7m/tokenmonster.vocab
 
 import edgekit.Decoder
 import edgekit.Runtime
@@ -89,7 +89,7 @@ private fun settings(given: Case) = Settings(
 private fun logits(size: Int, last: Int, length: Int) =
     FloatArray(size) { (10 * uniform(last.toULong(), length, it)).toFloat() }
 
-/** Logits from the rule in ../golden/make.py. */
+/** Logits from the rule in ../golden/ports.py. */
 private class RuleRuntime(
     override val vocabSize: Int,
     override val contextLength: Int,

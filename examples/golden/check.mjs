@@ -1,6 +1,6 @@
-// Checks the JavaScript core against golden.json. make.py describes the cases.
+// Checks the JavaScript core against ports.json. make.py describes the cases.
 //
-//     node check.mjs FOLDER_OF_THE_CORE VOCABULARY [golden.json]
+//     node check.mjs FOLDER_OF_THE_CORE VOCABULARY [ports.json]
 //
 // Prints the differences, then the number of correct cases. Exit status 1 if there are differences.
 
@@ -8,7 +8,7 @@ import { readFileSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
-const [core, vocab, golden = path.join(path.dirname(fileURLToPath(import.meta.url)), "golden.json")] =
+const [core, vocab, golden = path.join(path.dirname(fileURLToPath(import.meta.url)), "ports.json")] =
   process.argv.slice(2);
 const load = (name) => import(pathToFileURL(path.resolve(core, name)));
 const { uniform } = await load("random.js");

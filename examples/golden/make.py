@@ -1,161 +1,129 @@
-"""Writes golden.json next to this file: edgekit's results, to check implementations in other languages against.
+"""Writes golden.json next to this file: edgekit's results, to check bindings in other languages against.
 
-    python examples/golden/make.py              # needs edgekit-lm[onnx]
+    python examples/golden/make.py                               # the bundled model; needs edgekit-lm[gguf]
+    python examples/golden/make.py --stories260K FILE.gguf       # and Karpathy's stories260K, as a float32 GGUF
 
-All cases use the bundled model and its vocabulary (edgekit/bundled/story-7m). The parts, each a list of cases:
+`models` has for each model how its file is made, and lists of cases:
 
-    encode     text -> ids
-    decode     ids -> pieces: one for each id, then the flush
-    uniform    seed, step, ids -> values
-    sample     settings, seen (ids of a prompt), rows -> tokens, one for each row of logits
-    loop       settings, prompt, context_length, eos_at -> prompt_ids, pieces, tokens, finish_reason
-    model      the same from the model itself at float32, for a device that can run it
+    encode     text -> ids, without BOS
+    decode     ids -> pieces: one for each id, then the flush. U+FFFD for each ill-formed part, as in the WHATWG's decoder
+    logits     ids, kv (type of the cache) -> fnv1a64 of the last position's float32 values in little endian
+    texts      prompt, settings -> prompt_ids, ids, pieces, finish. Settings that are not named are the file's own
 
-`sample` and `loop` need no model: their logits follow a rule. `logits(last, length)` is 10 uniform(last, length, id)
-for each id, rounded to float32. In `loop`, `last` is the last token fed and `length` the number of tokens fed; in
-`sample`, `last` is the row and `length` is 0. In `loop`, the end of the text has logit 30 once `length` reaches
-`eos_at`. Seeds are strings, since JSON numbers are not exact above 2^53.
+Seeds are strings, since JSON numbers are not exact above 2^53.
 """
 
-import hashlib
+import argparse
 import json
+import tempfile
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 import edgekit
+from edgekit.conversion.convert import convert
 from edgekit.formats.hub import BUNDLED
-from edgekit.inference.runtime import check_forward, check_rewind
-from edgekit.inference.sampling import Sampler, uniform
 from edgekit.model import Model
-from edgekit.settings import Generating, Sampling
-from edgekit.tokenizers.load import from_files
+from edgekit.settings import Converting
 from edgekit.utils.files import write_bytes
 
 HERE = Path(__file__).resolve().parent
-SIZE = 8064
+BUNDLED_NAME, STORIES_NAME = "story-7m-q4_0", "stories260K"
+HOW = {
+    BUNDLED_NAME: "edgekit convert --to gguf --quant q4_0",
+    STORIES_NAME: "stories260K of karpathy/tinyllamas as a float32 GGUF",
+}
 
 TEXTS = [
     "", "Once upon a time", "Hello, World!", "don't", "it’s “so” — they said…", "  two  spaces", "\n\nA line.\r\n\tTab",
     "I was 12, and he was 1st of 3,000.", "snake_case camelCase HTTPServer", "café naïve Å é e\u0301", "ﬁ ß ǅ İ Σας",
     "Привет, мир! ПРИВЕТ", "Ωμέγα", "中文和日本語", "각 한국어", "अनुच्छेद", "שָׁלוֹם", "٣٤ Ⅷ ½", "🙂 👩\u200d🚀",
-    "a\x7fb\x00c", "<s>not special</s>", "A" * 50, "ab" * 40, "x1 1x (a|-b) O'Neill's",
+    "a\x7fb\x01c", "<s>not special</s>", "A" * 50, "ab" * 40, "x1 1x (a|-b) O'Neill's",
     "The quick brown fox jumps over the lazy dog. " * 3,
 ]  # fmt: skip
-IDS = [
-    [127, 7934, 44], [8001, 7934, 8000], list(range(0, 140)), [127, 127, 32], [195, 169, 195], [240, 159, 153, 130],
-    [226, 130], [255, 65], [237, 160, 128, 65], [8050, 100, 9000], list(range(7000, 7030)),
-]  # fmt: skip
-SETTINGS = [
-    {"temperature": 0.0},
-    {"temperature": 0.0, "repetition_penalty": 1.2},
-    {"temperature": 1.0, "seed": "1"},
-    {"temperature": 0.8, "top_p": 0.7, "repetition_penalty": 1.2, "seed": "7"},
-    {"temperature": 0.3, "top_k": 40, "seed": "9223372036854775808"},
-    {"temperature": 1.5, "min_p": 0.05, "seed": "12345678901"},
-    {"temperature": 0.6, "top_k": 100, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 0.9, "seed": "0"},
+IDS = [[127, 300, 44], list(range(0, 140)), [127, 127, 32], [195, 169, 195], [240, 159, 153, 130], [226, 130], [255, 65]]
+SETTINGS: list[dict[str, Any]] = [
+    {"temperature": 0.0, "repetition_penalty": 1.0},
+    {"seed": "7"},
+    {"temperature": 1.0, "top_p": 1.0, "repetition_penalty": 1.0, "seed": "9223372036854775808"},
+    {"temperature": 1.5, "top_k": 40, "top_p": 0.9, "min_p": 0.02, "repetition_penalty": 1.1, "seed": "3"},
+    {"temperature": 0.6, "presence_penalty": 0.5, "frequency_penalty": 0.25, "seed": "0", "stop": [" the", "\n"]},
 ]
-LOOPS = [
-    ("Once upon a time", {"temperature": 0.0}, 512, None),
-    ("Once upon a time", {"temperature": 0.8, "top_p": 0.9, "repetition_penalty": 1.2, "seed": "7"}, 512, None),
-    ("The sun", {"temperature": 0.5, "seed": "3"}, 512, 14),
-    ("The sun", {"temperature": 0.5, "seed": "3"}, 12, None),
-    ("é", {"temperature": 1.0, "seed": "4", "stop": ["STOP"]}, 512, None),
-    ("é", {"temperature": 1.0, "seed": "4", "stop": ["nowhere", "STOP"]}, 512, None),
-]
-NEW_TOKENS = 20
+PROMPTS = ("Once upon a time", "The sun was")
+NEW_TOKENS = 40
 
 
-def plain(settings: dict) -> dict:
-    """Settings for Python, where a seed is a number."""
-    return settings | {"seed": int(settings["seed"])} if "seed" in settings else settings
+def fnv1a64(data: bytes) -> str:
+    """The hash as 16 hexadecimal digits."""
+    value = 0xCBF29CE484222325
+    for byte in data:
+        value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return f"{value:016x}"
 
 
-def logits(last: int, length: int) -> np.ndarray:
-    """Logits from the rule above: float32 (SIZE,)."""
-    return (10 * uniform(last, length, np.arange(SIZE))).astype(np.float32)
+def logits(path: Path, ids: list[int], kv: str) -> dict[str, Any]:
+    """A case of `logits`."""
+    model = edgekit.load(path, runtime="native", kv_type=kv, threads=1)
+    values = model.runtime.forward(ids)
+    return {"ids": ids, "kv": kv, "fnv1a64": fnv1a64(values.astype("<f4").tobytes())}
 
 
-class RuleRuntime:
-    """A runtime with logits from the rule; see `edgekit.inference.runtime.Runtime`."""
-
-    vocab_size, files = SIZE, {}
-
-    def __init__(self, context_length: int, eos: int, eos_at: int | None):
-        self.context_length, self.length, self._eos, self._at = context_length, 0, eos, eos_at
-
-    def forward(self, tokens, *, every=False):
-        check_forward(self, tokens)
-        self.length += len(tokens)
-        row = logits(tokens[-1], self.length)
-        if self._at is not None and self.length >= self._at:
-            row[self._eos] = 30
-        return row
-
-    def rewind(self, length):
-        check_rewind(self, length)
-        self.length = length
-
-
-def generated(model: Model, prompt: str, settings: dict) -> dict:
-    """A case of `loop` or `model` with its result."""
-    stream = model.stream(prompt, max_new_tokens=NEW_TOKENS, **plain(settings))
+def text_of(model: Model, prompt: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """A case of `texts`."""
+    plain = settings | {"seed": int(settings["seed"])} if "seed" in settings else settings
+    stream = model.stream(prompt, max_new_tokens=NEW_TOKENS, **plain)
     pieces, result = list(stream), stream.result
     return {
         "prompt": prompt, "settings": settings | {"max_new_tokens": NEW_TOKENS}, "prompt_ids": result.prompt,
-        "pieces": pieces, "tokens": result.tokens, "finish_reason": result.finish_reason,
+        "ids": result.tokens, "pieces": pieces, "finish": result.finish_reason,
     }  # fmt: skip
 
 
-def make() -> dict:
-    """The content of golden.json."""
-    files = {path.name: path.read_bytes() for path in BUNDLED.iterdir() if path.suffix in (".json", ".vocab")}
-    tokenizer = from_files(files, SIZE)
-    parts: dict = {
-        "vocabulary": {"sha256": hashlib.sha256(files["tokenmonster.vocab"]).hexdigest(), "vocab_size": SIZE},
-        "encode": [{"text": text, "ids": tokenizer.encode(text)} for text in TEXTS],
-        "decode": [],
-        "uniform": [],
-        "sample": [],
-        "loop": [],
-        "model": [],
-    }
-    for ids in IDS + [case["ids"] for case in parts["encode"][1:]]:
+def cases(path: Path) -> dict[str, Any]:
+    """All cases of a GGUF file."""
+    model = edgekit.load(path, runtime="native", threads=1)
+    tokenizer, size = model.tokenizer, model.runtime.vocab_size
+    encode = [{"text": text, "ids": tokenizer.encode(text)} for text in TEXTS]
+    decode = []
+    for ids in [[id for id in ids if id < size] for ids in IDS] + [case["ids"] for case in encode[1:]]:
         decoder = tokenizer.decoder()
-        parts["decode"].append({"ids": ids, "pieces": [*(decoder.feed(id) for id in ids), decoder.flush()]})
-    for seed, step in ((0, 0), (7, 1), (2**63, 9999), (12345678901, 3)):
-        ids = [0, 1, 2, 8063, 2**24]
-        values = uniform(seed, step, np.array(ids)).tolist()
-        parts["uniform"].append({"seed": str(seed), "step": step, "ids": ids, "values": values})
-    for settings in SETTINGS:
-        seen, rows = list(range(0, SIZE, 40)), [*range(10), 0, 0]
-        sampler = Sampler(Sampling(**plain(settings)), SIZE, seen)
-        tokens = [sampler.choose(logits(row, 0)) for row in rows]
-        parts["sample"].append({"settings": settings, "seen": seen, "rows": rows, "tokens": tokens})
-    for prompt, settings, context_length, eos_at in LOOPS:
-        model = Model(RuleRuntime(context_length, tokenizer.eos, eos_at), tokenizer)
-        if "stop" in settings:  # a few characters from the middle of the text
-            whole = model.generate(prompt, max_new_tokens=NEW_TOKENS, **plain(settings)).text
-            settings = settings | {"stop": [stop.replace("STOP", whole[21:25]) for stop in settings["stop"]]}
-        case = generated(model, prompt, settings)
-        parts["loop"].append(case | {"context_length": context_length, "eos_at": eos_at})
-    model = edgekit.load(BUNDLED, runtime="onnx", threads=1)
-    model.defaults = Generating()  # settings that a case does not name are off
-    for settings in (SETTINGS[0], SETTINGS[1], SETTINGS[3]):
-        parts["model"].append(generated(model, "Once upon a time", settings))
-    return parts
+        decode.append({"ids": ids, "pieces": [*(decoder.feed(id) for id in ids), decoder.flush()]})
+    long = (encode[-1]["ids"] * 3)[:60]
+    hashes = [logits(path, ids, kv) for kv in ("f16", "int8", "f32") for ids in (encode[1]["ids"], long)]
+    texts = [text_of(model, prompt, settings) for prompt in PROMPTS for settings in SETTINGS]
+    return {"encode": encode, "decode": decode, "logits": hashes, "texts": texts}
 
 
-def text(content: dict) -> str:
+def make(stories: Path | None, earlier: dict[str, Any]) -> dict[str, Any]:
+    """The content of golden.json. Without `stories` that model's part is the earlier one."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Converting(quant="q4_0")
+        path = convert(BUNDLED, "gguf", Path(folder) / "m.gguf", settings=settings, verify=False).path
+        models = {BUNDLED_NAME: {"file": HOW[BUNDLED_NAME], **cases(path)}}
+    if stories is not None:
+        models[STORIES_NAME] = {"file": HOW[STORIES_NAME], **cases(stories)}
+    elif STORIES_NAME in earlier.get("models", {}):
+        models[STORIES_NAME] = earlier["models"][STORIES_NAME]
+    return {"models": models}
+
+
+def text(content: dict[str, Any]) -> str:
     """JSON with one case on each line, for readable diffs."""
-    lines = []
-    for name, value in content.items():
-        cases = json.dumps(value, ensure_ascii=True)
-        if isinstance(value, list):
-            cases = "[\n" + ",\n".join("    " + json.dumps(case, ensure_ascii=True) for case in value) + "\n  ]"
-        lines.append(f'  "{name}": {cases}')
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+    models = []
+    for name, model in content["models"].items():
+        parts = [f'"file": {json.dumps(model["file"])}']
+        for part in ("encode", "decode", "logits", "texts"):
+            parts.append(f'"{part}": [\n' + ",\n".join("  " + json.dumps(case) for case in model[part]) + "\n]")
+        models.append(f'"{name}": {{\n' + ",\n".join(parts) + "\n}")
+    return '{"models": {\n' + ",\n".join(models) + "\n}}\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stories260K", type=Path, metavar="FILE.gguf")
+    out = HERE / "golden.json"
+    earlier = json.loads(out.read_text()) if out.exists() else {}
+    write_bytes(out, text(make(parser.parse_args().stories260K, earlier)).encode())
 
 
 if __name__ == "__main__":
-    write_bytes(HERE / "golden.json", text(make()).encode())
+    main()

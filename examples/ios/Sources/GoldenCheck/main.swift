@@ -1,7 +1,7 @@
-// Checks the core against ../golden/golden.json, without a phone. ../golden/make.py describes the cases.
+// Checks the core against ../golden/ports.json, without a phone. ../golden/ports.py describes the cases.
 //
 //     swiftc -O Sources/Edgekit/*.swift Sources/GoldenCheck/main.swift -o check
-//     ./check ../golden/golden.json ../../edgekit/bundled/story-7m/tokenmonster.vocab
+//     ./check ../golden/ports.json ../../edgekit/bundled/story-7m/tokenmonster.vocab
 
 import Foundation
 
@@ -35,7 +35,7 @@ func logits(_ size: Int, _ last: Int, _ length: Int) -> [Float] {
     (0..<size).map { Float(10 * uniform(UInt64(last), length, $0)) }
 }
 
-/// Logits from the rule in ../golden/make.py.
+/// Logits from the rule in ../golden/ports.py.
 final class RuleRuntime: Runtime {
     let vocabSize: Int
     let contextLength: Int
