@@ -15,13 +15,24 @@
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("dotprod"))), apply_to = function)
 #endif
+#if defined(__clang__) && __clang_major__ < 16 && !ALWAYS /* whose header has it only for a whole file */
+static inline int32x4_t vdotq_s32(int32x4_t sums, int8x16_t a, int8x16_t b) {
+    __asm__("sdot %0.4s, %1.16b, %2.16b" : "+w"(sums) : "w"(a), "w"(b));
+    return sums;
+}
+#endif
 #define DOT 1
 #include "kernels_neon.inc"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif
 
-/* Linux lets a program read the processor's register, and answers itself; elsewhere only the compiler's flags tell. */
+/* Linux lets a program read the processor's register, and answers itself. Apple's systems have a function, and compilers
+ * for iOS assume the oldest phone. Elsewhere only the compiler's flags tell. */
+#if defined(__APPLE__) && !ALWAYS
+extern int sysctlbyname(const char *name, void *value, size_t *size, void *set, size_t set_size);
+#endif
+
 static int available(void) {
 #if ALWAYS
     return 1;
@@ -29,6 +40,10 @@ static int available(void) {
     uint64_t features;
     __asm__("mrs %0, ID_AA64ISAR0_EL1" : "=r"(features));
     return (features >> 44 & 15) != 0;
+#elif defined(__APPLE__)
+    int has = 0;
+    size_t size = sizeof has;
+    return !sysctlbyname("hw.optional.arm.FEAT_DotProd", &has, &size, NULL, 0) && has;
 #else
     return 0;
 #endif
