@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgekit.errors import CheckpointError, FileError, UsageError
+from edgekit.formats import llama2c
 from edgekit.formats.checkpoint import INDEX, shards_of
 from edgekit.formats.hub_cache import origin
 from edgekit.formats.hub_files import select
+from edgekit.formats.open import model_file
+from edgekit.utils import registry
 from edgekit.utils.files import os_reason
 
 if TYPE_CHECKING:
@@ -78,7 +81,8 @@ def exists(path: str | Path) -> bool:
 
 
 def resolve(path: str | Path | None, *, revision: str | None = None, note: Note = ignore) -> Path:
-    """A folder or file on this machine; a Hub id is downloaded into huggingface_hub's own cache.
+    """A folder or file on this machine; a Hub id is downloaded into huggingface_hub's own cache, and llama2.c's `.bin`
+    becomes a folder in the cache of conversions.
 
     Without an answer from the Hub, or offline, the cache's copy is taken if there is one.
 
@@ -103,7 +107,7 @@ def resolve(path: str | Path | None, *, revision: str | None = None, note: Note 
     if path == "":
         raise CheckpointError("the model's name is empty: name a folder, a file or a Hub id")
     if exists(path):
-        return Path(path)
+        return _opened(Path(path))
     if isinstance(path, str) and parse(f"{SCHEME}{path}"):
         where = Path(path).parts[0]
         raise CheckpointError(
@@ -112,6 +116,15 @@ def resolve(path: str | Path | None, *, revision: str | None = None, note: Note 
     raise CheckpointError(
         f"{path} does not exist, and is not a Hub id of the form owner/name, owner/name:q4_0 or owner/name/file.gguf"
     )
+
+
+def _opened(path: Path) -> Path:
+    """A path as it is; llama2.c's files as the model folder that they become in the cache. Raises as `open_model`."""
+    file = model_file(path)
+    if file.suffix != llama2c.SUFFIX or not file.is_file():
+        return path
+    folder: Path = registry.load("converters", "llama2c").folder(file)
+    return folder
 
 
 def _fetch(reference: Reference, revision: str | None, note: Note) -> Path:

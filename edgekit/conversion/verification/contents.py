@@ -15,9 +15,10 @@ from edgekit.conversion.base import ArtefactTensor, ComparesTensors, Converter, 
 from edgekit.conversion.verification.tensors import compare, explain, group_of
 from edgekit.conversion.verification.tolerances import coarsest
 from edgekit.errors import MissingExtraError
-from edgekit.formats.checkpoint import Checkpoint, LlamaConfig, open_folder
+from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.gguf import GGUFFile
 from edgekit.formats.gguf_config import llama_config
+from edgekit.formats.open import open_model
 from edgekit.utils import registry
 
 UNKNOWN = "unknown"
@@ -37,7 +38,7 @@ class Artefact:
     @cached_property
     def folder(self) -> Checkpoint | None:
         """The checkpoint of a model folder; None for a file. Raises `FileError`, `CheckpointError`."""
-        return open_folder(self.path) if self.path.is_dir() else None
+        return open_model(self.path) if self.path.is_dir() else None
 
     @cached_property
     def _converter(self) -> Converter | None:
