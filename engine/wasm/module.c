@@ -4,7 +4,7 @@
  *     [ data and stack | the file | model and tokenizer | blocks of calls, the last one on top ]
  *
  * Numbers go in as arguments and come out in arrays of double, whose order is written here and in engine.js, and whose
- * length engine.js checks. `open` tells it apart from a module of another version by EK_VERSION. */
+ * length engine.js checks. */
 #include "../internal.h"
 
 #define EXPORT(name) __attribute__((export_name(name)))
@@ -58,8 +58,13 @@ EXPORT("file_space") void *file_space(double size) {
 }
 
 EXPORT("error_text") const char *error_text(void) { return error.text; }
-EXPORT("version") const char *version(void) { return ek_version(); }
 EXPORT("numbers") const double *numbers_at(void) { return numbers; }
+
+/* Hands out an array; returns its length, or the status if that is an error. */
+static int record(const double *values, int count, int status) {
+    for (int i = 0; i < count; i++) numbers[i] = values[i];
+    return status ? status : count;
+}
 
 /* ---- the model ---- */
 
@@ -99,16 +104,14 @@ EXPORT("facts") int facts(void) {
     const ek_tokenizer_info *text = ek_tokenizer_describe(tokenizer);
     double all[] = {info->vocabulary, ek_model_context(model), info->context, info->layers, info->hidden,
                     (double)info->parameters, text->bos, text->eos, text->add_bos, (double)length};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) numbers[i] = all[i];
-    return sizeof all / sizeof *all;
+    return record(all, sizeof all / sizeof *all, EK_OK);
 }
 
 /* The value of a key. */
 EXPORT("find") int find(const char *key) {
     int status = ek_find(file(), length, &key, 1, &value, &error);
     double all[] = {value.type, value.array, (double)value.count, (double)(uintptr_t)value.data, (double)value.length};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) numbers[i] = all[i];
-    return status ? status : (int)(sizeof all / sizeof *all);
+    return record(all, sizeof all / sizeof *all, status);
 }
 
 EXPORT("forward") int forward(const uint32_t *ids, uint32_t count, float *logits) {
@@ -125,7 +128,7 @@ EXPORT("encode") int encode(const char *text, uint32_t bytes, uint32_t flags) {
     void *work = block(size);
     if (!work) return EK_MEMORY;
     int64_t count = ek_encode(tokenizer, text, bytes, flags, NULL, 0, work, size);
-    if (count < 0) return (int)count;
+    if (count < 0) return ek_fail(&error, (int)count, "the text is too long to be encoded");
     uint32_t *ids = block((uint64_t)count * 4);
     if (!ids) return EK_MEMORY;
     numbers[0] = (double)(uintptr_t)ids;
@@ -148,18 +151,26 @@ EXPORT("decode") int decode(const uint32_t *ids, uint32_t count) {
 /* The text of an id in the middle of a sentence, likewise, or a special token's spelling. */
 EXPORT("piece") int piece(uint32_t id) {
     static const char *const key = "tokenizer.ggml.tokens";
-    size_t longest = ek_tokenizer_describe(tokenizer)->longest, size;
+    size_t size = 2 * ek_tokenizer_describe(tokenizer)->longest;
     uint32_t type = ek_token_type(tokenizer, id);
-    char *out = block(longest);
-    if (!out) return EK_MEMORY;
+    if (type && !(type & EK_PADDING) && !ek_find(file(), length, &key, 1, &value, &error)) {
+        ek_strings strings = ek_value_strings(&value);
+        const char *spelling = NULL;
+        for (uint32_t i = 0; i <= id; i++)
+            if (!ek_next_string(&strings, &spelling, &size)) return 0;
+        numbers[0] = (double)(uintptr_t)spelling;
+        return (int)size;
+    }
+    ek_decoder decoder;
+    int count = encode("a", 1, 0); /* before the id; nothing is capitalised after it */
+    const uint32_t *context = (const uint32_t *)(uintptr_t)numbers[0];
+    char *out = block(size);
+    if (count < 0 || !out) return EK_MEMORY;
+    ek_decoder_start(&decoder, tokenizer);
+    for (int i = 0; i < count; i++) ek_decoder_feed(&decoder, context[i], out);
+    size = ek_decoder_feed(&decoder, id, out);
+    size += ek_decoder_flush(&decoder, out + size);
     numbers[0] = (double)(uintptr_t)out;
-    size = ek_piece(tokenizer, id, out, longest);
-    if (size || !type || type & EK_PADDING || ek_find(file(), length, &key, 1, &value, &error)) return (int)size;
-    ek_strings strings = ek_value_strings(&value);
-    const char *spelling = NULL;
-    for (uint32_t i = 0; i <= id; i++)
-        if (!ek_next_string(&strings, &spelling, &size)) return 0;
-    numbers[0] = (double)(uintptr_t)spelling;
     return (int)size;
 }
 
@@ -167,12 +178,11 @@ EXPORT("piece") int piece(uint32_t id) {
 
 /* The model's settings, in the order of `start`. */
 EXPORT("defaults") int defaults(void) {
-    ek_sampling *s = &settings.sampling;
-    ek_sampling_defaults(s);
+    const ek_sampling *s = &settings.sampling;
+    int status = ek_generating_defaults(file(), length, &settings, &error);
     double all[] = {s->temperature, s->top_k, s->top_p, s->min_p, s->repetition_penalty, s->presence_penalty,
                     s->frequency_penalty, settings.max_new_tokens, settings.ignore_ends, settings.ban_replacement};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) numbers[i] = all[i];
-    return sizeof all / sizeof *all;
+    return record(all, sizeof all / sizeof *all, status);
 }
 
 /* Prepares a text with the settings in `numbers`, which were checked. `stops`: texts with a NUL after each. */
@@ -197,21 +207,28 @@ EXPORT("start") int start(uint64_t seed, const char *stops, uint32_t stop_count,
     return ek_generation_start(&generation, memory, size, model, tokenizer, &settings, prompt, count, &error);
 }
 
-static int token(int status, const ek_new_token *new_token) {
-    numbers[0] = new_token->token, numbers[1] = new_token->finish;
-    numbers[2] = (double)(uintptr_t)new_token->text, numbers[3] = (double)new_token->length;
-    return status;
+static void hand_out(const ek_new_token *token) {
+    numbers[0] = token->token, numbers[1] = token->finish;
+    numbers[2] = (double)(uintptr_t)token->text, numbers[3] = (double)token->length;
 }
 
 /* 1 and a token in `numbers`, 0 after the last, or a negative status. */
 EXPORT("next") int next(void) {
-    ek_new_token out = {0, 0, NULL, 0};
-    return token(ek_generation_next(generation, &out), &out);
+    ek_new_token token = {0, 0, NULL, 0};
+    int status = ek_generation_next(generation, &token);
+    hand_out(&token);
+    switch (status) {
+        case EK_ARGUMENT:
+            return ek_fail(&error, status, "the temperature is too small to divide by: 0 takes the most likely token");
+        case EK_NO_TOKEN: return ek_fail(&error, status, "every token is banned: nothing can follow");
+        case EK_NOT_FINITE: return ek_fail(&error, status, "the logits are not finite: the model is damaged");
+        default: return status;
+    }
 }
 
 /* Ends the text: what was kept back is in `numbers`. */
 EXPORT("cancel") void cancel(void) {
-    ek_new_token out = {0, 0, NULL, 0};
-    ek_generation_cancel(generation, &out);
-    token(1, &out);
+    ek_new_token token = {0, 0, NULL, 0};
+    ek_generation_cancel(generation, &token);
+    hand_out(&token);
 }

@@ -18,13 +18,6 @@ const PROBES = {
   simd: [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11],
 };
 
-const STATUS = {
-  "-3": "not enough memory",
-  "-5": "the tokens do not fit into the context",
-  "-6": "every token is banned: nothing can follow",
-  "-7": "the logits are not finite: the model is damaged",
-};
-
 const compiled = new Map();
 
 /** The name of the fastest module that runs here: all three give the same bits. */
@@ -74,8 +67,7 @@ export class Engine {
   check(name, ...values) {
     const status = this.call(name, ...values);
     if (status >= 0) return status;
-    const sentence = this.sentence();
-    throw new EdgekitError(sentence || STATUS[status] || `the engine failed in ${name}: status ${status}`);
+    throw new EdgekitError(this.sentence() || `the engine failed in ${name}: status ${status}`);
   }
 
   /** The sentence about the last error; it is read once. */

@@ -72,7 +72,6 @@ export class Model {
   constructor(engine) {
     this.#facts = engine.record(FACTS, engine.call("facts"));
     const defaults = engine.record(NAMES, engine.check("defaults"));
-    defaults.maxNewTokens ||= 256; // as in Python
     for (const flag of ["ignoreEos", "banReplacement"]) defaults[flag] = Boolean(defaults[flag]);
     this.#defaults = Object.freeze(defaults);
     this.#state = { engine, held: [], running: false, vocabulary: this.#facts.vocabulary };
