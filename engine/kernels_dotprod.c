@@ -27,15 +27,20 @@ static inline int32x4_t vdotq_s32(int32x4_t sums, int8x16_t a, int8x16_t b) {
 #pragma clang attribute pop
 #endif
 
-/* Linux lets a program read the processor's register, and answers itself. Apple's systems have a function, and compilers
+/* Linux lets a program read the processor's register, and answers itself, but only since 4.11: many Android devices have
+ * older kernels, where it ends the program, so there the C library is asked. Apple's systems have a function, and compilers
  * for iOS assume the oldest phone. Elsewhere only the compiler's flags tell. */
-#if defined(__APPLE__) && !ALWAYS
+#if defined(__ANDROID__) && !ALWAYS
+extern unsigned long getauxval(unsigned long type);
+#elif defined(__APPLE__) && !ALWAYS
 extern int sysctlbyname(const char *name, void *value, size_t *size, void *set, size_t set_size);
 #endif
 
 static int available(void) {
 #if ALWAYS
     return 1;
+#elif defined(__ANDROID__)
+    return (getauxval(16 /* AT_HWCAP */) >> 20 & 1) != 0; /* HWCAP_ASIMDDP */
 #elif defined(__linux__)
     uint64_t features;
     __asm__("mrs %0, ID_AA64ISAR0_EL1" : "=r"(features));
