@@ -42,11 +42,15 @@ int main(int argc, char **argv) {
     check(ek_tokenizer_size(data, length, 0, &size, &error), &error);
     check(ek_tokenizer_open(data, length, 0, block(size), size, &tokenizer, &error), &error);
 
-    size_t bytes = strlen(argv[2]), most = bytes + 2; /* ids: one for each byte, BOS and a space before the text */
-    uint32_t *prompt = malloc(most * sizeof *prompt);
+    size_t bytes = strlen(argv[2]);
     size = ek_encode_size(tokenizer, bytes);
-    int64_t count = ek_encode(tokenizer, argv[2], bytes, EK_ADD_BOS, prompt, most, block(size), size);
+    void *work = block(size);
+    /* The first call counts: a vocabulary may decompose characters, so there can be more ids than bytes. */
+    int64_t count = ek_encode(tokenizer, argv[2], bytes, EK_ADD_BOS, NULL, 0, work, size);
     check((int)count, &error);
+    uint32_t *prompt = malloc(((size_t)count + 1) * sizeof *prompt);
+    if (!prompt) return fprintf(stderr, "story: no memory\n"), 1;
+    ek_encode(tokenizer, argv[2], bytes, EK_ADD_BOS, prompt, (size_t)count, work, size);
 
     ek_generating settings = {.max_new_tokens = 200, .ban_replacement = 1};
     ek_sampling_defaults(&settings.sampling);
