@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekit.errors import CheckpointError
-from edgekit.formats.checkpoint import unknown_keys
+from edgekit.formats.llama_config import unknown_keys
 from edgekit.settings import Generating
 
 # Stentor2's model card: "Always use repetition_penalty >= 1.1", personal favourites 0.8 / 0.7 / 1.2. TokenMonster

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edgekit.errors import CheckpointError, FileError, UsageError
 from edgekit.formats import llama2c
-from edgekit.formats.checkpoint import INDEX, shards_of
+from edgekit.formats.folder import INDEX, shards_of
 from edgekit.formats.hub_cache import origin
 from edgekit.formats.hub_files import select
 from edgekit.formats.open import model_file

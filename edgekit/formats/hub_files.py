@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from edgekit.errors import CheckpointError
-from edgekit.formats.checkpoint import INDEX, WEIGHTS
+from edgekit.formats.folder import INDEX, WEIGHTS
 
 SIDE = ("*.json", "*.jinja", "*.vocab", "merges.txt", "tokenizer.model")
 """Configuration and tokenizer, next to the weights."""
