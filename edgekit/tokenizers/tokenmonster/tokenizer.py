@@ -4,7 +4,6 @@ As Stentor2's model card describes it: 8,000 base tokens, EOS 8000, BOS 8001, pa
 8,064. Text never produces EOS, BOS or a special token of the vocabulary itself, unless requested.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgekit.errors import FileError, VocabularyError
 from edgekit.tokenizers.base import configured_ids, read_json, spelling, utf8
 from edgekit.tokenizers.tokenmonster import capcode
-from edgekit.tokenizers.tokenmonster.compiled import CompiledVocabulary
+from edgekit.tokenizers.tokenmonster.compiled import CompiledVocabulary, open_vocabulary
 from edgekit.tokenizers.tokenmonster.layout import TOKENS, UNSET, VOCAB_FILE, added_ids, below, named, offset, shifted
 from edgekit.tokenizers.tokenmonster.specials import without_specials
 from edgekit.tokenizers.tokenmonster.vocab_file import MODES
@@ -70,7 +69,6 @@ class TokenMonsterTokenizer:
             not produce them.
         backend: "edgekit", or "tokenmonster" for the reference library's `encode` and `decode` (extra `train`).
             Streams are always edgekit's: the reference's server fails on split characters.
-        content: the vocabulary's file, if it is in memory: the C engine reads it.
 
     Attributes:
         vocabulary: the base vocabulary.
@@ -96,7 +94,6 @@ class TokenMonsterTokenizer:
         pad_token: str = "",
         reserved: Mapping[str, int] | None = None,
         backend: str = "edgekit",
-        content: bytes | None = None,
     ):
         base = vocabulary.table_size
         if base > vocab_size:
@@ -127,8 +124,7 @@ class TokenMonsterTokenizer:
         elif backend != "edgekit":
             raise VocabularyError(f"unknown TokenMonster backend {backend!r}: choose from edgekit, tokenmonster")
         else:
-            plain = without_specials(vocabulary, self.reserved)
-            self._backend = CompiledVocabulary(plain, content if plain is vocabulary else None)
+            self._backend = CompiledVocabulary(without_specials(vocabulary, self.reserved))
 
     @classmethod
     def from_files(
@@ -155,11 +151,9 @@ class TokenMonsterTokenizer:
             key: configured_ids(files, f"{key}_id") + added_ids(config, spelling(files, key))
             for key in ("eos_token", "bos_token")
         }
-        vocabulary = Vocabulary.from_bytes(files[name], name)
-        content = bytes(files[name])
+        vocabulary = open_vocabulary(bytes(files[name]), name)
         if by := offset(files, vocabulary, vocab_size):
             vocabulary = shifted(vocabulary, by)
-            content = vocabulary.to_bytes()
         return cls(
             vocabulary,
             vocab_size,
@@ -171,7 +165,6 @@ class TokenMonsterTokenizer:
             pad_token=spelling(files, "pad_token"),
             reserved=_reserved(files, config, vocabulary),
             backend=backend,
-            content=content,
         )
 
     def _may_be_special(self, id: int) -> bool:
@@ -223,6 +216,8 @@ class TokenMonsterTokenizer:
         return self._masks.mask(decoder.mask_state(self._masks), remaining)
 
     def facts(self) -> dict[str, Any]:
+        import hashlib  # OpenSSL's library, which takes longer to load than the engine
+
         vocabulary, flags = self.vocabulary, self.vocabulary.normalization
         return {
             "kind": "TokenMonster",

@@ -6,6 +6,7 @@ its bytes preceded by the delete marker and a space, so that the encoder takes b
 
 import functools
 import struct
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 NONE = 0xFFFFFF
@@ -49,6 +50,7 @@ class InvalidVocab(Exception):
 
 
 _AFTER_TOKEN = "BBHBHBHBf"  # flags, words, alt1, alt2, id (each 16 + 8 bits), score
+_AFTER_BYTES = struct.calcsize(f"<{_AFTER_TOKEN}")
 
 
 _HEADER = 24
@@ -62,40 +64,62 @@ def f32(number: float) -> bytes:
     return struct.pack("<f", number)
 
 
-def parse(data: bytes) -> dict[str, Any]:
+def header(data: bytes) -> dict[str, int]:
+    """The fields before the records, by `Vocabulary`'s names."""
     if len(data) < _HEADER:
         raise InvalidVocab(f"only {len(data)} bytes, too short for a TokenMonster vocabulary")
-    unk, size, table_size, count, delete_token = (int.from_bytes(data[at : at + 3], "little") for at in range(8, 23, 3))
     if data[0] > 2 or data[1] > 2:
         raise InvalidVocab(f"capcode {data[0]} and charset {data[1]} (each 0, 1 or 2): not a TokenMonster vocabulary")
-    place, width = _HEADER, struct.calcsize(f"<{_AFTER_TOKEN}")
-    records: list[Record] = []
-    make = functools.partial(tuple.__new__, Record)  # Record._make without its checks: twice as fast
-    while len(records) < count:
+    unk, size, table_size, _, delete_token = (int.from_bytes(data[at : at + 3], "little") for at in range(8, 23, 3))
+    return {
+        "capcode": data[0], "charset": data[1], "normalization": data[2], "mode": data[3], "reserve": data[4],
+        "unk": unk, "size": size, "table_size": table_size, "delete_token": delete_token, "maxlen": data[23],
+    }  # fmt: skip
+
+
+def _runs(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The records of one length each, joined, and that length. They are sorted by length, so there are few."""
+    count, done, place = int.from_bytes(data[17:20], "little"), 0, _HEADER
+    while done < count:
         length = data[place] if place < len(data) else -1
         if length == 0 or length > LONGEST:
-            raise InvalidVocab(f"record {len(records)} is {length} bytes long (1 to {LONGEST})")
-        # Records are sorted by length, so there are few runs of one length, each of which struct unpacks at once.
-        stride = 1 + length + width
-        lengths = data[place : place + stride * (count - len(records)) : stride]
+            raise InvalidVocab(f"record {done} is {length} bytes long (1 to {LONGEST})")
+        stride = 1 + length + _AFTER_BYTES
+        lengths = data[place : place + stride * (count - done) : stride]
         run = min(len(lengths) - len(lengths.lstrip(lengths[:1])), (len(data) - place) // stride)
         if not run:
-            raise InvalidVocab(f"ends inside record {len(records)} of {count}")
-        fields = struct.iter_unpack(f"<x{length}s{_AFTER_TOKEN}", data[place : place + stride * run])
+            raise InvalidVocab(f"ends inside record {done} of {count}")
+        yield length, data[place : place + stride * run]
+        place, done = place + stride * run, done + run
+
+
+def any_special(data: bytes) -> bool:
+    """Whether a record is flagged special."""
+    header(data)
+    return any(
+        flags & SPECIAL
+        for length, records in _runs(data)
+        for flags in set(records[1 + length :: 1 + length + _AFTER_BYTES])
+    )
+
+
+def parse(data: bytes) -> dict[str, Any]:
+    fields = header(data)
+    place, records = _HEADER, []
+    make = functools.partial(tuple.__new__, Record)  # Record._make without its checks: twice as fast
+    for length, run in _runs(data):
         records += [
             make((token, flags, words, a | a_high << 16, b | b_high << 16, id | id_high << 16, score))
-            for token, flags, words, a, a_high, b, b_high, id, id_high, score in fields
+            for token, flags, words, a, a_high, b, b_high, id, id_high, score in struct.iter_unpack(
+                f"<x{length}s{_AFTER_TOKEN}", run
+            )
         ]
-        place += stride * run
+        place += len(run)
     follow = data[place : place + 256]
     deleted, place = _parse_deleted(data, place + 256)
     if place != len(data):
         raise InvalidVocab(f"{len(data) - place} bytes too many at the end")
-    return {
-        "capcode": data[0], "charset": data[1], "normalization": data[2], "mode": data[3], "reserve": data[4],
-        "unused": data[5:8], "unk": unk, "size": size, "table_size": table_size, "delete_token": delete_token,
-        "maxlen": data[23], "records": records, "follow": follow, "deleted": deleted,
-    }  # fmt: skip
+    return fields | {"unused": data[5:8], "records": records, "follow": follow, "deleted": deleted}
 
 
 def _parse_deleted(data: bytes, place: int) -> tuple[list[Deleted], int]:
