@@ -1,11 +1,13 @@
 """The public API: `load` opens a model, `Model` generates text and answers conversations with it."""
 
+from __future__ import annotations
+
 import dataclasses
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import (
     EdgekitError,
@@ -19,16 +21,17 @@ from edgekit.errors import (
 from edgekit.formats import hub
 from edgekit.formats.generation_config import defaults
 from edgekit.inference import threads
-from edgekit.inference.chat import fit_conversation
 from edgekit.inference.generate import Generation, PromptCache, Stream
 from edgekit.inference.runtime import Runtime, plugin
 from edgekit.inference.scoring import first_token
 from edgekit.settings import Drafting, Generating, Running, split
 from edgekit.tokenizers.base import Tokenizer, framed
-from edgekit.tokenizers.chat import ChatTemplate, Message, conversation, template_of
 from edgekit.tokenizers.load import tokenizer_of
 from edgekit.utils import registry
 from edgekit.utils.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from edgekit.tokenizers.chat import ChatTemplate, Message
 
 # The runtime if none is named: the first that is installed and opens the model, as it is or (a folder) converted.
 PREFERENCE = ("native", "onnx", "llamacpp", "torch")
@@ -80,7 +83,7 @@ class Model:
         prompt: str | Sequence[int],
         *,
         cancelled: Callable[[], bool] | None = None,
-        draft: "Model | str | Path | None" = None,
+        draft: Model | str | Path | None = None,
         special: bool = False,
         **settings: Any,
     ) -> Stream:
@@ -108,7 +111,7 @@ class Model:
         messages: str | Sequence[Message],
         *,
         cancelled: Callable[[], bool] | None = None,
-        draft: "Model | str | Path | None" = None,
+        draft: Model | str | Path | None = None,
         **settings: Any,
     ) -> Stream:
         """Start the answer to a conversation, through the model's chat template.
@@ -130,6 +133,9 @@ class Model:
             PromptError: no messages, or the template refuses them.
             SettingError, ContextError, EdgekitError: as `stream`.
         """
+        from edgekit.inference.chat import fit_conversation
+        from edgekit.tokenizers.chat import conversation
+
         generating, drafting = self._settings(settings, draft is not None)
         template = self.chat_template
         if template is None:
@@ -147,6 +153,8 @@ class Model:
     @cached_property
     def chat_template(self) -> ChatTemplate | None:
         """The model's chat template; None if it has none. Raises `VocabularyError` for a damaged one."""
+        from edgekit.tokenizers.chat import template_of  # processes and threads, which texts do not need
+
         return template_of(self.runtime.files, self.tokenizer)
 
     def _settings(self, settings: dict[str, Any], drafts: bool) -> tuple[Generating, Drafting]:
@@ -166,7 +174,7 @@ class Model:
         prompt: list[int],
         generating: Generating,
         cancelled: Callable[[], bool] | None,
-        draft: "Model | str | Path | None",
+        draft: Model | str | Path | None,
         drafting: Drafting,
         *,
         ends: Collection[int] = (),
@@ -191,7 +199,7 @@ class Model:
         stream.result.timings.load = self.load_seconds
         return stream
 
-    def drafter(self, draft: "Model | str | Path", runtime: str | None = None) -> "Model | str":
+    def drafter(self, draft: Model | str | Path, runtime: str | None = None) -> Model | str:
         """The draft for a value of `draft=`: a model, "ngram", "bundled", or a path or Hub id, which is opened once.
 
         A draft is opened with this model's running settings, on `runtime` or the default of its format. Raises as

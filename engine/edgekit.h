@@ -18,7 +18,7 @@ extern "C" {
 #endif
 
 #define EK_VERSION "0.3.0"
-#define EK_INTERFACE 2 /* grows with every change of this file that breaks programs compiled before */
+#define EK_INTERFACE 3 /* grows with every change of this file that breaks programs compiled before */
 #define EK_ALIGNMENT 64
 
 #if defined(_WIN32) && defined(EK_SHARED)
@@ -107,6 +107,10 @@ typedef struct {
 
 /* Reads and checks a file's keys and tensors: a llama whose types this engine runs. */
 EK_API int ek_inspect(const void *file, size_t length, ek_info *info, ek_error *error);
+
+/* 1 if all values of a tensor are finite, 0 if one is not a number or infinite, or the type is none of F32, F16 and BF16
+ * (GGUF's numbers 0, 1 and 30). Opening a model does not check it. */
+EK_API int ek_all_finite(uint32_t type, const void *values, size_t count);
 
 /* Types of the cache of keys and values. */
 enum { EK_KV_F32 = 1, EK_KV_F16 = 2, EK_KV_I8 = 3 };

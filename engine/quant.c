@@ -88,3 +88,20 @@ void ek_read_row(uint32_t type, const uint8_t *row, size_t count, float *out) {
         out[i] = block.min != 0 ? value + block.min : value;
     }
 }
+
+int ek_all_finite(uint32_t type, const void *values, size_t count) {
+    const uint8_t *p = values;
+    uint32_t largest = 0, infinity = type == EK_TYPE_F16 ? 0x7c00 : type == EK_TYPE_BF16 ? 0x7f80 : 0x7f800000u;
+    if (ek_type_of(type).elements != 1) return 0;
+    if (type == EK_TYPE_F32)
+        for (size_t i = 0; i < count; i++) {
+            uint32_t magnitude = ek_u32(p + 4 * i) & 0x7fffffffu;
+            largest = magnitude > largest ? magnitude : largest;
+        }
+    else
+        for (size_t i = 0; i < count; i++) {
+            uint32_t magnitude = ek_u16(p + 2 * i) & 0x7fffu;
+            largest = magnitude > largest ? magnitude : largest;
+        }
+    return largest < infinity;
+}

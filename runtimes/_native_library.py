@@ -54,6 +54,7 @@ def engine() -> ctypes.CDLL:
         raise MissingExtraError(NO_LIBRARY)
     prototypes = {
         "ek_instructions": (c_char_p, [c_uint32]),
+        "ek_all_finite": (c_int, [c_uint32, c_void_p, c_size_t]),
         "ek_inspect": (c_int, [c_void_p, c_size_t, POINTER(Info), POINTER(Error)]),
         "ek_model_size": (c_int, [c_void_p, c_size_t, POINTER(Options), POINTER(c_size_t), POINTER(Error)]),
         "ek_model_open": (

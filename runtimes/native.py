@@ -5,28 +5,38 @@ Its logits have the same bits on every processor, with any number of threads, pr
 `edgekit.load` goes on to llama.cpp.
 """
 
+from __future__ import annotations
+
+import ctypes
 import dataclasses
 import json
 import weakref
 from collections.abc import Sequence
+from mmap import mmap
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edgekit.errors import RuntimeFailure, UnsupportedError, VocabularyError
-from edgekit.formats.checkpoint import open_folder
+from edgekit.errors import CheckpointError, RuntimeFailure, UnsupportedError, VocabularyError
+from edgekit.formats.folder import read_folder
 from edgekit.formats.generation_config import from_gguf
-from edgekit.formats.gguf import GGUFFile
+from edgekit.formats.gguf import NUMBER, GGUFFile
 from edgekit.formats.gguf_config import llama_config
+from edgekit.formats.safetensors import WIDTH, Entry
 from edgekit.inference.engine_sampler import EngineSampler
-from edgekit.inference.runtime import Logits, check_forward, check_rewind
+from edgekit.inference.runtime import check_forward, check_rewind
 from edgekit.inference.threads import choose_threads
 from edgekit.runtimes import _native_library as c
 from edgekit.runtimes._native_image import image
 from edgekit.settings import Running
 from edgekit.tokenizers.base import Tokenizer
 from edgekit.tokenizers.load import from_files
+from edgekit.utils.engine import address, block
+from edgekit.utils.lazy import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgekit.inference.runtime import Logits
 
 SUFFIX = ".gguf"
 ALSO_OPENS = ("",)
@@ -37,7 +47,7 @@ MOST_THREADS = 8
 _engine = c.engine()
 
 
-def load(path: Path, settings: Running) -> "NativeRuntime":
+def load(path: Path, settings: Running) -> NativeRuntime:
     """Open a `.gguf` or, as it is, a model folder: one of float32 or bfloat16 weights has a float32 cache by default.
 
     Raises:
@@ -47,22 +57,26 @@ def load(path: Path, settings: Running) -> "NativeRuntime":
     """
     if path.is_file():
         return load_gguf(GGUFFile(path), settings)
-    checkpoint = open_folder(path)
-    files = {"config.json": json.dumps(checkpoint.config.to_dict()).encode()} | checkpoint.files
-    data = image(checkpoint, float32=settings.kv_type == "f32")  # which asks for an exact comparison
-    if settings.kv_type == "f16" and "F16" not in checkpoint.dtypes.values():
+    folder = read_folder(path, _same)
+    files = {"config.json": json.dumps(folder.config.to_dict()).encode()} | folder.files
+
+    def finite(entry: Entry, data: memoryview) -> None:
+        if not _engine.ek_all_finite(NUMBER[entry.dtype], address(data), len(data) // WIDTH[entry.dtype]):
+            raise CheckpointError(f"{folder.name}: tensor {entry.name} has values that are NaN or infinite")
+
+    data = image(folder, finite, float32=settings.kv_type == "f32")  # which asks for an exact comparison
+    if settings.kv_type == "f16" and all(entry.dtype != "F16" for entry in folder.entries.values()):
         settings = dataclasses.replace(settings, kv_type="f32")  # a folder runs as it is: nothing is rounded
-    del checkpoint  # its weights go before the engine makes its own copy
-    return NativeRuntime(np.frombuffer(data, np.uint8), files, path, settings)
+    return NativeRuntime(data, files, path, settings)
 
 
-def load_gguf(file: GGUFFile, settings: Running) -> "NativeRuntime":
+def load_gguf(file: GGUFFile, settings: Running) -> NativeRuntime:
     """As `load`, of a file that edgekit has open already."""
     config = llama_config(file)
     files = file.files()
     if not files and (sampling := from_gguf(file.metadata)):
         files["generation_config.json"] = json.dumps(sampling).encode()
-    runtime = NativeRuntime(file.image(), files, file.path, settings)
+    runtime = NativeRuntime(file.map, files, file.path, settings)
     if runtime.vocab_size != config.vocab_size:
         raise RuntimeFailure(f"{file.path}: the engine reads {runtime.vocab_size} tokens, not {config.vocab_size}")
     runtime.file = file
@@ -73,41 +87,37 @@ class NativeRuntime:
     """See `edgekit.inference.runtime.Runtime`. Also an `OwnsTokenizer`.
 
     Args:
-        data: the bytes of a GGUF file, uint8 (bytes,).
+        data: the bytes of a GGUF file, in an object with the buffer protocol.
         files: the model's other files.
         where: for messages.
     """
 
-    def __init__(self, data: NDArray[np.uint8], files: dict[str, bytes], where: Path, settings: Running):
+    def __init__(self, data: Any, files: dict[str, bytes], where: Path, settings: Running):
         self.files, self.length = files, 0
         self.file: GGUFFile | None = None
         self._data, self._where, error, info = data, where, c.Error(), c.Info()
-        address = data.ctypes.data
-        c.check(_engine.ek_inspect(address, data.size, c.byref(info), c.byref(error)), error, where)
+        start, size = address(data), len(data)
+        c.check(_engine.ek_inspect(start, size, c.byref(info), c.byref(error)), error, where)
         count = min(choose_threads(settings.threads, info.step_bytes), MOST_THREADS)
         self._threads = Threads(count) if count > 1 else None
         threads = None if self._threads is None else self._threads.address
         options = c.Options(kv=c.KV_TYPES[settings.kv_type], threads=threads)
-        size = c.c_size_t()
-        status = _engine.ek_model_size(address, data.size, c.byref(options), c.byref(size), c.byref(error))
+        needed = c.c_size_t()
+        status = _engine.ek_model_size(start, size, c.byref(options), c.byref(needed), c.byref(error))
         c.check(status, error, where)
         try:
-            self._memory = np.empty(size.value + c.ALIGNMENT, np.uint8)
-        except MemoryError as failed:
-            raise RuntimeFailure(f"{where}: {size.value / 1e6:.0f} MB of memory cannot be had") from failed
-        start = self._memory.ctypes.data
-        start += -start % c.ALIGNMENT
-        model = c.c_void_p()
-        status = _engine.ek_model_open(
-            address, data.size, c.byref(options), start, size, c.byref(model), c.byref(error)
-        )
+            self._memory: Any = block(needed.value)
+        except RuntimeFailure as failed:
+            raise RuntimeFailure(f"{where}: {failed}") from failed
+        model, memory = c.c_void_p(), address(self._memory)
+        status = _engine.ek_model_open(start, size, c.byref(options), memory, needed, c.byref(model), c.byref(error))
         c.check(status, error, where)
         self._model = model.value
         self.vocab_size, self.context_length = info.vocabulary, info.context
-        self._token = np.zeros(1, np.uint32)
-        self._token_address = self._token.ctypes.data
-        self._logits = np.empty(self.vocab_size, np.float32)  # of `step`
-        self._logits_address = self._logits.ctypes.data
+        self._token = (c.c_uint32 * 1)()
+        self._token_address = ctypes.addressof(self._token)
+        self._logits = (c.c_float * self.vocab_size)()  # of `choose`
+        self._logits_address = ctypes.addressof(self._logits)
 
     @property
     def instructions(self) -> str:
@@ -118,18 +128,25 @@ class NativeRuntime:
         if len(tokens) == 1 and 0 <= tokens[0] < self.vocab_size and self.length < self.context_length:
             self._token[0] = tokens[0]
             logits = np.empty(self.vocab_size, np.float32)
-            self._run(self._token_address, 1, logits, False)
+            self._run(self._token_address, 1, logits.ctypes.data, False)
             return logits[None] if every else logits
         check_forward(self, tokens)
         ids = np.array(tokens, np.uint32)
         logits = np.empty((len(ids), self.vocab_size) if every else self.vocab_size, np.float32)
-        self._run(ids.ctypes.data, len(ids), logits, every)
+        self._run(ids.ctypes.data, len(ids), logits.ctypes.data, every)
         return logits
 
-    def _run(self, tokens: int, count: int, logits: Logits, every: bool) -> None:
-        if status := _engine.ek_forward(self._opened(), tokens, count, logits.ctypes.data, every):
+    def _run(self, tokens: int, count: int, logits: int, every: bool) -> None:
+        if status := _engine.ek_forward(self._opened(), tokens, count, logits, every):
             raise RuntimeFailure(f"{self._where}: the engine failed on {count} tokens at {self.length}: {status}")
         self.length += count
+
+    def prefill(self, tokens: Sequence[int], sampler: EngineSampler, allowed: NDArray[np.bool_] | None) -> int:
+        """See `edgekit.inference.engine_sampler.ChoosesTokens`."""
+        check_forward(self, tokens)
+        ids = (c.c_uint32 * len(tokens))(*tokens)
+        self._run(ctypes.addressof(ids), len(tokens), self._logits_address, False)
+        return sampler.choose_at(self._logits_address, allowed)
 
     def step(self, token: int, sampler: EngineSampler, allowed: NDArray[np.bool_] | None) -> int:
         """See `edgekit.inference.engine_sampler.ChoosesTokens`."""
@@ -181,7 +198,7 @@ class NativeRuntime:
     def close(self) -> None:
         """Free the memory now. See `Runtime.close`."""
         self._model = None
-        self._memory = self._data = np.empty(0, np.uint8)
+        self._memory = self._data = None
         if self._threads is not None:
             self._threads.close()
         self.file = None
@@ -196,15 +213,23 @@ class Threads:
 
     def __init__(self, count: int):
         size = _engine.ek_threads_size(count)
-        memory = np.zeros(size + c.ALIGNMENT, np.uint8)
-        start = memory.ctypes.data
+        memory = block(size)
         opened, error = c.c_void_p(), c.Error()
-        status = _engine.ek_threads_open(count, start + -start % c.ALIGNMENT, size, c.byref(opened), c.byref(error))
+        status = _engine.ek_threads_open(count, address(memory), size, c.byref(opened), c.byref(error))
         c.check(status, error, f"{count} threads")
         self.address = opened.value or 0
         # Also when this object is collected; the argument keeps the block of memory until the threads have ended.
         self.close = weakref.finalize(self, _close, self.address, memory)
 
 
-def _close(address: int, memory: NDArray[np.uint8]) -> None:
+def _close(address: int, memory: mmap) -> None:
     _engine.ek_threads_close(address)
+
+
+def _same(a: Entry, b: Entry) -> bool:
+    """Whether two tensors have the same values, also in other types."""
+    if a is b or (a.dtype == b.dtype and a.read() == b.read()):
+        return True
+    from edgekit.formats.checkpoint import array  # numpy
+
+    return np.array_equal(array(a), array(b))

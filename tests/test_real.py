@@ -71,7 +71,7 @@ def test_engine_tokenizer_equals_llama_cpp(gguf, engine_library):
     llama_cpp = pytest.importorskip("llama_cpp")
     from edgekit.tokenizers.engine import EngineTokenizer
 
-    tokenizer = EngineTokenizer(engine_library, GGUFFile(gguf).image())
+    tokenizer = EngineTokenizer(engine_library, GGUFFile(gguf).map)
     theirs = llama_cpp.Llama(str(gguf), vocab_only=True, verbose=False)
     source = Path(__file__).read_text() + "Ünïcode 中文 🙂 1234 don't \u00a0 x\u0301\r\n\n\t  end"
     for at in range(0, len(source), 97):

@@ -83,7 +83,7 @@ class Case:
         return self.json("tokenizer_config.json")
 
     @cached_property
-    def keys(self) -> dict[str, Any]:
+    def keys(self) -> Mapping[str, Any]:
         """The metadata of a GGUF or ONNX file (there all values are text); empty for a folder."""
         if self.gguf is not None:
             return self.gguf.metadata

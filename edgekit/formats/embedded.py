@@ -7,7 +7,6 @@ as base64 text in `metadata_props`; this module knows only names and bytes.
 
 import base64
 import binascii
-import hashlib
 from collections.abc import Mapping
 
 from edgekit import __version__
@@ -38,6 +37,8 @@ CARRIED = (*CONFIGURATION, *FILES)
 
 def pack(files: Mapping[str, bytes], *, source_sha256: str, quant: str) -> tuple[dict[str, str], dict[str, bytes]]:
     """edgekit's keys in an artefact: short texts, and whole files by key."""
+    import hashlib  # loads OpenSSL's library
+
     texts = {"edgekit.version": __version__, "edgekit.source.sha256": source_sha256, "edgekit.quant": quant}
     blobs = {}
     for name in CARRIED:
@@ -49,6 +50,8 @@ def pack(files: Mapping[str, bytes], *, source_sha256: str, quant: str) -> tuple
 
 def unpack(texts: Mapping[str, str], blobs: Mapping[str, bytes], where: object) -> dict[str, bytes]:
     """The files that `pack` put in. Raises `CheckpointError` if one does not match its sha256."""
+    import hashlib  # loads OpenSSL's library
+
     files = {}
     for key, data in blobs.items():
         if not key.startswith(FILE):

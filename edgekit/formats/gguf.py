@@ -1,4 +1,4 @@
-"""Reading a GGUF file: its metadata and the place of each tensor, with numpy and struct alone.
+"""Reading a GGUF file: its metadata and the place of each tensor, with struct alone; arrays are numpy's.
 
 The layout (ggml/docs/gguf.md), little endian throughout:
 
@@ -8,23 +8,27 @@ The layout (ggml/docs/gguf.md), little endian throughout:
     tensor: string name · u32 dimensions · u64 each, fastest first · u32 type · u64 offset into the data
     padding to `general.alignment` (32) · the data, each tensor padded to the alignment
 
-The file is mapped, not read: opening it walks over the strings, and numeric arrays are views. Every count and length
-is checked against the size of the file before anything is allocated.
+The file is mapped, not read: opening it walks over the strings, and numeric arrays are views, made when they are asked
+for. Every count and length is checked against the size of the file before anything is allocated.
 """
+
+from __future__ import annotations
 
 import mmap
 import os
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import CheckpointError, FileError
 from edgekit.formats import embedded
 from edgekit.utils.files import os_reason
+from edgekit.utils.lazy import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["BLOCKS", "NUMBER", "TYPES", "GGUFFile", "TensorInfo"]
 
@@ -33,18 +37,20 @@ ALIGNMENT = 32
 
 UINT8, INT8, UINT16, INT16, UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY, UINT64, INT64, FLOAT64 = range(13)
 
-NUMBERS: dict[int, np.dtype] = {
-    UINT8: np.dtype("<u1"),
-    INT8: np.dtype("<i1"),
-    UINT16: np.dtype("<u2"),
-    INT16: np.dtype("<i2"),
-    UINT32: np.dtype("<u4"),
-    INT32: np.dtype("<i4"),
-    FLOAT32: np.dtype("<f4"),
-    UINT64: np.dtype("<u8"),
-    INT64: np.dtype("<i8"),
-    FLOAT64: np.dtype("<f8"),
+# The types of numbers, by numpy's names; the last character is the size.
+NUMBERS = {
+    UINT8: "<u1",
+    INT8: "<i1",
+    UINT16: "<u2",
+    INT16: "<i2",
+    UINT32: "<u4",
+    INT32: "<i4",
+    FLOAT32: "<f4",
+    UINT64: "<u8",
+    INT64: "<i8",
+    FLOAT64: "<f8",
 }
+WIDTH = {kind: int(dtype[-1]) for kind, dtype in NUMBERS.items()}
 
 # ggml's tensor types: number -> name, elements in a block, bytes of a block (ggml.c, `type_traits`).
 TYPES: dict[int, tuple[str, int, int]] = {
@@ -106,6 +112,63 @@ class TensorInfo:
     """From the start of the file."""
 
 
+@dataclass(frozen=True)
+class Numbers:
+    """An array in a file, before it is one of numpy's."""
+
+    data: Any
+    kind: int
+    count: int
+    offset: int
+    boolean: bool = False
+
+    def array(self) -> NDArray:
+        """A read-only view, (count,)."""
+        dtype = NUMBERS[self.kind]
+        values = np.frombuffer(self.data, dtype, self.count, self.offset) if self.count else np.empty(0, dtype)
+        return values.view(np.bool_) if self.boolean else values
+
+    def raw(self) -> bytes:
+        """A copy of the array's bytes."""
+        return bytes(self.data[self.offset : self.offset + self.count * WIDTH[self.kind]])
+
+
+class Metadata(Mapping[str, Any]):
+    """A file's keys, in order. An array of numbers becomes numpy's when it is asked for."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+        self._arrays: dict[str, NDArray] = {}
+
+    def add(self, key: str, value: Any) -> None:
+        self._values[key] = value
+
+    def __getitem__(self, key: str) -> Any:
+        value = self._values[key]
+        if not isinstance(value, Numbers):
+            return value
+        if key not in self._arrays:
+            self._arrays[key] = value.array()
+        return self._arrays[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def texts(self) -> dict[str, str]:
+        return {key: value for key, value in self._values.items() if isinstance(value, str)}
+
+    def blobs(self) -> dict[str, bytes]:
+        """A copy of each array of bytes."""
+        numbers = {key: value for key, value in self._values.items() if isinstance(value, Numbers)}
+        return {k: v.raw() for k, v in numbers.items() if v.kind == UINT8 and not v.boolean}
+
+
 class GGUFFile:
     """An open GGUF file.
 
@@ -115,6 +178,7 @@ class GGUFFile:
             a list of str, or a read-only numpy array (bool for booleans).
         tensors: `TensorInfo` by name, in file order.
         size: of the file, in bytes.
+        map: all of them, read-only.
 
     Raises:
         FileError: the system cannot open the file.
@@ -126,13 +190,13 @@ class GGUFFile:
         try:
             with open(self.path, "rb") as file:
                 self.size = os.fstat(file.fileno()).st_size
-                self._map: mmap.mmap | bytes = b""
+                self.map: mmap.mmap | bytes = b""
                 if self.size:
-                    self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                    self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise FileError(f"cannot read {self.path}: {os_reason(error)}") from error
         try:
-            reader = _Reader(self._map, self.size)
+            reader = _Reader(self.map, self.size)
             self.version, self.metadata, self.tensors = reader.file()
         except _Damage as error:
             raise CheckpointError(f"{self.path}: {error}") from None
@@ -140,21 +204,11 @@ class GGUFFile:
     def data(self, name: str) -> NDArray[np.uint8]:
         """One tensor's bytes, a read-only view of the mapped file, shape (bytes,)."""
         info = self.tensors[name]
-        return np.frombuffer(self._map, np.uint8, info.bytes, info.offset)
-
-    def image(self) -> NDArray[np.uint8]:
-        """All bytes of the file, a read-only view of the mapped file, shape (size,)."""
-        return np.frombuffer(self._map, np.uint8)
+        return np.frombuffer(self.map, np.uint8, info.bytes, info.offset)
 
     def files(self) -> dict[str, bytes]:
         """The embedded files, by name. Raises `CheckpointError` if one does not match its sha256."""
-        texts = {key: value for key, value in self.metadata.items() if isinstance(value, str)}
-        blobs = {
-            key: value.tobytes()
-            for key, value in self.metadata.items()
-            if isinstance(value, np.ndarray) and value.dtype == np.uint8
-        }
-        return embedded.unpack(texts, blobs, self.path)
+        return embedded.unpack(self.metadata.texts(), self.metadata.blobs(), self.path)
 
 
 class _Damage(Exception):
@@ -172,7 +226,7 @@ class _Reader:
     def __init__(self, data: Any, size: int):
         self.data, self.size, self.position, self.where = data, size, 0, "the header"
 
-    def file(self) -> tuple[int, dict[str, Any], dict[str, TensorInfo]]:
+    def file(self) -> tuple[int, Metadata, dict[str, TensorInfo]]:
         if self.size < 4 or self.data[:4] != MAGIC:
             raise _Damage("not a GGUF file (it does not begin with `GGUF`)")
         self.position = 4
@@ -185,14 +239,14 @@ class _Reader:
         # The smallest entries: an empty name and a value of one byte; an empty name and no dimension.
         self.check_count(keys, 13, MOST_ENTRIES, "keys")
         self.check_count(tensors, 24, MOST_ENTRIES, "tensors")
-        metadata: dict[str, Any] = {}
+        metadata = Metadata()
         for i in range(keys):
             self.where = f"key {i + 1} of {keys}"
             key = self.name()
             self.where = f"key {key!r}"
             if key in metadata:
                 raise _Damage(f"key {key!r} occurs twice")
-            metadata[key] = self.value(self.number(UINT32))
+            metadata.add(key, self.value(self.number(UINT32)))
         return version, metadata, self.infos(tensors, _alignment(metadata))
 
     def infos(self, count: int, alignment: int) -> dict[str, TensorInfo]:
@@ -245,25 +299,24 @@ class _Reader:
             return self.array()
         raise _Damage(f"{self.where} has the unknown type {kind}")
 
-    def array(self) -> list[str] | NDArray:
+    def array(self) -> list[str] | Numbers:
         kind, count = self.number(UINT32), self.number(UINT64)
         if kind == STRING:
             self.check_count(count, 8, MOST_STRINGS, "strings")
             return self.strings(count)
         if kind == BOOL:
             values = self.numbers(UINT8, count)
-            self.boolean(int(values.max(initial=0)))
-            return values.view(np.bool_)
+            self.boolean(max(values.raw(), default=0))
+            return replace(values, boolean=True)
         if kind not in NUMBERS:
             what = "arrays" if kind == ARRAY else f"items of the unknown type {kind}"
             raise _Damage(f"{self.where} is an array of {what}, which GGUF readers do not take")
         return self.numbers(kind, count)
 
-    def numbers(self, kind: int, count: int) -> NDArray:
-        dtype = NUMBERS[kind]
-        self.check_count(count, dtype.itemsize, 1 << 60, "items")
-        values = np.frombuffer(self.data, dtype, count, self.position) if count else np.empty(0, dtype)
-        self.position += count * dtype.itemsize
+    def numbers(self, kind: int, count: int) -> Numbers:
+        self.check_count(count, WIDTH[kind], 1 << 60, "items")
+        values = Numbers(self.data, kind, count, self.position)
+        self.position += count * WIDTH[kind]
         return values
 
     def strings(self, count: int) -> list[str]:
@@ -297,10 +350,10 @@ class _Reader:
         return name
 
     def number(self, kind: int) -> Any:
-        if self.position + NUMBERS[kind].itemsize > self.size:
+        if self.position + WIDTH[kind] > self.size:
             raise self.cut()
         (value,) = _UNPACK[kind](self.data, self.position)
-        self.position += NUMBERS[kind].itemsize
+        self.position += WIDTH[kind]
         return value
 
     def boolean(self, value: int) -> int:
@@ -319,7 +372,7 @@ class _Reader:
         return _Damage(f"the file ends inside {self.where}: it is cut off or damaged")
 
 
-def _alignment(metadata: dict[str, Any]) -> int:
+def _alignment(metadata: Mapping[str, Any]) -> int:
     value = metadata.get("general.alignment", ALIGNMENT)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= 1 << 20 or value & (value - 1):
         raise _Damage(f"general.alignment must be a power of two, not {value!r}")

@@ -1,16 +1,17 @@
 """A model's configuration in the keys of a GGUF file: read, compared with what edgekit supports, and written."""
 
+import math
 import re
+import struct
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edgekit.errors import CheckpointError
-from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.formats.gguf_tensors import ROPE
+from edgekit.formats.llama_config import LlamaConfig
 from edgekit.formats.rope import llama3_of
+from edgekit.utils.lazy import numpy as np
 
 if TYPE_CHECKING:
     from edgekit.formats.gguf import GGUFFile, TensorInfo
@@ -61,10 +62,11 @@ def config_from_keys(keys: Mapping[str, Any], tensors: Mapping[str, "TensorInfo"
     """`llama_config` for keys that need not be those of a file."""
     if (architecture := keys.get("general.architecture")) != "llama":
         raise CheckpointError(f"{where}: general.architecture is {_short(architecture)}; edgekit reads `llama` only")
-    for key, value in keys.items():
+    for key in keys:
         if not key.startswith("llama.") or key[6:] in KNOWN:
             continue
-        if isinstance(value, np.ndarray | list) or value not in OFF.get(key[6:], ()):
+        value = keys[key]
+        if not isinstance(value, int | float | str) or value not in OFF.get(key[6:], ()):
             raise CheckpointError(f"{where}: {key} is {_short(value)}, which edgekit does not support")
     scaling = _linear(keys, where)
     embedding = tensors.get("token_embd.weight")
@@ -73,7 +75,7 @@ def config_from_keys(keys: Mapping[str, Any], tensors: Mapping[str, "TensorInfo"
 
     def number(key: str, default: Any = None) -> Any:
         value = keys.get("llama." + key, default)
-        if isinstance(value, np.ndarray):  # one number a layer: taken where they are all one
+        if not isinstance(value, int | float | str | list | None):  # one number a layer: taken where they are all one
             if value.size == 0 or (value != value.flat[0]).any():
                 raise CheckpointError(f"{where}: llama.{key} differs from layer to layer: not supported")
             value = value.flat[0].item()
@@ -135,7 +137,12 @@ def _short(value: Any) -> str:
 
 def _shortest(value: float) -> float:
     """The decimal that a float32 was written as: 1e-05 and not 9.999999747378752e-06."""
-    return float(str(np.float32(value)))
+    if math.isfinite(value):
+        single = struct.pack("<f", value)
+        for digits in range(1, 9):
+            if struct.pack("<f", short := float(f"{value:.{digits}g}")) == single:
+                return short
+    return float(value)
 
 
 def llama_keys(config: LlamaConfig) -> dict[str, Any]:

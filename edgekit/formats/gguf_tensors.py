@@ -1,11 +1,15 @@
 """Tensors by their names in a GGUF file, and the order of query and key rows there."""
 
+from __future__ import annotations
+
 import re
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+from edgekit.formats.llama_config import LlamaConfig
+from edgekit.utils.lazy import numpy as np
 
-from edgekit.formats.checkpoint import LlamaConfig
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",
@@ -62,17 +66,18 @@ def deinterleave(rows: NDArray, head_dim: int) -> NDArray:
 
 def permute(name: str, values: NDArray, config: LlamaConfig) -> NDArray:
     """A tensor in the order of a GGUF file: queries and keys are interleaved, others are returned as they are."""
-    if not _is_rotated(name):
+    if not is_rotated(name):
         return values
     return interleave(values.reshape(len(values), -1), config.head_dim).reshape(values.shape)
 
 
 def unpermute(name: str, values: NDArray, config: LlamaConfig) -> NDArray:
     """The inverse of `permute`."""
-    if not _is_rotated(name):
+    if not is_rotated(name):
         return values
     return deinterleave(values.reshape(len(values), -1), config.head_dim).reshape(values.shape)
 
 
-def _is_rotated(name: str) -> bool:
+def is_rotated(name: str) -> bool:
+    """Whether the rows of a tensor of `LlamaConfig.shapes` have another order in a GGUF file."""
     return name.endswith(("q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias"))

@@ -4,23 +4,24 @@ Not `gguf.GGUFWriter`: it packs a byte array item by item (a third of a second f
 empty arrays, and keeps all tensors until the last.
 """
 
+from __future__ import annotations
+
+import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from edgekit.formats import gguf as g
+from edgekit.utils.lazy import numpy as np
 
 # GGUF types of Python and numpy values. A plain int is a UINT32, as llama.cpp requires for its hyperparameters.
 SCALARS: tuple[tuple[type, int, str], ...] = (
     (bool, g.BOOL, "<?"),
-    (np.int32, g.INT32, "<i"),
     (int, g.UINT32, "<I"),
     (float, g.FLOAT32, "<f"),
 )
-ARRAYS = {np.dtype(np.uint8): g.UINT8, np.dtype(np.int32): g.INT32, np.dtype(np.float32): g.FLOAT32}
+ARRAYS = {"uint8": g.UINT8, "int32": g.INT32, "float32": g.FLOAT32}
 
 
 def write(
@@ -60,7 +61,7 @@ def write_to(
         if raw.size != tensor_bytes(shape, kind):
             raise ValueError(f"{name}: {raw.size} bytes for {kind} {shape}")
         file.write(raw.data)
-        file.write(bytes(_padded(raw.size) - raw.size))
+        file.write(bytes(padded(raw.size) - raw.size))
 
 
 def head(metadata: Mapping[str, Any], tensors: Sequence[tuple[str, tuple[int, ...], str]]) -> bytes:
@@ -71,23 +72,24 @@ def head(metadata: Mapping[str, Any], tensors: Sequence[tuple[str, tuple[int, ..
     for name, shape, kind in tensors:
         parts.append(_string(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape[::-1]))
         parts.append(struct.pack("<IQ", g.NUMBER[kind], offset))
-        offset += _padded(tensor_bytes(shape, kind))
+        offset += padded(tensor_bytes(shape, kind))
     data = b"".join(parts)
-    return data + bytes(_padded(len(data)) - len(data))
+    return data + bytes(padded(len(data)) - len(data))
 
 
 def data_bytes(tensors: Iterable[tuple[tuple[int, ...], str]]) -> int:
     """Size of the data of some tensors, given by shape and type."""
-    return sum(_padded(tensor_bytes(shape, kind)) for shape, kind in tensors)
+    return sum(padded(tensor_bytes(shape, kind)) for shape, kind in tensors)
 
 
 def tensor_bytes(shape: tuple[int, ...], kind: str) -> int:
     """Size of a tensor whose rows divide into the type's blocks."""
     elements, size = g.BLOCKS[kind]
-    return int(np.prod(shape, dtype=np.int64)) // elements * size
+    return math.prod(shape) // elements * size
 
 
-def _padded(size: int) -> int:
+def padded(size: int) -> int:
+    """`size` and the padding after it."""
     return -(-size // g.ALIGNMENT) * g.ALIGNMENT
 
 
@@ -103,11 +105,13 @@ def _value(value: Any) -> bytes:
         return _array(g.UINT8, len(value)) + value
     if isinstance(value, list):
         return _array(g.STRING, len(value)) + b"".join(map(_string, value))
-    if isinstance(value, np.ndarray):
-        return _array(ARRAYS[value.dtype], len(value)) + value.astype(value.dtype.newbyteorder("<")).tobytes()
     for kind, number, layout in SCALARS:
         if isinstance(value, kind):
             return struct.pack("<I", number) + struct.pack(layout, value)
+    if isinstance(value, np.int32):
+        return struct.pack("<Ii", g.INT32, value)
+    if isinstance(value, np.ndarray):
+        return _array(ARRAYS[value.dtype.name], len(value)) + value.astype(value.dtype.newbyteorder("<")).tobytes()
     raise TypeError(f"no GGUF value for {type(value).__name__}")
 
 

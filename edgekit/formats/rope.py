@@ -3,16 +3,19 @@
 The formulas are those of transformers' `modeling_rope_utils.py`, step by step in float32.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import CheckpointError
+from edgekit.utils.lazy import numpy as np
 
-Array = NDArray[np.float32]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float32]
 
 LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 PLAIN = ("linear", "dynamic", "yarn", "llama3")

@@ -7,21 +7,25 @@ processor to processor too). A token can depend on that only where two times of 
 top-p, or a weight and min_p agree to 15 digits. tests/test_engine_sampler.py compares 100,000 draws.
 """
 
+from __future__ import annotations
+
 import ctypes
+import functools
 import os
 from collections.abc import Collection, Iterable, Sequence
 from ctypes import POINTER, Structure, byref, c_double, c_float, c_int, c_size_t, c_uint32, c_uint64, c_void_p
-from typing import Protocol, runtime_checkable
-
-import numpy as np
-from numpy.typing import NDArray
+from mmap import mmap
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from edgekit.errors import SettingError
 from edgekit.inference.processors import Processors
 from edgekit.settings import Sampling
-from edgekit.utils.engine import ALIGNMENT
+from edgekit.utils.engine import address, block
+from edgekit.utils.lazy import numpy as np
 
-FLOAT32 = np.dtype(np.float32)
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 NO_TOKEN, NOT_FINITE, TOO_SMALL, FULL = -6, -7, -4, -5
 """The statuses of `ek_sampler_choose`."""
 OUTSIDE = 2**32 - 1
@@ -99,31 +103,28 @@ class EngineSampler:
             for token in ids:
                 if not 0 <= token < vocab_size:
                     raise SettingError(f"{name}: token id {token} is outside the vocabulary of {vocab_size}")
-        prompt = np.fromiter(history, np.int32)
-        if prompt.size and not 0 <= prompt.min() <= prompt.max() < vocab_size:
+        prompt = [int(token) for token in history]
+        if prompt and not 0 <= min(prompt) <= max(prompt) < vocab_size:
             raise IndexError(f"the history has ids outside the vocabulary of {vocab_size}")
         self._size_of = engine_settings(engine, settings, self.seed, vocab_size, ends)
         self._orders = Processors.needed(settings) or bool(settings.presence_penalty or settings.frequency_penalty)
-        self._capacity, self._address = prompt.size + SPARE if self._orders else 0, 0
-        self._memory = self._allocate()
+        self._capacity, self._address = len(prompt) + SPARE if self._orders else 0, 0
+        self._memory, before = self._allocate(), (c_uint32 * len(prompt))(*prompt)
         sampler, size, error = c_void_p(), len(self._memory), ctypes.create_string_buffer(256)
         if engine.ek_sampler_init(
-            byref(sampler), self._memory.ctypes.data, size, byref(self._size_of), vocab_size, self._capacity,
-            prompt.ctypes.data, prompt.size, error,
+            byref(sampler), address(self._memory), size, byref(self._size_of), vocab_size, self._capacity,
+            before, len(prompt), error,
         ):  # fmt: skip
             raise SettingError(error.value.decode())
         self._address = sampler.value or 0
         self._choose, self._step = engine.ek_sampler_choose, engine.ek_step
-        self._ids, self._weights = np.empty(0, np.int32), np.empty(0, np.float64)
         self._mask: NDArray[np.bool_] | None = None  # the last read-only one, and its bits
-        self._bits = np.empty(0, np.uint8)
+        self._bits: NDArray[np.uint8] | None = None
 
     def distribution(
         self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None = None
     ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         """See `Sampler.distribution`."""
-        if not self._ids.size:
-            self._ids, self._weights = np.empty(self._vocab_size, np.int32), np.empty(self._vocab_size, np.float64)
         count = self._engine.ek_sampler_distribution(
             self._address,
             self._logits(logits),
@@ -136,14 +137,26 @@ class EngineSampler:
         weights = self._weights[:count]
         return self._ids[:count].astype(np.intp), weights / weights.sum()
 
+    @functools.cached_property
+    def _ids(self) -> NDArray[np.int32]:
+        return np.empty(self._vocab_size, np.int32)
+
+    @functools.cached_property
+    def _weights(self) -> NDArray[np.float64]:
+        return np.empty(self._vocab_size, np.float64)
+
     def choose(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None = None) -> int:
         """See `Sampler.choose`."""
-        token = self._choose(self._address, self._logits(logits), None if allowed is None else self._allowed(allowed))
+        return self.choose_at(self._logits(logits), allowed)
+
+    def choose_at(self, logits: int, allowed: NDArray[np.bool_] | None) -> int:
+        """`choose`, with the address of float32 logits (vocab_size,)."""
+        token = self._choose(self._address, logits, None if allowed is None else self._allowed(allowed))
         if token < 0:
             if token != FULL:
                 self._raise(token)
             self._grow()
-            return self.choose(logits, allowed)
+            return self.choose_at(logits, allowed)
         return token
 
     def guess(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None = None) -> tuple[int, float]:
@@ -200,7 +213,7 @@ class EngineSampler:
 
     def _logits(self, logits: NDArray[np.float32]) -> int:
         """Their address. The array must live until the call ends: the callers' arguments do."""
-        if logits.dtype is not FLOAT32 or not logits.flags.c_contiguous:
+        if logits.dtype.char != "f" or not logits.flags.c_contiguous:
             logits = self._converted = np.ascontiguousarray(logits, np.float32)
         if logits.size != self._vocab_size:
             raise ValueError(f"{logits.size} logits for a vocabulary of {self._vocab_size}")
@@ -213,27 +226,22 @@ class EngineSampler:
         """The address of a mask's bits. Masks of a tokenizer are read-only and often the same object as before."""
         if allowed is None:
             return None
-        if allowed is not self._mask:
+        if self._bits is None or allowed is not self._mask:
             if allowed.size != self._vocab_size:
                 raise ValueError(f"a mask of {allowed.size} ids for a vocabulary of {self._vocab_size}")
             self._bits = np.packbits(allowed, bitorder="little")
             self._mask = None if allowed.flags.writeable else allowed
         return self._bits.ctypes.data
 
-    def _allocate(self) -> NDArray[np.uint8]:
-        """Aligned memory for `_capacity` ids."""
-        size = self._engine.ek_sampler_size(byref(self._size_of), self._vocab_size, self._capacity)
-        memory = np.empty(size + ALIGNMENT, np.uint8)
-        start = -memory.ctypes.data % ALIGNMENT
-        return memory[start : start + size]
+    def _allocate(self) -> mmap:
+        """Memory for `_capacity` ids."""
+        return block(self._engine.ek_sampler_size(byref(self._size_of), self._vocab_size, self._capacity))
 
     def _grow(self) -> None:
         """Twice the memory for the text's ids."""
         self._capacity *= 2
         memory, sampler = self._allocate(), c_void_p()
-        self._engine.ek_sampler_move(
-            byref(sampler), memory.ctypes.data, len(memory), self._address, self._capacity, None
-        )
+        self._engine.ek_sampler_move(byref(sampler), address(memory), len(memory), self._address, self._capacity, None)
         self._memory, self._address = memory, sampler.value or 0
 
     def _raise(self, status: int) -> None:
@@ -248,13 +256,17 @@ class EngineSampler:
 
 @runtime_checkable
 class ChoosesTokens(Protocol):
-    """Optional for a runtime: a decode step that ends in the next token, so that its logits need not reach Python."""
+    """Optional for a runtime: calls that end in the next token, so that the logits need not reach Python."""
+
+    def prefill(self, tokens: Sequence[int], sampler: EngineSampler, allowed: NDArray[np.bool_] | None) -> int:
+        """Append `tokens`, as `Runtime.forward`, and return what `sampler.choose` returns for the last logits.
+
+        Raises as the two; the tokens are appended if the sampler raises.
+        """
+        ...
 
     def step(self, token: int, sampler: EngineSampler, allowed: NDArray[np.bool_] | None) -> int:
-        """Append `token`, as `Runtime.forward`, and return what `sampler.choose` returns for its logits.
-
-        Only for a sampler that `chooses_in_steps`. Raises as the two; the token is appended if the sampler raises.
-        """
+        """`prefill` of one token, in one call of the engine. Only for a sampler that `chooses_in_steps`."""
         ...
 
 
@@ -275,9 +287,8 @@ def engine_settings(
     for token in (token for word in words for token in word):
         if not 0 <= token < vocab_size:
             raise SettingError(f"bad_words_ids: token id {token} is outside the vocabulary of {vocab_size}")
-    with np.errstate(over="ignore"):
-        biases = np.array(list(settings.logit_bias.values()), np.float32).tolist()
-    result.biases = (c_float * len(biases))(*biases)
+    biases = settings.logit_bias.values()
+    result.biases = (c_float * len(biases))(*biases)  # rounded to float32, infinite beyond it
     lists: dict[str, Sequence[int]] = {
         "bias_ids": list(settings.logit_bias),
         "banned": settings.banned,

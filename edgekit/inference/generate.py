@@ -6,24 +6,26 @@ No forward call is made after the last token. Text goes through the tokenizer's 
 that may be the beginning of a stop string waits until it is certain.
 """
 
+from __future__ import annotations
+
 import math
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgekit.errors import ContextError, PromptError
 from edgekit.inference.engine_sampler import ChoosesTokens, EngineSampler
-from edgekit.inference.runtime import Logits, Runtime
+from edgekit.inference.runtime import Runtime
 from edgekit.inference.samplers import TextSampler, new_sampler
-from edgekit.inference.sampling import keep_top_k
 from edgekit.settings import Generating
 from edgekit.tokenizers.base import Decoder, Tokenizer
+from edgekit.utils.lazy import numpy as np
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgekit.inference.runtime import Logits
     from edgekit.inference.speculative.speculation import Begin, DraftStats
 
 
@@ -76,7 +78,7 @@ class Generation:
     logprobs: list[TokenLogprob] | None = None
     seed: int = 0
     timings: Timings = field(default_factory=Timings)
-    draft: "DraftStats | None" = None
+    draft: DraftStats | None = None
     """Statistics of speculative decoding, if there was a draft."""
     dropped_messages: int = 0
     """How many of a conversation's oldest messages were left out, because the context does not hold all."""
@@ -110,7 +112,7 @@ class Step:
     """None unless `steps` was asked for it."""
     forward_seconds: float
     """Time of the forward call that gave its logits, drafting included; of the whole prompt for the first token.
-    The sampler's time is in it where the C engine makes step and choice in one call."""
+    The sampler's time is in it where the C engine reads and chooses."""
 
 
 class Stream(Iterator[str]):
@@ -135,10 +137,10 @@ class Stream(Iterator[str]):
         prompt: Sequence[int],
         settings: Generating,
         cancelled: Callable[[], bool] | None = None,
-        begin_draft: "Begin | None" = None,
+        begin_draft: Begin | None = None,
         *,
         ends: Collection[int] = (),
-        cache: "PromptCache | None" = None,
+        cache: PromptCache | None = None,
         reuse: bool = False,
     ):
         self._runtime, self._tokenizer, self._settings = runtime, tokenizer, settings
@@ -214,12 +216,16 @@ class Stream(Iterator[str]):
         timings.reused_tokens = self._cache.shared(result.prompt[:-1]) if self._reuse else 0
         runtime.rewind(timings.reused_tokens)
         self._cache.set(result, drafts=speculation is not None)
-        logits = runtime.forward(result.prompt[timings.reused_tokens :])
+        rest = result.prompt[timings.reused_tokens :]
+        choose = self._chooser(sampler) if speculation is None else None
+        chosen: int | None = None
+        if choose is not None:
+            chosen = choose(rest, self._allowed(decoder, limit))
+        else:
+            logits = runtime.forward(rest)
         timings.prompt_tokens = len(result.prompt)
         timings.prefill = forward_seconds = clock() - begin
         first = 0.0
-        in_one_call = self._steps_in_one_call(sampler) if speculation is None else None
-        chosen: int | None = None
         while True:
             distribution = None
             if chosen is not None:
@@ -272,8 +278,8 @@ class Stream(Iterator[str]):
                 result.text += self._rest
                 return
             begin_forward = clock()
-            if in_one_call is not None:
-                chosen = in_one_call(token, self._allowed(decoder, limit))
+            if choose is not None:
+                chosen = choose([token], self._allowed(decoder, limit))
             elif speculation is None:
                 logits = runtime.forward([token])
             else:
@@ -287,14 +293,20 @@ class Stream(Iterator[str]):
             return None
         return self._tokenizer.utf8_mask(decoder, limit - 1 - len(self.result.tokens))
 
-    def _steps_in_one_call(self, sampler: TextSampler) -> Callable[[int, NDArray[np.bool_] | None], int] | None:
-        """Step and choice in one call of the C engine; None if Python needs the logits, or the runtime cannot."""
+    def _chooser(self, sampler: TextSampler) -> Callable[[Sequence[int], NDArray[np.bool_] | None], int] | None:
+        """Reads tokens and chooses the next in C; None if Python needs the logits, or the runtime cannot."""
         runtime = self._runtime
         if self._distributions or self.result.logprobs is not None or not isinstance(runtime, ChoosesTokens):
             return None
         if not isinstance(sampler, EngineSampler) or not sampler.chooses_in_steps:
             return None
-        return lambda token, allowed: runtime.step(token, sampler, allowed)
+
+        def choose(tokens: Sequence[int], allowed: NDArray[np.bool_] | None) -> int:
+            if len(tokens) == 1:
+                return runtime.step(tokens[0], sampler, allowed)
+            return runtime.prefill(tokens, sampler, allowed)
+
+        return choose
 
     def _flush(self, decoder: Decoder) -> str:
         """The text still inside the decoder; half a character is dropped if no U+FFFD may be printed."""
@@ -392,6 +404,8 @@ def token_logprob(logits: Logits, token: int, top: int) -> TokenLogprob:
 
     if not top:
         return TokenLogprob(token, logprob(token))
+    from edgekit.inference.sampling import keep_top_k  # numpy at once
+
     ids = keep_top_k(logits, top)
     likeliest = ids[np.argsort(-logits[ids], kind="stable")][:top].tolist()
     return TokenLogprob(token, logprob(token), tuple((id, logprob(id)) for id in likeliest))

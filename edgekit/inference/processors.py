@@ -4,14 +4,17 @@ Order and meaning are those of transformers' `generation/logits_process.py`, as 
 repetition penalty and the temperature.
 """
 
-from collections.abc import Collection, Iterable
-from typing import Any
+from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import SettingError
 from edgekit.settings import Sampling
+from edgekit.utils.lazy import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MOST = 1e30
 """The largest factor of the length penalty: beyond it nothing but the end can follow."""

@@ -6,19 +6,33 @@ A file `runtimes/NAME.py` is a runtime plugin if it satisfies `RuntimePlugin`, a
 loop stay unused.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from edgekit.errors import ContextError, RuntimeFailure, UnknownPluginError
-from edgekit.formats.gguf import GGUFFile
 from edgekit.settings import Running
 from edgekit.utils import registry
 
-Logits = NDArray[np.float32]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgekit.formats.gguf import GGUFFile
+
+    Logits = NDArray[np.float32]
+else:
+
+    def __getattr__(name: str) -> object:
+        """`Logits`, without numpy for those who only need the protocols."""
+        if name != "Logits":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from numpy import float32
+        from numpy.typing import NDArray
+
+        return NDArray[float32]
 
 
 @runtime_checkable

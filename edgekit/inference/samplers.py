@@ -1,15 +1,17 @@
 """The sampler of a text: the C engine's where that is installed, else numpy's. Both choose the same tokens."""
 
-from collections.abc import Collection, Iterable
-from typing import Protocol
+from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Protocol
 
 from edgekit.inference.engine_sampler import EngineSampler
-from edgekit.inference.sampling import Sampler
 from edgekit.settings import Sampling
 from edgekit.utils import engine
+from edgekit.utils.lazy import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class TextSampler(Protocol):
@@ -42,5 +44,7 @@ def new_sampler(
     """The fastest sampler there is. Arguments and errors are those of `Sampler`."""
     library = engine.library()
     if library is None:
+        from edgekit.inference.sampling import Sampler  # numpy at once
+
         return Sampler(settings, vocab_size, history, ends)
     return EngineSampler(settings, vocab_size, history, ends, engine=library)

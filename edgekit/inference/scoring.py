@@ -1,13 +1,18 @@
 """Log-probabilities of given tokens, and the token before a text: the basis of every evaluation."""
 
-from collections.abc import Iterator, Sequence
+from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from edgekit.errors import RuntimeFailure, UsageError
-from edgekit.inference.runtime import Logits, Runtime
 from edgekit.tokenizers.base import Tokenizer, configured_ids, spelling
+from edgekit.utils.lazy import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgekit.inference.runtime import Logits, Runtime
 
 BLOCK = 1 << 18
 """Logits worked on at once: 1 MiB, which stays in a core's cache from the subtraction to the sum."""

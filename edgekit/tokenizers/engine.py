@@ -8,15 +8,12 @@ The prototypes are those of engine/edgekit.h. TokenMonster's ids equal `Vocabula
 
 import ctypes
 import functools
+import mmap
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgekit.errors import EdgekitError, VocabularyError
-from edgekit.utils.engine import ALIGNMENT, Error
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from edgekit.utils.engine import Error, address, block
 
 TOKENMONSTER, SENTENCEPIECE, BYTE_BPE = 1, 2, 3
 SPECIAL, STOP, PADDING = 1, 2, 4
@@ -73,7 +70,7 @@ class EngineTokenizer:
     Args:
         library: of `edgekit.utils.engine.library`.
         data: the content of a GGUF file (its beginning up to the tensors is enough) or of a TokenMonster `.vocab` file;
-            bytes, or uint8 (n,).
+            bytes, or a mapped file.
         bare: a `.vocab` file as TokenMonster's own library reads it: no ids for BOS and EOS, and special tokens that a
             text may become.
 
@@ -85,19 +82,17 @@ class EngineTokenizer:
         VocabularyError: damaged, or of a kind that the engine does not have.
     """
 
-    def __init__(self, library: ctypes.CDLL, data: "bytes | NDArray[np.uint8]", *, bare: bool = False) -> None:
+    def __init__(self, library: ctypes.CDLL, data: bytes | mmap.mmap, *, bare: bool = False) -> None:
         self._library = _declared(library)
         self._data = data
-        address = data if isinstance(data, bytes) else data.ctypes.data
         error, size, handle = Error(), ctypes.c_size_t(), ctypes.c_void_p()
-        options = _BARE if bare else 0
-        status = library.ek_tokenizer_size(address, len(data), options, ctypes.byref(size), ctypes.byref(error))
+        options, start = _BARE if bare else 0, address(data)
+        status = library.ek_tokenizer_size(start, len(data), options, ctypes.byref(size), ctypes.byref(error))
         if status == 0:
-            self._memory = ctypes.create_string_buffer(size.value + ALIGNMENT)
-            place = -ctypes.addressof(self._memory) % ALIGNMENT
-            memory = ctypes.addressof(self._memory) + place
+            self._memory = block(size.value)
+            memory = address(self._memory)
             status = library.ek_tokenizer_open(
-                address, len(data), options, memory, size.value, ctypes.byref(handle), ctypes.byref(error)
+                start, len(data), options, memory, size.value, ctypes.byref(handle), ctypes.byref(error)
             )
         if status:
             raise VocabularyError(error.text.decode("utf-8", "replace"))

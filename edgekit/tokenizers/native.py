@@ -33,7 +33,7 @@ class NativeTokenizer:
 
     def __init__(self, library: ctypes.CDLL, file: GGUFFile, rows: int) -> None:
         try:
-            self._engine = engine = EngineTokenizer(library, file.image())
+            self._engine = engine = EngineTokenizer(library, file.map)
         except VocabularyError as error:
             raise UnsupportedError(f"{file.path}: {error}") from error
         if engine.kind == TOKENMONSTER:

@@ -2,8 +2,6 @@
 
 import contextlib
 import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,7 +34,7 @@ def replacing(path: Path, *, force: bool = True) -> Iterator[Path]:
     path = Path(path)
     if not force and path.exists():
         raise FileError(f"{path} exists already: add --force to replace it, or name another file with -o")
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.urandom(4).hex()}.tmp{path.suffix}")
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,18 +67,20 @@ def _rename(temporary: Path, path: Path) -> None:
         os.replace(temporary, path)
         return
     # A folder cannot be renamed over a full one: move the old aside first, and back if the second step fails.
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.old")
+    aside = path.with_name(f".{path.name}.{os.urandom(4).hex()}.old")
     os.replace(path, aside)
     try:
         os.replace(temporary, path)
     except OSError:
         os.replace(aside, path)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    _remove(aside)
 
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
+        import shutil  # all compression libraries, which nothing else here needs
+
         shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):

@@ -1,4 +1,7 @@
-"""Import one submodule of a package without the rest of it.
+"""Import numpy when it is first used, or one submodule of a package without the rest of it.
+
+`edgekit run` on the engine computes nothing with numpy, whose import would be half of its start-up. The modules on that
+way write `from edgekit.utils.lazy import numpy as np`, and keep their annotations as texts.
 
 `import llama_cpp.llama_cpp` also executes `llama_cpp/__init__.py`, and with it chat templates, a disk cache and
 grammars (jinja2, sqlite3, multiprocessing), which takes several times as long as the C bindings, all that is used here.
@@ -10,7 +13,7 @@ import importlib
 import importlib.util
 import sys
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 
 def load(package: str, name: str) -> ModuleType:
@@ -30,3 +33,22 @@ def load(package: str, name: str) -> ModuleType:
         vars(module)["__getattr__"] = execute
         sys.modules[package] = module
     return importlib.import_module(f"{package}.{name}")
+
+
+class _Module:
+    """Stands for a module, and imports it when it is first asked for a name."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(importlib.import_module(self._name), name)
+        if not name.startswith("__"):
+            setattr(self, name, value)  # the next time it is found without this function
+        return value
+
+
+if TYPE_CHECKING:
+    import numpy as numpy
+else:
+    numpy = _Module("numpy")

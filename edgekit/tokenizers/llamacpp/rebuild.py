@@ -1,6 +1,7 @@
 """The tokenizer of a GGUF file that edgekit did not write: `tokenizer.json` rebuilt from llama.cpp's keys."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ def files(file: GGUFFile, config: LlamaConfig) -> tuple[dict[str, bytes], str]:
     return result, note
 
 
-def _ids(keys: dict[str, Any], types: np.ndarray) -> dict[str, int]:
+def _ids(keys: Mapping[str, Any], types: np.ndarray) -> dict[str, int]:
     ids = {name: keys.get(f"tokenizer.ggml.{key}_token_id") for name, key in
            (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))}  # fmt: skip
     kind = str(keys.get("tokenizer.ggml.model"))
@@ -100,7 +101,7 @@ def _ids(keys: dict[str, Any], types: np.ndarray) -> dict[str, int]:
     return {name: id for name, id in ids.items() if isinstance(id, int) and 0 <= id < len(types)}
 
 
-def _llama(keys: dict[str, Any], texts: list[str], types: np.ndarray) -> Tokenizer:
+def _llama(keys: Mapping[str, Any], texts: list[str], types: np.ndarray) -> Tokenizer:
     scores = keys.get("tokenizer.ggml.scores")
     if not isinstance(scores, np.ndarray) or scores.shape != (len(texts),):
         raise ValueError("tokenizer.ggml.scores does not hold one score for each token")
@@ -133,7 +134,7 @@ def _llama(keys: dict[str, Any], texts: list[str], types: np.ndarray) -> Tokeniz
     return library
 
 
-def _note_on_ties(library: Tokenizer, keys: dict[str, Any], texts: list[str], types: np.ndarray) -> str:
+def _note_on_ties(library: Tokenizer, keys: Mapping[str, Any], texts: list[str], types: np.ndarray) -> str:
     """What tokenizer.json splits differently because its merges have an order and equal scores have none."""
     scores = dict(zip(texts, keys["tokenizer.ggml.scores"].tolist(), strict=True))
     if not spm.tied({text: scores[text] for text, kind in zip(texts, types, strict=True) if kind == NORMAL}):
@@ -155,7 +156,7 @@ def _note_on_ties(library: Tokenizer, keys: dict[str, Any], texts: list[str], ty
     return f"tokens of equal score: tokenizer.json splits {len(different)} of {COUNT} texts unlike llama.cpp, {example}"
 
 
-def _gpt2(keys: dict[str, Any], texts: list[str]) -> tuple[Tokenizer, str]:
+def _gpt2(keys: Mapping[str, Any], texts: list[str]) -> tuple[Tokenizer, str]:
     merges = keys.get("tokenizer.ggml.merges")
     if not isinstance(merges, list) or not all(" " in merge[1:] for merge in merges):
         raise ValueError("tokenizer.ggml.merges is missing or not a list of pairs")
