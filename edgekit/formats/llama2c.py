@@ -8,19 +8,22 @@
 Rows of queries and keys are in Meta's order, as in a GGUF. What the file does not say is what run.c computes with.
 """
 
+from __future__ import annotations
+
 import math
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgekit.errors import CheckpointError, FileError, UnsupportedError
 from edgekit.formats.gguf_tensors import permute, unpermute
 from edgekit.formats.llama_config import MOST_LAYERS, MOST_ROWS, LlamaConfig
 from edgekit.utils.files import os_reason, read_bytes
+from edgekit.utils.lazy import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SUFFIX, MODEL = ".bin", "model.bin"
 MAGIC = 0x616B3432

@@ -1,12 +1,16 @@
 """From a path to a checkpoint, for every format that can be read back to tensors."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from edgekit.errors import CheckpointError
 from edgekit.formats import llama2c
-from edgekit.formats.checkpoint import Checkpoint, open_folder
 from edgekit.utils import registry
+
+if TYPE_CHECKING:
+    from edgekit.formats.checkpoint import Checkpoint
 
 
 @runtime_checkable
@@ -28,6 +32,8 @@ def open_model(path: Path) -> Checkpoint:
     """
     path = model_file(Path(path))
     if not path.is_file():
+        from edgekit.formats.checkpoint import open_folder  # numpy, which running a model does not need
+
         return open_folder(path)
     name = next((name for name in registry.names("converters") if registry.opens("converters", name, path)), None)
     converter = registry.load("converters", name) if name else None
