@@ -71,7 +71,8 @@ def test_a_value_that_is_a_flag_counts_as_absent(engine_library):
 
 
 @pytest.mark.parametrize("name, value", [
-    ("temp", -1.0), ("temp", float("nan")), ("temp", float("inf")), ("top_p", 1.5), ("min_p", -0.1), ("penalty_repeat", 0.0),
+    ("temp", -1.0), ("temp", float("nan")), ("temp", float("inf")), ("top_p", 1.5), ("min_p", -0.1),
+    ("penalty_repeat", 0.0),
 ])  # fmt: skip
 def test_settings_out_of_range_are_named(engine_library, name, value):
     with pytest.raises(ValueError, match=f"general.sampling.{name} is out of range"):

@@ -6,7 +6,7 @@
 `models` has for each model how its file is made, and lists of cases:
 
     encode     text -> ids, without BOS
-    decode     ids -> pieces: one for each id, then the flush. U+FFFD for each ill-formed part, as in the WHATWG's decoder
+    decode     ids -> pieces: one for each id, then the flush. U+FFFD for each ill-formed part, as WHATWG's decoder
     logits     ids, kv (type of the cache) -> fnv1a64 of the last position's float32 values in little endian
     texts      prompt, settings -> prompt_ids, ids, pieces, finish. Settings that are not named are the file's own
 
@@ -40,7 +40,9 @@ TEXTS = [
     "a\x7fb\x01c", "<s>not special</s>", "A" * 50, "ab" * 40, "x1 1x (a|-b) O'Neill's",
     "The quick brown fox jumps over the lazy dog. " * 3,
 ]  # fmt: skip
-IDS = [[127, 300, 44], list(range(0, 140)), [127, 127, 32], [195, 169, 195], [240, 159, 153, 130], [226, 130], [255, 65]]
+IDS = [
+    [127, 300, 44], list(range(0, 140)), [127, 127, 32], [195, 169, 195], [240, 159, 153, 130], [226, 130], [255, 65],
+]  # fmt: skip
 SETTINGS: list[dict[str, Any]] = [
     {"temperature": 0.0, "repetition_penalty": 1.0},
     {"seed": "7"},
