@@ -39,7 +39,11 @@ def node():
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         answer = json.loads(done.stdout)
-        return answer["results"] if isinstance(answer, dict) and "results" in answer else answer
+        if not isinstance(answer, dict) or "results" not in answer:
+            return answer
+        sizes = [state["loaded"] for state in answer["progress"]]
+        assert sizes == sorted(sizes) and sizes[-1] == answer["progress"][-1].get("total", sizes[-1])
+        return answer["results"]
 
     return run
 
@@ -251,7 +255,8 @@ BAD = [
     ({"stop": 5}, "stop must be a non-empty text, or an array of such, not 5"),
     ({"stop": ["a", ""]}, 'stop must be a non-empty text, or an array of such, not ["a",""]'),
     ({"max_new_tokens": 5}, "unknown setting max_new_tokens: choose from temperature,"),
-    ({"temperature": 1e-320}, "temperature"),
+    ({"temperature": 1e-320, "topP": 0.5}, "the temperature is too small to divide by: 0 takes the most likely token"),
+    ("seed", "settings must be an object, not"),
 ]
 
 
@@ -263,13 +268,14 @@ def test_bad_settings_and_prompts_are_one_sentence(node, models):
     }
     results = node(
         path, *(["generate", "Once", settings] for settings, _ in BAD), *(["generate", prompt] for prompt in prompts),
-        ["generate", [1, 512]], ["generate", []], ["logits", [1, -1]], ["decode", [[1.5]]], ["twice", "Once"],
+        ["generate", [1, 512]], ["generate", []], ["generate", 5], ["logits", [1, -1]], ["decode", [[1.5]]],
+        ["twice", "Once"],
         ["generate", "Once", {"maxNewTokens": 2, "seed": 1}], ["close"], ["generate", "Once"], ["info"],
     )  # fmt: skip
     sentences = [
         *(sentence for _, sentence in BAD), *prompts.values(),
-        "token id 512 is outside the vocabulary of 512", "the prompt is empty", "token id -1 is outside",
-        "token id 1.5 is outside", "the model is generating another text",
+        "token id 512 is outside the vocabulary of 512", "the prompt is empty", "expected token ids in an array, not 5",
+        "token id -1 is outside", "token id 1.5 is outside", "the model is generating another text",
     ]  # fmt: skip
     for result, sentence in zip(results, sentences, strict=False):
         assert sentence in result["error"]
@@ -332,6 +338,28 @@ def test_wasm_files_are_built_from_the_sources(tmp_path):
         file = f"engine-{name}.wasm"
         assert (tmp_path / file).read_bytes() == (PACKAGE / file).read_bytes(), f"{file}: run make -C engine wasm"
         assert (PACKAGE / file).stat().st_size < 160_000
+
+
+@pytest.mark.slow
+def test_types_describe_the_package(tmp_path):
+    """A strict program that uses all of it, with two lines that must not compile."""
+    (tmp_path / "package.json").write_text('{"private": true, "type": "module"}')
+    done = npm("install", "--no-audit", "--no-fund", "typescript@7", "@types/node@20", str(PACKAGE), cwd=tmp_path)
+    if done.returncode:
+        pytest.skip(f"needs the package typescript from npm: {done.stderr[-200:]}")
+    shutil.copy(ROOT / "tests" / "javascript_types.ts", tmp_path / "program.ts")
+    command = [
+        "node_modules/.bin/tsc",
+        "--strict",
+        "--noEmit",
+        "--target",
+        "es2022",
+        "--module",
+        "nodenext",
+        "program.ts",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 def npm(*arguments, cwd):

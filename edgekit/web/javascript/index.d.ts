@@ -108,11 +108,11 @@ export class Model {
    * special token is that token.
    */
   encode(text: string, options?: { bos?: boolean; special?: boolean }): number[];
-  decode(ids: ArrayLike<number>): string;
+  decode(ids: Iterable<number>): string;
   /** One id for display. */
   piece(id: number): string;
   /** The logits after the last of the ids, one for each id of the vocabulary. */
-  logits(ids: ArrayLike<number>): Float32Array;
+  logits(ids: Iterable<number>): Float32Array;
   /** Starts a text that continues the prompt: a text, or ids as they are. */
   stream(prompt: string | Iterable<number>, settings?: Settings): Stream;
   /** The whole text at once. */

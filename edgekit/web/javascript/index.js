@@ -125,7 +125,7 @@ export class Model {
   /** The text of ids; special tokens print nothing, ill-formed bytes are U+FFFD. */
   decode(ids) {
     const { engine } = this.#state;
-    this.#checkIds(ids);
+    ids = this.#checked(ids);
     return engine.within(() => {
       const length = engine.check("decode", engine.putIds(ids), ids.length);
       return text.decode(engine.bytes(engine.numbers(1)[0], length));
@@ -135,7 +135,7 @@ export class Model {
   /** One id for display: its text in the middle of a sentence, or a special token's spelling. */
   piece(id) {
     const { engine } = this.#state;
-    this.#checkIds([id]);
+    this.#checked([id]);
     return engine.within(() => {
       const length = engine.check("piece", id);
       return text.decode(engine.bytes(engine.numbers(1)[0], length));
@@ -145,8 +145,7 @@ export class Model {
   /** Float32Array (vocabulary): the logits after the last of the ids. */
   logits(ids) {
     const { engine, held, vocabulary } = this.#state;
-    this.#checkIds(ids);
-    this.#checkPrompt(ids);
+    ids = this.#checkedPrompt(ids);
     if (this.#state.running) throw new EdgekitError(RUNNING);
     return engine.within(() => {
       const out = engine.space(4 * vocabulary);
@@ -154,7 +153,7 @@ export class Model {
       this.#state.held = [];
       engine.check("rewind", reuse);
       engine.check("forward", engine.putIds(ids.slice(reuse)), ids.length - reuse, out);
-      this.#state.held = [...ids];
+      this.#state.held = ids;
       return new Float32Array(engine.memory.buffer, out, vocabulary).slice();
     });
   }
@@ -165,10 +164,8 @@ export class Model {
    */
   stream(prompt, settings = {}) {
     const { numbers, seed, stops } = settingsOf(settings, this.#defaults);
-    const ids = typeof prompt === "string" ? this.encode(prompt, { special: settings.special }) : [...prompt];
-    this.#checkIds(ids);
-    this.#checkPrompt(ids);
-    return new Stream(this.#state, ids, { numbers, seed, stops, signal: settings.signal });
+    const ids = typeof prompt === "string" ? this.encode(prompt, { special: settings.special }) : prompt;
+    return new Stream(this.#state, this.#checkedPrompt(ids), { numbers, seed, stops, signal: settings.signal });
   }
 
   /** The whole text at once: a stream's result. */
@@ -183,16 +180,21 @@ export class Model {
     this.#state.engine.close();
   }
 
-  #checkIds(ids) {
+  /** Ids as an array of their own. */
+  #checked(ids) {
     const { vocabulary } = this.#state;
-    const wrong = Array.from(ids).find((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary);
-    if (wrong !== undefined) throw new EdgekitError(`token id ${shown(wrong)} is outside the vocabulary of ${vocabulary}`);
+    if (!ids?.[Symbol.iterator]) throw new EdgekitError(`expected token ids in an array, not ${shown(ids)}`);
+    const copy = [...ids];
+    const wrong = copy.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary);
+    if (wrong === undefined) return copy;
+    throw new EdgekitError(`token id ${shown(wrong)} is outside the vocabulary of ${vocabulary}`);
   }
 
-  #checkPrompt(ids) {
+  #checkedPrompt(prompt) {
     const { contextLength } = this.#facts;
+    const ids = this.#checked(prompt);
     if (!ids.length) throw new EdgekitError("the prompt is empty: give the model at least one character to continue from");
-    if (ids.length <= contextLength) return;
+    if (ids.length <= contextLength) return ids;
     throw new EdgekitError(`the prompt has ${ids.length} tokens, but the context holds ${contextLength}: shorten it`);
   }
 }

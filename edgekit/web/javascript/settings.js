@@ -33,6 +33,7 @@ const MOST = 2 ** 32 - 1; // what the engine reads as a whole number
 
 /** The settings of a call: the engine's numbers, the seed and the stop strings. Throws `EdgekitError`. */
 export function settingsOf(given, defaults) {
+  if (typeof given !== "object" || !given) throw new EdgekitError(`settings must be an object, not ${shown(given)}`);
   for (const name of Object.keys(given)) {
     if (!NAMES.includes(name) && !OTHERS.includes(name)) {
       throw new EdgekitError(`unknown setting ${name}: choose from ${[...NAMES, ...OTHERS].join(", ")}`);
@@ -69,5 +70,5 @@ export function isWellFormed(text) {
 
 export function shown(value) {
   if (typeof value === "string") return JSON.stringify(value);
-  return Array.isArray(value) ? `[${value.map(shown)}]` : String(value);
+  return Array.isArray(value) ? `[${value.map(shown)}]` : typeof value === "bigint" ? `${value}n` : String(value);
 }
