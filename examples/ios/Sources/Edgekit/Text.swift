@@ -1,109 +1,82 @@
+import CEdgekit
 import Foundation
 
-// Converts text to the byte stream that tokens are matched in, and back (edgekit/tokenizers/tokenmonster/capcode.py, level 1).
-//
-// Character classes and NFD use the system's Unicode version. The vocabularies were built with Unicode 13, so newer
-// characters may be split differently. The limit of 30 combining marks in a row (UAX 15, stream-safe) is not implemented.
-
-private let marker: UInt8 = 0x7f
-
-/// The stream that tokens are matched in: NFD, and at level 1 a marker and a space before a word without a space.
-func normalize(_ source: String, nfd: Bool, capcode: Int) -> [UInt8] {
-    let text = nfd ? source.decomposedStringWithCanonicalMapping : source
-    if capcode == 0 { return Array(text.utf8) }
-    var out = String.UnicodeScalarView()
-    var earlier: Character = "^"
-    var previous: Character = "^"
-    for scalar in text.unicodeScalars {
-        let kind = kindOf(scalar)
-        var joined = true
-        if kind == "l" { joined = "Sml".contains(previous) || (previous == "A" && earlier == "l") }
-        if kind == "n" { joined = "Sn".contains(previous) }
-        if !joined { out.append(contentsOf: "\u{7f} ".unicodeScalars) }
-        out.append(scalar == "\u{7f}" ? "\u{14}" : scalar)
-        earlier = previous
-        previous = kind
-    }
-    return Array(String(out).utf8)
+/// Why a text ended.
+public enum Finish: String, Hashable, Sendable {
+    /// The model ended it, or a stop string came.
+    case stop
+    /// `maxNewTokens`, or the context is full.
+    case length
+    case cancelled
 }
 
-/// S space, A apostrophe, l letter, n number, m mark, o other.
-private func kindOf(_ scalar: Unicode.Scalar) -> Character {
-    if scalar == " " { return "S" }
-    if scalar == "'" || scalar == "\u{2019}" { return "A" }
-    switch scalar.properties.generalCategory {
-    case .uppercaseLetter, .lowercaseLetter, .titlecaseLetter, .modifierLetter, .otherLetter: return "l"
-    case .decimalNumber, .letterNumber, .otherNumber: return "n"
-    case .nonspacingMark, .spacingMark, .enclosingMark: return "m"
-    default: return "o"
-    }
+/// One new token.
+public struct Step: Hashable, Sendable {
+    /// nil in the step that a cancelled text ends with.
+    public let token: UInt32?
+    /// What became certain with it; empty while a character, or what may be a stop string, is unfinished.
+    public let text: String
+    /// nil: the text continues.
+    public let finish: Finish?
 }
 
-/// Streaming decoder from ids to text. It withholds incomplete characters and applies delete markers; ill-formed UTF-8
-/// becomes U+FFFD, as in Python's decoder.
-public final class Decoder {
-    private let vocabulary: Vocabulary
-    private var delete = false
-    private var pending: [UInt8] = []
+/// A text in the making. Only the engine's actor uses its variables.
+final class Text: @unchecked Sendable {
+    let prompt: [UInt32]
+    let settings: Settings
+    let seed: UInt64
+    var tokens: [UInt32] = []
+    var finish: Finish?
+    private(set) var generation: OpaquePointer?
+    /// The generation's memory, its prompt and its stop strings, which are the engine's while it lasts.
+    private var memory: [Block] = []
 
-    public init(_ vocabulary: Vocabulary) { self.vocabulary = vocabulary }
+    init(_ prompt: [UInt32], _ settings: Settings, seed: UInt64) {
+        (self.prompt, self.settings, self.seed) = (prompt, settings, seed)
+    }
 
-    /// The text that is certain after this id.
-    public func feed(_ id: Int) -> String {
-        for byte in vocabulary.piece(id) {
-            if vocabulary.capcode == 0 {
-                pending.append(byte)
-            } else if delete {  // the marker deletes the next byte, whatever it is
-                delete = false
-            } else if byte == marker {
-                delete = true
-            } else {
-                pending.append(byte)
+    func start(_ model: OpaquePointer, _ tokenizer: Tokenizer, reuse: Int) throws -> OpaquePointer {
+        let ids = try Text.copy(prompt)
+        let stops = try settings.stop.map { text in
+            if text.utf8.contains(0) { throw EdgekitError(.argument, "stop: a text has a NUL character") }
+            return try Text.copy(Array(text.utf8CString))
+        }
+        let addresses: [UnsafePointer<CChar>?] = stops.map { UnsafePointer($0.address.assumingMemoryBound(to: CChar.self)) }
+        let list = try Text.copy(addresses)
+        memory = stops + [ids, list]
+        let start = UnsafePointer(ids.address.assumingMemoryBound(to: UInt32.self))
+        let count = UInt32(prompt.count)
+        return try settings.withEngine(seed: seed) { settings in
+            settings.stops = UnsafePointer(list.address.assumingMemoryBound(to: UnsafePointer<CChar>?.self))
+            (settings.stop_count, settings.reuse) = (UInt32(stops.count), UInt32(reuse))
+            let size = ek_generation_size(model, tokenizer.pointer, &settings, count)
+            let block = try Block(size, for: "the text")
+            var opened: OpaquePointer?
+            try check { error in
+                ek_generation_start(
+                    &opened, block.address, size, model, tokenizer.pointer, &settings, start, count, error)
             }
+            memory.append(block)
+            generation = opened
+            return opened!
         }
-        return read()
     }
 
-    /// The withheld text; resets the decoder.
-    public func flush() -> String {
-        let surrogate = pending.count > 1 && pending[0] == 0xed && pending[1] >= 0xa0
-        defer {
-            pending = []
-            delete = false
+    func step(_ token: ek_new_token, id: UInt32?) -> Step {
+        switch token.finish {
+        case UInt32(EK_STOPPED): finish = .stop
+        case UInt32(EK_LENGTH): finish = .length
+        case UInt32(EK_CANCELLED): finish = .cancelled
+        default: break
         }
-        return String(repeating: "\u{fffd}", count: surrogate ? 2 : min(pending.count, 1))
+        let text = String(decoding: UnsafeRawBufferPointer(start: token.text, count: token.length), as: UTF8.self)
+        if finish != nil { (generation, memory) = (nil, []) }
+        return Step(token: id, text: text, finish: finish)
     }
 
-    private func read() -> String {
-        var out = ""
-        var at = 0
-        while at < pending.count {
-            let length = measure(at)
-            if length == 0 { break }
-            out += length < 0 ? "\u{fffd}" : String(decoding: pending[at..<at + length], as: UTF8.self)
-            at += abs(length)
-        }
-        pending.removeFirst(at)
-        return out
-    }
-
-    /// n > 0: a character of n bytes begins here; n < 0: an ill-formed part of -n bytes; 0: more bytes are needed.
-    private func measure(_ at: Int) -> Int {
-        let lead = pending[at]
-        if lead < 0x80 { return 1 }
-        if lead < 0xc2 || lead > 0xf4 { return -1 }
-        let length = lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4
-        var low: UInt8 = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80
-        var high: UInt8 = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf
-        for k in 1..<length {
-            if at + k >= pending.count { return 0 }
-            let byte = pending[at + k]
-            // A surrogate is ill-formed in any case, but Python's decoder waits for a third byte.
-            if lead == 0xed && k == 1 && (0xa0...0xbf).contains(byte) && at + 2 == pending.count { return 0 }
-            if byte < low || byte > high { return -k }
-            low = 0x80
-            high = 0xbf
-        }
-        return length
+    private static func copy<Item>(_ items: [Item]) throws -> Block {
+        let block = try Block(items.count * MemoryLayout<Item>.stride, for: "the prompt")
+        items.withUnsafeBytes { block.address.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(block.address), byteCount: $0.count) }
+        return block
     }
 }
