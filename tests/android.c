@@ -163,15 +163,16 @@ static void logits(void) { /* IDS */
     printf("%016llx", hash);
 }
 
-static void text(void) { /* IDS SEED STOPS CANCEL_AFTER NUMBERS */
+static void text(void) { /* reused tokens, id:piece ..., finish; of IDS SEED STOPS CANCEL_AFTER NUMBERS */
     object *prompt = ids_of(word());
     jlong seed = (jlong)strtoull(word(), NULL, 10);
     object *stops = hex_of(word()), *numbers = new_array(8, 11), *state = new_array(4, 2), *piece;
     int cancel_after = atoi(word());
     for (int i = 0; i < 11; i++) ((double *)(void *)numbers->data)[i] = strtod(word(), NULL);
-    NATIVE(start, void (*)(JNIEnv *, jclass, jlong, jintArray, jdoubleArray, jlong, jbyteArray))(
+    jint reused = NATIVE(start, jint(*)(JNIEnv *, jclass, jlong, jintArray, jdoubleArray, jlong, jbyteArray))(
         env, NULL, handle, (jintArray)prompt, (jdoubleArray)numbers, seed, (jbyteArray)stops);
     const jint *now = (jint *)state->data;
+    if (!thrown[0]) printf("%d ", reused);
     for (int n = 0; !thrown[0] && !now[1]; n++) {
         const char *name = n == cancel_after ? "Java_edgekit_Native_cancel" : "Java_edgekit_Native_next";
         piece = (object *)((jbyteArray(*)(JNIEnv *, jclass, jlong, jintArray))dlsym(library, name))(env, NULL, handle,

@@ -58,7 +58,7 @@ private fun open(words: List<String>): String {
     return "ok"
 }
 
-/** Each token with its text, then why it ended, as the pieces of `start`; `cancel_after` tokens it is cancelled. */
+/** Reused tokens, the ids, the pieces and why it ended; after the given number of tokens it is cancelled. */
 private fun text(words: List<String>): String {
     val stream = model.start(ids(words[0]), settings(words.drop(2)))
     val pieces = ArrayList<String>()
@@ -68,7 +68,7 @@ private fun text(words: List<String>): String {
         if (stream.tokens.size >= words[1].toInt() && words[1] != "-1") stream.cancel()
     }
     check(pieces.joinToString("") { unhex(it) } == stream.text)
-    return "${ids(stream.tokens.toIntArray())} ${pieces.joinToString(",").ifEmpty { "-" }} ${stream.finishReason}"
+    return "${stream.reusedTokens} ${ids(stream.tokens.toIntArray())} ${pieces.joinToString(",").ifEmpty { "-" }} ${stream.finishReason}"
 }
 
 /** The first pieces of a flow, whose collector is then gone, and whether the next text is right all the same. */

@@ -158,17 +158,38 @@ def text_command(case: dict, cancel_after: int = -1, **changes) -> str:
 
 
 def text_answer(answer: str) -> dict:
-    *steps, finish = answer.split(" ")
+    reused, *steps, finish = answer.split(" ")
     ids, pieces = zip(*(step.split(":") for step in steps), strict=True)
     texts = [unhexed(piece) for piece in pieces if piece != "-"]
-    return {"ids": list(map(int, ids)), "pieces": texts, "finish": FINISH[int(finish)]}
+    return {"reused": int(reused), "ids": list(map(int, ids)), "pieces": texts, "finish": FINISH[int(finish)]}
+
+
+def with_reuse(cases: list[dict]) -> list[dict]:
+    """Cases of `texts` as they are answered one after the other: with how much of each prompt is in the cache."""
+    held: list[int] = []
+    answered = []
+    for case in cases:
+        prompt, n = case["prompt_ids"], 0
+        while n < min(len(held), len(prompt) - 1) and held[n] == prompt[n]:
+            n += 1
+        answered.append({"reused": n, **{key: case[key] for key in ("ids", "pieces", "finish")}})
+        held = prompt + case["ids"][:-1]  # the last token is not read
+    return answered
+
+
+def continuation(case: dict, count: int) -> dict:
+    """A greedy case whose prompt has the first tokens of its text."""
+    assert case["settings"] == {"temperature": 0.0, "repetition_penalty": 1.0, "max_new_tokens": len(case["pieces"])}
+    settings = case["settings"] | {"max_new_tokens": len(case["ids"]) - count}
+    rest = {"ids": case["ids"][count:], "pieces": case["pieces"][count:]}
+    return case | {"prompt_ids": case["prompt_ids"] + case["ids"][:count], "settings": settings} | rest
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_library_without_java_gives_the_golden_answers(program, files, name):
     abi, command = program
     golden, path = MODELS[name], files[name]
-    few = slice(0, 3) if abi != "x86_64" and name == "story-7m-q4_0" else slice(None)  # emulated, it takes its time
+    few = slice(0, 2) if abi != "x86_64" and name == "story-7m-q4_0" else slice(None)  # emulated, it takes its time
     lines, expected = [f"open {path} 0 2 2"], ["ok"]
     for case in golden["encode"]:
         lines.append(f"encode {hexed(case['text'])}")
@@ -176,9 +197,12 @@ def test_library_without_java_gives_the_golden_answers(program, files, name):
     for case in golden["decode"]:
         lines.append(f"decode {joined(case['ids'])}")
         expected.append(case["pieces"])
-    for case in golden["texts"][few]:
-        lines += [f"prompt {hexed(case['prompt'])}", text_command(case)]
-        expected += [joined(case["prompt_ids"]), {key: case[key] for key in ("ids", "pieces", "finish")}]
+    for case in golden["texts"]:
+        lines.append(f"prompt {hexed(case['prompt'])}")
+        expected.append(joined(case["prompt_ids"]))
+    texts = [*golden["texts"][few], golden["texts"][0], continuation(golden["texts"][0], 30)]
+    lines += map(text_command, texts)
+    expected += with_reuse(texts)
     for kv, number in KV.items():
         lines += ["close", f"open {path} 0 {number} 1"]
         expected += ["0", "ok"]
@@ -228,8 +252,9 @@ def test_library_without_java_refuses_bad_input(program, files, tmp_path):
     assert "top_p is out of range" in rest[7] and "top_k must be an integer" in rest[9]
     assert "stops: a text is empty" in rest[11]
     assert text_answer(rest[12])["ids"] == case["ids"]
-    assert text_answer(rest[13]) == {"ids": [0], "pieces": [], "finish": "cancelled"}
-    assert text_answer(rest[14]) == {"ids": [*case["ids"][:3], 0], "pieces": case["pieces"][:3], "finish": "cancelled"}
+    assert text_answer(rest[13]) == {"reused": 4, "ids": [0], "pieces": [], "finish": "cancelled"}
+    three = {"ids": [*case["ids"][:3], 0], "pieces": case["pieces"][:3], "finish": "cancelled"}
+    assert text_answer(rest[14]) == {"reused": 0, **three}  # the text before had not read its prompt
     assert rest[15] == "0"  # nothing of Java's is kept
 
 
@@ -274,14 +299,15 @@ def test_kotlin_gives_the_golden_answers(kotlin, files, name):
         text = "".join(case["pieces"])
         lines += [f"decode {joined(case['ids'])}", f"join {joined(case['ids'])}"]
         expected += [",".join(map(hexed, case["pieces"])), hexed(text)]
-    for case in golden["texts"]:
-        result = f"{joined(case['ids'])} {','.join(map(hexed, case['pieces']))} {case['finish']}"
+    for case, answer in zip(golden["texts"], with_reuse(golden["texts"]), strict=True):
+        pieces = ",".join(map(hexed, case["pieces"]))
         lines += [
             f"prompt {hexed(case['prompt'])}",
             f"text {joined(case['prompt_ids'])} -1 {words(case['settings'])}",
             f"flow {hexed(case['prompt'])} 1 {words(case['settings'])}",
         ]
-        expected += [joined(case["prompt_ids"]), result, result.split(" ")[1]]
+        result = f"{answer['reused']} {joined(case['ids'])} {pieces} {case['finish']}"
+        expected += [joined(case["prompt_ids"]), result, pieces]
     for kv, number in KV.items():
         lines += ["close", f"open {path} 0 {number} 1 0 {path.stat().st_size}"]  # as an asset's descriptor
         expected += ["ok", "ok"]
@@ -296,11 +322,13 @@ def test_kotlin_refuses_bad_input(kotlin, files, tmp_path):
     path = files["stories260K"]
     size, whole = path.stat().st_size, path.read_bytes()
     (tmp_path / "cut").write_bytes(whole[: size // 2])
+    (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "asset").write_bytes(b"x" * 4097 + whole + b"more")  # not at a page's beginning, nor aligned
     case = MODELS["stories260K"]["texts"][0]
     settings = "temperature=0 repetition_penalty=1"
     pairs = {
-        f"open {tmp_path / 'none'} 0 2 1": f"error cannot read {tmp_path / 'none'}: ",
+        f"open {tmp_path / 'none'} 0 2 1": f"error cannot read the model: {tmp_path / 'none'} (",
+        f"open {tmp_path / 'empty'} 0 2 1": "error not a GGUF file",
         f"open {tmp_path / 'cut'} 0 2 1": "error ",
         f"open {path} 0 2 1 buffer": "error the model's bytes are not in a direct buffer",
         f"open {path} 0 2 1 100 {size}": f"error the file has {size} bytes, not {size} from 100 on",
@@ -315,7 +343,7 @@ def test_kotlin_refuses_bad_input(kotlin, files, tmp_path):
         "text 1 -1 top_k=-1": "error top_k must be an integer from 0 on",
         "text 1 -1 stop=61,6100": "error stop: a text has a zero character",
         "second": "error the model was used for something else before this text was complete",
-        f"text {joined(case['prompt_ids'])} 3 {settings}": f"{joined(case['ids'][:3])} ",
+        f"text {joined(case['prompt_ids'])} 3 {settings}": f"1 {joined(case['ids'][:3])} ",
         f"race {settings} ignore_eos=true max_new_tokens=0": "error the model is closed",
         "info ": "Info(",
         "encode 61": "error the model is closed",

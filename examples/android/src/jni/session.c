@@ -127,8 +127,8 @@ JNIEXPORT jlong JNICALL Java_edgekit_Native_open(JNIEnv *env, jclass unused, job
                                                  jint context, jint kv, jint threads) {
     (void)unused;
     const uint8_t *bytes = buffer ? (*env)->GetDirectBufferAddress(env, buffer) : NULL;
-    jlong capacity = buffer ? (*env)->GetDirectBufferCapacity(env, buffer) : 0;
-    if (!bytes) return throw_text(env, "the model's bytes are not in a direct buffer"), 0;
+    jlong capacity = buffer ? (*env)->GetDirectBufferCapacity(env, buffer) : -1;
+    if (capacity < 0 || (!bytes && capacity)) return throw_text(env, "the model's bytes are not in a direct buffer"), 0;
     if (position < 0 || length < 0 || position > capacity || length > capacity - position)
         return throw_text(env, "the model's bytes are not within the buffer"), 0;
     session *s = allocated(env, sizeof *s);

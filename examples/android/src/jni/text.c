@@ -166,20 +166,21 @@ static void start(JNIEnv *env, session *s, const uint32_t *prompt, uint32_t coun
     if (failed(env, status, &error)) s->generation = NULL;
 }
 
-/* Starts a text; one that was being generated ends. */
-JNIEXPORT void JNICALL Java_edgekit_Native_start(JNIEnv *env, jclass unused, jlong handle, jintArray prompt,
+/* Starts a text; one that was being generated ends. Returns how many tokens of the prompt are not read again. */
+JNIEXPORT jint JNICALL Java_edgekit_Native_start(JNIEnv *env, jclass unused, jlong handle, jintArray prompt,
                                                  jdoubleArray numbers, jlong seed, jbyteArray stops) {
     (void)unused;
     session *s = opened(env, handle);
-    if (!s) return;
+    if (!s) return 0;
     s->generation = NULL;
     ek_generating settings = s->defaults;
     settings.sampling.seed = (uint64_t)seed;
-    if (read_numbers(env, numbers, &settings) || read_stops(env, s, stops, &settings)) return;
+    if (read_numbers(env, numbers, &settings) || read_stops(env, s, stops, &settings)) return 0;
     uint32_t count;
     uint32_t *ids = copied(env, prompt, sizeof *ids, &count);
     if (ids) start(env, s, ids, count, &settings);
     free(ids);
+    return (jint)settings.reuse;
 }
 
 /* The text of a token, or of the rest; state: the token, and why the text ends or 0. */

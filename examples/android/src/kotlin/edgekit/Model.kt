@@ -86,7 +86,7 @@ class Model private constructor(buffer: ByteBuffer, position: Long, length: Long
         /** Opens a file, which must not be changed before the model is closed. */
         @JvmStatic
         @JvmOverloads
-        fun open(file: File, options: Options = Options()): Model = reading(file.path) {
+        fun open(file: File, options: Options = Options()): Model = reading {
             FileInputStream(file).use { map(it.channel, 0, it.channel.size(), options) }
         }
 
@@ -94,7 +94,7 @@ class Model private constructor(buffer: ByteBuffer, position: Long, length: Long
         @JvmStatic
         @JvmOverloads
         fun open(file: FileDescriptor, position: Long, length: Long, options: Options = Options()): Model =
-            reading("the file") { map(FileInputStream(file).channel, position, length, options) }
+            reading { map(FileInputStream(file).channel, position, length, options) }
 
         /** Opens a file's bytes in a direct buffer, from its position to its limit. They must not change. */
         @JvmStatic
@@ -109,8 +109,8 @@ class Model private constructor(buffer: ByteBuffer, position: Long, length: Long
             return open(channel.map(FileChannel.MapMode.READ_ONLY, position, length), options)
         }
 
-        private fun reading(name: String, open: () -> Model): Model =
-            try { open() } catch (error: IOException) { throw EdgekitException("cannot read $name: ${error.message}") }
+        private fun reading(open: () -> Model): Model =
+            try { open() } catch (error: IOException) { throw EdgekitException("cannot read the model: ${error.message}") }
     }
 }
 

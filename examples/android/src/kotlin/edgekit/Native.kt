@@ -15,7 +15,7 @@ internal object Native {
     @JvmStatic external fun decode(handle: Long, tokens: IntArray, ends: IntArray): ByteArray
     @JvmStatic external fun logits(handle: Long, tokens: IntArray): FloatArray
 
-    @JvmStatic external fun start(handle: Long, prompt: IntArray, numbers: DoubleArray, seed: Long, stops: ByteArray)
+    @JvmStatic external fun start(handle: Long, prompt: IntArray, numbers: DoubleArray, seed: Long, stops: ByteArray): Int
     @JvmStatic external fun next(handle: Long, state: IntArray): ByteArray?
     @JvmStatic external fun cancel(handle: Long, state: IntArray): ByteArray
 

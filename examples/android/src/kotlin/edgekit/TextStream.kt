@@ -3,8 +3,8 @@ package edgekit
 import java.io.Closeable
 
 /**
- * A text that is being generated: an iterator of its pieces, whole characters each. [text], [tokens] and [finishReason] have
- * what there is so far. Made by [Model.start].
+ * A text that is being generated: an iterator of its pieces, whole characters each, computed on the thread that asks for them.
+ * [text], [tokens] and [finishReason] have what there is so far. Made by [Model.start].
  *
  * @property prompt the ids that were fed to the model.
  * @property seed what the tokens are drawn with.
@@ -24,6 +24,9 @@ class TextStream internal constructor(private val model: Model, val prompt: IntA
     var finishReason: String? = null
         private set
 
+    /** Tokens of the prompt that were in the model's cache already, and not read again. */
+    val reusedTokens: Int
+
     /** The new ids; the last may be one that ends a text. */
     val tokens: List<Int> get() = ids
 
@@ -31,10 +34,9 @@ class TextStream internal constructor(private val model: Model, val prompt: IntA
     val text: String get() = written.toString()
 
     init {
-        model.locked {
+        reusedTokens = model.locked {
             model.current = null
-            Native.start(it, prompt, settings.numbers(), seed.toLong(), settings.stops())
-            model.current = this
+            Native.start(it, prompt, settings.numbers(), seed.toLong(), settings.stops()).also { model.current = this }
         }
     }
 
