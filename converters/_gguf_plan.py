@@ -5,7 +5,6 @@ a K-quant changes from version to version, so it is asked: it quantizes a thin m
 but two rows of each matrix. The types that it chooses depend on names, widths and metadata, not on the rows.
 """
 
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 from edgekit.formats.gguf_tensors import file_shapes
 from edgekit.formats.gguf_write import data_bytes, head, tensor_bytes, write
 from edgekit.settings import Converting
+from edgekit.utils import temporaries
 
 PLAIN = "f32"
 ROWS = 2
@@ -46,8 +46,8 @@ def sizes(
     embedding = settings.embedding_type.lower() if settings.embedding_type else None
     keys, _ = _gguf_keys.metadata(checkpoint, PLAIN, 0)
     importance = _gguf_importance.uniform(checkpoint.config) if settings.importance is not None else None
-    with tempfile.TemporaryDirectory() as folder:
-        thin = _thin(Path(folder) / "plain.gguf", keys, planned(checkpoint.config, PLAIN, None))
+    with temporaries.scratch() as folder:
+        thin = _thin(folder / "plain.gguf", keys, planned(checkpoint.config, PLAIN, None))
         for quant in quants:
             note = f"the same as {same[quant]}" if quant in same else ""
             weighs = importance is not None and quant in weighted

@@ -1,8 +1,5 @@
 """Changes to optimum's graph: weights stored once, half the nodes, weights in int8."""
 
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -13,6 +10,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from edgekit.converters._onnx_names import EMBEDDING, HEAD, QUANTIZED, SCALE, ZERO_POINT, weight_of
 from edgekit.errors import RuntimeFailure
 from edgekit.formats.checkpoint import LlamaConfig
+from edgekit.utils import temporaries
 
 __all__ = ["EMBEDDING", "HEAD", "QUANTIZED", "SCALE", "ZERO_POINT", "weight_of"]
 
@@ -58,8 +56,8 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "basic.onnx"
+    with temporaries.scratch() as folder:
+        path = folder / "basic.onnx"
         options.optimized_model_filepath = str(path)
         ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
         simple = onnx.load(path)
@@ -80,8 +78,8 @@ def quantize(model: onnx.ModelProto, *, reduce_range: bool) -> onnx.ModelProto:
     """
     # The quantizer requires this mark of its own preprocessing, which `simplify` replaces.
     helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "int8.onnx"
+    with temporaries.scratch() as folder:
+        path = folder / "int8.onnx"
         quantize_dynamic(
             model,
             path,

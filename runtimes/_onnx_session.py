@@ -7,11 +7,11 @@ from typing import Any
 
 import onnxruntime as ort
 
-from edgekit.errors import CheckpointError, FileError
+from edgekit.errors import CheckpointError
 from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.inference.threads import choose_threads
 from edgekit.settings import Running
-from edgekit.utils.files import os_reason
+from edgekit.utils.files import open_regular
 
 
 def session(path: Path, settings: Running) -> ort.InferenceSession:
@@ -21,12 +21,8 @@ def session(path: Path, settings: Running) -> ort.InferenceSession:
         FileError: the file cannot be read.
         CheckpointError: ONNX Runtime refuses it.
     """
-    try:
-        with path.open("rb"):
-            pass  # ONNX Runtime reports NO_SUCHFILE for every reason
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {os_reason(error)}") from error
-    size = path.stat().st_size
+    with open_regular(path) as file:  # ONNX Runtime reports NO_SUCHFILE for every reason, and waits for a pipe
+        size = file.seek(0, 2)
     try:
         chosen = options(choose_threads(settings.threads, size))
         return ort.InferenceSession(_readable(path), chosen, ["CPUExecutionProvider"])

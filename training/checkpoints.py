@@ -24,7 +24,7 @@ import torch
 from edgekit.errors import TrainingError
 from edgekit.training.recipe import difference
 from edgekit.training.sections import EXTENDABLE, FREE, Recipe
-from edgekit.utils import files
+from edgekit.utils import files, temporaries
 
 log = logging.getLogger(__name__)
 
@@ -121,12 +121,11 @@ def clear(run: Path) -> None:
 
 
 def sweep(run: Path) -> None:
-    """Delete the temporary folders that a killed run left."""
-    for stale in [*run.glob(".*.tmp*"), *(run / "checkpoints").glob(".*.tmp*"), *run.glob(".*.old")]:
-        if stale.is_dir():
-            shutil.rmtree(stale, ignore_errors=True)
-        else:
-            stale.unlink(missing_ok=True)
+    """Delete the temporary folders that a killed run left; `lock` tells that no other run uses them."""
+    for folder in (run, run / "checkpoints"):
+        temporaries.sweep(folder)
+        for stale in folder.glob(".*.tmp*"):
+            temporaries.remove(stale)
 
 
 def _at(values: dict[str, Any], key: str) -> Any:

@@ -3,16 +3,14 @@
 The package communicates with a Go program, which it downloads at first use; `load` raises if that is impossible.
 """
 
-import tempfile
 import threading
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import tokenmonster
 
 from edgekit.errors import MissingExtraError
-from edgekit.utils import registry
+from edgekit.utils import registry, temporaries
 
 PATIENCE = 60.0
 """Seconds in which the package must have downloaded and started its server."""
@@ -38,8 +36,8 @@ def load(vocabulary: bytes, *, patience: float = PATIENCE) -> Reference:
     Raises:
         MissingExtraError: the server cannot be downloaded or started, or did not answer within `patience` seconds.
     """
-    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
-        path = Path(folder) / "reference.vocab"
+    with temporaries.scratch() as folder:
+        path = folder / "reference.vocab"
         path.write_bytes(vocabulary)
         return Reference(_within(patience, lambda: tokenmonster.load(str(path))))
 

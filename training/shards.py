@@ -140,7 +140,7 @@ def _inputs(data: Data, vocabulary: Vocabulary, bos: int | None, eos: int) -> di
 
 def _sha256(path: Path) -> str:
     try:
-        with open(path, "rb") as file:
+        with files.open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise FileError(f"cannot read {path}: {files.os_reason(error)}") from error

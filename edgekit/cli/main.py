@@ -2,7 +2,8 @@
 
 Start-up is fast because nothing heavy is imported, not even numpy: a command's file is imported when the command is
 called, and what it needs when it runs. Results (text, paths, JSON) go to stdout, everything else (progress, statistics,
-errors) to stderr. Exit status: 0 for success, 2 for an invalid call, 130 after Ctrl-C, 1 for every other failure.
+errors) to stderr. Exit status: 0 for success, 2 for an invalid call, 130 after Ctrl-C, 143 after SIGTERM, 1 for every
+other failure.
 """
 
 import contextlib
@@ -10,6 +11,8 @@ import errno
 import importlib
 import pkgutil
 import re
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,11 +55,33 @@ def summary(name: str) -> str:
     return " ".join(paragraph[1].split()) if paragraph else ""
 
 
+class Terminated(BaseException):
+    """SIGTERM: like Ctrl-C it unwinds the stack, so that temporary files are deleted."""
+
+
 @contextlib.contextmanager
-def one_line() -> Iterator[None]:
-    """Turns an `EdgekitError`, a full disk and Ctrl-C into what click prints as one line."""
+def terminating() -> Iterator[None]:
+    """Makes SIGTERM raise `Terminated`, unless the program that started this one has it ignored or handled."""
+
+    def terminate(*_: Any) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, terminate)
     try:
         yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def one_line() -> Iterator[None]:
+    """Turns an `EdgekitError`, a full disk, Ctrl-C and SIGTERM into what click prints as one line."""
+    try:
+        with terminating():
+            yield
     except EdgekitError as error:
         raise OneLine(error) from error
     except OSError as error:
@@ -66,6 +91,9 @@ def one_line() -> Iterator[None]:
     except KeyboardInterrupt:
         click.echo("\nstopped", err=True)
         raise click.exceptions.Exit(130) from None
+    except Terminated:
+        click.echo("stopped", err=True)
+        raise click.exceptions.Exit(143) from None
 
 
 class Commands(click.Group):

@@ -8,7 +8,6 @@ rounding a slice of the model, a few layers and some rows of its embedding.
 
 import dataclasses
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from edgekit.conversion.verification.metrics import Figures
 from edgekit.errors import EdgekitError, MissingExtraError, SettingError
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.settings import Converting
+from edgekit.utils import temporaries
 from edgekit.utils.progress import Progress, silent
 
 MOST = 6
@@ -96,8 +96,8 @@ def advise(
     if not larger:
         return None
     tried: list[Tried] = []
-    with threadpool_limits(1, "blas"), tempfile.TemporaryDirectory() as folder:
-        estimates = _Estimates(candidates, str(settings.quant), figures.mean_kl, Path(folder))
+    with threadpool_limits(1, "blas"), temporaries.scratch() as folder:
+        estimates = _Estimates(candidates, str(settings.quant), figures.mean_kl, folder)
         for row in progress(larger, f"looking for a type within {percent(LITTLE)}", len(larger)):
             if _is_found(tried) or sum(one.figures is not None for one in tried) >= MOST:
                 continue

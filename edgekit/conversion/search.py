@@ -5,9 +5,7 @@ bundled text. Sizes are known beforehand (`plan.py`), so only what fits is conve
 tells types apart that differ by a tenth; it does not measure quality in general.
 """
 
-import tempfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from threadpoolctl import threadpool_limits
@@ -20,6 +18,7 @@ from edgekit.conversion.verification.settings import Verifying
 from edgekit.errors import SettingError
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.settings import Choosing, Converting, bytes_of
+from edgekit.utils import temporaries
 from edgekit.utils.progress import Progress, silent
 from edgekit.utils.tables import table
 
@@ -82,8 +81,8 @@ class _Search:
                 f"{rows[-1].quant}, takes {size(rows[-1]) / 1e6:.2f} MB"
             )
         self.expected = measure_source(of_checkpoint(self.checkpoint), None, MEASURED)
-        with tempfile.TemporaryDirectory() as folder:
-            self.folder = Path(folder)
+        with temporaries.scratch() as folder:
+            self.folder = folder
             search = self._best if self.choosing.max_kl is None else self._smallest
             chosen, reason, tried = search(fitting, progress)
         measured = {row.quant: row for row in tried}

@@ -6,9 +6,7 @@ KL(source || mixture). So a type stands for what its files really contain: in q4
 K-quants llama.cpp's own mixture. The runtime's own rounding is not included.
 """
 
-import tempfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from threadpoolctl import threadpool_limits
@@ -21,6 +19,7 @@ from edgekit.errors import MissingExtraError, SettingError
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.inference.reference import Reference
 from edgekit.settings import Converting
+from edgekit.utils import temporaries
 from edgekit.utils.progress import Progress, silent
 from edgekit.utils.tables import table
 
@@ -76,10 +75,10 @@ def sensitivity(
     quants = [check_quant(to, settings.quant)] if named else list(probes)
     weighted = module.WEIGHTED if isinstance(module, WeighsRounding) else ()
     groups: list[Group] = []
-    with threadpool_limits(1, "blas"), tempfile.TemporaryDirectory() as folder:
+    with threadpool_limits(1, "blas"), temporaries.scratch() as folder:
         expected = measure_source(of_checkpoint(checkpoint), None, MEASURED)
         for quant in progress(quants, "sensitivity", len(quants)):
-            path = Path(folder) / f"{quant}{module.SUFFIX}"
+            path = folder / f"{quant}{module.SUFFIX}"
             importance = settings.importance if quant in weighted or named else None
             converting = replace(settings, quant=quant, importance=importance)
             try:

@@ -29,7 +29,7 @@ from edgekit.formats.rope import read_rope
 from edgekit.tokenizers.base import Tokenizer
 from edgekit.tokenizers.load import from_files
 from edgekit.utils import registry
-from edgekit.utils.files import os_reason, read_bytes
+from edgekit.utils.files import open_regular, os_reason, read_bytes
 
 NEW_COPY = "download the file again, or convert the model again"
 
@@ -301,7 +301,7 @@ def _carried(case: Case, unpack: Callable[[], dict[str, bytes]]) -> None:
 def read_head(path: Path) -> bytes:
     """The first bytes of a file. Raises `FileError`."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return file.read(64)
     except OSError as reason:
         raise FileError(f"cannot read {path}: {os_reason(reason)}") from reason

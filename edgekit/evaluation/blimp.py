@@ -13,6 +13,7 @@ bare        the sentence alone: its first token cannot be scored, and a sentence
 
 import difflib
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from edgekit.inference.scoring import log_sum_exp, prefix_id
 from edgekit.model import Model
 from edgekit.utils.files import os_reason
 from edgekit.utils.progress import Progress, silent
-from edgekit.utils.texts import decode, records, text_of
+from edgekit.utils.texts import decode, expanded, most, records, text_of
 
 STRONG, WEAK = 85.0, 55.0
 """Percent: a paradigm is strong from STRONG up, weak from WEAK down, else moderate (Stentor2's model card)."""
@@ -136,10 +137,17 @@ def _zipped(path: Path) -> list[tuple[str, str]]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = sorted(n for n in archive.namelist() if n.endswith(".jsonl") and not n.startswith("__MACOSX"))
-            return [(f"{path}: {name}", decode(archive.read(name), f"{path}: {name}")) for name in names]
+            limit, read = most(path.stat().st_size), []
+            for name in names:
+                with archive.open(name) as file:
+                    data = expanded(file, limit, f"{path}: {name}")
+                limit -= len(data)
+                read.append((f"{path}: {name}", decode(data, f"{path}: {name}")))
+            return read
     except OSError as error:
         raise DataError(f"cannot read {path}: {os_reason(error)}") from error
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:  # the latter: encrypted
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+        # RuntimeError: encrypted
         raise DataError(f"{path} is not a complete zip file: {error}") from error
 
 

@@ -19,11 +19,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from edgekit.errors import CheckpointError, FileError, UnsupportedError
 from edgekit.formats.gguf_tensors import permute, unpermute
 from edgekit.formats.llama_config import MOST_LAYERS, MOST_ROWS, LlamaConfig
+<<<<<<< HEAD
 from edgekit.utils.files import os_reason, read_bytes
 from edgekit.utils.lazy import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+=======
+from edgekit.utils.files import open_regular, os_reason, read_bytes
+>>>>>>> 45ca9f0 (What a killed run leaves is swept by the next; folders are exchanged; SIGTERM cleans up; the cache knows damage; pipes and devices are refused at once; compressed texts have a limit)
 
 SUFFIX, MODEL = ".bin", "model.bin"
 MAGIC = 0x616B3432
@@ -63,7 +67,7 @@ def read(path: Path) -> tuple[LlamaConfig, dict[str, NDArray[np.float32]]]:
         CheckpointError: another format, or a header that the file's size contradicts.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             header = read_header(file.read(LONG_HEADER), path)
             size = file.seek(0, 2)
     except OSError as error:

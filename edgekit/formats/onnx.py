@@ -6,6 +6,7 @@ field 14 with key 1 and value 2.
 
 import json
 import mmap
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from edgekit.errors import CheckpointError, FileError
 from edgekit.formats import embedded
 from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.formats.protobuf import fields, message, text
-from edgekit.utils.files import os_reason, read_bytes
+from edgekit.utils.files import open_regular, os_reason, read_bytes
 
 GRAPH, METADATA_PROPS, KEY, VALUE = 7, 14, 1, 2
 
@@ -26,8 +27,9 @@ def metadata(path: Path) -> dict[str, str]:
         CheckpointError: not an ONNX model, or damaged.
     """
     try:
-        with open(path, "rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
     except OSError as error:
         raise FileError(f"cannot read {path}: {os_reason(error)}") from error
     entries: dict[str, str] = {}

@@ -1,11 +1,22 @@
 """Reading and writing files: whole or not at all, with one clear line for every failure."""
 
 import contextlib
+import errno
 import os
+<<<<<<< HEAD
+=======
+import stat
+>>>>>>> 45ca9f0 (What a killed run leaves is swept by the next; folders are exchanged; SIGTERM cleans up; the cache knows damage; pipes and devices are refused at once; compressed texts have a limit)
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from edgekit.errors import FileError
+from edgekit.utils import temporaries
+
+KINDS = {
+    stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+}  # fmt: skip
 
 
 def os_reason(error: OSError) -> str:
@@ -13,28 +24,55 @@ def os_reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def read_bytes(path: Path) -> bytes:
-    """The whole file. Raises `FileError` naming the path and the system's reason."""
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading; raises `FileError`, also for pipes and devices, without ever waiting for one."""
     try:
-        return Path(path).read_bytes()
+        # Opening a pipe would wait for its writer.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        try:
+            mode = os.fstat(handle).st_mode
+            if stat.S_ISDIR(mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if not stat.S_ISREG(mode):
+                raise FileError(f"cannot read {path}: it is {KINDS.get(stat.S_IFMT(mode), 'special')}, not a file")
+            return os.fdopen(handle, "rb")
+        except BaseException:
+            os.close(handle)
+            raise
     except OSError as error:
         raise FileError(f"cannot read {path}: {os_reason(error)}") from error
+    except ValueError as error:  # a NUL in the name
+        raise FileError(f"cannot read {str(path)!r}: {error}") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole file. Raises `FileError` naming the path and the system's reason."""
+    with open_regular(path) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise FileError(f"cannot read {path}: {os_reason(error)}") from error
 
 
 @contextlib.contextmanager
 def replacing(path: Path, *, force: bool = True) -> Iterator[Path]:
     """Yield a temporary name next to `path`; on success flush it to disk and rename it to `path`.
 
-    The temporary may become a file or a folder. A killed run leaves the old file or the new one; a failed one
-    leaves nothing behind. The temporary keeps the suffix, since some writers depend on it.
+    The temporary may become a file or a folder. A killed run leaves the old file or the new one, and a temporary that
+    the next run in this folder deletes; a failed run leaves nothing behind.
 
     Raises:
         FileError: the target exists and `force` is off, or the system refuses to write.
     """
     path = Path(path)
+    temporaries.sweep(path.parent)
     if not force and path.exists():
         raise FileError(f"{path} exists already: add --force to replace it, or name another file with -o")
+<<<<<<< HEAD
     temporary = path.with_name(f".{path.stem}.{os.urandom(4).hex()}.tmp{path.suffix}")
+=======
+    temporary = temporaries.name(path)
+>>>>>>> 45ca9f0 (What a killed run leaves is swept by the next; folders are exchanged; SIGTERM cleans up; the cache knows damage; pipes and devices are refused at once; compressed texts have a limit)
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,10 +80,11 @@ def replacing(path: Path, *, force: bool = True) -> Iterator[Path]:
             for written in [temporary, *temporary.rglob("*")] if temporary.is_dir() else [temporary]:
                 _flush(written)
             _rename(temporary, path)
+            _flush(path.parent)
         except OSError as error:
             raise FileError(f"cannot write {path}: {os_reason(error)}") from error
     finally:
-        _remove(temporary)
+        temporaries.remove(temporary)
 
 
 def write_bytes(path: Path, data: bytes, *, force: bool = True) -> None:
@@ -55,9 +94,14 @@ def write_bytes(path: Path, data: bytes, *, force: bool = True) -> None:
 
 
 def _flush(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":
+        return  # Windows does not open folders
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems do not flush folders
+            raise
     finally:
         os.close(descriptor)
 
@@ -66,14 +110,25 @@ def _rename(temporary: Path, path: Path) -> None:
     if not (temporary.is_dir() and path.is_dir()):
         os.replace(temporary, path)
         return
+<<<<<<< HEAD
     # A folder cannot be renamed over a full one: move the old aside first, and back if the second step fails.
     aside = path.with_name(f".{path.name}.{os.urandom(4).hex()}.old")
+=======
+    # A folder cannot be renamed over a full one. Where two cannot be exchanged, the old one goes aside first; if the
+    # run ends in between, the next one that writes there brings it back (`temporaries.sweep`).
+    from edgekit.utils.exchange import exchange  # here: it needs ctypes
+
+    if exchange(temporary, path):
+        return
+    aside = temporaries.name(path, "old")
+>>>>>>> 45ca9f0 (What a killed run leaves is swept by the next; folders are exchanged; SIGTERM cleans up; the cache knows damage; pipes and devices are refused at once; compressed texts have a limit)
     os.replace(path, aside)
     try:
         os.replace(temporary, path)
     except OSError:
         os.replace(aside, path)
         raise
+<<<<<<< HEAD
     _remove(aside)
 
 
@@ -85,3 +140,6 @@ def _remove(path: Path) -> None:
     else:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
+=======
+    temporaries.remove(aside)
+>>>>>>> 45ca9f0 (What a killed run leaves is swept by the next; folders are exchanged; SIGTERM cleans up; the cache knows damage; pipes and devices are refused at once; compressed texts have a limit)

@@ -5,17 +5,20 @@ A .txt is one document, or several separated by lines of `<|endoftext|>`. A JSON
 """
 
 import gzip
+import io
 import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from edgekit.errors import DataError
 from edgekit.utils.files import read_bytes
 
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
+FEW, MOST_RATIO = 64_000_000, 100
+"""Bytes that any compressed file may become, and times its size."""
 SEPARATOR = re.compile(r"^[ \t]*<\|endoftext\|>[ \t]*$", re.MULTILINE)
 
 
@@ -41,10 +44,23 @@ def text_of(path: Path) -> str:
     data = read_bytes(path)
     if path.name.endswith(".gz"):
         try:
-            data = gzip.decompress(data)
+            data = expanded(gzip.GzipFile(fileobj=io.BytesIO(data)), most(len(data)), str(path))
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{path} is not a whole gzip file: {error}") from error
     return decode(data, str(path))
+
+
+def most(size: int) -> int:
+    """The most bytes that a compressed text file of `size` bytes may become: text shrinks to a fifth or a third."""
+    return max(FEW, MOST_RATIO * size)
+
+
+def expanded(file: IO[bytes], limit: int, where: str) -> bytes:
+    """All of an open file, decompressed while it is read. Raises `DataError` if that is more than `limit` bytes."""
+    data = file.read(limit + 1)
+    if len(data) > limit:
+        raise DataError(f"{where} expands to more than {limit / 1e6:.0f} MB: that is no compressed text")
+    return data
 
 
 def decode(data: bytes, where: str) -> str:
