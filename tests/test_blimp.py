@@ -13,7 +13,7 @@ from edgekit.evaluation import blimp as verb
 from edgekit.evaluation.blimp import Blimp, Pair, Paradigm, Scorer, blimp, read, sequence
 from edgekit.evaluation.report import blimp_report
 from edgekit.model import Model
-from edgekit.utils import registry
+from edgekit.utils import registry, texts
 
 PAIRS = [
     Pair("agreement", "the cat sleeps", "the cat sleep", "morphology", "subject_verb_agreement"),
@@ -138,6 +138,16 @@ def test_blimp_invalid_input_raises(model):
 
 def line(good="g", bad="b", **more):
     return json.dumps({"sentence_good": good, "sentence_bad": bad, **more}) + "\n"
+
+
+def test_a_zip_that_expands_without_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(texts, "FEW", 1_000_000)
+    line = b'{"sentence_good": "a", "sentence_bad": "b", "UID": "x"}\n'
+    with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for i in range(4):
+            archive.writestr(f"{i}.jsonl", line * 10_000)
+    with pytest.raises(DataError, match=r"b.zip: 1.jsonl expands to more than"):
+        read(tmp_path / "b.zip")
 
 
 def test_read_zip_folder_and_file(tmp_path):

@@ -39,6 +39,7 @@ from edgekit.inference.scoring import (
 from edgekit.model import Model
 from edgekit.tokenizers.tokenmonster.tokenizer import TokenMonsterTokenizer, files_for
 from edgekit.utils import registry
+from edgekit.utils import texts as texts_of_files
 from edgekit.utils.texts import Document, read
 
 VOCABULARY = 40
@@ -322,6 +323,13 @@ def test_read_damaged_file_is_named(tmp_path, name, data, message):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(DataError, match=message):
         read([tmp_path / name])
+
+
+def test_a_gzip_file_that_expands_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(texts_of_files, "FEW", 1_000_000)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"text": "x"}\n' * 300_000))
+    with pytest.raises(DataError, match="expands to more than"):
+        read([tmp_path])
 
 
 def test_read_missing_file_is_named(tmp_path):

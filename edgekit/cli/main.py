@@ -12,7 +12,6 @@ import importlib
 import pkgutil
 import re
 import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,10 +65,13 @@ def terminating() -> Iterator[None]:
     def terminate(*_: Any) -> None:
         raise Terminated
 
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+    try:
+        if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+            raise ValueError
+        signal.signal(signal.SIGTERM, terminate)
+    except ValueError:  # also outside the main thread
         yield
         return
-    signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:

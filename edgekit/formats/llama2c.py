@@ -19,15 +19,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from edgekit.errors import CheckpointError, FileError, UnsupportedError
 from edgekit.formats.gguf_tensors import permute, unpermute
 from edgekit.formats.llama_config import MOST_LAYERS, MOST_ROWS, LlamaConfig
-<<<<<<< HEAD
-from edgekit.utils.files import os_reason, read_bytes
+from edgekit.utils.files import open_regular, os_reason, read_bytes
 from edgekit.utils.lazy import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-=======
-from edgekit.utils.files import open_regular, os_reason, read_bytes
->>>>>>> 45ca9f0 (What a killed run leaves is swept by the next; folders are exchanged; SIGTERM cleans up; the cache knows damage; pipes and devices are refused at once; compressed texts have a limit)
 
 SUFFIX, MODEL = ".bin", "model.bin"
 MAGIC = 0x616B3432

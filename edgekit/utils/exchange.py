@@ -11,8 +11,9 @@ SWAP = 2  # sys/stdio.h of macOS: RENAME_SWAP
 
 def exchange(one: Path, other: Path) -> bool:
     """Each gets the other's name, with nothing in between. False if the system or the file system cannot do that."""
-    a, b = os.fsencode(one), os.fsencode(other)
-    library = ctypes.CDLL(None) if sys.platform != "win32" else None
+    if sys.platform == "win32":
+        return False
+    a, b, library = os.fsencode(one), os.fsencode(other), ctypes.CDLL(None)
     if sys.platform.startswith("linux") and hasattr(library, "renameat2"):
         return library.renameat2(AT_CWD, a, AT_CWD, b, EXCHANGE) == 0
     if sys.platform == "darwin" and hasattr(library, "renamex_np"):

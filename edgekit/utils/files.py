@@ -2,17 +2,13 @@
 
 import contextlib
 import errno
+import io
 import os
-<<<<<<< HEAD
-=======
 import stat
->>>>>>> 45ca9f0 (What a killed run leaves is swept by the next; folders are exchanged; SIGTERM cleans up; the cache knows damage; pipes and devices are refused at once; compressed texts have a limit)
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from edgekit.errors import FileError
-from edgekit.utils import temporaries
 
 KINDS = {
     stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
@@ -24,7 +20,7 @@ def os_reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open a file for reading; raises `FileError`, also for pipes and devices, without ever waiting for one."""
     try:
         # Opening a pipe would wait for its writer.
@@ -64,15 +60,13 @@ def replacing(path: Path, *, force: bool = True) -> Iterator[Path]:
     Raises:
         FileError: the target exists and `force` is off, or the system refuses to write.
     """
+    from edgekit.utils import temporaries  # here: reading a model should not wait for what it imports
+
     path = Path(path)
     temporaries.sweep(path.parent)
     if not force and path.exists():
         raise FileError(f"{path} exists already: add --force to replace it, or name another file with -o")
-<<<<<<< HEAD
-    temporary = path.with_name(f".{path.stem}.{os.urandom(4).hex()}.tmp{path.suffix}")
-=======
     temporary = temporaries.name(path)
->>>>>>> 45ca9f0 (What a killed run leaves is swept by the next; folders are exchanged; SIGTERM cleans up; the cache knows damage; pipes and devices are refused at once; compressed texts have a limit)
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,36 +104,17 @@ def _rename(temporary: Path, path: Path) -> None:
     if not (temporary.is_dir() and path.is_dir()):
         os.replace(temporary, path)
         return
-<<<<<<< HEAD
-    # A folder cannot be renamed over a full one: move the old aside first, and back if the second step fails.
-    aside = path.with_name(f".{path.name}.{os.urandom(4).hex()}.old")
-=======
     # A folder cannot be renamed over a full one. Where two cannot be exchanged, the old one goes aside first; if the
     # run ends in between, the next one that writes there brings it back (`temporaries.sweep`).
-    from edgekit.utils.exchange import exchange  # here: it needs ctypes
+    from edgekit.utils import exchange, temporaries
 
-    if exchange(temporary, path):
+    if exchange.exchange(temporary, path):
         return
     aside = temporaries.name(path, "old")
->>>>>>> 45ca9f0 (What a killed run leaves is swept by the next; folders are exchanged; SIGTERM cleans up; the cache knows damage; pipes and devices are refused at once; compressed texts have a limit)
     os.replace(path, aside)
     try:
         os.replace(temporary, path)
     except OSError:
         os.replace(aside, path)
         raise
-<<<<<<< HEAD
-    _remove(aside)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        import shutil  # all compression libraries, which nothing else here needs
-
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-=======
     temporaries.remove(aside)
->>>>>>> 45ca9f0 (What a killed run leaves is swept by the next; folders are exchanged; SIGTERM cleans up; the cache knows damage; pipes and devices are refused at once; compressed texts have a limit)

@@ -55,7 +55,7 @@ def most(size: int) -> int:
     return max(FEW, MOST_RATIO * size)
 
 
-def expanded(file: IO[bytes], limit: int, where: str) -> bytes:
+def expanded(file: IO[bytes] | gzip.GzipFile, limit: int, where: str) -> bytes:
     """All of an open file, decompressed while it is read. Raises `DataError` if that is more than `limit` bytes."""
     data = file.read(limit + 1)
     if len(data) > limit:
