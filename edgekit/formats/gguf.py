@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import CheckpointError, FileError
 from edgekit.formats import embedded
-from edgekit.utils.files import os_reason
+from edgekit.utils.files import open_regular, os_reason
 from edgekit.utils.lazy import numpy as np
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class GGUFFile:
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
         try:
-            with open(self.path, "rb") as file:
+            with open_regular(self.path) as file:
                 self.size = os.fstat(file.fileno()).st_size
                 self.map: mmap.mmap | bytes = b""
                 if self.size:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import CheckpointError, FileError
-from edgekit.utils.files import os_reason
+from edgekit.utils.files import open_regular, os_reason
 
 WIDTH = {"F32": 4, "F16": 2, "BF16": 2}
 """Bytes of a value, by the format's names of the types that edgekit reads."""
@@ -62,7 +62,7 @@ def entries(path: Path) -> list[Entry]:
             requires.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
             text = file.read(length) if 0 < length <= min(LONGEST, size - 8) else b""
