@@ -30,7 +30,7 @@ start()
     ("click", ["--help"]),
     ("edgekit.cli.main", ["--version"]),
     ("edgekit.cli.run", ["run", "Once"]),
-    ("numpy", ["run", "Once"]),
+    ("numpy", ["eval", "ppl", "a.txt"]),
     ("edgekit.model", ["run", "Once"]),
     ("edgekit.doctor", ["doctor"]),
 ])  # fmt: skip
