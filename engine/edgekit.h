@@ -115,8 +115,9 @@ EK_API int ek_all_finite(uint32_t type, const void *values, size_t count);
 /* Types of the cache of keys and values. */
 enum { EK_KV_F32 = 1, EK_KV_F16 = 2, EK_KV_I8 = 3 };
 
-/* Threads that a host lends to models, one pass at a time. The core calls no operating system: threads_posix.c does, and
- * another host fills in the first four and starts count - 1 threads that call ek_threads_work until they are to end. */
+/* Threads that a host lends to models, one pass at a time. The core calls no operating system: threads_posix.c and
+ * threads_windows.c do. Another host fills in the first four and starts count - 1 threads that call ek_threads_work until
+ * they are to end. */
 typedef struct ek_threads ek_threads;
 struct ek_threads {
     uint32_t count; /* threads, with the caller's; more than 8 are not faster */

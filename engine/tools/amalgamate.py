@@ -1,7 +1,7 @@
 """Joins the engine into one C file, for programs that embed it.
 
 `python tools/amalgamate.py FOLDER` writes edgekit.c and edgekit.h there. Compile the one, include the other;
--DEK_NO_THREADS leaves out the only file that calls the system.
+-DEK_NO_THREADS leaves out threads, the only calls of the system.
 
 Every file keeps its own names: where two files define the same static name, a macro gives each its file's prefix while
 that file lasts. Macros of a file end with it.
