@@ -8,6 +8,7 @@
 #define ALWAYS 0
 #endif
 #if !defined(__clang__) && !ALWAYS
+#pragma GCC push_options
 #pragma GCC target("arch=armv8.2-a+dotprod") /* it defines __ARM_FEATURE_DOTPROD */
 #endif
 #include <arm_neon.h>
@@ -57,6 +58,9 @@ static int available(void) {
 const ek_kernels ek_kernels_dotprod = {
     "dotprod", available, {f32, f16, s8, s8v, n4, n4m, n4k, b8k, s8h}, quantize, round13, norm, softmax, swiglu,
 };
+#if !defined(__clang__) && !ALWAYS
+#pragma GCC pop_options /* the files that follow in the joined one must run on every processor */
+#endif
 #else
 typedef int ek_no_dotprod; /* a file must not be empty */
 #endif
