@@ -12,6 +12,7 @@ import subprocess
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from test_examples import checked_output, opened_script
@@ -218,6 +219,21 @@ def test_library_without_java_gives_the_golden_answers(program, files, name):
     assert found == expected
 
 
+@pytest.mark.parametrize("program", ["arm64-v8a"], indirect=True)
+@pytest.mark.parametrize("processor, instructions", [("cortex-a53", "neon"), ("max", "dotprod")])
+def test_library_chooses_instructions_without_the_processors_register(
+    libraries, program, files, processor, instructions
+):
+    """Android's kernels before 4.11 end a program that reads the register; qemu does not, so the code is searched."""
+    abi, command = program
+    code = checked_output(["aarch64-linux-gnu-objdump", "-d", "--no-show-raw-insn", libraries[abi]])
+    assert "\tsdot\t" in code and "id_aa64" not in code.lower()
+    golden = MODELS["stories260K"]["logits"][0]
+    lines = [f"open {files['stories260K']} 0 2 1", "instructions", f"logits {joined(golden['ids'])}"]
+    found = answers([command[0], "-cpu", processor, *command[1:]], lines)
+    assert found == ["ok", instructions, golden["fnv1a64"]]
+
+
 def test_library_without_java_refuses_bad_input(program, files, tmp_path):
     """No call ends the program, and each error has its sentence."""
     _, command = program
@@ -366,6 +382,7 @@ def test_aar_has_what_gradle_expects(kotlin, libraries, tmp_path):
             "jni/arm64-v8a/libedgekit.so", "jni/x86_64/libedgekit.so", "proguard.txt",
         ]  # fmt: skip
         assert all(entry.external_attr >> 16 == 0o644 for entry in file.infolist())
+        assert "." in ElementTree.fromstring(file.read("AndroidManifest.xml")).attrib["package"]
     with zipfile.ZipFile(kotlin[0]) as file:
         names = file.namelist()
         kept = re.findall(r"-keep class (\S+)", BUILD.KEEP)
