@@ -47,6 +47,9 @@ async function receive(engine, { total, chunks }, signal, progress) {
   let at = 0;
   for await (const chunk of chunks) {
     signal?.throwIfAborted();
+    if (!loaded && chunk.length > 3 && text.decode(chunk.subarray(0, 4)) !== "GGUF") {
+      throw new EdgekitError("not a GGUF file (it does not begin with `GGUF`)"); // before all of it is loaded
+    }
     if (loaded + chunk.length > space) {
       space = Math.max(loaded + chunk.length, loaded ? space + (1 << 20) : total ?? 0);
       if (space > MOST_BYTES) throw new EdgekitError(`the file has ${space} bytes; WebAssembly holds at most 4 GB`);
