@@ -19,6 +19,8 @@ struct ek_generation {
     float *logits;
     uint8_t *ends; /* a bit for each id */
     ek_sampler *sampler;
+    ek_mark before; /* the sampler before the last token was chosen, from the ids that were allowed */
+    const uint8_t *allowed;
     ek_masks *masks;
     ek_decoder decoder;
     ek_stop_text text;
@@ -179,11 +181,12 @@ static void flush(ek_generation *g) {
 }
 
 static int next_token(ek_generation *g) {
-    const uint8_t *allowed = g->masks ? ek_masks_get(g->masks, g->mask_state, g->limit - 1 - g->count) : NULL;
-    if (g->count) return ek_step(g->model, g->last, g->logits, g->sampler, allowed);
+    g->allowed = g->masks ? ek_masks_get(g->masks, g->mask_state, g->limit - 1 - g->count) : NULL;
+    g->before = ek_sampler_mark(g->sampler);
+    if (g->count) return ek_step(g->model, g->last, g->logits, g->sampler, g->allowed);
     int status = ek_rewind(g->model, g->reuse);
     if (!status) status = ek_forward(g->model, g->prompt + g->reuse, g->prompt_count - g->reuse, g->logits, 0);
-    return status ? status : ek_sampler_choose(g->sampler, g->logits, allowed);
+    return status ? status : ek_sampler_choose(g->sampler, g->logits, g->allowed);
 }
 
 static void hand_out(const ek_generation *g, ek_new_token *out) {
@@ -216,6 +219,16 @@ void ek_generation_cancel(ek_generation *g, ek_new_token *out) {
         flush(g);
     }
     hand_out(g, out);
+}
+
+int ek_generation_choice(ek_generation *g, const float **logits, uint32_t *ids, double *weights) {
+    if (!g->count) return EK_ARGUMENT;
+    *logits = g->logits;
+    int status = ek_sampler_rewind(g->sampler, g->before);
+    if (status) return status;
+    int count = ek_sampler_distribution(g->sampler, g->logits, g->allowed, ids, weights);
+    status = ek_sampler_accept(g->sampler, g->last);
+    return status ? status : count;
 }
 
 int ek_generate(void *memory, size_t size, ek_model *model, const ek_tokenizer *tokenizer,

@@ -185,9 +185,10 @@ EXPORT("defaults") int defaults(void) {
     return record(all, sizeof all / sizeof *all, status);
 }
 
-/* Prepares a text with the settings in `numbers`, which were checked. `stops`: texts with a NUL after each. */
-EXPORT("start") int start(uint64_t seed, const char *stops, uint32_t stop_count, const uint32_t *prompt, uint32_t count,
-                          uint32_t reuse) {
+/* Prepares a text with the settings in `numbers`, which were checked. `stops`: texts with a NUL after each. `ends`: ids
+ * that end it besides the model's own. */
+EXPORT("start") int start(uint64_t seed, const char *stops, uint32_t stop_count, const uint32_t *ends, uint32_t end_count,
+                          const uint32_t *prompt, uint32_t count, uint32_t reuse) {
     ek_sampling *s = &settings.sampling;
     const char **pointers = block(stop_count * sizeof *pointers);
     if (!pointers) return EK_MEMORY;
@@ -197,7 +198,7 @@ EXPORT("start") int start(uint64_t seed, const char *stops, uint32_t stop_count,
     }
     s->temperature = numbers[0], s->top_k = (uint32_t)numbers[1], s->top_p = numbers[2], s->min_p = numbers[3];
     s->repetition_penalty = numbers[4], s->presence_penalty = numbers[5], s->frequency_penalty = numbers[6];
-    s->seed = seed;
+    s->seed = seed, s->ends = ends, s->end_count = end_count;
     settings.max_new_tokens = (uint32_t)numbers[7], settings.ignore_ends = (uint32_t)numbers[8];
     settings.ban_replacement = (uint32_t)numbers[9];
     settings.stops = pointers, settings.stop_count = stop_count, settings.reuse = reuse;
@@ -231,4 +232,17 @@ EXPORT("cancel") void cancel(void) {
     ek_new_token token = {0, 0, NULL, 0};
     ek_generation_cancel(generation, &token);
     hand_out(&token);
+}
+
+/* What the last token was chosen from, in blocks on top: the logits, the ids that could be chosen, and their weights, of
+ * which the addresses are in `numbers`. Returns the number of those ids. */
+EXPORT("choice") int choice(void) {
+    uint32_t vocabulary = ek_model_info(model)->vocabulary;
+    const float *logits = NULL;
+    double *weights = block((uint64_t)vocabulary * sizeof *weights);
+    uint32_t *ids = block((uint64_t)vocabulary * sizeof *ids);
+    if (!weights || !ids) return EK_MEMORY;
+    int count = ek_generation_choice(generation, &logits, ids, weights);
+    numbers[0] = (double)(uintptr_t)logits, numbers[1] = (double)(uintptr_t)ids, numbers[2] = (double)(uintptr_t)weights;
+    return count;
 }

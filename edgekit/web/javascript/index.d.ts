@@ -42,6 +42,10 @@ export interface Settings {
   seed?: number | bigint | string;
   /** Stop before one of these texts. */
   stop?: string | string[];
+  /** Ids that end the text besides the model's own, such as the end of a turn. */
+  ends?: number[];
+  /** So many of the likeliest tokens are in each `Token`, with their probabilities. By default none is computed. */
+  top?: number;
   /** In a prompt of text, the spelling of a special token is that token. */
   special?: boolean;
   /** Ends the text after the current token, with the finish reason "cancelled". */
@@ -52,6 +56,11 @@ export interface Token {
   id: number;
   /** What became certain with it: "" while a character, or what may be a stop string, is unfinished. */
   text: string;
+  /** With the setting `top`: its probability from the model, and after the whole sampler, where 0 is filtered out. */
+  before?: number;
+  after?: number;
+  /** With the setting `top`: the likeliest tokens of the model, in order. */
+  top?: { id: number; before: number; after: number }[];
 }
 
 export interface Result {

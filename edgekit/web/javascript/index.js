@@ -6,6 +6,7 @@
 // The model, the tokenizer, the sampler and the loop are edgekit's C engine (engine/wasm/module.c): the same tokens as
 // in Python for the same seed.
 
+import { chancesOf } from "./chances.js";
 import { Engine } from "./engine.js";
 import { isWellFormed, NAMES, settingsOf, shown } from "./settings.js";
 import { EdgekitError, open } from "./source.js";
@@ -166,9 +167,10 @@ export class Model {
    * `prompt`: text, or ids as they are. Settings that are left out are the model's.
    */
   stream(prompt, settings = {}) {
-    const { numbers, seed, stops } = settingsOf(settings, this.#defaults);
+    const checked = settingsOf(settings, this.#defaults);
+    const ends = this.#checked(checked.ends);
     const ids = typeof prompt === "string" ? this.encode(prompt, { special: settings.special }) : prompt;
-    return new Stream(this.#state, this.#checkedPrompt(ids), { numbers, seed, stops, signal: settings.signal });
+    return new Stream(this.#state, this.#checkedPrompt(ids), { ...checked, ends, signal: settings.signal });
   }
 
   /** The whole text at once: a stream's result. */
@@ -229,7 +231,10 @@ export class Stream {
     this.#steps = this.#run();
   }
 
-  /** The tokens, one by one: {id, text}, where `text` is what became certain with it. */
+  /**
+   * The tokens, one by one: {id, text}, where `text` is what became certain with it. With the setting `top` also
+   * `before`, `after` and `top`: see chances.js.
+   */
   tokens() {
     return this.#steps;
   }
@@ -268,7 +273,7 @@ export class Stream {
   /** Reads the prompt up to its last tokens, which come with the first step; false if it is aborted. */
   async #start(turns) {
     const { engine, held } = this.#state;
-    const { numbers, seed, stops, signal } = this.#settings;
+    const { numbers, seed, stops, ends, signal } = this.#settings;
     const { promptIds } = this.result;
     const prompt = engine.putIds(promptIds);
     let reuse = shared(held, promptIds);
@@ -284,7 +289,7 @@ export class Stream {
     if (signal?.aborted) return false;
     const texts = engine.put(new TextEncoder().encode(stops.map((stop) => `${stop}\0`).join("")));
     engine.numbers(numbers.length).set(numbers);
-    engine.check("start", seed, texts, stops.length, prompt, promptIds.length, reuse);
+    engine.check("start", seed, texts, stops.length, engine.putIds(ends), ends.length, prompt, promptIds.length, reuse);
     return true;
   }
 
@@ -293,7 +298,8 @@ export class Stream {
     engine.check("next");
     const step = this.#take();
     this.result.ids.push(step.id);
-    return step;
+    const { top } = this.#settings;
+    return top ? { ...step, ...chancesOf(engine, this.#state.vocabulary, step.id, top) } : step;
   }
 
   #take() {

@@ -27,11 +27,11 @@ const SETTINGS = {
 };
 
 export const NAMES = Object.keys(SETTINGS);
-const OTHERS = ["seed", "stop", "signal", "special"];
+const OTHERS = ["seed", "stop", "ends", "top", "signal", "special"];
 const LARGEST_SEED = 2n ** 63n;
 const MOST = 2 ** 32 - 1; // what the engine reads as a whole number
 
-/** The settings of a call: the engine's numbers, the seed and the stop strings. Throws `EdgekitError`. */
+/** The settings of a call: the engine's numbers, and what is not a number. Throws `EdgekitError`. */
 export function settingsOf(given, defaults) {
   if (typeof given !== "object" || !given) throw new EdgekitError(`settings must be an object, not ${shown(given)}`);
   for (const name of Object.keys(given)) {
@@ -45,7 +45,9 @@ export function settingsOf(given, defaults) {
     if (!accepts(value)) throw new EdgekitError(`${name} must be ${range}, not ${shown(value)}`);
     return name === "topK" || name === "maxNewTokens" ? Math.min(value, MOST) : Number(value);
   });
-  return { numbers, seed: seedOf(given.seed), stops: stopsOf(given.stop ?? []) };
+  const top = given.top ?? 0;
+  if (!whole(0).accepts(top)) throw new EdgekitError(`top must be ${whole(0).range}, not ${shown(top)}`);
+  return { numbers, seed: seedOf(given.seed), stops: stopsOf(given.stop ?? []), ends: given.ends ?? [], top };
 }
 
 function seedOf(value) {
