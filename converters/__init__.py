@@ -18,4 +18,3 @@ if TYPE_CHECKING:  # the type checker compares the modules with their contracts
     _probes: tuple[base.HasProbes, ...] = (gguf, onnx)
     _weighs: base.WeighsRounding = gguf
     _describes: base.Describes = onnx
-    _rows: base.StoresRows = onnx

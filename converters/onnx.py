@@ -65,7 +65,6 @@ from edgekit.converters import _onnx_choice, _onnx_fused, _onnx_write
 from edgekit.converters._onnx_names import QUANTIZED, ROTARY, weight_of
 from edgekit.converters._onnx_read import OnnxArtefact, open_artefact, weights
 from edgekit.converters._onnx_receipt import add_receipt, entry_bytes
-from edgekit.converters._onnx_rows import shrink
 from edgekit.converters._onnx_types import BLOCKS, fixed
 from edgekit.errors import CheckpointError, SettingError
 from edgekit.formats import embedded
@@ -76,8 +75,8 @@ from edgekit.utils import registry
 from edgekit.utils.progress import Progress, silent
 
 __all__ = [
-    "DEFAULT", "PROBES", "QUANTS", "SUFFIX", "add_receipt", "chosen", "convert", "describe", "open_artefact", "shrink",
-    "sizes", "weights",
+    "DEFAULT", "PROBES", "QUANTS", "SUFFIX", "add_receipt", "chosen", "convert", "describe", "open_artefact", "sizes",
+    "weights",
 ]  # fmt: skip
 
 SUFFIX = ".onnx"

@@ -27,13 +27,12 @@ from edgekit.utils.progress import silent
 CONFIG = LlamaConfig(448, 64, 96, 2, 4, 2, 16, 128, tie_word_embeddings=True)
 OPTIONAL = [
     base.ReadsBack, base.ComparesTensors, base.CarriesReceipt, base.PlansSizes, base.PlansTensors, base.HasSynonyms,
-    base.HasProbes, base.WeighsRounding, base.Describes, base.StoresRows, base.ChoosesTypes,
+    base.HasProbes, base.WeighsRounding, base.Describes, base.ChoosesTypes,
 ]  # fmt: skip
 EXPECTED = {
     "gguf": {"ReadsBack", "ComparesTensors", "CarriesReceipt", "PlansSizes", "PlansTensors", "HasSynonyms", "HasProbes",
              "WeighsRounding"},
-    "onnx": {"ComparesTensors", "CarriesReceipt", "PlansSizes", "HasProbes", "Describes", "StoresRows",
-             "ChoosesTypes"},
+    "onnx": {"ComparesTensors", "CarriesReceipt", "PlansSizes", "HasProbes", "Describes", "ChoosesTypes"},
     "hf": set(),
     "llama2c": {"ReadsBack"},
 }  # fmt: skip
@@ -207,14 +206,6 @@ def test_describe_lists_metadata_tensors_and_operators(model, tmp_path):
         assert metadata["edgekit.quant"] == module.DEFAULT and rows == tensors and sum(operators.values()) > 0
         assert isinstance(module, base.ComparesTensors)
         assert module.describe(module.open_artefact(path)) == (metadata, rows, operators)
-
-
-def test_shrink_makes_a_file_smaller(model, tmp_path):
-    for _, module in satisfying(base.StoresRows):
-        path, _ = written(module, model, tmp_path / f"m{module.SUFFIX}", "fp16")
-        before = path.stat().st_size
-        module.shrink(path, "int8_rows")
-        assert path.stat().st_size < before and base.describe("onnx", path)[0]["edgekit.quant"] == "int8_rows"
 
 
 def test_describe_of_a_format_without_it_raises(model):

@@ -226,24 +226,12 @@ def by_jupyter(notebook: dict) -> tuple[list[str], str]:
 # ---- golden vectors for other languages ----------------------------------------------------------------
 
 GOLDEN = EXAMPLES / "golden"
-VOCABULARY = BUNDLED / "tokenmonster.vocab"
 
 
 def checked_output(command: list) -> str:
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def test_golden_vectors_equal_edgekits_results(tmp_path, monkeypatch):
-    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path))
-    make = opened_script(GOLDEN / "ports.py")
-    try:
-        found = make.make()
-    except MissingExtraError as error:
-        pytest.skip(str(error))
-    assert make.text(found) == (GOLDEN / "ports.json").read_text()
-    assert {case["finish_reason"] for case in found["loop"]} == {"stop", "length"}
 
 
 def test_golden_vectors_of_bindings_equal_the_engines_results(shared):
@@ -256,27 +244,3 @@ def test_golden_vectors_of_bindings_equal_the_engines_results(shared):
     assert make.text(made) == (GOLDEN / "golden.json").read_text()
     for model in made["models"].values():
         assert {case["finish"] for case in model["texts"]} == {"stop", "length"}
-
-
-def javascript() -> Path:
-    """The folder of the JavaScript core."""
-    return next(
-        path.parent for path in (EXAMPLES.parent / "edgekit" / "web", EXAMPLES) for path in path.rglob("sampler.js")
-    )
-
-
-def test_javascript_core_passes_the_golden_vectors(tmp_path):
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("needs node (https://nodejs.org), which is not on the PATH")
-    golden = json.loads((GOLDEN / "ports.json").read_text())
-    cases = sum(len(part) for name, part in golden.items() if name not in ("vocabulary", "model"))
-    assert checked_output([node, GOLDEN / "check.mjs", javascript(), VOCABULARY]) == f"{cases} cases, all right\n"
-    # It reports answers that differ from the golden ones.
-    golden["sample"][2]["tokens"][-1] += 1
-    golden["decode"][3]["pieces"][-1] += "x"
-    (tmp_path / "ports.json").write_text(json.dumps(golden))
-    done = subprocess.run(
-        [node, GOLDEN / "check.mjs", javascript(), VOCABULARY, tmp_path / "ports.json"], capture_output=True, text=True
-    )
-    assert done.returncode == 1 and done.stdout.endswith("\n2 differences\n")

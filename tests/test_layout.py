@@ -26,7 +26,6 @@ HEAVY = {
 
 DATA_PACKAGES = {
     "edgekit.bundled", "edgekit.training.recipes", "edgekit.web.javascript", "edgekit.web.pages",
-    "edgekit.web.pages.core",
 }  # fmt: skip
 """Folders without code. They are listed because setuptools warns about a folder of data that is not a package."""
 

@@ -161,18 +161,6 @@ def test_load_with_older_onnxruntime_names_the_version(bundled, tmp_path, monkey
         load(path)
 
 
-def test_export_web_refuses_int8_cache(bundled, tmp_path):
-    """Its core binds float32 caches: better an error here than in a browser."""
-    from edgekit.web.export import export_web
-
-    path = converted(bundled, tmp_path / "m.onnx")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edgekit.web.npm.assets", lambda *_, **__: None)
-        with pytest.raises(CheckpointError, match="m.onnx has an int8 KV cache, but pages need float32: convert"):
-            export_web([path], tmp_path / "site")
-    assert not (tmp_path / "site").exists()
-
-
 @needs_new
 def test_load_cache_of_two_types_raises(bundled, tmp_path):
     model = onnx.load(converted(bundled, tmp_path / "a.onnx"))

@@ -111,7 +111,7 @@ def test_wheel_has_code_and_data_and_nothing_else(built):
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"edgekit"}
     for name in (
         "py.typed", "runtimes/onnx.py", "converters/gguf.py", "training/loop.py", "training/recipes/smoke.toml",
-        "bundled/story-7m/model.safetensors", "web/pages/index.html", "web/pages/core/sampler.js",
+        "bundled/story-7m/model.safetensors", "web/pages/index.html", "web/pages/app.js",
     ):  # fmt: skip
         assert f"edgekit/{name}" in names
     code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "edgekit").rglob("*.py")}

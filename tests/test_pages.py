@@ -1,4 +1,4 @@
-"""The pages in a real browser: the playground on `edgekit demo`, and an exported page on a phone without a network.
+"""The pages in a real browser: the playground on `edgekit demo`, and exported pages on a phone, without a network too.
 
 Chromium comes from the system (`apt-get install chromium`), Playwright from pip; without either, these tests skip.
 """
@@ -18,6 +18,7 @@ from test_chat import TINY
 from test_chat_template import files_with
 
 import edgekit
+from edgekit.web.export import export_web
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
 expect = sync_api.expect
@@ -69,7 +70,7 @@ def running(*models):
 @pytest.fixture(scope="module")
 def demo():
     """The address of a running `edgekit demo` with two formats of one model."""
-    with running(artefact("fp16"), artefact("int8_rows")) as address:
+    with running(artefact("q8_0"), artefact("q4_0")) as address:
         yield address
 
 
@@ -145,14 +146,14 @@ def test_playground_in_a_browser(browser, demo):
     page.fill("#prompt", prompt)
     it.run("24 tokens;")
     assert it.text(".prose .given") == prompt and page.locator("#panel img").count() == 0
-    assert it.text(".prose .text") == generated("fp16", prompt, seed=7, max_new_tokens=24).text
+    assert it.text(".prose .text") == generated("q8_0", prompt, seed=7, max_new_tokens=24).text
     assert "tokens/s" in it.text(".figures") and "ms" in it.text(".figures") and page.title() == "edgekit playground"
     # Continuing uses the generated ids.
     page.get_by_role("button", name="Continue").click()
     it.has(".figures dd >> nth=2", "24")
     expect(page.locator("#stop")).to_be_hidden(timeout=PATIENCE)
-    first = generated("fp16", prompt, seed=7, max_new_tokens=24)
-    assert it.text(".prose .text") == generated("fp16", [*first.prompt, *first.tokens], seed=7, max_new_tokens=24).text
+    first = generated("q8_0", prompt, seed=7, max_new_tokens=24)
+    assert it.text(".prose .text") == generated("q8_0", [*first.prompt, *first.tokens], seed=7, max_new_tokens=24).text
     # Streaming, and stopping from the keyboard.
     page.fill("#prompt", "Once upon a time")
     it.set(max_new_tokens=480)
@@ -175,7 +176,7 @@ def test_playground_in_a_browser(browser, demo):
     page.keyboard.press("ArrowRight")
     assert page.locator("#tab-explore").get_attribute("aria-selected") == "true"
     it.run("Choose a token")
-    expected = generated("fp16", seed=7, max_new_tokens=12, logprobs=10)
+    expected = generated("q8_0", seed=7, max_new_tokens=12, logprobs=10)
     chips = page.locator(".chips button")
     assert chips.count() == len(expected.tokens)
     chips.first.focus()
@@ -197,21 +198,21 @@ def test_playground_in_a_browser(browser, demo):
     after = chips.all_text_contents()
     assert after[:4] == before[:4] and after[4] != before[4] and chips.nth(4).get_attribute("class") == "chip branch"
     branch = [*expected.prompt, *expected.tokens[:4], expected.logprobs[4].top[place][0]]
-    assert len(after) == 5 + len(generated("fp16", branch, seed=7, max_new_tokens=7).tokens)
+    assert len(after) == 5 + len(generated("q8_0", branch, seed=7, max_new_tokens=7).tokens)
 
     # Sweep: one seed, three temperatures.
     page.click("#tab-sweep")
     page.fill("#temperatures", "0, 0.8 1.5")
     it.run("3 texts, seed 7")
     for i, temperature in enumerate((0, 0.8, 1.5)):
-        text = generated("fp16", seed=7, max_new_tokens=12, temperature=temperature).text
+        text = generated("q8_0", seed=7, max_new_tokens=12, temperature=temperature).text
         assert page.locator(".columns .prose").nth(i).text_content() == "Once upon a time" + text
 
     # Compare: the texts of two formats, and where they differ.
     page.click("#tab-versus")
     it.set(max_new_tokens=40)
     it.run("Both are done")
-    texts = [generated(kind, seed=7, max_new_tokens=40) for kind in ("fp16", "int8_rows")]
+    texts = [generated(kind, seed=7, max_new_tokens=40) for kind in ("q8_0", "q4_0")]
     for i, known in enumerate(texts):
         assert page.locator(".columns .prose").nth(i).text_content() == "Once upon a time" + known.text
     parted = next((i for i, (a, b) in enumerate(zip(texts[0].tokens, texts[1].tokens, strict=False)) if a != b), None)
@@ -227,7 +228,7 @@ def test_playground_in_a_browser(browser, demo):
 
 def answered(messages, **settings):
     """What the model answers to a conversation."""
-    return edgekit.load(artefact("fp16"), threads=1).chat(messages, **SETTINGS | settings).drain()
+    return edgekit.load(artefact("q8_0"), threads=1).chat(messages, **SETTINGS | settings).drain()
 
 
 UNNAMED = "[...document.querySelectorAll('input, select, textarea, button')].filter((e) => !e.labels?.length && !e.textContent.trim() && !e.ariaLabel).length"  # noqa: E501
@@ -236,13 +237,13 @@ UNNAMED = "[...document.querySelectorAll('input, select, textarea, button')].fil
 @pytest.mark.slow
 def test_playground_chat_in_a_browser(browser, tmp_path):
     without = write_model(tmp_path / "base", TINY, files=files_with(None))
-    with running(without, artefact("fp16")) as address:
+    with running(without, artefact("q8_0")) as address:
         it = Page(browser, address + "#chat", viewport={"width": 1280, "height": 860})
         page = it.page
         # The first model has no chat template; with the second the mode is offered.
         expect(page.locator("#tab-chat")).to_be_hidden()
         assert page.locator("#tab-generate").get_attribute("aria-selected") == "true"
-        page.select_option("#model", label=artefact("fp16").stem)
+        page.select_option("#model", label=artefact("q8_0").stem)
         page.click("#tab-chat")
         assert page.input_value("#prompt") == "" and page.evaluate("location.hash") == "#chat"
         # Two turns with a system prompt; markup stays text.
@@ -305,26 +306,34 @@ def test_playground_chat_in_a_browser(browser, tmp_path):
         it.close(address)
 
 
+def exported_text(prompt="Once upon a time", **settings):
+    return generated("q4_0", prompt, **settings).text
+
+
 @pytest.mark.slow
 def test_exported_page_works_offline_on_a_phone(browser):
     with served(site()) as address:
         it = Page(browser, address, **PHONE)
         it.has("#status", "works offline")
-        it.page.evaluate("() => navigator.serviceWorker.ready.then(() => true)")
         it.set(seed=7, max_new_tokens=24)
         it.page.tap("#run")
         it.has("#status", "24 tokens;")
-        expected = generated("fp16", seed=7, max_new_tokens=24).text
-        assert it.text(".prose .text") == expected and "tokens/s" in it.text(".figures")
+        assert it.text(".prose .text") == exported_text(seed=7, max_new_tokens=24)
+        assert "tokens/s" in it.text(".figures")
         assert it.page.evaluate("() => document.documentElement.scrollWidth") <= 390
         # Stopping: the worker sees it between two tokens.
-        it.set(max_new_tokens=400)
+        it.set(max_new_tokens=400, temperature=2)
         it.page.tap("#run")
         it.page.wait_for_selector(".story .text:not(:empty)")
         it.page.tap("#stop")
         it.has("#status", "Stopped after")
-        names = it.page.evaluate("() => caches.keys()")
-        assert len(names) == 2 and any(name.startswith("edgekit-shell-") for name in names)
+        # One build of the engine, the one with relaxed SIMD, and one model.
+        builds = {url for url in it.requests if url.endswith((".wasm", ".gguf"))}
+        assert sorted(url.rsplit("/")[-1].rsplit("-", 1)[0] for url in builds) == ["engine", "story-7m-q4_0"]
+        assert any(url.endswith("engine-relaxed.wasm") for url in builds)
+        stored = it.page.evaluate(STORED)
+        assert len(stored) == 2 and sorted(stored["edgekit-assets-/"]) == sorted(builds)
+        assert not [url for urls in stored.values() for url in urls if url.endswith(("simd.wasm", "scalar.wasm"))]
     # The server is gone.
     it.page.reload()
     it.has("#status", "works offline")
@@ -342,7 +351,109 @@ def test_exported_page_works_offline_on_a_phone(browser):
         it.has("#status", "tokens,")
         expect(it.page.locator("#stop")).to_be_hidden(timeout=PATIENCE)
         talk.append({"role": "user", "content": text})
-        talk.append({"role": "assistant", "content": answered(talk, seed=7, max_new_tokens=24).text})
+        expected = edgekit.load(artefact("q4_0"), threads=1).chat(talk, **SETTINGS, seed=7, max_new_tokens=24).drain()
+        talk.append({"role": "assistant", "content": expected.text})
         assert it.page.locator(".talk .prose").all_text_contents() == [message["content"] for message in talk]
     assert it.page.evaluate("() => document.documentElement.scrollWidth") <= 390
     it.close(address)
+
+
+STORED = """async () => {
+  const names = await caches.keys();
+  const urls = async (name) => (await (await caches.open(name)).keys()).map(({ url }) => url);
+  return Object.fromEntries(await Promise.all(names.map(async (name) => [name, await urls(name)])));
+}"""
+
+
+@pytest.mark.slow
+def test_exported_page_compares_two_models_as_python(browser):
+    with served(site()) as address:
+        it = Page(browser, address + "#versus", viewport={"width": 1280, "height": 860})
+        it.has("#status", "works offline")
+        it.set(seed=7, max_new_tokens=40)
+        it.run("Both are done")
+        texts = it.page.locator(".columns .prose").all_text_contents()
+        expected = [generated(kind, seed=7, max_new_tokens=40).text for kind in ("q4_0", "q8_0")]
+        assert texts == ["Once upon a time" + text for text in expected]
+        it.close(address)
+
+
+@pytest.mark.slow
+def test_exported_page_opens_other_files_and_names_what_is_wrong(browser, tmp_path):
+    whole = artefact("q8_0").read_bytes()
+    bad = {
+        "cut.gguf": (whole[:3_000_000], "cut off"),
+        "head.gguf": (whole[:100], "head.gguf cannot be opened: the file claims 48 keys"),
+        "empty.gguf": (b"", "empty"),
+        "picture.gguf": (b"\x89PNG\r\n\x1a\n" + bytes(200_000), "not a GGUF file"),
+        "other.gguf": (whole.replace(b"\x05" + bytes(7) + b"llama", b"\x05" + bytes(7) + b"mamba", 1), "mamba"),
+    }  # fmt: skip
+    (tmp_path / "my story.gguf").write_bytes(whole)
+    (tmp_path / "page").symlink_to(site())
+    with served(tmp_path) as address:
+        it = Page(browser, address + "page/", **PHONE)
+        it.has("#status", "works offline")
+        it.page.evaluate("document.getElementById('other').open = true")
+        for name, (data, message) in bad.items():
+            (tmp_path / name).write_bytes(data)
+            it.page.set_input_files("#file", tmp_path / name)
+            it.has("#error", message)
+            assert "\n" not in it.text("#error") and it.page.locator("#model option").count() == 2
+        # The page goes on with its own model, and with a good file.
+        it.set(seed=7, max_new_tokens=12)
+        it.page.tap("#run")
+        it.has("#status", "12 tokens;")
+        assert it.text(".prose .text") == exported_text(seed=7, max_new_tokens=12)
+        it.page.set_input_files("#file", tmp_path / "my story.gguf")
+        it.has("#status", "my story is open: 7.2 million parameters, 8.0 MB")
+        it.set(seed=7, max_new_tokens=12, **SETTINGS)
+        it.page.tap("#run")
+        it.has("#status", "12 tokens;")
+        assert it.text(".prose .text") == generated("q8_0", seed=7, max_new_tokens=12).text
+        # By address: in the field, and in the page's own.
+        (tmp_path / "a second.gguf").write_bytes(whole)
+        it.page.fill("#address", address + "a%20second.gguf")
+        it.page.click("#fetch button")
+        it.has("#status", "a second is open")
+        assert it.page.locator("#model option").count() == 4
+        it.page.fill("#address", address + "none.gguf")
+        it.page.click("#fetch button")
+        it.has("#error", f"{address}none.gguf cannot be downloaded: status 404")
+        it.errors.clear()
+        it.page.goto(address + "page/?model=../my%20story.gguf")
+        it.has("#status", "my story is open")
+        it.set(seed=7, max_new_tokens=12, **SETTINGS)
+        it.page.tap("#run")
+        it.has("#status", "12 tokens;")
+        assert it.text(".prose .text") == generated("q8_0", seed=7, max_new_tokens=12).text
+        it.page.goto(address + "page/?model=" + address + "cut.gguf")
+        it.has("#error", "cut off")
+        it.close(address)
+
+
+@pytest.mark.slow
+def test_exported_page_replaces_an_older_version(browser, tmp_path):
+    folder = tmp_path / "page"
+    export_web([artefact("q8_0")], folder)
+    with served(folder) as address:
+        it = Page(browser, address, **PHONE)
+        it.has("#status", "works offline")
+        before = it.page.evaluate(STORED)
+        it.page.evaluate("() => caches.open('edgekit-assets')")  # as edgekit 0.3 left one
+        export_web([artefact("q4_0")], folder, force=True)
+        it.page.reload()  # still the old page, while the new one is fetched; browsers look a while after a visit
+        it.has("#model option", f"{artefact('q8_0').stem} (q8_0)")
+        it.page.evaluate("async () => (await navigator.serviceWorker.getRegistration()).update()")
+        for _ in range(20):  # it takes over once no page of the old one is open, a moment later
+            it.page.goto("about:blank")
+            it.page.wait_for_timeout(500)
+            it.page.goto(address)
+            it.has("#status", "works offline")
+            if "q4_0" in it.text("#model option"):
+                break
+        after = it.page.evaluate(STORED)
+        assert len(after) == 2 and set(after) & set(before) == {"edgekit-assets-/"}
+        assert len(after["edgekit-assets-/"]) == 2
+        assert [url for url in after["edgekit-assets-/"] if "q4_0" in url]
+        assert not [url for url in after["edgekit-assets-/"] if "q8_0" in url]
+        it.close(address)

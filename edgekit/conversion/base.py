@@ -13,7 +13,6 @@ file name. Everything else is optional and has a protocol of its own, which the 
     WeighsRounding    WEIGHTED                  `--importance`
     ChoosesTypes      chosen                    a quantization that chooses the types of tensors by measuring
     Describes         describe                  metadata, tensors and operators of a file of its format
-    StoresRows        shrink                    int8 rows for files that a browser downloads
 
 Callers ask with `isinstance(converter(name), PlansSizes)`; there is no `hasattr`. A converter only writes to the
 path that it is given: temporary names, overwriting, verification and the receipt are done once, in `convert.py`.
@@ -36,7 +35,7 @@ from edgekit.utils.progress import Progress
 
 __all__ = [
     "ArtefactTensor", "CarriesReceipt", "ChoosesTypes", "ComparesTensors", "Converter", "Describes", "HasProbes",
-    "HasSynonyms", "Planned", "PlansSizes", "PlansTensors", "ReadsBack", "StoresRows", "WeighsRounding", "Written",
+    "HasSynonyms", "Planned", "PlansSizes", "PlansTensors", "ReadsBack", "WeighsRounding", "Written",
     "converter", "describe",
 ]  # fmt: skip
 
@@ -212,15 +211,6 @@ class Describes(Protocol):
         Args:
             artefact: a path, or what `ComparesTensors.open_artefact` returned.
         """
-        ...
-
-
-@runtime_checkable
-class StoresRows(Protocol):
-    """A converter that can store float16 matrices as int8 rows, for a smaller download."""
-
-    def shrink(self, path: Path, quant: str, /) -> None:
-        """Rewrite a file in place; `quant` is its new `edgekit.quant`. A receipt in it is removed."""
         ...
 
 

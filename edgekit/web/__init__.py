@@ -12,7 +12,7 @@
     metrics.py      counters and histograms for Prometheus
     server.py       uvicorn around it: the address, signals, shutdown
     settings.py     the settings of the server
-    export.py, npm.py, chat_strings.py    `edgekit export-web`: a static folder with a model that runs in the browser
+    export.py, chat_strings.py    `edgekit export-web`: a static folder with a model that runs in the browser
 
 The playground's API (`pages/` calls it; `completions.py` and `chat.py` document OpenAI's)
 ---------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 Most templates write the messages in order, each between two strings that depend on its role alone. The strings are
 found by rendering marked messages, and kept only if they reproduce what the template renders for other conversations.
-`pages/core/chat.js` joins them; `join` is the same in Python.
+`pages/chat.js` joins them; `join` is the same in Python.
 """
 
 import itertools

@@ -10,7 +10,7 @@ import { SweepMode } from "./mode_sweep.js";
 import { VersusMode } from "./mode_versus.js";
 
 const OPENINGS = ["Once upon a time", "The old fisherman", "Science is", "In the middle of the forest"];
-const RUNTIMES = { wasm: "WebAssembly", webgpu: "WebGPU", onnx: "ONNX Runtime", llamacpp: "llama.cpp", torch: "PyTorch" };
+const RUNTIMES = { wasm: "WebAssembly", native: "edgekit's engine", onnx: "ONNX Runtime", llamacpp: "llama.cpp", torch: "PyTorch" };
 
 /** The page, as the modes see it. */
 class App {
@@ -69,7 +69,7 @@ class App {
   async prepare(id, runtime) {
     const key = `${id} ${runtime}`;
     if (!this.#ready.has(key)) {
-      const loading = engine.prepare(id, runtime, (progress) => this.#progress(progress));
+      const loading = engine.prepare(id, runtime, this.#progress);
       this.#ready.set(key, loading);
       loading.catch(() => this.#ready.delete(key));
     }
@@ -80,10 +80,26 @@ class App {
     }
   }
 
-  #progress({ what, loaded, total }) {
+  #progress = ({ what, loaded, total }) => {
     byId("load").hidden = false;
     byId("what").textContent = loaded < total ? `Downloading ${what}: ${megabytes(loaded)} of ${megabytes(total)}` : `Loading ${what}`;
     byId("bar").value = total ? loaded / total : 0;
+  };
+
+  /** Open a GGUF file, or one at an address, and choose it. */
+  async open(source, signal) {
+    try {
+      const model = await engine.open(source, this.#progress, signal);
+      this.models.push(model);
+      this.#ready.set(`${model.id} ${model.runtime}`, Promise.resolve());
+      byId("model").append(h("option", { value: model.id }, model.name));
+      byId("model").value = model.id;
+      this.modes.versus.offer(this.models);
+      await this.choose();
+      this.status(`${model.name} is open: ${(model.parameters / 1e6).toFixed(1)} million parameters, ${megabytes(model.bytes)}.`);
+    } finally {
+      byId("load").hidden = true;
+    }
   }
 
   status(text) {
@@ -173,6 +189,7 @@ class App {
     if (this.mode === this.modes.chat && !model.chat) this.show("generate");
     const options = model.runtimes.map((name) => h("option", { value: name, selected: name === model.runtime }, this.runtimeName(name)));
     fill(byId("runtime"), options);
+    byId("runtime").closest("label").hidden = engine.where === "browser"; // there is one
     this.controls.reset(await engine.defaults(model.id), model.context_length ?? Infinity);
   }
 
@@ -191,6 +208,12 @@ class App {
     if (mode === "chat" && this.model.chat) this.show(mode);
     document.body.dataset.ready = "yes";
     if (engine.where === "browser") {
+      byId("other").hidden = false;
+      const address = new URLSearchParams(location.search).get("model");
+      if (address) {
+        await this.busy((signal) => this.open(address, signal));
+        return;
+      }
       await this.prepare(this.model.id, this.runtime);
       if (!document.body.dataset.busy) this.status("The model is ready.");
       // Over plain http from another machine there is no service worker, so the page does not work offline.
@@ -220,6 +243,15 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") app.stop();
 });
 byId("model").addEventListener("change", () => app.choose().catch((error) => app.fail(error)));
+byId("file").addEventListener("change", ({ target }) => {
+  const [file] = target.files;
+  target.value = ""; // choosing the same file again is a change, too
+  if (file) app.busy((signal) => app.open(file, signal));
+});
+byId("fetch").addEventListener("submit", (event) => {
+  event.preventDefault();
+  app.busy((signal) => app.open(byId("address").value, signal));
+});
 byId("reset").addEventListener("click", () => app.choose().catch((error) => app.fail(error)));
 
 // The ARIA tabs pattern: arrow keys, Home and End move, and the focused tab is shown.

@@ -1,43 +1,36 @@
 // Downloads large files once and stores them in the browser's cache. Their names contain a hash of the content.
 
-const ASSETS = "edgekit-assets";
+const ASSETS = `edgekit-assets-${new URL("./", import.meta.url).pathname}`; // as in sw.js
+
+/** The cache; null where browsers have none, as over plain http from another machine: then files are fetched each time. */
+const opened = async () => (await globalThis.caches?.open(ASSETS).catch(() => null)) ?? null;
 
 /**
- * The bytes of a file, decompressed if it is gzip. `progress(loaded, total)` counts downloaded bytes. Throws an Error with
- * a one-line message. Without a cache (as over plain http from another machine) the file is downloaded each time.
+ * The Response with a file, from the cache if it is `stored` there, and a promise for when it is. Throws an Error with a
+ * one-line message.
  */
-export async function bytesOf(url, total, progress) {
-  const cache = await globalThis.caches?.open(ASSETS).catch(() => null);
+export async function respond(url, { stored, signal }) {
+  const cache = stored ? await opened() : null;
   const cached = await cache?.match(url);
-  let response = cached;
-  if (!response) {
-    response = await fetch(url).catch(() => null);
-    if (!response?.ok) throw new Error(`Cannot download ${url}${response ? ` (status ${response.status})` : ": no network"}`);
-  }
-  const data = await read(response, total, progress);
-  if (!cached) await cache?.put(url, new Response(data)).catch(() => {}); // disk full: download it again next time
-  // The server may have decompressed it already, so check the bytes, not the name.
-  if (data[0] !== 0x1f || data[1] !== 0x8b) return data;
-  const plain = new Response(data).body.pipeThrough(new DecompressionStream("gzip"));
-  return new Uint8Array(await new Response(plain).arrayBuffer());
+  if (cached) return { response: cached, storing: null };
+  const response = await fetch(url, { signal }).catch((error) => {
+    if (signal.aborted) throw error;
+    const own = new URL(url, self.location.href).origin === self.location.origin;
+    const why = own ? "no network" : "no network, or its server does not let other pages read it (CORS)";
+    throw new Error(`${url} cannot be downloaded: ${why}`);
+  });
+  if (!response.ok) throw new Error(`${url} cannot be downloaded: status ${response.status}`);
+  // Disk full, or the download was broken off: it is fetched again next time.
+  return { response, storing: cache?.put(url, response.clone()).catch(() => {}) };
 }
 
-async function read(response, total, progress) {
-  const parts = [];
-  let loaded = 0;
-  const reader = response.body.getReader();
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) break;
-    parts.push(value);
-    loaded += value.length;
-    progress(Math.min(loaded, total), total);
-  }
-  const data = new Uint8Array(loaded);
-  let at = 0;
-  for (const part of parts) {
-    data.set(part, at);
-    at += part.length;
-  }
-  return data;
+/** Make sure that a file is in the cache. */
+export async function keep(url) {
+  const cache = await opened();
+  if (cache && !(await cache.match(url))) await cache.add(url).catch(() => {});
+}
+
+/** A file in the cache that cannot be used is fetched again next time. */
+export async function forget(url) {
+  await (await opened())?.delete(url);
 }

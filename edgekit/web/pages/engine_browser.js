@@ -1,28 +1,22 @@
 // The engine of an exported page: the model runs in this browser, in a worker, and nothing leaves the device.
-// It has the interface of engine_server.js. `site.json`, written by `edgekit export-web`, lists the models.
+// It has the interface of engine_server.js, and `open`. `site.json`, written by `edgekit export-web`, lists the models.
 
-const workers = new Map(); // by runtime: each has its own ONNX Runtime
 let site = null;
+let worker = null;
+const opened = []; // models of this visit: files and addresses that the user chose
 
 async function loadSite() {
-  site ??= await (await fetch("site.json")).json();
+  site ??= (async () => (await fetch("site.json")).json())();
   return site;
 }
 
-/** WebGPU is offered if there is an adapter and the folder has the files for it. */
-async function runtimes() {
-  const { runtimes: exported } = await loadSite();
-  const adapter = exported.webgpu ? await navigator.gpu?.requestAdapter().catch(() => null) : null;
-  return adapter ? ["wasm", "webgpu"] : ["wasm"];
+async function find(id) {
+  return [...(await loadSite()).models, ...opened].find((model) => model.id === id);
 }
 
-/** Yields a worker's answers to a message, up to the one with `done`. */
-async function* ask(runtime, message, signal) {
-  if (!workers.has(runtime)) {
-    const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module", name: runtime });
-    workers.set(runtime, worker);
-  }
-  const worker = workers.get(runtime);
+/** Yields the worker's answers to a message, up to the one with `done`. */
+async function* ask(message, signal) {
+  worker ??= new Worker(new URL("worker.js", import.meta.url), { type: "module" });
   const { port1, port2 } = new MessageChannel();
   const queue = [];
   let wake = () => {};
@@ -35,12 +29,15 @@ async function* ask(runtime, message, signal) {
   const cancel = () => port1.postMessage("cancel");
   worker.addEventListener("error", failed);
   signal?.addEventListener("abort", cancel);
-  worker.postMessage({ ...message, runtime, site }, [port2]);
+  worker.postMessage({ ...message, engine: (await loadSite()).engine }, [port2]);
   try {
     for (;;) {
       while (!queue.length) await new Promise((resolve) => (wake = resolve));
       const answer = queue.shift();
-      if (answer.error) throw new Error(answer.error);
+      if (answer.error) {
+        signal?.throwIfAborted();
+        throw new Error(answer.error);
+      }
       if (answer.done) return;
       yield answer;
     }
@@ -52,38 +49,41 @@ async function* ask(runtime, message, signal) {
   }
 }
 
-const FASTEST = "edgekit-fastest"; // measured rates, so that the faster runtime comes first next time
-
-function rates() {
-  try {
-    return JSON.parse(localStorage.getItem(FASTEST)) ?? {};
-  } catch {
-    return {};
-  }
-}
+const shown = ({ chat, defaults, file, opened: _, ...model }) => ({
+  ...model, runtime: "wasm", runtimes: ["wasm"], chat: Boolean(chat), system: Boolean(chat?.system),
+});
 
 export const engine = {
   where: "browser",
   tagline: "A small language model, running in this browser. Nothing you type leaves it.",
 
   async models() {
-    const { models } = await loadSite();
-    const available = await runtimes();
-    const measured = rates();
-    const sorted = [...available].sort((a, b) => (measured[b] ?? 0) - (measured[a] ?? 0));
-    const first = available.every((name) => measured[name]) ? sorted[0] : "wasm";
-    return models.map(({ chat, ...model }) => ({
-      ...model, runtime: first, runtimes: available, chat: Boolean(chat), system: Boolean(chat?.system),
-    }));
+    return (await loadSite()).models.map(shown);
   },
 
   async defaults(id) {
-    return (await loadSite()).models.find((model) => model.id === id).defaults;
+    return (await find(id)).defaults;
   },
 
-  async prepare(model, runtime, progress) {
-    await loadSite();
-    for await (const answer of ask(runtime, { type: "prepare", model })) progress(answer);
+  /** Opens a GGUF file: a File, or its address as text. The description of the model, as in `models`. */
+  async open(file, progress, signal) {
+    const name = typeof file === "string" ? decodeURIComponent(file.split(/[?#]/)[0].split("/").at(-1)) : file.name;
+    const model = { id: `opened-${opened.length + 1}`, name: name.replace(/\.gguf$/i, ""), file, format: "gguf", chat: null, opened: true };
+    try {
+      for await (const { info, ...answer } of ask({ type: "prepare", model }, signal)) {
+        if (info) Object.assign(model, info);
+        else progress(answer);
+      }
+    } catch (error) {
+      signal?.throwIfAborted();
+      throw new Error(`${name} cannot be opened: ${error.message}`);
+    }
+    opened.push(model);
+    return shown(model);
+  },
+
+  async prepare(id, runtime, progress) {
+    for await (const answer of ask({ type: "prepare", model: await find(id) })) if (answer.what) progress(answer);
   },
 
   generate: (request, signal) => answers("generate", request, signal),
@@ -100,13 +100,7 @@ export const engine = {
 
 /** The events of a request. */
 async function* answers(type, request, signal) {
-  await loadSite();
-  const { runtime, ...others } = request;
-  for await (const answer of ask(runtime, { type, request: others, model: others.model }, signal)) {
-    if (!answer.type) continue; // progress of loading the model
-    if (answer.type === "end" && answer.tokens.length > 16 && answer.tokens_per_second) {
-      localStorage.setItem(FASTEST, JSON.stringify({ ...rates(), [runtime]: answer.tokens_per_second }));
-    }
-    yield answer;
+  for await (const answer of ask({ type, request, model: await find(request.model) }, signal)) {
+    if (answer.type) yield answer; // not the progress of loading the model
   }
 }

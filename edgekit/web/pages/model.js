@@ -1,34 +1,24 @@
-// A model and its tokenizer, which answers requests with events. Runs in the worker, and in Node in tests.
+// A model of the engine, which answers requests with events. Runs in the worker, and in Node in tests.
 
-import { encodeConversation } from "./core/chat.js";
-import { encodePrompt, Stream } from "./core/generate.js";
-import { softmax } from "./core/sampler.js";
-import { TokenMonsterTokenizer } from "./core/tokenizer.js";
-import { readMetadata } from "./onnx_file.js";
-import { OnnxRuntime } from "./onnx_runtime.js";
+import { encodeConversation } from "./chat.js";
+
+// A request's names, which are the server's, and those of the npm package.
+const NAMES = {
+  temperature: "temperature", top_p: "topP", top_k: "topK", min_p: "minP", repetition_penalty: "repetitionPenalty",
+  max_new_tokens: "maxNewTokens", seed: "seed",
+};
 
 export class Model {
-  /** `ort`: onnxruntime-web's module, configured; `data`: a fused `.onnx` from edgekit, a Uint8Array. */
-  static async open(ort, data, provider) {
-    const model = new Model();
-    const { files } = readMetadata(data);
-    if (!files["config.json"]) throw new Error("this .onnx contains no config.json: create it with edgekit convert");
-    const config = JSON.parse(new TextDecoder().decode(files["config.json"]));
-    model.tokenizer = TokenMonsterTokenizer.fromFiles(files, config.vocab_size);
-    model.runtime = await OnnxRuntime.open(ort, data, config, provider);
-    return model;
+  /** `engine`: a model that edgekit-lm's `load` opened. */
+  constructor(engine) {
+    this.engine = engine;
   }
 
-  #pieces = new Map();
-
-  /** The text of a token in the middle of a text, or the spelling of a special token; see `Tokenizer.piece` in edgekit. */
-  piece(id) {
-    if (!this.#pieces.size) for (const [spelling, special] of this.tokenizer.specials) this.#pieces.set(special, spelling);
-    if (!this.#pieces.has(id)) {
-      const decoder = this.tokenizer.decoder(this.tokenizer.encode("a"));
-      this.#pieces.set(id, decoder.feed(id) + decoder.flush());
-    }
-    return this.#pieces.get(id);
+  /** What the page shows of a file that `export-web` did not describe. */
+  get info() {
+    const { parameters, bytes, contextLength, vocabulary, defaults } = this.engine.info;
+    const named = Object.entries(NAMES).map(([name, own]) => [name, defaults[own]]);
+    return { parameters, bytes, context_length: contextLength, vocab_size: vocabulary, defaults: Object.fromEntries(named) };
   }
 
   /**
@@ -36,38 +26,24 @@ export class Model {
    * token's probability from the model, `after` the one after the sampler; both are null if `top` is 0.
    */
   async *answer({ prompt, tokens, settings, top = 0, ends = [] }, signal) {
-    const { seed, ...others } = settings;
-    const ids = tokens ?? encodePrompt(this.tokenizer, prompt);
-    let pending = [];
-    const inspect = (id, logits, drawn) => pending.push(this.#describe(id, logits, drawn, top));
-    const stream = new Stream(this.runtime, this.tokenizer, ids, { ...others, seed: seed ?? null }, { signal, inspect, ends });
+    const named = Object.entries(settings).map(([name, value]) => [NAMES[name], value ?? undefined]);
+    const begin = performance.now();
+    const stream = this.engine.stream(tokens ?? prompt, { ...Object.fromEntries(named), top, ends, signal });
     const { result } = stream;
-    let started = false;
-    const start = () => {
-      started = true;
-      const decoder = this.tokenizer.decoder(); // the text that each token adds here, unlike `piece`
-      const pieces = result.prompt.map((id) => decoder.feed(id));
-      pieces[pieces.length - 1] += decoder.flush();
-      return { type: "start", tokens: result.prompt, pieces, seed: result.seed };
-    };
-    for await (const text of stream) {
-      if (!started) yield start();
-      // Tokens without text (half a character) come before the one that completes it.
-      const last = pending.pop();
-      for (const silent of pending) yield { ...silent, text: "" };
-      pending = [];
-      if (last) yield { ...last, text };
+    yield { type: "start", tokens: result.promptIds, pieces: top ? this.#pieces(result.promptIds) : [], seed: result.seed };
+    let first = null;
+    for await (const { id, text, ...chances } of stream.tokens()) {
+      first ??= performance.now();
+      yield { type: "token", id, text, piece: this.#piece(id), ...this.#chances(chances) };
     }
-    if (!started) yield start();
-    for (const silent of pending) yield { ...silent, text: "" };
-    const { timings } = result;
+    const seconds = first === null ? 0 : (performance.now() - first) / 1000;
     yield {
       type: "end",
-      finish_reason: result.finish_reason,
-      tokens: result.tokens,
+      finish_reason: result.finishReason,
+      tokens: result.ids,
       text: result.text,
-      tokens_per_second: timings.decode > 0 ? (timings.new_tokens - 1) / timings.decode : 0,
-      first_token_seconds: timings.first_token,
+      tokens_per_second: seconds > 0 ? (result.ids.length - 1) / seconds : 0,
+      first_token_seconds: first === null ? 0 : (first - begin) / 1000,
     };
   }
 
@@ -76,30 +52,30 @@ export class Model {
    * the strings of the model's template, and `ends`, the ids that end a turn.
    */
   async *converse({ messages, settings }, chat, signal) {
-    const { contextLength } = this.runtime;
-    const { ids, dropped } = encodeConversation(this.tokenizer, chat, messages, contextLength, settings.max_new_tokens);
-    const request = { tokens: ids, settings: { truncate: "left", ...settings }, ends: chat.ends };
+    const encode = (text) => this.engine.encode(text, { bos: false, special: true });
+    const { contextLength } = this.engine.info;
+    const { ids, dropped } = encodeConversation(encode, chat, messages, contextLength, settings.max_new_tokens);
+    const request = { tokens: ids, settings, ends: chat.ends };
     for await (const event of this.answer(request, signal)) yield event.type === "start" ? { ...event, dropped } : event;
   }
 
-  #describe(id, logits, drawn, top) {
-    if (!top) return { type: "token", id, piece: this.piece(id), before: null, after: null, top: [] };
-    const before = softmax(logits);
-    const after = new Map(Array.from(drawn.ids, (one, i) => [one, drawn.probabilities[i]]));
-    const of = (one) => ({ id: one, piece: this.piece(one), before: before[one], after: after.get(one) ?? 0 });
-    return { type: "token", ...of(id), top: likeliest(before, top).map(of) };
+  #chances({ before = null, after = null, top = [] }) {
+    return { before, after, top: top.map((one) => ({ ...one, piece: this.#piece(one.id) })) };
   }
-}
 
-/** Ids of the largest values in descending order; lower ids come first among equals. */
-export function likeliest(values, count) {
-  const best = [];
-  for (let id = 0; id < values.length; id++) {
-    if (best.length === count && values[id] <= values[best[count - 1]]) continue;
-    let at = best.length;
-    while (at > 0 && values[id] > values[best[at - 1]]) at--;
-    best.splice(at, 0, id);
-    if (best.length > count) best.pop();
+  #piece(id) {
+    return this.engine.piece(id);
   }
-  return best;
+
+  /** What each id of a prompt adds to its text; the bytes of a character belong to the last of its ids. */
+  #pieces(ids) {
+    let before = "";
+    return ids.map((_, i) => {
+      const read = this.engine.decode(ids.slice(0, i + 1));
+      const whole = i + 1 < ids.length ? read.replace(/\ufffd+$/, "") : read;
+      const piece = whole.slice(before.length);
+      before = whole.length > before.length ? whole : before;
+      return piece;
+    });
+  }
 }

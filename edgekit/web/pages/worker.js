@@ -1,55 +1,52 @@
-// Runs ONNX Runtime and the models in a worker, so that the page stays responsive.
+// Runs the engine and the models in a worker, so that the page stays responsive.
 //
-// A message is {type: "prepare" | "generate" | "chat", model, runtime, site, request} with a port. Progress and events are sent
+// A message is {type: "prepare" | "generate" | "chat", model, engine, request} with a port; `model` is an entry of
+// site.json, or one whose `file` the user chose: a File, or an address. Progress, for "prepare" {info}, and events are sent
 // to the port, then {done: true} or {error}; "cancel" is received from it.
 
-import { bytesOf } from "./assets.js";
+import { forget, keep, respond } from "./assets.js";
 import { Model } from "./model.js";
 
 const MAX_MODELS = 2; // models in memory: enough to compare two
 const models = new Map();
-let runtime = null;
 let turn = Promise.resolve(); // one request at a time: a model's cache has one sequence
 
-/** onnxruntime-web with one thread: threads need headers that a static server does not send, and are not faster. */
-async function ortOf({ runtimes }, name, progress) {
-  const { script, wasm, bytes } = runtimes[name];
-  const ort = await import(new URL(script, import.meta.url).href);
-  ort.env.wasm.numThreads = 1;
-  ort.env.wasm.wasmBinary = (await bytesOf(wasm, bytes, (loaded, total) => progress("ONNX Runtime", loaded, total))).buffer;
-  return ort;
-}
-
-async function modelOf(id, name, site, progress) {
+async function modelOf(entry, engine, report, signal) {
+  const { id, file } = entry;
   if (models.has(id)) return models.get(id);
-  runtime ??= ortOf(site, name, progress);
-  const ort = await runtime.catch((error) => {
-    runtime = null; // allow the next request to try again
+  const progress = ({ loaded, total = entry.bytes ?? 0 }) => report({ what: "the model", loaded, total: Math.max(loaded, total) });
+  const { load } = await import(new URL(engine.module, import.meta.url).href);
+  const [oldest] = models;
+  if (models.size >= MAX_MODELS) {
+    oldest[1].engine.close();
+    models.delete(oldest[0]);
+  }
+  if (file instanceof Blob || entry.opened) {
+    const source = file instanceof Blob ? file : (await respond(file, { stored: false, signal })).response;
+    models.set(id, new Model(await load(source, { progress, signal })));
+    return models.get(id);
+  }
+  const { response, storing } = await respond(file, { stored: true, signal });
+  try {
+    const opened = await load(response, { progress, signal });
+    models.set(id, new Model(opened));
+    await storing;
+    await keep(engine.variants[opened.info.instructions].wasm); // the build that this browser runs
+    return models.get(id);
+  } catch (error) {
+    await storing;
+    await forget(file);
     throw error;
-  });
-  const { file, bytes } = site.models.find((entry) => entry.id === id);
-  const data = await bytesOf(file, bytes, (loaded, total) => progress("the model", loaded, total));
-  progress("the model", bytes, bytes);
-  while (models.size >= MAX_MODELS) models.delete(models.keys().next().value);
-  models.set(id, await Model.open(ort, data, name));
-  return models.get(id);
+  }
 }
 
-// Messages arrive only between tasks, and a promise alone does not end the task: WebAssembly runs on this thread.
-const { port1, port2 } = new MessageChannel();
-const nextTask = () => new Promise((resolve) => {
-  port1.onmessage = resolve;
-  port2.postMessage(null);
-});
-
-async function serve({ type, model: id, runtime: name, site, request }, port, signal) {
-  const progress = (what, loaded, total) => port.postMessage({ what, loaded, total });
-  const model = await modelOf(id, name, site, progress);
-  if (type === "prepare") return;
-  const { chat } = site.models.find((entry) => entry.id === id);
-  for await (const event of type === "chat" ? model.converse(request, chat, signal) : model.answer(request, signal)) {
-    port.postMessage(event);
-    await nextTask();
+async function serve({ type, model: entry, engine, request }, port, signal) {
+  const model = await modelOf(entry, engine, (progress) => port.postMessage(progress), signal);
+  if (type === "prepare") {
+    port.postMessage({ info: model.info });
+  } else {
+    const events = type === "chat" ? model.converse(request, entry.chat, signal) : model.answer(request, signal);
+    for await (const event of events) port.postMessage(event);
   }
 }
 

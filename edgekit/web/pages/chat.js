@@ -23,13 +23,14 @@ export function render(strings, messages) {
 /**
  * The ids of the prompt, and how many messages were left out: the oldest turns, the system's message kept, until an
  * answer of `maxNewTokens` fits, or one of half the context if that is less. The last turn is never left out.
+ * `encode(text)`: its ids, special tokens recognised, no BOS added.
  */
-export function encodeConversation(tokenizer, strings, messages, contextLength, maxNewTokens) {
+export function encodeConversation(encode, strings, messages, contextLength, maxNewTokens) {
   const most = Math.max(contextLength - maxNewTokens, Math.floor(contextLength / 2), 1);
   const system = messages.slice(0, Number(messages[0].role === "system"));
   for (let first = system.length; ; first += 2) {
     const kept = [...system, ...messages.slice(first)];
-    const ids = tokenizer.encode(render(strings, kept), { specials: true });
+    const ids = encode(render(strings, kept));
     if (ids.length <= most || first + 2 >= messages.length) return { ids, dropped: messages.length - kept.length };
   }
 }
