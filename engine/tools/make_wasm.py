@@ -23,6 +23,7 @@ def build(name: str, out: Path) -> None:
     cpu = "+".join(["generic", "bulk_memory", "sign_ext", "nontrapping_fptoint", *FEATURES[name]])
     command = ["build-exe", *LINK, f"-mcpu={cpu}", f"-femit-bin={out}", "-cflags", *FLAGS, "--", *sources]
     subprocess.run([sys.executable, "-m", "ziglang", *command, "wasm/module.c"], cwd=ENGINE, check=True)
+    out.chmod(0o644)  # not a program
 
 
 def main() -> None:
