@@ -85,10 +85,11 @@ def tokenizer_of(path: Path, rows: int) -> Path:
 def folder(path: Path) -> Path:
     """The model as a Hugging Face folder, in the cache of conversions: what opens model folders opens it so."""
     path = model_file(path)
+    data = read_bytes(path)
+    rows = llama2c.read_header(data[: llama2c.LONG_HEADER], path).config.vocab_size
     digest = hashlib.sha256(f"{__version__}\0".encode())
-    rows = llama2c.read_header(read_bytes(path)[: llama2c.LONG_HEADER], path).config.vocab_size
-    for file in (path, tokenizer_of(path, rows)):
-        digest.update(hashlib.sha256(read_bytes(file)).digest())
+    for each in (data, read_bytes(tokenizer_of(path, rows))):
+        digest.update(hashlib.sha256(each).digest())
     out = cache.folder() / f"llama2c-{digest.hexdigest()[:24]}" / _name(path)
     if not out.exists():
         checkpoint = read(path)

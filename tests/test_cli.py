@@ -148,7 +148,7 @@ MISTAKES = [
     (["run", "-m", "{b}/model", "--runtime", "nonsense", "x"], 2, "unknown runtime 'nonsense': choose from"),
     (["run", "-m", "{b}/text.onnx", "--runtime", "llama.cpp", "x"], 2, "runs on onnx only"),
     (["convert", "-m", "{b}/model", "--to", "gguf", "--quant", "q9_9"], 2, "unknown quantization 'q9_9'"),
-    (["convert", "-m", "{b}/model", "--to", "nonsense"], 2, "unknown format 'nonsense': choose from gguf, hf, onnx"),
+    (["convert", "-m", "{b}/model", "--to", "nonsense"], 2, "unknown format 'nonsense': choose from gguf, hf,"),
     (["convert", "-m", "{b}/model"], 2, "Missing option '--to'"),
     (["convert", "-m", "{b}/cut", "--to", "gguf"], 1, "not a whole safetensors file"),
     (["convert", "-m", "{b}/text.onnx", "--to", "gguf"], 1, "cannot be turned back"),

@@ -11,7 +11,8 @@ from edgekit.utils import registry
 
 model = click.option(
     "-m", "--model", metavar="MODEL",
-    help="Model folder, .gguf, .onnx or Hub id (owner/name, owner/name:q4_0); default: the bundled model.",
+    help="Model folder, .gguf, .onnx, llama2.c's .bin or Hub id (owner/name, owner/name:q4_0); default: the bundled "
+    "model.",
 )  # fmt: skip
 runtime = click.option(
     "--runtime", metavar="NAME", help=f"One of {', '.join(registry.names('runtimes'))}; default: by the format."
