@@ -16,7 +16,7 @@ from edgekit.conversion import cache
 from edgekit.conversion.base import Written, converter
 from edgekit.errors import CheckpointError, SettingError, VocabularyError
 from edgekit.formats import llama2c
-from edgekit.formats.checkpoint import Checkpoint
+from edgekit.formats.checkpoint import WEIGHTS, Checkpoint
 from edgekit.formats.open import model_file
 from edgekit.settings import Converting
 from edgekit.tokenizers import llama2c as tokens
@@ -90,11 +90,15 @@ def folder(path: Path) -> Path:
     digest = hashlib.sha256(f"{__version__}\0".encode())
     for each in (data, read_bytes(tokenizer_of(path, rows))):
         digest.update(hashlib.sha256(each).digest())
-    out = cache.folder() / f"llama2c-{digest.hexdigest()[:24]}" / _name(path)
-    if not out.exists():
-        checkpoint = read(path)
-        with replacing(out) as temporary:
-            converter("hf").convert(checkpoint, temporary, Converting(quant="f32"), silent)
+    place = f"llama2c-{digest.hexdigest()[:24]}"
+    for parent in (cache.folder() / place, cache.place(place)):
+        out, record = parent / _name(path), parent / "record.json"
+        if cache.is_whole(out / WEIGHTS, record):
+            return out
+    checkpoint = read(path)
+    with replacing(out) as temporary:
+        converter("hf").convert(checkpoint, temporary, Converting(quant="f32"), silent)
+    cache.remember(out / WEIGHTS, record)
     return out
 
 

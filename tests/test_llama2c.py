@@ -14,6 +14,7 @@ import edgekit
 from edgekit.cli.main import main
 from edgekit.conversion.convert import convert
 from edgekit.errors import CheckpointError, EdgekitError, UnsupportedError, VocabularyError
+from edgekit.formats import hub
 from edgekit.formats.checkpoint import LlamaConfig, open_folder
 from edgekit.formats.open import open_model
 from edgekit.tokenizers.load import from_files
@@ -264,6 +265,22 @@ def test_written_folder_is_a_model_for_every_command(files, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert json.loads(printed[printed.rindex("\n{") :])["name"] == "stories"
     assert len(list((tmp_path / "cache" / "converted").iterdir())) == 2  # of the published file, and of ours
+
+
+def test_damaged_folder_in_the_cache_is_made_again(files, tmp_path):
+    folder = hub.resolve(files / "stories260K.bin")
+    weights = folder / "model.safetensors"
+    before, changed = weights.read_bytes(), weights.stat().st_mtime_ns
+    assert hub.resolve(files / "stories260K.bin") == folder and weights.stat().st_mtime_ns == changed
+    weights.write_bytes(before[:-4] + b"\0\0\0\0")
+    assert hub.resolve(files / "stories260K.bin") == folder and weights.read_bytes() == before
+
+
+def test_cache_that_cannot_be_written_is_not_needed(files, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "file" / "cache"))
+    text = edgekit.load(files / "stories260K.bin").generate("Once upon a time", temperature=0, max_new_tokens=4).text
+    assert text == ", there was a"
 
 
 @pytest.mark.parametrize("values, reason", [

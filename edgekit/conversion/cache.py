@@ -43,22 +43,36 @@ def converted(source: Path, to: str, quant: str, progress: Progress = silent) ->
         return path
     if path.exists():
         log.warning("%s in the cache is damaged: converting again", path.name)
-    if not _can_write(path.parent):
-        path = _until_the_end() / path.name
-        if path.exists():
-            return path
-        log.warning("the cache folder %s cannot be written: the conversion is not kept", folder())
+    path = place(path.name)
+    if path.parent != folder() and path.exists():
+        return path
     settings = Converting(quant=quant)
     convert(source, to, path, settings=settings, force=True, progress=progress)
-    with contextlib.suppress(FileError):  # without a record it is converted again next time
-        write_bytes(_record(path), json.dumps(_stamp(path) | {"sha256": _sha256(path)}).encode())
+    remember(path)
     return path
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a file of the cache is there and holds what was written."""
+def place(name: str) -> Path:
+    """Where a conversion of this name is written: in the cache folder, or in one that is deleted at the end."""
+    if _can_write(folder()):
+        return folder() / name
+    path = _until_the_end() / name
+    if not path.exists():
+        log.warning("the cache folder %s cannot be written: the conversion is not kept", folder())
+    return path
+
+
+def remember(path: Path, record: Path | None = None) -> None:
+    """Write the record of a file, next to it or at another place."""
+    with contextlib.suppress(FileError):  # without a record it is converted again next time
+        write_bytes(record or _record(path), json.dumps(_stamp(path) | {"sha256": _sha256(path)}).encode())
+
+
+def is_whole(path: Path, at: Path | None = None) -> bool:
+    """Whether a file of the cache is there and holds what was written. `at`: its record, if not next to it."""
+    at = at or _record(path)
     try:
-        record, stamp = json.loads(_record(path).read_bytes()), _stamp(path)
+        record, stamp = json.loads(at.read_bytes()), _stamp(path)
         if {key: record[key] for key in stamp} == stamp:
             return True
         if record["sha256"] != _sha256(path):
@@ -66,7 +80,7 @@ def is_whole(path: Path) -> bool:
     except (OSError, ValueError, TypeError, KeyError, FileError):
         return False
     with contextlib.suppress(FileError):
-        write_bytes(_record(path), json.dumps(record | stamp).encode())
+        write_bytes(at, json.dumps(record | stamp).encode())
     return True
 
 

@@ -86,7 +86,8 @@ def suffix(folder: str, name: str) -> str:
 
 
 def opens(folder: str, name: str, path: Path) -> bool:
-    """Whether a runtime opens this file or folder as it is: by its `SUFFIX`, or those of `ALSO_OPENS = (...)`."""
+    """Whether a runtime opens this file or folder as it is, or a converter reads it back: by its `SUFFIX`, or those of
+    `ALSO_OPENS = (...)`."""
     line = re.search(r"^ALSO_OPENS = \((.*)\)$", _source(folder, name), re.MULTILINE)
     more = re.findall(r'"([^"]*)"', line.group(1)) if line else []
     kind = "" if path.is_dir() else path.suffix
