@@ -149,7 +149,8 @@ typedef struct {
     uint32_t context;         /* positions of the cache; 0: info.context */
     uint32_t kv;              /* EK_KV_*; 0: f16 */
     uint32_t batch;           /* tokens of a prompt that are computed at once, 1 to 64; 0: 16. Changes no bit. */
-    uint32_t direct;          /* 1: run on the file's own bytes; opens at once in little memory, and is slower */
+    uint32_t direct;          /* 1: run on the file's own bytes; opens at once, and is slower. It and its generations
+                               * take little memory. Changes no bit. */
     const char *instructions; /* a name of ek_instructions; NULL: the best that the processor has. Changes no bit. */
     ek_threads *threads;      /* NULL: the caller's alone. Changes no bit. */
 } ek_options;
@@ -302,8 +303,9 @@ typedef struct {
 } ek_tokenizer_info;
 
 /* Options of ek_tokenizer_open. EK_BARE: a `.vocab` file as TokenMonster's own library reads it, without ids for BOS and
- * EOS, and with special tokens that a text may become. */
-enum { EK_BARE = 1 };
+ * EOS, and with special tokens that a text may become. EK_COMPACT: TokenMonster in a thirtieth of the memory; a text takes
+ * longer to encode, to the same ids. */
+enum { EK_BARE = 1, EK_COMPACT = 2 };
 
 /* Bytes that ek_tokenizer_open needs. `file`: a GGUF file, of which the beginning up to the tensors is enough, or a
  * TokenMonster `.vocab` file. EK_UNSUPPORTED names a tokenizer that the engine does not have. */

@@ -16,7 +16,7 @@ struct ek_generation {
     uint32_t last;         /* the last token, which the model has not read yet */
     uint32_t finish, ignore_ends, ban_replacement;
     uint32_t mask_state;
-    float *logits;
+    float *logits; /* the sampler's */
     uint8_t *ends; /* a bit for each id */
     ek_sampler *sampler;
     ek_mark before; /* the sampler before the last token was chosen, from the ids that were allowed */
@@ -34,9 +34,10 @@ int ek_step(ek_model *model, uint32_t token, float *logits, ek_sampler *sampler,
 /* ---- memory ---- */
 
 typedef struct {
-    size_t logits, ends, end_ids, sampler, masks, text, total; /* where each begins */
+    size_t ends, end_ids, sampler, masks, text, total; /* where each begins */
     size_t sampler_size, masks_size;
     uint32_t capacity, end_count;
+    int lean; /* the model runs on the file's bytes: memory is more precious than time */
 } ek_places;
 
 static size_t piece(const void *tokenizer, uint32_t id, void *out, size_t capacity) {
@@ -56,22 +57,26 @@ static int is_silent(const ek_tokenizer *tokenizer, uint32_t id) {
 static ek_places places(const ek_model *model, const ek_tokenizer *tokenizer, const ek_generating *settings,
                         uint32_t prompt_count) {
     ek_places p;
-    uint32_t vocab_size = ek_model_info(model)->vocabulary;
+    uint32_t vocab_size = ek_model_info(model)->vocabulary, silent = 0, masked = settings->ban_replacement && tokenizer;
     ek_sampling sampling = settings->sampling;
+    p.lean = ek_model_is_direct(model);
     p.end_count = sampling.end_count;
-    for (uint32_t id = 0; id < vocab_size; id++) p.end_count += ends_text(tokenizer, id) != 0;
+    for (uint32_t id = 0; id < vocab_size; id++) {
+        p.end_count += ends_text(tokenizer, id) != 0;
+        silent += masked && is_silent(tokenizer, id);
+    }
     p.capacity = ek_model_context(model) + 1;
     if (prompt_count > p.capacity) p.capacity = prompt_count;
     sampling.end_count = p.end_count;
-    p.sampler_size = ek_sampler_size(&sampling, vocab_size, p.capacity);
-    p.masks_size = settings->ban_replacement && tokenizer ? ek_masks_size(piece, tokenizer, vocab_size) : 0;
+    p.sampler_size = p.lean ? ek_lean_sampler_size(&sampling, vocab_size, p.capacity)
+                            : ek_sampler_size(&sampling, vocab_size, p.capacity);
+    p.masks_size = masked ? ek_masks_size(piece, tokenizer, vocab_size) : 0;
     /* A decoder may write a piece and, at the end of a text, what it still holds. */
     size_t longest = tokenizer ? ek_tokenizer_describe(tokenizer)->longest : 0;
     size_t text = ek_stop_text_size(settings->stops, settings->stop_count, 2 * longest + 1);
-    p.logits = ek_aligned(sizeof(ek_generation));
-    p.ends = p.logits + ek_aligned(vocab_size * sizeof(float));
+    p.ends = ek_aligned(sizeof(ek_generation));
     p.end_ids = p.ends + ek_aligned((vocab_size + 7) / 8);
-    p.sampler = p.end_ids + ek_aligned((vocab_size > p.end_count ? vocab_size : p.end_count) * sizeof(uint32_t));
+    p.sampler = p.end_ids + ek_aligned((silent > p.end_count ? silent : p.end_count) * sizeof(uint32_t));
     p.masks = p.sampler + ek_aligned(p.sampler_size);
     p.text = p.masks + ek_aligned(p.masks_size);
     p.total = p.text + ek_aligned(text);
@@ -117,8 +122,12 @@ static int start_sampler(ek_generation *g, const ek_generating *settings, const 
     for (uint32_t i = 0; i < count; i++)
         if (ids[i] < vocab_size) g->ends[ids[i] / 8] = (uint8_t)(g->ends[ids[i] / 8] | 1u << ids[i] % 8);
     sampling.ends = ids, sampling.end_count = count;
-    return ek_sampler_init(&g->sampler, (char *)g + p->sampler, p->sampler_size, &sampling, vocab_size, p->capacity,
-                           g->prompt, g->prompt_count, error);
+    char *block = (char *)g + p->sampler;
+    int status = (p->lean ? ek_lean_sampler_init : ek_sampler_init)(&g->sampler, block, p->sampler_size, &sampling,
+                                                                    vocab_size, p->capacity, g->prompt,
+                                                                    g->prompt_count, error);
+    if (!status) g->logits = ek_sampler_logits(g->sampler);
+    return status;
 }
 
 static int start_masks(ek_generation *g, const ek_places *p, uint32_t *ids, ek_error *error) {
@@ -151,7 +160,6 @@ int ek_generation_start(ek_generation **generation, void *memory, size_t size, e
     g->reuse = settings->reuse, g->ignore_ends = settings->ignore_ends;
     g->limit = ek_model_context(model) + 1 - prompt_count; /* the last token needs no place in the cache */
     if (settings->max_new_tokens && settings->max_new_tokens < g->limit) g->limit = settings->max_new_tokens;
-    g->logits = (float *)(void *)(block + p.logits);
     g->ends = (uint8_t *)block + p.ends;
     g->text.stops = settings->stops, g->text.count = settings->stop_count, g->text.buffer = block + p.text;
     status = start_sampler(g, settings, &p, ids, error);

@@ -23,4 +23,17 @@ typedef struct {
  * %s: const char *; %u: uint64_t (cast the argument); %t: ek_text. */
 int ek_fail(ek_error *error, int status, const char *format, ...);
 
+/* A sampler for ek_sampler_choose alone, in less memory; slower if it filters. It has `capacity` ids at most, of prompt
+ * and text. */
+size_t ek_lean_sampler_size(const ek_sampling *sampling, uint32_t vocab_size, uint32_t capacity);
+int ek_lean_sampler_init(ek_sampler **sampler, void *memory, size_t size, const ek_sampling *sampling,
+                         uint32_t vocab_size, uint32_t capacity, const uint32_t *prompt, uint32_t prompt_count,
+                         ek_error *error);
+
+/* Whether it runs on the file's own bytes. */
+int ek_model_is_direct(const ek_model *model);
+
+/* The sampler's own space for logits: choosing from these changes them, and copies nothing. */
+float *ek_sampler_logits(ek_sampler *sampler);
+
 #endif

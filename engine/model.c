@@ -21,7 +21,16 @@ typedef struct {
     arena arena;
 } opening;
 
-static float *read_vector(opening *o, const ek_placed *t, uint32_t head_dim) {
+/* Floats that lie in the file as the processor reads them. */
+static const float *vector_in_place(const ek_placed *t) {
+    const uint16_t one = 1;
+    int little = *(const uint8_t *)&one, aligned = (uintptr_t)t->data % sizeof(float) == 0;
+    return little && aligned && t->info->type == EK_TYPE_F32 ? (const float *)(const void *)t->data : NULL;
+}
+
+static const float *read_vector(opening *o, const ek_placed *t, uint32_t head_dim) {
+    const float *place = o->model->direct && !head_dim ? vector_in_place(t) : NULL;
+    if (place) return place;
     float *out = reserve(&o->arena, ek_times(4, t->info->width));
     ek_type type = ek_type_of(t->info->type);
     for (uint32_t i = 0; out && i < t->info->width; i++)
@@ -70,7 +79,7 @@ static int visit_tensor(void *context, const ek_placed *t, ek_error *error) {
         m->embedding = read_matrix(o, t, 0, 1);
         if (m->info.tied) m->output = read_matrix(o, t, 0, m->direct);
     } else if (ek_is_vector(place)) {
-        float *vector = read_vector(o, t, place == EK_Q_BIAS || place == EK_K_BIAS ? head_dim : 0);
+        const float *vector = read_vector(o, t, place == EK_Q_BIAS || place == EK_K_BIAS ? head_dim : 0);
         if (m->layers) m->layers[t->layer].vector[place] = vector;
     } else {
         ek_matrix matrix = read_matrix(o, t, place == EK_Q || place == EK_K ? head_dim : 0, m->direct);
@@ -125,6 +134,8 @@ static void reserve_buffers(opening *o) {
     const ek_info *info = &m->info;
     arena *a = &o->arena;
     uint64_t q = (uint64_t)info->heads * info->head_dim, kv = (uint64_t)info->kv_heads * info->head_dim;
+    uint64_t mixing = (uint64_t)m->batch * info->heads / info->kv_heads; /* columns that attention has at most */
+    if (mixing > EK_MIXING) mixing = EK_MIXING;
     uint64_t widest = q > info->hidden ? q : info->hidden;
     if (info->intermediate > widest) widest = info->intermediate;
     m->hidden_stride = ek_padded(info->hidden);
@@ -145,9 +156,9 @@ static void reserve_buffers(opening *o) {
     for (uint32_t i = 0; i < m->thread_count; i++) {
         ek_scratch s;
         s.input = reserve_buffer(a, m->batch, widest);
-        s.query = reserve_buffer(a, EK_MIXING, info->head_dim);
-        s.weights = reserve_buffer(a, EK_MIXING, m->context);
-        s.mixed = reserve(a, 4ull * EK_MIXING * ek_padded(info->head_dim));
+        s.query = reserve_buffer(a, mixing, info->head_dim);
+        s.weights = reserve_buffer(a, mixing, m->context);
+        s.mixed = reserve(a, 4ull * mixing * ek_padded(info->head_dim));
         s.phase = 0;
         if (m->scratch) m->scratch[i] = s;
     }
@@ -232,5 +243,6 @@ int ek_model_open(const void *file, size_t length, const ek_options *options, vo
 }
 
 const ek_info *ek_model_info(const ek_model *model) { return &model->info; }
+int ek_model_is_direct(const ek_model *model) { return model->direct != 0; }
 uint32_t ek_model_context(const ek_model *model) { return model->context; }
 const char *ek_model_instructions(const ek_model *model) { return model->kernels->name; }

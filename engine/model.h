@@ -8,7 +8,7 @@
 
 #define EK_MOST_BATCH 64
 #define EK_MOST_CONTEXT (1u << 24) /* positions are exact floats */
-#define EK_MIXING 16               /* columns of attention's products */
+#define EK_MIXING 16               /* columns of attention's products at most */
 
 /* Room for columns of activations in every form. */
 typedef struct {
@@ -21,9 +21,9 @@ typedef struct {
 /* A thread's own. */
 typedef struct {
     ek_buffer input;   /* (batch, the widest matrix): inputs of products */
-    ek_buffer query;   /* (EK_MIXING, head_dim) */
-    ek_buffer weights; /* (EK_MIXING, context): scores, then probabilities */
-    float *mixed;      /* (EK_MIXING, head_dim padded to EK_ROWS) */
+    ek_buffer query;   /* (columns, head_dim), columns: those of attention */
+    ek_buffer weights; /* (columns, context): scores, then probabilities */
+    float *mixed;      /* (columns, head_dim padded to EK_ROWS) */
     uint64_t phase;    /* of which `input` is */
 } ek_scratch;
 

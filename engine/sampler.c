@@ -29,11 +29,16 @@ static int has_rules(const ek_sampling *s) {
 
 static int counts_text(const ek_sampling *s) { return s->presence_penalty != 0.0 || s->frequency_penalty != 0.0; }
 
+/* Whether a penalty looks at the ids that were seen. */
+static int tracks_seen(const ek_sampling *s) { return s->repetition_penalty != 1.0 || counts_text(s); }
+
 /* Sets the pointers of `s` into `memory` (neither if NULL) and returns the size of the block. */
-static size_t layout(ek_sampler *s, char *memory, const ek_sampling *sampling, uint32_t vocab_size, uint32_t capacity) {
+static size_t layout(ek_sampler *s, char *memory, const ek_sampling *sampling, uint32_t vocab_size, uint32_t capacity,
+                     int lean) {
     ek_sampler dummy;
     ek_sampling arrays;
-    size_t at = ek_aligned(sizeof *s), n = vocab_size, drawn = sampling->temperature > 0.0 ? n : 0;
+    size_t at = ek_aligned(sizeof *s), n = vocab_size, drawn = sampling->temperature > 0.0 && !lean ? n : 0;
+    size_t seen = !lean ? n : !tracks_seen(sampling) ? 0 : n < capacity ? n : capacity;
     if (!s) s = &dummy;
     s->logits = take_array(memory, &at, n, sizeof *s->logits);
     s->lanes = take_array(memory, &at, LANES, sizeof *s->lanes);
@@ -41,8 +46,8 @@ static size_t layout(ek_sampler *s, char *memory, const ek_sampling *sampling, u
     s->candidates = take_array(memory, &at, drawn, sizeof *s->candidates);
     s->classes = take_array(memory, &at, drawn ? CLASSES : 0, sizeof *s->classes);
     s->sorted = take_array(memory, &at, sampling->top_p < 1.0 ? drawn : 0, sizeof *s->sorted);
-    s->seen = take_array(memory, &at, n, sizeof *s->seen);
-    s->is_seen = take_array(memory, &at, n, sizeof *s->is_seen);
+    s->seen = take_array(memory, &at, seen, sizeof *s->seen);
+    s->is_seen = take_array(memory, &at, seen ? n / 8 + 1 : 0, sizeof *s->is_seen);
     s->counts = take_array(memory, &at, counts_text(sampling) ? n : 0, sizeof *s->counts);
     arrays.bias_ids = take_array(memory, &at, sampling->bias_count, sizeof *arrays.bias_ids);
     arrays.biases = take_array(memory, &at, sampling->bias_count, sizeof *arrays.biases);
@@ -66,7 +71,11 @@ static size_t layout(ek_sampler *s, char *memory, const ek_sampling *sampling, u
 }
 
 size_t ek_sampler_size(const ek_sampling *sampling, uint32_t vocab_size, uint32_t capacity) {
-    return layout(NULL, NULL, sampling, vocab_size, capacity);
+    return layout(NULL, NULL, sampling, vocab_size, capacity, 0);
+}
+
+size_t ek_lean_sampler_size(const ek_sampling *sampling, uint32_t vocab_size, uint32_t capacity) {
+    return layout(NULL, NULL, sampling, vocab_size, capacity, 1);
 }
 
 /* ---- settings ---- */
@@ -137,9 +146,11 @@ static int check_memory(void *memory, size_t size, size_t needed, ek_error *erro
 
 /* ---- the text so far ---- */
 
+static int is_seen(const ek_sampler *s, uint32_t id) { return s->is_seen[id / 8] >> id % 8 & 1; }
+
 static void remember(ek_sampler *s, uint32_t id) {
-    if (!s->is_seen[id]) {
-        s->is_seen[id] = 1;
+    if (s->tracks_seen && !is_seen(s, id)) {
+        s->is_seen[id / 8] = (uint8_t)(s->is_seen[id / 8] | 1u << id % 8);
         s->seen[s->seen_count++] = id;
     }
     if (s->keeps_ids) s->ids[s->count++] = id;
@@ -150,17 +161,21 @@ static void remember_text(ek_sampler *s, uint32_t id) {
     remember(s, id);
 }
 
-static int is_full(const ek_sampler *s) { return s->keeps_ids && s->count == s->capacity; }
+static int is_full(const ek_sampler *s) {
+    return (s->keeps_ids && s->count == s->capacity) || (s->lean && s->seen_count == s->capacity);
+}
 
-int ek_sampler_init(ek_sampler **sampler, void *memory, size_t size, const ek_sampling *sampling, uint32_t vocab_size,
-                    uint32_t capacity, const uint32_t *prompt, uint32_t prompt_count, ek_error *error) {
+static int init(ek_sampler **sampler, void *memory, size_t size, const ek_sampling *sampling, uint32_t vocab_size,
+                uint32_t capacity, int lean, const uint32_t *prompt, uint32_t prompt_count, ek_error *error) {
     int status = check_sampling(sampling, vocab_size, error);
-    if (!status) status = check_memory(memory, size, ek_sampler_size(sampling, vocab_size, capacity), error);
+    size_t needed = layout(NULL, NULL, sampling, vocab_size, capacity, lean);
+    if (!status) status = check_memory(memory, size, needed, error);
     if (!status) status = check_ids("prompt", prompt, prompt_count, vocab_size, error);
     if (status) return status;
     ek_sampler *s = memory;
     __builtin_memset(s, 0, sizeof *s);
-    layout(s, memory, sampling, vocab_size, capacity);
+    layout(s, memory, sampling, vocab_size, capacity, lean);
+    s->lean = (uint8_t)lean, s->tracks_seen = (uint8_t)(!lean || tracks_seen(sampling));
     copy_arrays(&s->sampling, sampling);
     clean_ends(&s->sampling, (uint32_t *)(uintptr_t)s->sampling.ends, vocab_size);
     s->loops = ek_loops_best();
@@ -169,16 +184,29 @@ int ek_sampler_init(ek_sampler **sampler, void *memory, size_t size, const ek_sa
     s->keeps_ids = s->has_rules || s->counts_text;
     s->only_lowers = !s->keeps_ids && !sampling->bias_count && !sampling->banned_count &&
                      sampling->repetition_penalty >= 1.0;
-    if (s->keeps_ids && prompt_count > capacity)
+    if ((s->keeps_ids || lean) && prompt_count > capacity)
         return ek_fail(error, EK_CONTEXT, "the prompt has %u tokens, but the sampler is for %u", (uint64_t)prompt_count,
                        (uint64_t)capacity);
-    __builtin_memset(s->is_seen, 0, vocab_size * sizeof *s->is_seen);
+    if (s->tracks_seen) __builtin_memset(s->is_seen, 0, vocab_size / 8 + 1);
     if (s->counts_text) __builtin_memset(s->counts, 0, vocab_size * sizeof *s->counts);
     for (uint32_t i = 0; i < prompt_count; i++) remember(s, prompt[i]);
     s->prompt_count = s->count;
     *sampler = s;
     return EK_OK;
 }
+
+int ek_sampler_init(ek_sampler **sampler, void *memory, size_t size, const ek_sampling *sampling, uint32_t vocab_size,
+                    uint32_t capacity, const uint32_t *prompt, uint32_t prompt_count, ek_error *error) {
+    return init(sampler, memory, size, sampling, vocab_size, capacity, 0, prompt, prompt_count, error);
+}
+
+int ek_lean_sampler_init(ek_sampler **sampler, void *memory, size_t size, const ek_sampling *sampling,
+                         uint32_t vocab_size, uint32_t capacity, const uint32_t *prompt, uint32_t prompt_count,
+                         ek_error *error) {
+    return init(sampler, memory, size, sampling, vocab_size, capacity, 1, prompt, prompt_count, error);
+}
+
+float *ek_sampler_logits(ek_sampler *s) { return s->logits; }
 
 int ek_sampler_accept(ek_sampler *s, uint32_t token) {
     if (token >= s->vocab_size) return EK_ARGUMENT;
@@ -196,7 +224,10 @@ ek_mark ek_sampler_mark(const ek_sampler *s) {
 int ek_sampler_rewind(ek_sampler *s, ek_mark mark) {
     if (mark.seen > s->seen_count || mark.text > s->count - s->prompt_count) return EK_ARGUMENT;
     s->step = mark.step;
-    while (s->seen_count > mark.seen) s->is_seen[s->seen[--s->seen_count]] = 0;
+    while (s->seen_count > mark.seen) {
+        uint32_t id = s->seen[--s->seen_count];
+        s->is_seen[id / 8] = (uint8_t)(s->is_seen[id / 8] & ~(1u << id % 8));
+    }
     while (s->count > s->prompt_count + mark.text) {
         s->count--;
         if (s->counts_text) s->counts[s->ids[s->count]]--;
@@ -212,7 +243,7 @@ int ek_sampler_move(ek_sampler **sampler, void *memory, size_t size, const ek_sa
     if (capacity < from->capacity) return ek_fail(error, EK_ARGUMENT, "a sampler cannot be moved to a smaller one");
     ek_sampler *s = memory;
     __builtin_memcpy(s, from, ek_sampler_size(&from->sampling, from->vocab_size, from->capacity));
-    layout(s, memory, &from->sampling, from->vocab_size, capacity);
+    layout(s, memory, &from->sampling, from->vocab_size, capacity, 0);
     s->capacity = capacity;
     *sampler = s;
     return EK_OK;
@@ -231,7 +262,7 @@ static int most_likely(ek_sampler *s, const float *logits, const uint8_t *allowe
     if (s->only_lowers && !allowed) {
         int status = ek_only_best(s, logits);
         if (status) return status;
-        if (s->sampling.repetition_penalty == 1.0 || !s->is_seen[s->best_id]) return (int)s->best_id;
+        if (s->sampling.repetition_penalty == 1.0 || !is_seen(s, s->best_id)) return (int)s->best_id;
     }
     int status = ek_process(s, logits, allowed);
     return status ? status : (int)s->best_id;
@@ -244,6 +275,7 @@ static int draw(ek_sampler *s, const float *logits, const uint8_t *allowed, doub
         float top = s->sampling.temperature == 1.0 ? s->best : s->best / (float)s->sampling.temperature;
         return top - top == 0.0f ? (int)ek_race_all(s, top) : EK_ARGUMENT;
     }
+    if (s->lean) return ek_draw_lean(s);
     status = ek_filter(s);
     if (status) return status;
     uint32_t winner = s->kept > 1 ? ek_race(s) : 0;

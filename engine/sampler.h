@@ -45,15 +45,16 @@ struct ek_sampler {
     float best;           /* the largest of `logits` */
     uint32_t best_id;
     uint8_t counts_text, has_rules, keeps_ids, only_lowers;
+    uint8_t lean, tracks_seen; /* lean: see ek_lean_sampler_init */
     float *logits;        /* (vocab_size,) after penalties, bias and bans */
     float *lanes;         /* (LANES,) */
-    double *weights;      /* (vocab_size,), the first `kept`; NULL at temperature 0, as are the next two */
+    double *weights;      /* (vocab_size,), the first `kept`; NULL at temperature 0 and if lean, as are the next three */
     uint32_t *candidates;  /* (vocab_size,) */
     double *classes;      /* (CLASSES,) */
     double *sorted;       /* (vocab_size,) if there is top-p */
-    uint32_t *seen;        /* (vocab_size,) */
+    uint32_t *seen;        /* (vocab_size,); if lean (capacity,) */
     uint32_t *counts;     /* (vocab_size,) of the text, if `counts_text` */
-    uint8_t *is_seen;     /* (vocab_size,) */
+    uint8_t *is_seen;     /* a bit for each id */
     uint32_t *ids;         /* (capacity,) prompt and text, in order; last, so that `ek_sampler_move` can extend it */
 };
 
@@ -70,7 +71,17 @@ int ek_only_best(ek_sampler *s, const float *logits); /* `lanes`, `best` and `be
 /* sampler_filter.c: fills `candidates`, `weights` and `kept` from the logits at a temperature above 0. */
 int ek_filter(ek_sampler *s);
 
+/* The logit at a temperature, and the least logit that is not below `logit` there: the division makes some equal. */
+static inline float ek_divided(const ek_sampler *s, float logit) {
+    return s->sampling.temperature == 1.0 ? logit : logit / (float)s->sampling.temperature;
+}
+float ek_least_equal(const ek_sampler *s, float logit);
+
+/* sampler_lean.c: filters and draws without `candidates` and `weights`. An id, or a negative status. */
+int ek_draw_lean(const ek_sampler *s);
+
 /* sampler_draw.c */
+uint64_t ek_race_start(const ek_sampler *s);
 uint32_t ek_race(const ek_sampler *s); /* the index that wins */
 uint32_t ek_race_all(const ek_sampler *s, float top); /* the id that wins if nothing is filtered */
 

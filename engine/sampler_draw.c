@@ -4,11 +4,11 @@
 
 #define SLACK (1.0 + 0x1p-40) /* more than all rounding errors of a bound */
 
-static uint64_t race_start(const ek_sampler *s) { return ek_mix(s->mixed_seed + EK_GAMMA * (s->step + 1)); }
+uint64_t ek_race_start(const ek_sampler *s) { return ek_mix(s->mixed_seed + EK_GAMMA * (s->step + 1)); }
 
 /* Logarithms are only computed where they could win: -ln(u) is at least 1 - u. */
 uint32_t ek_race(const ek_sampler *s) {
-    uint64_t start = race_start(s);
+    uint64_t start = ek_race_start(s);
     double least = -1.0;
     uint32_t winner = 0;
     for (uint32_t i = 0; i < s->kept; i++) {
@@ -32,7 +32,7 @@ static void race_one(const ek_sampler *s, float top, uint64_t start, uint32_t id
 /* `ek_race` over all ids, with exp only where it could win too. `top`: the largest logit. */
 uint32_t ek_race_all(const ek_sampler *s, float top) {
     float temperature = s->sampling.temperature == 1.0 ? 1.0f : (float)s->sampling.temperature;
-    uint64_t start = race_start(s);
+    uint64_t start = ek_race_start(s);
     uint32_t winner = s->best_id, id = 0, n = s->vocab_size;
     double least = -ek_log64(ek_uniform(start, winner)); /* its weight is 1 */
     for (; id + 16 <= n; id += 16) {

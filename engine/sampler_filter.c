@@ -4,19 +4,14 @@
 #define MARGIN 1e-9 /* relative difference of two sums; the order of adding changes far less */
 #define FEW 128     /* so many weights are sorted at once */
 
-static float divided(const ek_sampler *s, float logit) {
-    return s->sampling.temperature == 1.0 ? logit : logit / (float)s->sampling.temperature;
-}
-
-/* The least logit that is not below `logit` after the division, which makes some logits equal. */
-static float least_equal(const ek_sampler *s, float logit) {
-    float quotient = divided(s, logit);
+float ek_least_equal(const ek_sampler *s, float logit) {
+    float quotient = ek_divided(s, logit);
     int32_t above = ek_ordered(logit), below = ek_ordered(-__builtin_inff());
-    if (above == below || divided(s, ek_of_ordered(above - 1)) < quotient) return logit;
-    if (divided(s, ek_of_ordered(below)) >= quotient) return ek_of_ordered(below);
-    while ((int64_t)above - below > 1) { /* divided(above) >= quotient > divided(below) */
+    if (above == below || ek_divided(s, ek_of_ordered(above - 1)) < quotient) return logit;
+    if (ek_divided(s, ek_of_ordered(below)) >= quotient) return ek_of_ordered(below);
+    while ((int64_t)above - below > 1) { /* ek_divided(above) >= quotient > ek_divided(below) */
         int32_t middle = (int32_t)(((int64_t)above + below) >> 1);
-        if (divided(s, ek_of_ordered(middle)) >= quotient) above = middle;
+        if (ek_divided(s, ek_of_ordered(middle)) >= quotient) above = middle;
         else below = middle;
     }
     return ek_of_ordered(above);
@@ -47,12 +42,12 @@ static uint32_t at_least(ek_sampler *s, float bound) {
 /* The k largest logits and all that equal the smallest of them after the division; their number. */
 static uint32_t top_k(ek_sampler *s, uint32_t k) {
     float *logits = (float *)(void *)s->weights;
-    if (k > LANES / 2) return at_least(s, least_equal(s, ek_largest(s->loops, s->logits, s->vocab_size, k, s->best)));
+    if (k > LANES / 2) return at_least(s, ek_least_equal(s, ek_largest(s->loops, s->logits, s->vocab_size, k, s->best)));
     /* At least k logits reach the k-th largest of the lanes' largest, and seldom many more. */
     float bound = ek_largest(s->loops, s->lanes, LANES, k, s->best);
     uint32_t n = at_least(s, bound), kept = 0;
     for (uint32_t i = 0; i < n; i++) logits[i] = s->logits[s->candidates[i]];
-    float edge = least_equal(s, ek_largest(s->loops, logits, n, k, s->best));
+    float edge = ek_least_equal(s, ek_largest(s->loops, logits, n, k, s->best));
     if (edge < bound) return at_least(s, edge);
     for (uint32_t i = 0; i < n; i++) {
         s->candidates[kept] = s->candidates[i];
@@ -80,7 +75,7 @@ static void weigh(ek_sampler *s, uint32_t n, float top) {
         for (uint32_t i = 0; i < n; i++) s->weights[i] = (double)(s->logits[i] / temperature) - (double)top;
     } else {
         for (uint32_t i = 0; i < n; i++)
-            s->weights[i] = (double)divided(s, s->logits[s->candidates[i]]) - (double)top;
+            s->weights[i] = (double)ek_divided(s, s->logits[s->candidates[i]]) - (double)top;
     }
     s->loops->exp_all(s->weights, n);
 }
@@ -207,7 +202,7 @@ static uint32_t select_ids(ek_sampler *s, float top) {
 }
 
 int ek_filter(ek_sampler *s) {
-    float top = divided(s, s->best);
+    float top = ek_divided(s, s->best);
     if (top - top != 0.0f) return EK_ARGUMENT; /* the temperature is too small to divide by */
     double least = s->sampling.min_p > 0x1p-1074 ? s->sampling.min_p : 0x1p-1074;
     uint32_t n = select_ids(s, top);

@@ -106,7 +106,7 @@ int ek_only_best(ek_sampler *s, const float *logits) {
 }
 
 int ek_process(ek_sampler *s, const float *logits, const uint8_t *allowed) {
-    __builtin_memcpy(s->logits, logits, s->vocab_size * sizeof *logits);
+    if (logits != s->logits) __builtin_memcpy(s->logits, logits, s->vocab_size * sizeof *logits);
     if (s->sampling.repetition_penalty != 1.0) penalize(s);
     if (s->has_rules) apply_rules(s);
     if (s->counts_text) lower_text(s);

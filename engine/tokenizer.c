@@ -41,7 +41,7 @@ static int tokenizer_is(const ek_value *value, const char *name) {
 
 /* TokenMonster: how many ids the model has, and how many special tokens the vocabulary. */
 static int tokenizer_plan_monster(tokenizer_plan *plan, uint32_t options, ek_error *error) {
-    int status = ek_vocabulary_size(plan->vocab, plan->vocab_length, &plan->inner, error);
+    int status = ek_vocabulary_size(plan->vocab, plan->vocab_length, options & EK_COMPACT, &plan->inner, error);
     if (status) return status;
     uint32_t table_size = plan->vocab[14] | (uint32_t)plan->vocab[15] << 8 | (uint32_t)plan->vocab[16] << 16;
     uint32_t count = plan->vocab[17] | (uint32_t)plan->vocab[18] << 8 | (uint32_t)plan->vocab[19] << 16;
@@ -211,7 +211,7 @@ static void tokenizer_find_ends(ek_tokenizer *t, const ek_value *values) {
 static int tokenizer_open_monster(ek_tokenizer *t, const tokenizer_plan *plan, uint32_t options, void *memory,
                                   uint8_t *texts, ek_error *error) {
     ek_vocabulary *v = &t->monster;
-    int status = ek_vocabulary_open(v, plan->vocab, plan->vocab_length, memory, error);
+    int status = ek_vocabulary_open(v, plan->vocab, plan->vocab_length, options & EK_COMPACT, memory, error);
     if (status) return status;
     t->info.capcode = v->level;
     t->info.longest = 2 * EK_TM_LONGEST + 16;
@@ -221,9 +221,10 @@ static int tokenizer_open_monster(ek_tokenizer *t, const tokenizer_plan *plan, u
     for (uint32_t id = 0; id < v->table_size; id++) {
         uint64_t type = EK_GGUF_NORMAL;
         ek_value_unsigned(types, id, &type);
-        int special = v->bases[id] >= 0 && v->records[v->bases[id]].flags & EK_TM_SPECIAL;
+        int32_t base = ek_tm_base(v, id);
+        int special = base >= 0 && ek_tm_at(v, (uint32_t)base).flags & EK_TM_SPECIAL;
         /* (Of UNK and ids without a token the type says nothing.) */
-        if (special || (type == EK_GGUF_CONTROL && v->bases[id] >= 0)) t->types[id] = EK_SPECIAL;
+        if (special || (type == EK_GGUF_CONTROL && base >= 0)) t->types[id] = EK_SPECIAL;
     }
     tokenizer_find_ends(t, plan->values);
     for (uint32_t id = v->table_size; id < t->info.vocabulary; id++)
@@ -231,10 +232,11 @@ static int tokenizer_open_monster(ek_tokenizer *t, const tokenizer_plan *plan, u
     tokenizer_name(t, &plan->values[EK_KEY_TOKENS], t->info.eos, "</s>", &texts);
     tokenizer_name(t, &plan->values[EK_KEY_TOKENS], t->info.bos, "<s>", &texts);
     for (uint32_t id = 0; id < v->table_size; id++) {
-        if (v->bases[id] < 0 || !(v->records[v->bases[id]].flags & EK_TM_SPECIAL)) continue;
+        int32_t base = ek_tm_base(v, id);
+        if (base < 0 || !(ek_tm_at(v, (uint32_t)base).flags & EK_TM_SPECIAL)) continue;
         ek_undo undo = {{0}, 0, 0, 0, 0, 0};
-        const ek_tm_record *record = &v->records[v->pieces[id]];
-        size_t length = ek_undo_feed(&undo, v->level, v->file + record->offset, record->length, texts);
+        const ek_tm_record record = ek_tm_at(v, (uint32_t)ek_tm_piece(v, id));
+        size_t length = ek_undo_feed(&undo, v->level, v->file + record.offset, record.length, texts);
         length += ek_undo_flush(&undo, v->level, texts + length);
         ek_specials_add(&t->parsed, texts, length, id);
         texts += length;

@@ -20,10 +20,10 @@ static const uint8_t *tokenizer_bytes(const ek_tokenizer *t, uint32_t id, size_t
         *length = text.length;
         return (const uint8_t *)text.bytes;
     }
-    if (id >= t->monster.table_size || t->monster.pieces[id] < 0) return NULL;
-    const ek_tm_record *record = &t->monster.records[t->monster.pieces[id]];
-    *length = record->length;
-    return t->monster.file + record->offset;
+    if (id >= t->monster.table_size || ek_tm_piece(&t->monster, id) < 0) return NULL;
+    ek_tm_record record = ek_tm_at(&t->monster, (uint32_t)ek_tm_piece(&t->monster, id));
+    *length = record.length;
+    return t->monster.file + record.offset;
 }
 
 size_t ek_piece(const ek_tokenizer *t, uint32_t id, void *out, size_t capacity) {

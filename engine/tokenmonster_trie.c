@@ -164,6 +164,10 @@ static int trie_build(ek_vocabulary *v, uint32_t count) {
 
 int ek_vocabulary_index(ek_vocabulary *v, const uint8_t *silent, ek_error *error) {
     static const ek_tm_node unused = {TRIE_FREE, 0x7FFFFFFF};
+    if (!v->trie) {
+        v->silent = silent;
+        return EK_OK;
+    }
     for (uint32_t i = 0; i < v->nodes; i++) v->trie[i] = unused;
     v->trie[0].link = 0;
     trie_skip_silent(v, silent);

@@ -51,12 +51,12 @@ ON_TOKEN = ctypes.CFUNCTYPE(c_int, c_void_p, POINTER(NewToken))
 class Engine:
     """A model and its tokenizer in C, and the same two for Python: a runtime on `ek_forward`."""
 
-    def __init__(self, library, data, files, tokenizer_data=None):
-        self.library, self.model = library, Model(library, data)
+    def __init__(self, library, data, files, tokenizer_data=None, *, lean=False):
+        self.library, self.model = library, Model(library, data, direct=int(lean))
         self.vocab_size, self.context_length = self.model.info.vocabulary, self.model.info.context
         self.files, self.length = files, 0
         self.tokenizer = from_files(files, self.vocab_size)
-        self.engine_tokenizer = EngineTokenizer(library, tokenizer_data or data)
+        self.engine_tokenizer = EngineTokenizer(library, tokenizer_data or data, compact=lean)
         library.ek_generation_size.restype = c_size_t
         library.ek_generation_next.argtypes = [c_void_p, POINTER(NewToken)]
 
@@ -112,13 +112,14 @@ def engine(engine_library, bundled, tmp_path_factory):
 
     @functools.cache
     def make(name):
+        name, lean = name.removesuffix(", lean"), name.endswith(", lean")
         if name == "bundled":
             from edgekit.conversion import convert
             from edgekit.formats.gguf import GGUFFile
             from edgekit.settings import Converting
 
-            path, *_ = convert.convert(bundled, "gguf", folder / "m.gguf", settings=Converting("q8_0"))
-            return Engine(engine_library, path.read_bytes(), GGUFFile(path).files())
+            path, *_ = convert.convert(bundled, "gguf", folder / f"{lean}.gguf", settings=Converting("q8_0"))
+            return Engine(engine_library, path.read_bytes(), GGUFFile(path).files(), lean=lean)
         if name.startswith("level"):
             files = tokenmonster_files(small(int(name[-1])).to_bytes(), 384)
             rows = 384
@@ -127,12 +128,12 @@ def engine(engine_library, bundled, tmp_path_factory):
             files = {"tokenizer.json": byte_level_bpe(), "tokenizer_config.json": b'{"eos_token": "<|end|>"}'}
         config = LlamaConfig(**{**vars(GROUPED), "vocab_size": rows})
         data = seeded_gguf(folder / f"{name}.gguf", "Q8_0", config, seed=3).read_bytes()
-        return Engine(engine_library, data, files, gguf(files, rows))
+        return Engine(engine_library, data, files, gguf(files, rows), lean=lean)
 
     return make
 
 
-@pytest.mark.parametrize("name", ["bundled", "level 1", "level 2", "byte-level bpe"])
+@pytest.mark.parametrize("name", ["bundled", "level 1", "level 2", "byte-level bpe", "bundled, lean", "level 2, lean"])
 def test_generation_equals_stream(engine, name):
     """Every combination of ends, limits, stop strings and masks; greedy and drawn."""
     both, rng, reasons = engine(name), np.random.default_rng(1), set()
@@ -140,7 +141,8 @@ def test_generation_equals_stream(engine, name):
     stops = [(), ("the", "zz"), (" a", "e", "th"), ("é", "mat")]
     for stop, ban, ignore in itertools.product(stops, (False, True), (False, True)):
         settings = Generating(
-            temperature=float(rng.choice([0.0, 0.9, 1.5])), top_k=int(rng.choice([0, 40])), repetition_penalty=1.2,
+            temperature=float(rng.choice([0.0, 0.9, 1.5])), top_k=int(rng.choice([0, 40])),
+            top_p=float(rng.choice([1.0, 0.9])), min_p=float(rng.choice([0.0, 0.02])), repetition_penalty=1.2,
             seed=int(rng.integers(1000)), stop=stop, ban_replacement=ban, ignore_eos=ignore,
             max_new_tokens=int(rng.choice([1, 2, 30, 60 if name == "bundled" else 1000])),
         )  # fmt: skip

@@ -42,10 +42,11 @@ FLAGGED = {f"flags {flags}, level {level}": small(level, normalization=flags)
 VOCABULARIES = HANDMADE | FLAGGED | {path.stem: Vocabulary.load(path) for path in VOCABS}
 
 
-@pytest.fixture(scope="session")
-def bare(engine_library):
+@pytest.fixture(scope="session", params=[False, True], ids=["whole", "compact"])
+def bare(engine_library, request):
     """name -> the engine's tokenizer of a vocabulary, as the reference library reads it."""
-    return functools.cache(lambda name: EngineTokenizer(engine_library, VOCABULARIES[name].to_bytes(), bare=True))
+    options = {"bare": True, "compact": request.param}
+    return functools.cache(lambda name: EngineTokenizer(engine_library, VOCABULARIES[name].to_bytes(), **options))
 
 
 def streamed(tokenizer, ids):
@@ -101,13 +102,14 @@ def test_tokenmonster_long_texts_equal_python(bare):
         assert bare(name).encode(b"\xff\xf0" * 4000) == VOCABULARIES[name].encode(b"\xff\xf0" * 4000)
 
 
+@pytest.mark.parametrize("compact", [False, True], ids=["whole", "compact"])
 @pytest.mark.parametrize("name", ["level 1", "level 2", "special", *(path.stem for path in VOCABS)])
-def test_tokenmonster_gguf_equals_tokenizer_of_its_files(engine_library, name):
+def test_tokenmonster_gguf_equals_tokenizer_of_its_files(engine_library, name, compact):
     vocabulary = VOCABULARIES[name]
     rows = -(-(vocabulary.table_size + 2) // 128) * 128
     files = tokenmonster_files(vocabulary.to_bytes(), rows, add_bos_token=name == "level 1")
-    python, tokenizer = from_files(files, rows), EngineTokenizer(engine_library, gguf(files, rows))
-    plain = EngineTokenizer(engine_library, vocabulary.to_bytes())
+    python, tokenizer = from_files(files, rows), EngineTokenizer(engine_library, gguf(files, rows), compact=compact)
+    plain = EngineTokenizer(engine_library, vocabulary.to_bytes(), compact=compact)
     assert (tokenizer.kind, tokenizer.vocab_size, tokenizer.capcode) == (TOKENMONSTER, rows, vocabulary.capcode)
     assert (tokenizer.eos, tokenizer.bos, tokenizer.add_bos) == (python.eos, python.bos_id, python.bos is not None)
     assert (plain.vocab_size, plain.eos, plain.bos) == (rows, python.eos, python.bos_id)
@@ -328,7 +330,8 @@ def test_gguf_without_a_usable_tokenizer_is_refused_by_name(engine_library):
             EngineTokenizer(engine_library, gguf(files, 512, **changes))
 
 
-def test_vocab_mutated_file_is_read_as_python_does(engine_library):
+@pytest.mark.parametrize("compact", [False, True], ids=["whole", "compact"])
+def test_vocab_mutated_file_is_read_as_python_does(engine_library, compact):
     """Whatever a damaged file is: both refuse it, or both give the same ids."""
     rng = random.Random(11)
     read = 0
@@ -344,11 +347,12 @@ def test_vocab_mutated_file_is_read_as_python_does(engine_library):
                 vocabulary = None
             if vocabulary is None or vocabulary.charset == 2:
                 with pytest.raises(VocabularyError):
-                    EngineTokenizer(engine_library, bytes(data), bare=True)
+                    EngineTokenizer(engine_library, bytes(data), bare=True, compact=compact)
                 continue
             read += 1
             text = "The cat's (MAT), there were 12 é\x00\x7f <eos>" * 3
-            assert EngineTokenizer(engine_library, bytes(data), bare=True).encode(text) == vocabulary.encode(text)
+            tokenizer = EngineTokenizer(engine_library, bytes(data), bare=True, compact=compact)
+            assert tokenizer.encode(text) == vocabulary.encode(text)
     assert read > 30
 
 

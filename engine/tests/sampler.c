@@ -38,10 +38,14 @@ static void fill(float *logits, uint32_t n) {
     }
 }
 
-static void one_text(void) {
-    static const uint32_t sizes[] = {1, 2, 9, 64, 511, 512, 513, 3000};
-    uint32_t n = sizes[below(8)], ids[40], lengths[] = {1, 3, 2}, outside[] = {n, 0xffffffffu}, capacity = 30;
-    float biases[3] = {1.0f, -2.0f, 0.5f};
+static const uint32_t SIZES[] = {1, 2, 9, 64, 511, 512, 513, 3000};
+
+/* Settings at random, whose arrays point into `ids` (40). */
+static ek_sampling settings(uint32_t n, uint32_t *ids) {
+    static const uint32_t lengths[] = {1, 3, 2};
+    static const float biases[3] = {1.0f, -2.0f, 0.5f};
+    static uint32_t outside[2];
+    outside[0] = n, outside[1] = 0xffffffffu;
     for (int i = 0; i < 40; i++) ids[i] = below(n);
     ek_sampling s;
     ek_sampling_defaults(&s);
@@ -58,6 +62,12 @@ static void one_text(void) {
     if (below(3) == 0) s.no_repeat_ngram_size = 1 + below(4);
     if (below(3) == 0) s.bad_word_count = 3, s.bad_words = ids + 8, s.bad_word_lengths = lengths;
     if (below(3) == 0) s.decay_start = 3, s.decay_factor = below(2) ? 1.2 : 1e200, s.end_count = 2, s.ends = ids + 16;
+    return s;
+}
+
+static void one_text(void) {
+    uint32_t n = SIZES[below(8)], ids[40], capacity = 30;
+    ek_sampling s = settings(n, ids);
     size_t size = ek_sampler_size(&s, n, capacity);
     ek_sampler *sampler = NULL, *moved = NULL;
     ek_error error;
@@ -117,6 +127,31 @@ static void masks(void) {
     free(memory);
 }
 
+/* The sampler of little memory against the other one. */
+static void lean_text(void) {
+    uint32_t n = SIZES[below(8)], ids[40], capacity = 40;
+    ek_sampling s = settings(n, ids);
+    size_t size = ek_sampler_size(&s, n, capacity), lean_size = ek_lean_sampler_size(&s, n, capacity);
+    ek_sampler *whole = NULL, *lean = NULL;
+    void *memory = block(size), *lean_memory = block(lean_size);
+    ek_error error;
+    if (ek_sampler_init(&whole, memory, size, &s, n, capacity, ids + 20, 20, &error) ||
+        ek_lean_sampler_init(&lean, lean_memory, lean_size, &s, n, capacity, ids + 20, 20, &error))
+        fail(error.text);
+    float *logits = malloc(n * sizeof *logits);
+    uint8_t *allowed = malloc((n + 7) / 8);
+    for (int step = 0; step < 20; step++) {
+        fill(logits, n);
+        for (uint32_t i = 0; i < (n + 7) / 8; i++) allowed[i] = (uint8_t)below(256);
+        const uint8_t *mask = below(3) ? NULL : allowed;
+        float *own = ek_sampler_logits(lean);
+        memcpy(own, logits, n * sizeof *own);
+        int token = ek_sampler_choose(whole, logits, mask);
+        if (ek_sampler_choose(lean, below(2) ? own : logits, mask) != token) fail("the lean sampler chooses another token");
+    }
+    free(memory), free(lean_memory), free(logits), free(allowed);
+}
+
 /* The loops of this processor's instruction set against one number after the other, bit by bit. */
 static void loops(void) {
     enum { COUNT = 1001 };
@@ -146,6 +181,7 @@ static void loops(void) {
 int main(void) {
     for (int i = 0; i < 300; i++) loops();
     for (int i = 0; i < 1500; i++) one_text();
+    for (int i = 0; i < 1500; i++) lean_text();
     for (int i = 0; i < 300; i++) masks();
     puts("sampler: 1500 texts, 300 vocabularies");
     return 0;

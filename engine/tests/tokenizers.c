@@ -299,7 +299,7 @@ int main(int argc, char **argv) {
         ek_error error;
         ek_tokenizer *tokenizer;
         size_t size = 0;
-        uint32_t options = draw(8) ? 0 : EK_BARE;
+        uint32_t options = (draw(8) ? 0 : EK_BARE) | (draw(3) ? 0 : EK_COMPACT);
         write_file(&file, draw(13));
         if (round >= 13) damage(&file);
         uint8_t *bytes = malloc(file.size ? file.size : 1);
