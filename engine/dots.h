@@ -7,6 +7,12 @@
 #if defined(__ARM_FEATURE_DSP) && defined(__GNUC__) && !defined(__ARM_NEON)
 #include <arm_acle.h>
 
+#if defined(__clang__)
+#define UNROLLED _Pragma("unroll")
+#else
+#define UNROLLED _Pragma("GCC unroll 4")
+#endif
+
 /* Four bytes at any address. */
 static inline uint32_t ek_four(const void *bytes) {
     uint32_t word;
@@ -16,10 +22,15 @@ static inline uint32_t ek_four(const void *bytes) {
 
 /* Of four bytes of q: numbers 0 and 2, and 1 and 3, as pairs of 16 bits. */
 static inline int32_t ek_even(uint32_t q) { return __sxtb16(q); }
-static inline int32_t ek_odd(uint32_t q) { return __sxtb16(q >> 8); }
+static inline int32_t ek_odd(uint32_t q) {
+    int32_t odd; /* the intrinsic has no rotation */
+    __asm__("sxtb16 %0, %1, ror #8" : "=r"(odd) : "r"(q));
+    return odd;
+}
 
 static inline int32_t ek_dot_half(const int8_t *w, const int8_t *q) {
     int32_t sum = 0;
+    UNROLLED
     for (int i = 0; i < 16; i += 4) {
         uint32_t four = ek_four(w + i), other = ek_four(q + i);
         sum = __smlad(ek_even(four), ek_even(other), sum);
@@ -31,6 +42,7 @@ static inline int32_t ek_dot_half(const int8_t *w, const int8_t *q) {
 static inline int32_t ek_dot_nibbles(const uint8_t *w, const int8_t *q) {
     const uint32_t nibbles = 0x000f000fu;
     int32_t sum = 0;
+    UNROLLED
     for (int i = 0; i < 16; i += 4) {
         uint32_t four = ek_four(w + i), low = ek_four(q + i), high = ek_four(q + i + 16);
         sum = __smlad((int32_t)(four & nibbles), ek_even(low), sum);
@@ -41,6 +53,7 @@ static inline int32_t ek_dot_nibbles(const uint8_t *w, const int8_t *q) {
     return sum;
 }
 
+#undef UNROLLED
 #else
 
 /* GCC unrolls such loops before it could vectorize them well. */
