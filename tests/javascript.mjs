@@ -13,6 +13,12 @@ const JOBS = {
     for await (const { id, text } of stream.tokens()) steps.push([id, text]);
     return { steps, ...stream.result };
   },
+  /** Each token with its probabilities. */
+  async chances(model, prompt, settings) {
+    const tokens = [];
+    for await (const token of model.stream(prompt, settings).tokens()) tokens.push(token);
+    return tokens;
+  },
   async pieces(model, prompt, settings) {
     const pieces = [];
     for await (const piece of model.stream(prompt, settings)) pieces.push(piece);

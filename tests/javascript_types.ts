@@ -5,7 +5,7 @@ const progress = ({ loaded, total }: { loaded: number; total: number | undefined
 const model: Model = await load(new Uint8Array(4), { context: 64, kvType: "int8", wasm: "scalar", progress });
 const stream: Stream = model.stream("x", settings);
 for await (const piece of stream) piece.toUpperCase();
-for await (const { id, text } of stream.tokens()) id.toFixed() + text.trim();
+for await (const { id, text, top } of stream.tokens()) id.toFixed() + text.trim() + (top?.[0]?.after ?? 0);
 const result: Result = await model.generate([1, 2], { maxNewTokens: 3 });
 const reason: "stop" | "length" | "cancelled" | null = result.finishReason;
 const info: Info = model.info;

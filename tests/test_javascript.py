@@ -1,6 +1,7 @@
 """edgekit-lm for JavaScript, run by Node: the tokens, logits and pieces of Python on all three WebAssembly files."""
 
 import base64
+import dataclasses
 import json
 import re
 import shutil
@@ -16,6 +17,7 @@ import pytest
 from engine_build import ENGINE
 
 import edgekit
+from edgekit.inference.generate import Stream
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "edgekit" / "web" / "javascript"
@@ -211,6 +213,28 @@ def test_a_text_that_was_left_or_aborted_leaves_the_model_usable(node, models):
     assert again["ids"] == after["ids"] == expected.tokens
 
 
+@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"temperature": 0.9, "top_k": 40, "top_p": 0.9, "seed": 3}])
+def test_probabilities_and_further_ends_are_pythons(node, models, settings):
+    path, model = models("tiny")
+    ids = model.encode("Once upon a time")
+    settings |= {"repetition_penalty": 1.1, "max_new_tokens": 30}
+    free = model.generate(ids, **settings).tokens
+    ends = [free[12]]
+    stream = Stream(
+        model.runtime, model.tokenizer, ids, dataclasses.replace(model.defaults, **settings, logprobs=5), ends=ends
+    )
+    [tokens] = node(path, ["chances", ids, camel(settings) | {"top": 5, "ends": ends}])
+    steps = list(stream.steps(distribution=True))
+    assert [token["id"] for token in tokens] == [step.token for step in steps] == free[: free.index(ends[0]) + 1]
+    for token, step in zip(tokens, steps, strict=True):
+        assert token["before"] == pytest.approx(np.exp(step.logprob.logprob), rel=1e-9)
+        assert token["after"] == pytest.approx(step.distribution.probability(step.token), rel=1e-9)
+        assert [one["id"] for one in token["top"]] == [id for id, _ in step.logprob.top]
+        for one, (id, logprob) in zip(token["top"], step.logprob.top, strict=True):
+            assert one["before"] == pytest.approx(np.exp(logprob), rel=1e-9)
+            assert one["after"] == pytest.approx(step.distribution.probability(id), rel=1e-9)
+
+
 @pytest.mark.parametrize("kind", ["bytes", "buffer", "blob", "response", "url"])
 def test_sources(node, models, kind):
     path, model = models("story")
@@ -256,6 +280,8 @@ BAD = [
     ({"stop": ["a", ""]}, 'stop must be a non-empty text, or an array of such, not ["a",""]'),
     ({"max_new_tokens": 5}, "unknown setting max_new_tokens: choose from temperature,"),
     ({"temperature": 1e-320, "topP": 0.5}, "the temperature is too small to divide by: 0 takes the most likely token"),
+    ({"top": -1}, "top must be a whole number from 0, not -1"),
+    ({"ends": 3}, "expected token ids in an array, not 3"),
     ("seed", "settings must be an object, not"),
 ]
 

@@ -1,6 +1,7 @@
 // The engine's WebAssembly: which of the three modules this browser runs, and an instance's functions.
 
 import { bytesOf, EdgekitError } from "./source.js";
+import { decoded } from "./values.js";
 
 // Bundlers know this form, so each file is written out.
 const FILES = {
@@ -106,7 +107,7 @@ export class Engine {
   /** A text that ends with a NUL. */
   string(at) {
     const bytes = this.bytes(at);
-    return new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0)));
+    return decoded(bytes.subarray(0, bytes.indexOf(0)));
   }
 
   /** Space for so many bytes, on top of what is in use. */

@@ -88,7 +88,7 @@ export interface Info {
   /** Bytes of memory in use, the file included. */
   memory: number;
   instructions: "relaxed" | "simd" | "scalar";
-  defaults: Required<Omit<Settings, "seed" | "stop" | "special" | "signal">>;
+  defaults: Required<Omit<Settings, "seed" | "stop" | "ends" | "top" | "special" | "signal">>;
 }
 
 export type MetadataValue = string | number | bigint | boolean;
