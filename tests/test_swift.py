@@ -33,7 +33,7 @@ def clang() -> str:
 
 def test_package_lists_every_source_of_the_engine():
     listed = re.findall(r'"(\w+\.c)"', (ROOT / "Package.swift").read_text())
-    assert listed == sorted(path.name for path in ENGINE.glob("*.c"))
+    assert listed == sorted(path.name for path in ENGINE.glob("*.c")), "name the new file in Package.swift"
 
 
 def test_package_has_no_flags_that_dependencies_cannot_have():
