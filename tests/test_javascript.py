@@ -356,6 +356,7 @@ def test_version_is_that_of_the_python_package():
     assert json.loads((PACKAGE / "package.json").read_text())["version"] == edgekit.__version__
 
 
+@pytest.mark.slow
 def test_wasm_files_are_built_from_the_sources(tmp_path):
     """By the compiler of constraints.txt, whose output is the same on every machine."""
     pytest.importorskip("ziglang", reason="needs zig: pip install ziglang==0.17.1")
