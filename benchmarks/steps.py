@@ -3,20 +3,23 @@
     python benchmarks/steps.py                         # 12.3M parameters, seeded weights, q4_0, one thread
     python benchmarks/steps.py --threads 2 --kv-type int8 --quant q8_0
     python benchmarks/steps.py -m model.gguf           # any GGUF that both open
+    python benchmarks/steps.py --busy 1                # the engine alone, two threads and one, next to a busy process
 
 A round measures each program once at each context, one after the other; the figures are medians over the rounds, a
 ratio is the median of the rounds' ratios. llama.cpp runs with flash attention and without; the faster one counts. The
 bound is the time in which one core reads as many bytes as the weights of a step have, by a sum of numpy over an array
-of that size.
+of that size. With `--busy` a ratio below 1 means that the second thread does harm.
 """
 
 import argparse
+import contextlib
 import ctypes
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import _seeded
@@ -117,12 +120,30 @@ def weight_bytes(path: Path) -> int:
     return info.step_bytes
 
 
-def measure(path: Path, args: argparse.Namespace) -> str:
-    programs: dict[str, Native | LlamaDecode] = {
+@contextlib.contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """Other programs that never wait, each on one core."""
+    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in spinning:
+            process.kill()
+            process.wait()
+
+
+def contestants(path: Path, args: argparse.Namespace) -> dict[str, Native | LlamaDecode]:
+    if args.busy:
+        return {"two threads": Native(path, 2, args.kv_type), "one": Native(path, 1, args.kv_type)}
+    return {
         "engine": Native(path, args.threads, args.kv_type),
-        "flash attention": LlamaDecode(path, args.threads, True),
+        "llama.cpp, flash": LlamaDecode(path, args.threads, True),
         "without": LlamaDecode(path, args.threads, False),
     }
+
+
+def measure(path: Path, args: argparse.Namespace) -> str:
+    programs = contestants(path, args)
     ids = [3 + i % 200 for i in range(1024)]
     weights = weight_bytes(path)
     rows, rounds = [], range(args.rounds)
@@ -136,14 +157,13 @@ def measure(path: Path, args: argparse.Namespace) -> str:
         rows.append(row(f"step at {context}", found, 1e6, read_seconds(weights)))
     prefills = [{name: prefill_seconds(p, ids[:PREFILL]) for name, p in programs.items()} for _ in rounds]
     rows.append(row(f"prefill of {PREFILL}", prefills, 1e6, None))
-    head = ["", "engine, µs", "llama.cpp, flash, µs", "without, µs", "ratio", "reading the weights, µs"]
+    head = ["", *(f"{name}, µs" for name in programs), "ratio", "reading the weights, µs"]
     return table(head, rows, markdown=args.markdown)
 
 
 def row(name: str, found: list[dict[str, float]], unit: float, bound: float | None) -> list[str]:
-    ratios = [
-        statistics.median(each[other] / each["engine"] for each in found) for other in ("flash attention", "without")
-    ]
+    first, *others = found[0]
+    ratios = [statistics.median(each[other] / each[first] for each in found) for other in others]
     times = [f"{unit * statistics.median(each[program] for each in found):,.0f}" for program in found[0]]
     return [name, *times, f"{min(ratios):.2f}", "" if bound is None else f"{unit * bound:,.0f}"]
 
@@ -153,13 +173,22 @@ def main() -> None:
     parser.add_argument("-m", "--model", type=Path, help="a GGUF; default: 12.3M parameters, seeded")
     parser.add_argument("--quant", default="q4_0", help="of the seeded model")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--busy", type=int, default=0, metavar="N", help="compare two threads with one next to N spinning processes"
+    )
     parser.add_argument("--kv-type", default="f16", choices=("f32", "f16", "int8"), help="the engine's cache")
     parser.add_argument("--context", type=int, nargs="+", default=[32, 160, 512, 990])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--markdown", action="store_true")
     args = parser.parse_args()
-    if args.rounds < 1 or args.threads < 1 or min(args.context) < 1 or max(args.context) > 1024 - STEPS:
-        parser.error(f"--rounds and --threads must be at least 1, --context from 1 to {1024 - STEPS}")
+    if (
+        args.rounds < 1
+        or args.threads < 1
+        or args.busy < 0
+        or min(args.context) < 1
+        or max(args.context) > 1024 - STEPS
+    ):
+        parser.error(f"--rounds and --threads must be at least 1, --busy 0, --context from 1 to {1024 - STEPS}")
     with tempfile.TemporaryDirectory() as work:
         path = args.model
         if path is None:
@@ -169,10 +198,12 @@ def main() -> None:
             _seeded.write(Path(work) / "model")
             convert(Path(work) / "model", "gguf", path, settings=_seeded.converting(args.quant), verify=False)
         facts = machine({})
-        text = measure(path, args)
+        with busy_processes(args.busy):
+            text = measure(path, args)
     what = args.model.name if args.model else f"12.3M parameters, seeded weights, {args.quant}"
+    how = f"{args.threads} thread(s)" if not args.busy else f"next to {args.busy} busy process(es)"
     sys.stdout.write(
-        f"{what}, {args.threads} thread(s), cache {args.kv_type} (llama.cpp: f16), medians of {args.rounds} rounds. "
+        f"{what}, {how}, cache {args.kv_type} (llama.cpp: f16), medians of {args.rounds} rounds. "
         f"{facts['cpu']}, {facts['cores']} cores.\n\n{text}\n"
     )
 
