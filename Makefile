@@ -2,6 +2,7 @@
 # make test               install, run all tests (make test-fast leaves out those of minutes)
 # make test-transformers5 the tokenizer matrix, the torch runtime and hf folders with transformers 5
 # make test-real          tests on SmolLM2-135M-Instruct, a real chat model (93 MB, downloaded once)
+# make fuzz MINUTES=10    mutated files of every format; a table of what they did, and the seeds
 # make lint               ruff and mypy
 # make docs               the documentation as a site in build/docs; a broken link is an error
 # make cli                docs/cli.md, after a change of a command, a flag or its help
@@ -19,6 +20,7 @@ ENGINE := setup.py $(wildcard engine/*.[ch] engine/*.inc)
 MODEL ?=
 M := $(if $(MODEL),-m "$(MODEL)")
 PROMPT ?= Once upon a time
+MINUTES ?= 10
 DEMO := build/demo
 LOG := build/install.log
 
@@ -27,7 +29,7 @@ say = @printf '\n\033[1m%s\033[0m\n' "$(1)"
 # $(call quietly,COMMAND): its output goes to the log, whose end is shown if the command fails.
 quietly = @mkdir -p build && { $(1); } >$(LOG) 2>&1 || { echo "failed; the end of $(LOG):"; tail -n 30 $(LOG); exit 1; }
 
-.PHONY: install demo test test-fast test-real test-transformers5 lint docs cli clean
+.PHONY: install demo test test-fast test-real test-transformers5 fuzz lint docs cli clean
 
 install: $(INSTALLED)
 
@@ -70,6 +72,9 @@ test-fast: install
 
 test-real: install
 	$(BIN)/python -m pytest -m real
+
+fuzz: install
+	$(BIN)/python tests/hostile/run.py --minutes $(MINUTES)
 
 # The tokenizer matrix and the tests that load folders, in transformers 5 beside the environment's version 4; then the
 # torch runtime and the conversions with version 5 in its place.

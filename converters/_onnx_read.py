@@ -21,6 +21,7 @@ from edgekit.errors import CheckpointError
 from edgekit.formats import embedded
 from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.utils.files import read_bytes
+from edgekit.utils.guard import reading
 
 PRODUCTS = ("MatMul", "FusedMatMul", "Gemm", "MatMulInteger", "MatMulNBits")
 GATHERS = ("Gather", "GatherBlockQuantized")
@@ -68,6 +69,11 @@ def weights(artefact: Path | OnnxArtefact) -> Iterator[ArtefactTensor]:
         CheckpointError: not an ONNX model, or a damaged one.
     """
     path, model = artefact if isinstance(artefact, OnnxArtefact) else open_artefact(artefact)
+    with reading(path):
+        yield from _weights(path, model)
+
+
+def _weights(path: Path, model: ModelProto) -> Iterator[ArtefactTensor]:
     files = embedded.files_in_texts({p.key: p.value for p in model.metadata_props}, path)
     if "config.json" not in files:
         return
@@ -107,18 +113,25 @@ class _Graph:
             yield from self.parts(name, read)
         for name, tensor in self.tensors.items():
             if len(self.shapes.get(name, ())) == 1:
-                yield name, Read(numpy_helper.to_array(tensor).astype(np.float32), _kind(tensor))
+                yield name, Read(_array(tensor).astype(np.float32), _kind(tensor))
             elif name.endswith(("qkv_proj.bias", "gate_up_proj.bias")):
-                column = Read(numpy_helper.to_array(tensor).astype(np.float32)[:, None], _kind(tensor))
+                column = Read(_array(tensor).astype(np.float32)[:, None], _kind(tensor))
                 for part, read in self.parts(name, column):
                     yield part, Read(read.values[:, 0], read.kind)
 
     def matrix(self, node: NodeProto, name: str, attributes: dict[str, Any]) -> Read:
-        values = numpy_helper.to_array(self.tensors[name])
+        values = _array(self.tensors[name])
         if node.op_type in ("MatMulNBits", "GatherBlockQuantized"):
             bits, size = attributes["bits"], attributes["block_size"]
-            scales = numpy_helper.to_array(self.tensors[weight_of(name) + SCALE]).reshape(values.shape[:2])
+            scales = _array(self.tensors[weight_of(name) + SCALE]).reshape(values.shape[:2])
             width = attributes.get("K", self.config.hidden_size)
+            if (
+                bits not in (4, 8)
+                or values.dtype != np.uint8
+                or values.ndim != 3
+                or values.shape[-1] * 8 != bits * size
+            ):
+                raise CheckpointError(f"{name} is not a matrix in blocks of {size} with {bits} bits")
             return Read(dequantize(values, scales.astype(np.float32), bits, width), f"int{bits}/{size}")
         kind = _kind(self.tensors[name])
         if name.endswith(QUANTIZED):
@@ -129,10 +142,10 @@ class _Graph:
 
     def scaled(self, name: str, values: NDArray) -> NDArray[np.float32]:
         """Plain int8: a scale for each column of a matrix in a product, for each row of a table that is looked up."""
-        scale = numpy_helper.to_array(self.tensors[name + SCALE])
+        scale = _array(self.tensors[name + SCALE])
         levels = values.astype(np.float32)
         if name + ZERO_POINT in self.tensors:
-            levels -= numpy_helper.to_array(self.tensors[name + ZERO_POINT]).astype(np.float32)
+            levels -= _array(self.tensors[name + ZERO_POINT]).astype(np.float32)
         return levels * (scale if scale.size == values.shape[-1] else scale[:, None])
 
     def parts(self, name: str, read: Read) -> Iterator[tuple[str, Read]]:
@@ -159,6 +172,15 @@ class _Graph:
         if dim == wide or len(rows) != heads * wide:
             return rows
         return rows.reshape(heads, pieces, wide // pieces, -1)[:, :, : dim // pieces].reshape(heads * dim, -1)
+
+
+def _array(tensor: TensorProto) -> NDArray:
+    """A tensor's values. onnx would look for those in another file in the current folder."""
+    if tensor.data_location == TensorProto.EXTERNAL:
+        raise CheckpointError(
+            f"tensor {tensor.name} is in another file: edgekit reads back what is in the .onnx itself"
+        )
+    return numpy_helper.to_array(tensor)
 
 
 def _kind(tensor: TensorProto) -> str:

@@ -57,7 +57,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, TensorProto, helper
 
 from edgekit import __version__
 from edgekit.conversion.base import Planned, Written
@@ -72,6 +72,7 @@ from edgekit.formats.checkpoint import Checkpoint
 from edgekit.settings import Converting
 from edgekit.tokenizers.carried import carried
 from edgekit.utils import registry
+from edgekit.utils.guard import reading
 from edgekit.utils.progress import Progress, silent
 
 __all__ = [
@@ -219,7 +220,12 @@ def describe(artefact: Path | OnnxArtefact) -> tuple[dict[str, str], list[Writte
         FileError: the file cannot be read.
         CheckpointError: not an ONNX model, or a damaged one.
     """
-    model = (artefact if isinstance(artefact, OnnxArtefact) else open_artefact(artefact)).model
+    path, model = artefact if isinstance(artefact, OnnxArtefact) else open_artefact(artefact)
+    with reading(path):
+        return _described(model)
+
+
+def _described(model: ModelProto) -> tuple[dict[str, str], list[Written], dict[str, int]]:
     metadata = {prop.key: prop.value for prop in model.metadata_props}
     operators = Counter(f"{node.domain}.{node.op_type}".lstrip(".") for node in model.graph.node)
     stored = (Stored(t.name, tuple(t.dims), _type(t.data_type), _bytes(t)) for t in model.graph.initializer)
@@ -299,5 +305,5 @@ def _bytes(tensor: TensorProto) -> int:
     """Size of the elements as stored; for those in another file, as the tensor states it."""
     if tensor.data_location == TensorProto.EXTERNAL:
         length = next((entry.value for entry in tensor.external_data if entry.key == "length"), "")
-        return int(length) if length.isdecimal() else 0
+        return int(length) if length.isdecimal() and len(length) < 20 else 0
     return len(tensor.raw_data) or tensor.ByteSize()

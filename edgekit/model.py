@@ -28,6 +28,7 @@ from edgekit.settings import Drafting, Generating, Running, split
 from edgekit.tokenizers.base import Tokenizer, framed
 from edgekit.tokenizers.load import tokenizer_of
 from edgekit.utils import registry
+from edgekit.utils.guard import reading
 from edgekit.utils.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -66,10 +67,14 @@ class Model:
         is that token; otherwise it is read as text.
 
         Raises:
-            PromptError: the prompt is not UTF-8, or it has no ids and the model neither BOS nor EOS.
+            PromptError: the prompt is not UTF-8, or has an id outside the vocabulary, or it has no ids and the model
+                neither BOS nor EOS.
         """
         if not isinstance(prompt, str):
-            return [int(token) for token in prompt]
+            ids = [int(token) for token in prompt]
+            if wrong := [id for id in ids if not 0 <= id < self.runtime.vocab_size]:
+                raise PromptError(f"{wrong[0]} is not a token id from 0 to {self.runtime.vocab_size - 1}")
+            return ids
         tokens = self.tokenizer.encode(prompt, specials=special)
         if not prompt and (start := first_token(self.tokenizer, self.runtime)) is not None:
             return [start]
@@ -243,12 +248,14 @@ def load(
     begin = time.perf_counter()
     settings = Running(**split(running, Running)[0])
     where = hub.resolve(path, revision=revision)
-    opened, tokenizer = _open(where, runtime, quant, settings, progress)
+    with reading(where):
+        opened, tokenizer = _open(where, runtime, quant, settings, progress)
     if tokenizer is None:
         raise VocabularyError(
             f"{where} has no tokenizer: put tokenizer.json, or tokenizer_config.json and a .vocab, next to the weights"
         )
-    model = Model(opened, tokenizer, defaults(opened.files))
+    with reading(where):
+        model = Model(opened, tokenizer, defaults(opened.files))
     model.load_seconds, model.running = time.perf_counter() - begin, running
     return model
 

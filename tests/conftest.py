@@ -1,6 +1,7 @@
 """Fixtures: models for all tests, a trained one from the shared folder if it is there, and seeded ones."""
 
 import ctypes
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ from helpers import NO_SHARED, SHARED, STENTOR, tokenmonster_files, write_model
 
 from edgekit.formats.hub import BUNDLED
 from edgekit.utils.engine import load
+
+# A test that meets a mistake of our own should see it, not the guard's line: see edgekit/utils/guard.py.
+os.environ.setdefault("EDGEKIT_TRACEBACKS", "1")
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 
-from edgekit.errors import TrainingError
+from edgekit.errors import EdgekitError, TrainingError
 from edgekit.training.recipe import difference
 from edgekit.training.sections import EXTENDABLE, FREE, Recipe
 from edgekit.utils import files, temporaries
+from edgekit.utils.guard import reading
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +63,13 @@ def load(run: Path, recipe: Recipe, *, extend: bool = False) -> dict[str, Any] |
     saved = folders(run)
     for folder in reversed(saved):
         try:
-            recipe_then = json.loads((folder / RECIPE).read_bytes())
-            state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-        except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            with reading(folder, TrainingError):
+                recipe_then = json.loads(files.read_bytes(folder / RECIPE))
+                with files.open_regular(folder / STATE) as file:
+                    state = torch.load(file, map_location="cpu", weights_only=True)
+                if not isinstance(recipe_then, dict) or not isinstance(state, dict):
+                    raise TrainingError("it has neither a state nor a recipe")
+        except (EdgekitError, OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             log.warning("%s is damaged (%s): trying the one before", folder, " ".join(str(error).split())[:200])
             continue
         recipe_now = json.loads(json.dumps(recipe.to_dict()))  # JSON turns tuples into lists

@@ -17,10 +17,12 @@ from edgekit.errors import RecipeError, SettingError
 from edgekit.training import contradictions
 from edgekit.training.sections import FREE, Recipe
 from edgekit.utils.files import read_bytes
+from edgekit.utils.guard import reads
 
 RECIPES = Path(__file__).parent / "recipes"
 
 
+@reads(RecipeError)
 def load(path: str | Path, changes: Iterable[str] = ()) -> Recipe:
     """Read a recipe: a TOML file, or one that comes with edgekit by name (`smoke`, `recipes/smoke.toml`).
 

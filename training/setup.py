@@ -24,6 +24,7 @@ from edgekit.training.progress import Meter, silent
 from edgekit.training.sections import Recipe
 from edgekit.training.shards import Shards
 from edgekit.training.state import Position, set_random_state
+from edgekit.utils.guard import reading
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,8 @@ def resume(run: Run, *, fresh: bool = False, extend: bool = False) -> bool:
     run.accelerator.wait_for_everyone()
     state = checkpoints.load(recipe.output, recipe, extend=extend)
     if state is not None:
-        run.load_state(state, other_data=extend)
+        with reading(f"the checkpoint of {recipe.output}", TrainingError):
+            run.load_state(state, other_data=extend)
     elif recipe.model.weights:
         drawn = run.model.state_dict()
         run.model.load_state_dict(drawn | warm_start.load(recipe.model.weights, run.config, run.vocabulary, drawn))

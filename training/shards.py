@@ -28,6 +28,7 @@ from edgekit.training.progress import Meter, silent
 from edgekit.training.sections import Data, Source
 from edgekit.training.sources import documents, paths
 from edgekit.utils import files
+from edgekit.utils.guard import reads
 
 VERSION = 1
 SHARD = 1 << 26
@@ -98,15 +99,27 @@ def prepare(data: Data, vocabulary: Vocabulary, bos: int | None, eos: int, meter
     return open_shards(folder)
 
 
+@reads(DataError)
 def open_shards(folder: Path) -> Shards:
     """Map what `prepare` wrote. Raises `DataError` if it is damaged."""
     try:
         manifest = json.loads(files.read_bytes(folder / "manifest.json"))
         table = np.load(folder / "documents.npy")
-        names = [folder / f"{i:03d}.bin" for i in range(manifest["shards"])]
+        if manifest["shards"] != (count := len(list(folder.glob("*.bin")))):
+            raise ValueError(f"{manifest['shards']} shards, of which {count} are there"[:80])
+        names = [folder / f"{i:03d}.bin" for i in range(count)]
         shards = tuple(np.memmap(name, np.uint16, "r") for name in names)
         if sum(map(len, shards)) != manifest["tokens"] or table.dtype != DOCUMENT:
             raise ValueError(f"{sum(map(len, shards))} tokens instead of {manifest['tokens']}")
+        corpora = manifest["corpora"]
+        if not isinstance(corpora, list) or not all(isinstance(name, str) for name in corpora):
+            raise ValueError("corpora is not a list of names")
+        sizes = np.array([*map(len, shards), 0])
+        where, start, tokens = np.minimum(table["shard"], len(shards)), table["start"], table["tokens"]
+        if (start < 0).any() or (tokens < 0).any() or (start > sizes[where] - tokens).any():
+            raise ValueError("a document is outside its shard")
+        if (table["corpus"] >= len(corpora)).any():
+            raise ValueError("a document has no corpus")
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{folder} is damaged ({error}): delete it and run again") from error
     return Shards(folder, tuple(manifest["corpora"]), table, shards)

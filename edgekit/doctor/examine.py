@@ -16,6 +16,7 @@ from edgekit.doctor.case import Case, open_case
 from edgekit.doctor.checks import CHECKS
 from edgekit.doctor.finding import LEVELS, Finding, counted, error
 from edgekit.errors import EdgekitError
+from edgekit.utils.guard import reading
 
 TOPICS = (files, weights, config, tokens, chat, gguf, onnx)
 """The order of findings within a level."""
@@ -66,18 +67,21 @@ def examine(path: Path) -> Examination:
         FileError: the system cannot read it.
         MissingExtraError: a `.onnx` without the package `onnx`.
     """
-    case = open_case(path)
+    with reading(path):
+        case = open_case(path)
     findings = [dataclasses.replace(finding, name="unreadable") for finding in case.trouble]
     topics = {topic.__name__: place for place, topic in enumerate(TOPICS)}
     for name, kinds, function in sorted(CHECKS, key=lambda c: topics.get(c.function.__module__, len(topics))):
         if case.kind not in kinds:
             continue
         try:
-            results = list(function(case))
+            with reading(case.path):
+                results = list(function(case))
         except EdgekitError as reason:  # a part that the check needed and could not read
             results = [error(str(reason), "edgekit refuses the model", "repair that part")]
         findings += [dataclasses.replace(finding, name=name) for finding in results]
-    findings += _unexplained(case, findings)
+    with reading(path):
+        findings += _unexplained(case, findings)
     ordered = sorted(findings, key=lambda finding: LEVELS.index(finding.level))
     return Examination(case.path, case.name, case.format, ordered)
 

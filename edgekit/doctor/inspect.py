@@ -18,8 +18,10 @@ from edgekit.formats.embedded import FILES
 from edgekit.tokenizers.load import from_files
 from edgekit.utils import registry
 from edgekit.utils.files import read_bytes
+from edgekit.utils.guard import reads
 
 
+@reads()
 def describe(path: Path) -> dict[str, Any]:
     """Everything that `report` prints, as plain values for JSON.
 

@@ -27,6 +27,7 @@ from edgekit.inference.runtime import Runtime
 from edgekit.inference.scoring import log_sum_exp, prefix_id
 from edgekit.model import Model
 from edgekit.utils.files import os_reason
+from edgekit.utils.guard import reads
 from edgekit.utils.progress import Progress, silent
 from edgekit.utils.texts import decode, expanded, most, records, text_of
 
@@ -112,6 +113,7 @@ def _mean(paradigms: Sequence[Paradigm]) -> float:
     return sum(p.accuracy for p in paradigms) / len(paradigms)
 
 
+@reads(DataError)
 def read(path: str | Path) -> list[Pair]:
     """The pairs of a zip of .jsonl files, a folder of .jsonl or .jsonl.gz files, or one such file.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from edgekit.errors import CheckpointError
 from edgekit.formats import llama2c
 from edgekit.utils import registry
+from edgekit.utils.guard import reads
 
 if TYPE_CHECKING:
     from edgekit.formats.checkpoint import Checkpoint
@@ -22,6 +23,7 @@ class ReadsBack(Protocol):
         ...
 
 
+@reads()
 def open_model(path: Path) -> Checkpoint:
     """A checkpoint from a Hugging Face folder, or from a file whose converter is a `ReadsBack`: a `.gguf`, dequantized,
     or llama2.c's `.bin`.

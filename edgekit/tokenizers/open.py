@@ -14,6 +14,7 @@ from edgekit.tokenizers.load import from_files, tokenizer_of
 from edgekit.tokenizers.tokenmonster.tokenizer import files_for, resolve
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 from edgekit.utils import registry
+from edgekit.utils.guard import reading
 
 
 def open_tokenizer(model: str | Path | None, vocab: str | None, revision: str | None = None) -> Tokenizer:
@@ -23,6 +24,11 @@ def open_tokenizer(model: str | Path | None, vocab: str | None, revision: str | 
         VocabularyError: there is none, or it is damaged.
         FileError: it cannot be read or downloaded.
     """
+    with reading(vocab or model):
+        return _opened(model, vocab, revision)
+
+
+def _opened(model: str | Path | None, vocab: str | None, revision: str | None) -> Tokenizer:
     if vocab is not None:
         vocabulary = Vocabulary.load(resolve(vocab))
         files = files_for(vocabulary.to_bytes())

@@ -15,6 +15,7 @@ from typing import IO, Any, NamedTuple
 
 from edgekit.errors import DataError
 from edgekit.utils.files import read_bytes
+from edgekit.utils.guard import reading
 
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 FEW, MOST_RATIO = 64_000_000, 100
@@ -36,7 +37,11 @@ def read(paths: Iterable[str | Path]) -> list[Document]:
         FileError: a file cannot be read.
         DataError: a file that is empty, binary or damaged, or a record without text; names the file and line.
     """
-    return [document for path in paths for file in _files(Path(path)) for document in _documents(file)]
+    documents = []
+    for path in paths:
+        with reading(path, DataError):
+            documents += [document for file in _files(Path(path)) for document in _documents(file)]
+    return documents
 
 
 def text_of(path: Path) -> str:

@@ -40,6 +40,7 @@ from edgekit.inference.reference import Reference
 from edgekit.inference.runtime import Logits, Runtime
 from edgekit.settings import Running
 from edgekit.tokenizers.load import tokenizer_of
+from edgekit.utils.guard import reading
 
 SHARE, LEAST = 0.25, 0.05
 """Of a type's `Limit.noise`: the share for each time that a model amplifies errors, and the least share. The whole
@@ -123,12 +124,13 @@ def prove(expected: SourceLogits, path: Path, *, quick: bool = False) -> Proof:
     source = expected.source
     runtime: Runtime | None = None
     try:
-        proof.type = artefact.type
-        content = Content() if source.checkpoint is None else read_content(source.checkpoint, artefact)
-        proof.tensors = content.groups
-        proof.failures += [content.failure] if content.failure else []
-        runtime, proof.runtime = open_runtime(artefact, running(expected.settings), quick=quick)
-        _check_config(source, artefact.config(runtime.files), proof)
+        with reading(artefact.path):
+            proof.type = artefact.type
+            content = Content() if source.checkpoint is None else read_content(source.checkpoint, artefact)
+            proof.tensors = content.groups
+            proof.failures += [content.failure] if content.failure else []
+            runtime, proof.runtime = open_runtime(artefact, running(expected.settings), quick=quick)
+            _check_config(source, artefact.config(runtime.files), proof)
         _check_logits(expected, runtime, proof, artefact_checkpoint(artefact, runtime.files, content))
         _check_tokens(expected, runtime, proof)
     except MissingExtraError as error:
