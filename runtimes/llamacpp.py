@@ -3,7 +3,8 @@
 The high-level `Llama` class, its sampler and loop stay unused: one batch is allocated once and filled through numpy
 views, and the logits are read where llama.cpp leaves them. A decode step makes no Python object per token or logit.
 
-llama.cpp aborts the whole process on some files. edgekit therefore reads the file first and refuses those.
+llama.cpp aborts the whole process on some files. edgekit therefore reads the file first and refuses those, and opens
+what remains doubtful in a process of its own (`_llamacpp_checks.py`).
 """
 
 import ctypes
@@ -25,6 +26,7 @@ from edgekit.formats.gguf import GGUFFile
 from edgekit.formats.gguf_config import llama_config
 from edgekit.inference.runtime import Logits, check_forward, check_rewind
 from edgekit.inference.threads import choose_threads
+from edgekit.runtimes._llamacpp_checks import check_file, probe, trusted
 from edgekit.runtimes._llamacpp_tokenizer import LlamaTokenizer, LlamaVocabulary, check_vocabulary
 from edgekit.settings import Running
 from edgekit.utils import lazy
@@ -58,6 +60,7 @@ def load_gguf(file: GGUFFile, settings: Running) -> "LlamaCppRuntime":
 def load_vocabulary(path: Path) -> LlamaVocabulary:
     """llama.cpp's own tokenizer of a file. See `edgekit.inference.runtime.LoadsVocabulary`."""
     file = GGUFFile(path)
+    check_file(file)
     check_vocabulary(file)
     _capture_log()
     return LlamaVocabulary(_open_model(path, vocabulary_only=True), file)
@@ -70,11 +73,14 @@ class LlamaCppRuntime:
     kernels for other batch sizes): to 1e-5 with `kv_type` f32 and f32 weights.
     """
 
-    def __init__(self, file: GGUFFile, settings: Running):
+    def __init__(self, file: GGUFFile, settings: Running, *, probed: bool = False):
         self._free = lambda: None
         self._file, path = file, file.path
         config = llama_config(file)
+        check_file(file)
         check_vocabulary(file)
+        if not probed and not trusted(file):
+            probe(file)
         self.files = file.files()
         if not self.files and (sampling := from_gguf(file.metadata)):
             self.files["generation_config.json"] = json.dumps(sampling).encode()

@@ -67,9 +67,8 @@ class Report:
         return bool(self.where)
 
     def text(self) -> str:
-        rows = [
-            f"{'format':<12}{'cases':>8}{'clean':>8}{'accepted':>9}{'traceback':>10}{'abort':>6}{'hang':>5}{'>500 MB':>8}{'most MB':>8}"
-        ]
+        names = ("cases", "clean", "accepted", "traceback", "abort", "hang", f">{MEGABYTES} MB", "most MB")
+        rows = [f"{'format':<12}" + "".join(f"{name:>10}" for name in names)]
         total = Tally()
         for name, t in sorted(self.formats.items()):
             for key in vars(total):
@@ -84,8 +83,8 @@ class Report:
         return "\n".join(rows)
 
 
-def row(name: str, t: Tally) -> str:
-    return f"{name:<12}{t.cases:>8}{t.clean:>8}{t.accepted:>9}{t.traceback:>10}{t.abort:>6}{t.hang:>5}{t.memory:>8}{t.mb:>8}"
+def row(name: str, tally: Tally) -> str:
+    return f"{name:<12}" + "".join(f"{value:>10}" for value in vars(tally).values())
 
 
 class Worker:
