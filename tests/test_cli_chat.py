@@ -1,6 +1,8 @@
 """`edgekit chat` and `edgekit run --chat`."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from helpers import write_model
@@ -183,3 +185,14 @@ def test_run_chat_without_a_message_names_the_other_command(folder):
     terminal = Terminal("run", "-m", folder, "--chat")
     terminal.until("edgekit chat")
     assert terminal.ended() == 2
+
+
+def test_template_time_limit_of_windows_ends_the_process():
+    """Its branch, here: there is no timer whose signal ends a process."""
+    code = (
+        "import sys, time; sys.platform = 'win32'; from edgekit.tokenizers import render; render.SECONDS = 0.3\n"
+        "with render.limited(): pass\n"
+        "time.sleep(0.5)\n"
+        "with render.limited():\n    while True: time.sleep(0.01)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 124

@@ -34,6 +34,8 @@ TURN_ENDS = (
     "<|eot|>", "<end_of_utterance>", "</s>",
 )  # fmt: skip
 
+TOO_LONG = 124 if sys.platform == "win32" else -signal.SIGPROF
+"""The status with which the limit on time ends render.py's process."""
 START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from edgekit.tokenizers.render import main; main()"
 
 
@@ -132,7 +134,7 @@ class ChatTemplate:
             return reply
         status = process.wait()
         self.close()
-        if status == -signal.SIGPROF:
+        if status == TOO_LONG:
             return {"error": "it does not end within 2 seconds"}
         return {"error": f"the process that renders it ended with status {status}"}
 

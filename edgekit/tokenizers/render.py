@@ -11,8 +11,11 @@ The environment is that of transformers' `apply_chat_template` (utils/chat_templ
 import contextlib
 import functools
 import json
+import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -26,6 +29,8 @@ SECONDS = 2.0
 """Processor time for one rendering, compiling included; ordinary templates need milliseconds."""
 MEMORY = 1 << 30
 """Bytes of address space, of which Python and jinja2 need a tenth."""
+TOO_LONG = 124
+"""Exit status on Windows, which has no timer that ends a process."""
 CHARACTERS = 1 << 22
 """Of the text; larger than any context."""
 
@@ -107,8 +112,23 @@ def shortened(message: object) -> str:
     return text if len(text) <= 300 else text[:300] + " ..."
 
 
+@contextlib.contextmanager
+def limited() -> Iterator[None]:
+    """Ends the process if the body takes longer than SECONDS: of its own time, or on Windows of a clock."""
+    if sys.platform == "win32":
+        timer = threading.Timer(SECONDS, os._exit, [TOO_LONG])
+        timer.daemon = True
+        timer.start()
+        yield
+        timer.cancel()
+    else:
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process, also inside a C function
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        yield
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
 def main() -> None:
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process, also inside a C function
     with contextlib.suppress(ImportError, ValueError, OSError):  # macOS does not limit the address space
         import resource
 
@@ -116,9 +136,8 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for line in sys.stdin.buffer:
         request = json.loads(line)
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)
-        reply = json.dumps(render(request["template"], request["variables"]))
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        with limited():
+            reply = json.dumps(render(request["template"], request["variables"]))
         sys.stdout.write(reply + "\n")
         sys.stdout.flush()
 

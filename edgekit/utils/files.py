@@ -90,7 +90,7 @@ def write_bytes(path: Path, data: bytes, *, force: bool = True) -> None:
 def _flush(path: Path) -> None:
     if path.is_dir() and os.name == "nt":
         return  # Windows does not open folders
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows flushes what it may write
     try:
         os.fsync(descriptor)
     except OSError as error:

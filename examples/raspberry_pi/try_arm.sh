@@ -51,15 +51,14 @@ arm uname -m
 
 # PyPI has no numpy for armv7: Raspberry Pi OS takes it from piwheels, this script from Debian.
 step "pip install"
-cp /etc/resolv.conf "$root/etc/"
-cp "${PIP_CERT:-/etc/ssl/certs/ca-certificates.crt}" "$root/etc/certificates"
+cp /etc/resolv.conf /etc/hosts "$root/etc/"
+cp "${PIP_CERT:-/etc/ssl/certs/ca-certificates.crt}" "$root/etc/ssl/certs/ca-certificates.crt"
 cp "$wheel" "$here"/../golden/*.json "$here"/../golden/*.py "$root/root/"
-arm python3 -m venv --system-site-packages --without-pip /opt/edgekit
-pip=$(cd "$root" && ls usr/share/python-wheels/pip-*.whl)
-arm /opt/edgekit/bin/python "/$pip/pip" install --quiet --no-compile --root-user-action=ignore --force-reinstall \
-    --no-deps "/root/$(basename "$wheel")"
-arm /opt/edgekit/bin/python "/$pip/pip" install --quiet --no-compile --root-user-action=ignore --cert /etc/certificates \
-    --only-binary=:all: "/root/$(basename "$wheel")[serve]"
+arm python3 -m venv --clear --system-site-packages --without-pip /opt/edgekit
+# Emulated, pip is slow enough without unpacking itself from its wheel, and without compiling what it installs.
+python3 -m zipfile -e "$root"/usr/share/python-wheels/pip-*.whl "$root/root/pip"
+arm /opt/edgekit/bin/python /root/pip/pip install --quiet --no-compile --root-user-action=ignore --only-binary=:all: \
+    "/root/$(basename "$wheel")[serve]"
 
 step "use it"
 arm edgekit --version
