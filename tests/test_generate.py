@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from test_sampling import candidates
 
+import edgekit
 from edgekit.errors import ContextError, PromptError, SettingError
 from edgekit.inference import samplers
 from edgekit.inference.generate import StopText, fit, token_logprob
@@ -343,6 +344,22 @@ def test_steps_closed_early_with_a_draft_keep_statistics():
     stream.close()
     assert stream.result.tokens[:7] == expected[:7] and stream.result.draft.seconds == stream.result.timings.decode > 0
     assert model.generate("once", draft=draft).tokens == expected
+
+
+def test_stream_cancelled_within_a_long_prompt_reads_no_further(bundled, monkeypatch):
+    """A stream that can be cancelled reads its prompt in parts, and makes the text of one that cannot."""
+    monkeypatch.setattr("edgekit.inference.generate.PART", 100)
+    model = edgekit.load(bundled, runtime="native")
+    prompt, way = [1 + n % 90 for n in range(400)], {"max_new_tokens": 20, "ignore_eos": True, "seed": 3}
+    expected = model.generate(prompt, **way).tokens
+    asked = []
+    assert model.stream(prompt, cancelled=lambda: bool(asked.append(1)), **way).drain().tokens == expected
+    stream = model.stream(prompt, cancelled=lambda: True, **way)
+    assert stream.drain().tokens == [] and stream.result.finish_reason == "cancelled" and model.runtime.length == 0
+    steps = iter([False])
+    stream = model.stream(prompt, cancelled=lambda: next(steps, True), **way)
+    assert stream.drain().tokens == [] and model.runtime.length == 100
+    assert model.generate(prompt, **way).tokens == expected, "the cache was not taken for the whole prompt"
 
 
 def test_steps_cancelled_put_the_rest_into_the_result(model):

@@ -56,6 +56,38 @@ def test_response_says_nosniff(client, path, body, status):
     assert (refused.status_code, refused.headers.get_list("x-content-type-options")) == (403, ["nosniff"])
 
 
+@pytest.mark.parametrize("site, mode, dest, more, status", [
+    ("same-origin", "cors", "empty", {}, 200), ("none", "navigate", "document", {}, 200), (None, None, None, {}, 200),
+    ("same-site", "no-cors", "image", {}, 200), ("cross-site", "navigate", "document", {}, 200),
+    ("cross-site", "no-cors", "image", {}, 403), ("cross-site", "no-cors", "script", {}, 403),
+    ("cross-site", "navigate", "iframe", {}, 403), ("cross-site", None, None, {}, 403),
+    ("cross-site", "cors", "empty", {"Origin": "https://other.example"}, 200),
+    ("cross-site", "cors", "empty", {"Origin": "https://evil.example"}, 403),
+])  # fmt: skip
+def test_request_that_another_site_embeds_is_refused(pool, site, mode, dest, more, status):
+    fetch = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": dest}
+    headers = {name: value for name, value in fetch.items() if value} | more
+    with served(pool, allow_origin=("https://other.example",)) as client:
+        assert client.get("/v1/models", headers=headers).status_code == status
+    with served(pool, allow_origin=("*",)) as client:
+        assert client.get("/v1/models", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("path, body", [
+    ("/v1/completions", r'{"\ud800": 1}'), ("/v1/chat/completions", r'{"\udfff": 1, "messages": []}'),
+    ("/api/generate", r'{"prompt": "a", "settings": {"\ud800": 1}}'), ("/api/generate", r'{"\ud800": 1}'),
+    ("/v1/completions", r'{"prompt": "a", "logit_bias": {"\ud800": 1}}'),
+    ("/v1/completions", r'{"prompt": "a", "stream_options": {"\ud800": 1}, "stream": true}'),
+    ("/v1/completions", r'{"prompt": "a", "runtime": "\ud800"}'),
+    ("/v1/completions", r'{"prompt": 1, "model": "\ud800"}'),
+    ("/v1/chat/completions", r'{"messages": [{"role": "\ud800", "content": "a"}]}'),
+    ("/v1/chat/completions", r'{"messages": [{"role": "user", "content": "a", "\ud800": 1}]}'),
+])  # fmt: skip
+def test_name_with_half_a_surrogate_pair_is_400(client, path, body):
+    answer = client.post(path, content=body)
+    assert answer.status_code == 400 and answer.headers["content-type"] == "application/json", answer.text
+
+
 def test_listen_connections_do_not_wait_for_acknowledgements():
     """Read from a connection that asyncio accepted on the socket, as uvicorn's are."""
     options = []

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from edgekit.inference.runtime import Logits
     from edgekit.inference.speculative.speculation import Begin, DraftStats
 
+PART = 256
+"""Prompt tokens per forward call of a stream that can be cancelled: 50 ms of a model of 7 million parameters."""
+
 
 @dataclass(frozen=True)
 class TokenLogprob:
@@ -123,7 +126,7 @@ class Stream(Iterator[str]):
 
     Args:
         prompt: ids, cut to the context as `fit` does.
-        cancelled: called after each token; True ends the text.
+        cancelled: called after each token, and after each part of a long prompt; True ends the text.
         begin_draft: speculative decoding, from `speculative.begin.begin`; the text is the same with and without.
         ends: more ids that end the text; those of `tokenizer.stop` always do.
         cache: what the runtime's cache holds, shared by all streams of this runtime.
@@ -216,7 +219,9 @@ class Stream(Iterator[str]):
         timings.reused_tokens = self._cache.shared(result.prompt[:-1]) if self._reuse else 0
         runtime.rewind(timings.reused_tokens)
         self._cache.set(result, drafts=speculation is not None)
-        rest = result.prompt[timings.reused_tokens :]
+        rest = self._read_first(result.prompt[timings.reused_tokens :])
+        if not rest:
+            return
         choose = self._chooser(sampler) if speculation is None else None
         chosen: int | None = None
         if choose is not None:
@@ -285,6 +290,17 @@ class Stream(Iterator[str]):
             else:
                 logits = speculation.after(token, limit - len(tokens))
             forward_seconds = clock() - begin_forward
+
+    def _read_first(self, prompt: list[int]) -> list[int]:
+        """Read a long prompt of a stream that can be cancelled but for its last part. Returns that; [] if cancelled."""
+        if self._cancelled is None:
+            return prompt
+        while len(prompt) > PART:
+            if self._stopped or self._cancelled():
+                return []
+            self._runtime.forward(prompt[:PART])
+            prompt = prompt[PART:]
+        return prompt
 
     def _allowed(self, decoder: Decoder, limit: int) -> NDArray[np.bool_] | None:
         """The ids that may come next, or None for all: with `ban_replacement` none that begins a character which cannot

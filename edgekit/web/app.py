@@ -17,6 +17,7 @@ from starlette.types import Scope
 
 from edgekit.errors import EdgekitError, FileError
 from edgekit.web import chat, completions, metrics, playground, responses, security
+from edgekit.web.limits import Limits
 from edgekit.web.models import ModelPool
 from edgekit.web.settings import Serving, is_loopback
 from edgekit.web.state import AppState
@@ -98,6 +99,7 @@ def application(pool: ModelPool, settings: Serving, pages: Path | None = None) -
             pages=pages is not None,
         )
     )
+    layers.append(Middleware(Limits, settings=settings))  # after the key: a slot is for those who have it
     app = Starlette(
         routes=routes,
         middleware=layers,

@@ -28,7 +28,7 @@ probability: null. A stream sends the choices one after the other.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,7 +122,9 @@ def complete(params: CompletionParams, state: AppState, job: Job) -> None:
         sent, prompt = params.prompts[index // params.n], prompts[index // params.n]
         text = sent if isinstance(sent, str) else model.tokenizer.decode(prompt)
         if params.echo and params.logprobs is not None and index % params.n == 0:
-            tokens = _prompt_entries(model, prompt, params.logprobs, len(text))
+            tokens = _prompt_entries(model, prompt, params.logprobs, len(text), job)
+            if job.cancelled():
+                return
         start = StartEvent(index, text, tokens)
         if params.max_tokens:
             new_tokens += openai.run(stream, start, model, state, job)
@@ -134,11 +136,12 @@ def complete(params: CompletionParams, state: AppState, job: Job) -> None:
     job.emit(UsageEvent(sum(map(len, prompts)), new_tokens))
 
 
-def _prompt_entries(model: Model, prompt: Sequence[int], top: int, length: int) -> list[TokenEntry]:
-    """`length`: characters of the prompt's text."""
+def _prompt_entries(model: Model, prompt: Sequence[int], top: int, length: int, job: Job) -> list[TokenEntry]:
+    """`length`: characters of the prompt's text. Fewer entries if the job is cancelled."""
     decoder, offset, entries = model.tokenizer.decoder(), 0, []
     model.cache.clear()
-    for id, logprob in zip(prompt, prompt_logprobs(model.runtime, prompt, top), strict=True):
+    logprobs = prompt_logprobs(model.runtime, prompt, top, job.cancelled)
+    for id, logprob in zip(prompt, logprobs, strict=False):
         at = min(offset, length)  # a tokenizer that normalises may return text of another length
         entries.append(token_entry(logprob or TokenLogprob(id, 0.0), at, model.tokenizer))
         entries[-1].first = logprob is None
@@ -146,14 +149,18 @@ def _prompt_entries(model: Model, prompt: Sequence[int], top: int, length: int) 
     return entries
 
 
-def prompt_logprobs(runtime: Runtime, prompt: Sequence[int], top: int) -> list[TokenLogprob | None]:
+def prompt_logprobs(
+    runtime: Runtime, prompt: Sequence[int], top: int, cancelled: Callable[[], bool]
+) -> list[TokenLogprob | None]:
     """For each token of a prompt, given those before it; None for the first. The runtime's cache is emptied first.
 
-    `top`: how many of the likeliest ids each entry lists.
+    `top`: how many of the likeliest ids each entry lists. Ends early once `cancelled()` is true.
     """
     logprobs: list[TokenLogprob | None] = [None]
     runtime.rewind(0)
     for begin in range(0, len(prompt) - 1, CHUNK):
+        if cancelled():
+            break
         rows = runtime.forward(prompt[begin : min(begin + CHUNK, len(prompt) - 1)], every=True)
         logprobs += [token_logprob(row, token, top) for row, token in zip(rows, prompt[begin + 1 :], strict=False)]
     return logprobs

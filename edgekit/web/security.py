@@ -3,7 +3,8 @@
 - DNS rebinding: a web page can reach this machine under a host name of its own that resolves to 127.0.0.1. Its requests
   carry that name in `Host`, so on the loopback interface only loopback's own names are answered.
 - Cross-site requests: a page can post to any address, and the browser sends its origin along. Only the server's own
-  origin and those of `--allow-origin` are answered.
+  origin and those of `--allow-origin` are answered. Requests without an origin (images, scripts) are refused where the
+  browser says that another site made them (`Sec-Fetch-Site`); a link to a page may be followed.
 - No sniffing: each response tells browsers to believe its content type.
 - The API key is compared in constant time. Programs send it as a bearer token; where there are pages, the browser asks
   its user for a password and sends the key as that (HTTP Basic) with everything the pages fetch.
@@ -65,6 +66,8 @@ class Guard:
                 return RequestError(
                     f"origin {origin} is not allowed: start the server with --allow-origin {origin}", status=403
                 )
+        if origin is None and "*" not in self._origins and is_embedded(headers):
+            return RequestError("pages of other sites are not allowed to load this", status=403)
         if self._key is not None and path != OPEN:
             given = password(headers.get("authorization", ""))
             if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._key):
@@ -75,6 +78,12 @@ class Guard:
                     headers={"WWW-Authenticate": scheme if self._pages else "Bearer"},
                 )  # fmt: skip
         return None
+
+
+def is_embedded(headers: Headers) -> bool:
+    """Whether a page of another site made the request, and not by a link that its reader followed."""
+    followed = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+    return headers.get("sec-fetch-site") == "cross-site" and not followed
 
 
 def password(authorization: str) -> str:
@@ -134,5 +143,7 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
                     raise too_large
                 parts.append(part)
     except TimeoutError:
-        raise RequestError(f"the body took longer than {seconds:g} s", status=408) from None
+        raise RequestError(
+            f"the body took longer than {seconds:g} s", status=408, headers={"Connection": "close"}
+        ) from None
     return b"".join(parts)

@@ -17,12 +17,11 @@ import uvicorn
 from edgekit.errors import EdgekitError
 from edgekit.utils.files import os_reason
 from edgekit.web.app import application
+from edgekit.web.connections import SPARE, protocol
+from edgekit.web.limits import MAX_REQUESTS
 from edgekit.web.models import ModelPool
 from edgekit.web.settings import Serving
 from edgekit.web.worker import ModelWorker
-
-MAX_CONNECTIONS = 256
-"""Besides those in the queue; further ones get 503."""
 
 
 class Server(uvicorn.Server):
@@ -73,7 +72,7 @@ def listen(settings: Serving) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        listening = socket.create_server((settings.host, settings.port), family=family, backlog=MAX_CONNECTIONS)
+        listening = socket.create_server((settings.host, settings.port), family=family, backlog=MAX_REQUESTS + SPARE)
         return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=listening.detach())
     except (OSError, OverflowError, UnicodeError) as error:
         reason = os_reason(error) if isinstance(error, OSError) else "no such host"
@@ -106,7 +105,7 @@ def serve(pool: ModelPool, settings: Serving, *, pages: Path | None, ready: Call
         config = uvicorn.Config(
             app,
             loop="asyncio",
-            http="h11",
+            http=protocol(settings),
             ws="none",
             lifespan="on",
             log_config=None,
@@ -114,7 +113,6 @@ def serve(pool: ModelPool, settings: Serving, *, pages: Path | None, ready: Call
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=MAX_CONNECTIONS + settings.queue_size,
             timeout_graceful_shutdown=int(settings.grace) + 10,
         )
         url = address(settings, listening)

@@ -40,6 +40,12 @@ class Serving(Checked):
     max_prompt_tokens: int | None = setting(None, "Longest prompt; default: the model's context.", ge=1)
     max_body_bytes: int = setting(1 << 20, "Largest request body.", ge=64)
     time_limit: float = setting(300.0, "Seconds that a request may take, waiting included.", gt=0)
+    read_limit: float = setting(
+        30.0, "Seconds that a client has to send the head of a request, and as many for its body.", gt=0
+    )
+    client_requests: int | None = setting(
+        None, "Requests that one address may have at once; default: 128 and the queue's size.", ge=1
+    )
     grace: float = setting(5.0, "Seconds that the running text has to end when the server is stopped.", ge=0)
 
     def check_reach(self) -> None:

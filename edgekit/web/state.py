@@ -34,7 +34,8 @@ class AppState:
 
     async def body(self, request: Request) -> bytes:
         """See `edgekit.web.security.read_body`."""
-        return await security.read_body(request, self.settings.max_body_bytes, self.settings.time_limit)
+        seconds = min(self.settings.read_limit, self.settings.time_limit)
+        return await security.read_body(request, self.settings.max_body_bytes, seconds)
 
     def events(self, request: Request, work: Callable[[Job], None]) -> AsyncGenerator[Any]:
         """See `edgekit.web.responses.events`."""
