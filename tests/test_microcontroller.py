@@ -67,12 +67,14 @@ def test_image_tells_the_story_of_python_in_the_memory_of_the_readme(image, stor
     assert int(re.search(r"together +(\d+) bytes", table)[1]) < MOST_BYTES
 
 
-def test_image_takes_prompt_seed_and_length(image, story):
-    prompt = "The cat, a grey one, said"
-    status, output = run(image(), prompt, seed=12, tokens=5)
+def test_make_run_takes_prompt_seed_and_length(image, story):
+    prompt = "The cat's friend, a grey one, said"
+    settings = {"MODEL": story, "BUILD": image().parent, "SEED": 12, "TOKENS": 5, "PROMPT": prompt}
+    command = ["make", "-s", "-C", BOARD, "run", *(f"{name}={value}" for name, value in settings.items())]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
     model = edgekit.load(story, runtime="native", kv_type="int8")
-    assert status == 0, output
-    assert output.split("\n\nmodel ")[0] == prompt + model.generate(prompt, seed=12, max_new_tokens=5).text
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.split("\n\nmodel ")[0] == prompt + model.generate(prompt, seed=12, max_new_tokens=5).text
 
 
 def test_image_refuses_what_does_not_fit_in_one_line(image, story, tmp_path):
