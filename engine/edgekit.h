@@ -414,7 +414,7 @@ EK_API void ek_generation_cancel(ek_generation *generation, ek_new_token *out);
 
 /* What the last token was chosen from. `logits`: of the model, valid until the next token. Returns the number of `ids`,
  * ascending, with the `weights` of ek_sampler_distribution, both with space for the whole vocabulary; EK_ARGUMENT if there
- * is no token yet. */
+ * is no token yet, or the model is a direct one. */
 EK_API int ek_generation_choice(ek_generation *generation, const float **logits, uint32_t *ids, double *weights);
 
 /* All of it in one call. `on_token` gets every token; if it returns something else than 0, the text is cancelled, and

@@ -14,9 +14,9 @@ struct ek_generation {
     uint32_t prompt_count, reuse;
     uint32_t count, limit; /* tokens so far, and the most */
     uint32_t last;         /* the last token, which the model has not read yet */
-    uint32_t finish, ignore_ends, ban_replacement;
+    uint32_t finish, ignore_ends, ban_replacement, lean;
     uint32_t mask_state;
-    float *logits; /* the sampler's */
+    float *logits; /* the model's; if lean the sampler's, which changes them */
     uint8_t *ends; /* a bit for each id */
     ek_sampler *sampler;
     ek_mark before; /* the sampler before the last token was chosen, from the ids that were allowed */
@@ -34,7 +34,7 @@ int ek_step(ek_model *model, uint32_t token, float *logits, ek_sampler *sampler,
 /* ---- memory ---- */
 
 typedef struct {
-    size_t ends, end_ids, sampler, masks, text, total; /* where each begins */
+    size_t logits, ends, end_ids, sampler, masks, text, total; /* where each begins */
     size_t sampler_size, masks_size;
     uint32_t capacity, end_count;
     int lean; /* the model runs on the file's bytes: memory is more precious than time */
@@ -74,7 +74,8 @@ static ek_places places(const ek_model *model, const ek_tokenizer *tokenizer, co
     /* A decoder may write a piece and, at the end of a text, what it still holds. */
     size_t longest = tokenizer ? ek_tokenizer_describe(tokenizer)->longest : 0;
     size_t text = ek_stop_text_size(settings->stops, settings->stop_count, 2 * longest + 1);
-    p.ends = ek_aligned(sizeof(ek_generation));
+    p.logits = ek_aligned(sizeof(ek_generation));
+    p.ends = p.logits + (p.lean ? 0 : ek_aligned(vocab_size * sizeof(float)));
     p.end_ids = p.ends + ek_aligned((vocab_size + 7) / 8);
     p.sampler = p.end_ids + ek_aligned((silent > p.end_count ? silent : p.end_count) * sizeof(uint32_t));
     p.masks = p.sampler + ek_aligned(p.sampler_size);
@@ -126,8 +127,9 @@ static int start_sampler(ek_generation *g, const ek_generating *settings, const 
     int status = (p->lean ? ek_lean_sampler_init : ek_sampler_init)(&g->sampler, block, p->sampler_size, &sampling,
                                                                     vocab_size, p->capacity, g->prompt,
                                                                     g->prompt_count, error);
-    if (!status) g->logits = ek_sampler_logits(g->sampler);
-    return status;
+    if (status) return status;
+    g->logits = p->lean ? ek_sampler_logits(g->sampler) : (float *)(void *)((char *)g + p->logits);
+    return EK_OK;
 }
 
 static int start_masks(ek_generation *g, const ek_places *p, uint32_t *ids, ek_error *error) {
@@ -157,7 +159,7 @@ int ek_generation_start(ek_generation **generation, void *memory, size_t size, e
     char *block = memory;
     uint32_t *ids = (uint32_t *)(void *)(block + p.end_ids);
     g->model = model, g->tokenizer = tokenizer, g->prompt = prompt, g->prompt_count = prompt_count;
-    g->reuse = settings->reuse, g->ignore_ends = settings->ignore_ends;
+    g->reuse = settings->reuse, g->ignore_ends = settings->ignore_ends, g->lean = (uint32_t)p.lean;
     g->limit = ek_model_context(model) + 1 - prompt_count; /* the last token needs no place in the cache */
     if (settings->max_new_tokens && settings->max_new_tokens < g->limit) g->limit = settings->max_new_tokens;
     g->ends = (uint8_t *)block + p.ends;
@@ -230,7 +232,7 @@ void ek_generation_cancel(ek_generation *g, ek_new_token *out) {
 }
 
 int ek_generation_choice(ek_generation *g, const float **logits, uint32_t *ids, double *weights) {
-    if (!g->count) return EK_ARGUMENT;
+    if (!g->count || g->lean) return EK_ARGUMENT;
     *logits = g->logits;
     int status = ek_sampler_rewind(g->sampler, g->before);
     if (status) return status;
