@@ -11,11 +11,12 @@ SWAP = 2  # sys/stdio.h of macOS: RENAME_SWAP
 
 def exchange(one: Path, other: Path) -> bool:
     """Each gets the other's name, with nothing in between. False if the system or the file system cannot do that."""
-    if sys.platform == "win32":
-        return False
-    a, b, library = os.fsencode(one), os.fsencode(other), ctypes.CDLL(None)
-    if sys.platform.startswith("linux") and hasattr(library, "renameat2"):
-        return library.renameat2(AT_CWD, a, AT_CWD, b, EXCHANGE) == 0
-    if sys.platform == "darwin" and hasattr(library, "renamex_np"):
-        return library.renamex_np(a, b, SWAP) == 0
+    a, b = os.fsencode(one), os.fsencode(other)
+    try:
+        if sys.platform.startswith("linux"):
+            return ctypes.CDLL(None).renameat2(AT_CWD, a, AT_CWD, b, EXCHANGE) == 0
+        if sys.platform == "darwin":
+            return ctypes.CDLL(None).renamex_np(a, b, SWAP) == 0
+    except AttributeError:  # a C library without it
+        pass
     return False

@@ -5,11 +5,16 @@ import errno
 import io
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from edgekit.errors import FileError
 
+if sys.platform == "win32":
+    READ = os.O_RDONLY | os.O_BINARY
+else:
+    READ = os.O_RDONLY | os.O_NONBLOCK  # opening a pipe would wait for its writer
 KINDS = {
     stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
 }  # fmt: skip
@@ -23,8 +28,7 @@ def os_reason(error: OSError) -> str:
 def open_regular(path: Path) -> io.BufferedReader:
     """Open a file for reading; raises `FileError`, also for pipes and devices, without ever waiting for one."""
     try:
-        # Opening a pipe would wait for its writer.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        handle = os.open(path, READ)
         try:
             mode = os.fstat(handle).st_mode
             if stat.S_ISDIR(mode):

@@ -76,7 +76,7 @@ def scratch() -> Iterator[Path]:
 
 
 def _host() -> str:
-    node = os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
+    node = os.environ.get("COMPUTERNAME", "") if sys.platform == "win32" else os.uname().nodename
     return f"{zlib.crc32(os.fsencode(node)):08x}"
 
 
