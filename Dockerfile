@@ -14,7 +14,7 @@ RUN apt-get update \
 # A wheel of this machine, or the name on PyPI. The bundled model becomes a GGUF here.
 ARG EDGEKIT=edgekit-lm
 RUN python3 -m venv --system-site-packages /build \
- && /build/bin/pip install --no-cache-dir --only-binary=:all: "${EDGEKIT}[serve]" \
+ && /build/bin/pip install --no-cache-dir --only-binary=:all: "${EDGEKIT}[serve,gguf]" \
  && mkdir -p /image/models /image/tmp /image/usr/lib/python3/dist-packages && chmod 1777 /image/tmp \
  && /build/bin/edgekit convert --to gguf --quant q8_0 -o /image/models/story-7m.gguf
 

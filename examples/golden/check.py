@@ -1,6 +1,6 @@
 """Compares the edgekit that is installed here with golden.json: ids, logits' hashes and texts of the bundled model.
 
-python check.py            # on any machine; exit status 1 if something differs
+python check.py            # on any machine, with edgekit-lm[gguf]; exit status 1 if something differs
 """
 
 import json
@@ -39,8 +39,11 @@ def differences(cases: dict, path: Path):
 def main() -> int:
     cases = json.loads(Path(__file__).with_name("golden.json").read_text(encoding="utf-8"))["models"][BUNDLED_NAME]
     with tempfile.TemporaryDirectory() as scratch:
-        path = convert(BUNDLED, "gguf", Path(scratch) / "story.gguf", settings=Converting(quant="q4_0")).path
-        wrong = list(differences(cases, path))
+        try:
+            path = convert(BUNDLED, "gguf", Path(scratch) / "story.gguf", settings=Converting(quant="q4_0")).path
+            wrong = list(differences(cases, path))
+        except edgekit.EdgekitError as error:
+            sys.exit(f"check: {error}")
     for text in wrong:
         print(f"differs: {text}")
     count = sum(len(cases[name]) for name in ("encode", "texts", "logits"))

@@ -58,7 +58,7 @@ arm python3 -m venv --clear --system-site-packages --without-pip /opt/edgekit
 # Emulated, pip is slow enough without unpacking itself from its wheel, and without compiling what it installs.
 python3 -m zipfile -e "$root"/usr/share/python-wheels/pip-*.whl "$root/root/pip"
 arm /opt/edgekit/bin/python /root/pip/pip install --quiet --no-compile --root-user-action=ignore --only-binary=:all: \
-    "/root/$(basename "$wheel")[serve]"
+    "/root/$(basename "$wheel")[serve,gguf]"
 
 step "use it"
 arm edgekit --version
