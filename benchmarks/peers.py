@@ -50,6 +50,7 @@ LOWEST_MEASURED = [
     (("edgekit native q4_0@2",), 2.74, "llama.cpp bare decode-noflash q4_0@2"),
     (("edgekit native q8_0@1",), 2.42, "llama.cpp bare decode-noflash q8_0@1"),
     (("edgekit native q4_0",), 10.47, "optimum int8"),
+    (("edgekit native q4_0@1",), 2.66, "genai int4@1"),
     (("edgekit native-sampled q4_0",), 0.92, "edgekit native q4_0"),
     (("edgekit onnx int4",), 4.95, "optimum int8"),
     (("edgekit onnx int4",), 1.05, "genai int4"),
