@@ -153,6 +153,33 @@ def test_generation_equals_stream(engine, name):
     assert reasons == {"stop", "length"}
 
 
+@pytest.mark.parametrize("name, ban", [("bundled", False), ("level 2", True)])
+def test_choice_is_streams_distribution_and_changes_nothing(engine, name, ban):
+    both = engine(name)
+    prompt = both.tokenizer.encode("The cat sat")
+    settings = Generating(
+        temperature=0.9, top_p=0.9, repetition_penalty=1.3, presence_penalty=0.5, seed=4, max_new_tokens=24,
+        ban_replacement=ban, ignore_eos=True,
+    )  # fmt: skip
+    arguments, alive = both.arguments(prompt, settings)
+    generation, token, logits = c_void_p(), NewToken(), c_void_p()
+    ids, weights = np.zeros(both.vocab_size, np.uint32), np.zeros(both.vocab_size)
+    assert both.library.ek_generation_start(byref(generation), *arguments, ctypes.create_string_buffer(256)) == 0
+    asked = (generation, byref(logits), pointer(ids), pointer(weights))
+    assert both.library.ek_generation_choice(*asked) == -4, "no token yet"
+    found = []
+    while both.library.ek_generation_next(generation, byref(token)) == 1:
+        count = both.library.ek_generation_choice(*asked)
+        found.append((token.token, ids[:count].copy(), weights[:count] / weights[:count].sum()))
+    assert alive and len(found) == 24
+    both.rewind(0)
+    stream = Stream(both, both.tokenizer, prompt, settings)
+    for (chosen, possible, chances), step in zip(found, stream.steps(distribution=True), strict=True):
+        assert chosen == step.token
+        np.testing.assert_array_equal(possible, step.distribution.ids)
+        np.testing.assert_allclose(chances, step.distribution.probabilities, rtol=1e-9)
+
+
 def test_generation_of_tokens_alone_and_reused_prompts_equal_stream(engine):
     both = engine("bundled")
     prompt = both.tokenizer.encode("Once upon a time there was a little")
