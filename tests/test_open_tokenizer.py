@@ -22,6 +22,7 @@ from edgekit.formats.gguf import GGUFFile
 from edgekit.settings import Converting
 from edgekit.tokenizers.load import from_files
 from edgekit.tokenizers.open import open_tokenizer
+from edgekit.utils.engine import library
 
 TINY = LlamaConfig(512, 64, 96, 1, 4, 2, 16, 32, tie_word_embeddings=True)
 KINDS = {
@@ -52,14 +53,21 @@ def test_open_tokenizer_artefact_equals_source(tmp_path, kind, to):
     assert [tokenizer.encode(text) for text in TEXTS] == [expected.encode(text) for text in TEXTS]
 
 
+@pytest.mark.parametrize("engine", [True, False])
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_open_tokenizer_foreign_gguf_equals_llama_cpp(tmp_path, kind):
+def test_open_tokenizer_foreign_gguf_equals_llama_cpp(tmp_path, monkeypatch, kind, engine):
     import edgekit
+
+    if not engine:
+        monkeypatch.setattr("edgekit.tokenizers.open.library", lambda: None)
+    elif library() is None:
+        pytest.skip("needs the C engine: install edgekit where there is a C compiler")
 
     path = rewritten(artefact(kind, "gguf", tmp_path)[0], tmp_path / "foreign.gguf")
     tokenizer = open_tokenizer(str(path), None)
     expected = edgekit.load(path, runtime="llamacpp", threads=1).tokenizer
-    assert type(tokenizer).__name__ == "JsonTokenizer" and type(expected).__name__ == "LlamaTokenizer"
+    assert type(tokenizer).__name__ == ("NativeTokenizer" if engine else "JsonTokenizer")
+    assert type(expected).__name__ == "LlamaTokenizer"
     assert (tokenizer.bos, tokenizer.stop) == (expected.bos, expected.stop)
     assert [tokenizer.encode(text) for text in TEXTS] == [expected.encode(text) for text in TEXTS]
 
@@ -138,7 +146,7 @@ def test_open_tokenizer_foreign_ends_and_begin_equal_llama_cpp(tmp_path, pre, sp
     made = convert(source, "gguf", tmp_path / "m.gguf", settings=Converting(quant="f32"), verify=False).path
     keys = dict.fromkeys(("tokenizer.ggml.add_bos_token", "tokenizer.ggml.eot_token_id")) | {"tokenizer.ggml.pre": pre}
     path = rewritten(made, tmp_path / "foreign.gguf", **keys)
-    ours, theirs = open_tokenizer(str(path), None), edgekit.load(path, threads=1).tokenizer
+    ours, theirs = open_tokenizer(str(path), None), edgekit.load(path, runtime="llamacpp", threads=1).tokenizer
     assert (ours.bos, ours.stop) == (theirs.bos, theirs.stop)
     assert [ours.encode(text) for text in TEXTS] == [theirs.encode(text) for text in TEXTS]
 

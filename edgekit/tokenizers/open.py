@@ -1,9 +1,10 @@
 """From a path, a Hub id or a vocabulary's name to a tokenizer, without opening the model."""
 
+import contextlib
 import json
 from pathlib import Path
 
-from edgekit.errors import VocabularyError
+from edgekit.errors import UnsupportedError, VocabularyError
 from edgekit.formats import hub, onnx
 from edgekit.formats.checkpoint import side_files
 from edgekit.formats.gguf import GGUFFile
@@ -11,9 +12,11 @@ from edgekit.formats.gguf_config import llama_config
 from edgekit.settings import Running
 from edgekit.tokenizers.base import Tokenizer
 from edgekit.tokenizers.load import from_files, tokenizer_of
+from edgekit.tokenizers.native import NativeTokenizer
 from edgekit.tokenizers.tokenmonster.tokenizer import files_for, resolve
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
 from edgekit.utils import registry
+from edgekit.utils.engine import library
 from edgekit.utils.guard import reading
 
 
@@ -49,12 +52,16 @@ def _opened(model: str | Path | None, vocab: str | None, revision: str | None) -
 
 
 def _of_gguf(path: Path) -> Tokenizer:
-    """From the files that edgekit embedded; otherwise rebuilt from llama.cpp's keys, or llama.cpp's own."""
+    """From the files that edgekit embedded; otherwise the engine's, as `edgekit run` has it, where the engine has that
+    kind; otherwise rebuilt from llama.cpp's keys, or llama.cpp's own."""
     file = GGUFFile(path)
     config = llama_config(file)
     tokenizer = tokenizer_of(file.files(), config.vocab_size)
     if tokenizer is not None:
         return tokenizer
+    if (engine := library()) is not None:
+        with contextlib.suppress(UnsupportedError):
+            return NativeTokenizer(engine, file, config.vocab_size)
     from edgekit.tokenizers.llamacpp import rebuild
 
     files, difference = rebuild.files(file, config)
