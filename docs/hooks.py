@@ -22,6 +22,7 @@ PREFIX = "repository/"
 MIRRORED = (
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "benchmarks/README.md",
     "edgekit/bundled/*/README.md",
     "edgekit/bundled/*/*.svg",

@@ -121,7 +121,7 @@ def test_changelog_has_the_current_version():
 def test_workflows_and_issue_templates_parse():
     yaml = pytest.importorskip("yaml", reason="needs pyyaml")
     workflows = {path.name: yaml.safe_load(path.read_text()) for path in (ROOT / ".github/workflows").glob("*.yml")}
-    assert set(workflows) == {"ci.yml", "publish.yml"}
+    assert set(workflows) == {"audit.yml", "ci.yml", "publish.yml"}
     for workflow in workflows.values():
         assert all("runs-on" in job and job["steps"] for job in workflow["jobs"].values())
     assert workflows["ci.yml"]["jobs"]["test"]["strategy"]["matrix"]["python-version"] == ["3.11", "3.13"]

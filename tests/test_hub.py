@@ -86,7 +86,9 @@ def test_parse_hub_id_has_repository_type_and_file(monkeypatch, tmp_path, name, 
 @pytest.mark.parametrize("name", [
     "gpt2", "./o/n", "../o/n", "/o/n", "~/o/n", "a/b/c", "o/model.gguf", "o/model.onnx", "here/n", "here/n:q4_0",
     "here/n/m.gguf", "o/n:", "o/n:q4_0/m.gguf", "o//m.gguf", "o/n/../m.gguf", "o\\n", "o/n.gguf/m.gguf", "o/n/",
-    "https://huggingface.co/o/n", "hf://n", "o n/x", "x" * 5000, "o/" + "x" * 5000 + "/m.onnx/", ".hidden/n",
+    "https://huggingface.co/o/n", "o/model.safetensors", "o/stories.bin", "o/config.json", "o/english.vocab", 
+    "o/m.GGUF", "C:\\o\\n", "C:/o/n", "file:///o/n", "o/..", "~o/n", "o/./n",
+    "hf://n", "o n/x", "x" * 5000, "o/" + "x" * 5000 + "/m.onnx/", ".hidden/n",
 ])  # fmt: skip
 def test_resolve_path_is_never_asked_of_the_hub(server, tmp_path, name):
     (tmp_path / "here").mkdir()

@@ -152,6 +152,7 @@ def test_sdist_has_what_its_tests_and_documentation_need(built):
     assert {
         "CHANGELOG.md",
         "CONTRIBUTING.md",
+        "SECURITY.md",
         "LICENSE",
         "Makefile",
         "constraints.txt",

@@ -1,18 +1,26 @@
-"""`edgekit serve` under load: sixteen clients, five hundred requests, every answer known in advance."""
+"""`edgekit serve` under load: sixteen clients, every answer known in advance, slow and silent clients among them.
 
+EDGEKIT_LOAD_REQUESTS=5000 pytest tests/test_serve_load.py -s     # the run of docs/server.md
+"""
+
+import contextlib
 import json
+import os
+import statistics
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from serving import PROMPT
+from test_serve_hostile import HEAD, WHOLE, answer, connect
 from test_serve_live import Server
 
 import edgekit
 
-CLIENTS, REQUESTS = 16, 500
+CLIENTS, REQUESTS = 16, int(os.environ.get("EDGEKIT_LOAD_REQUESTS", 500))
 MOST_GROWTH = 4 << 10
-"""KiB of growth between request 100 and request 500: room for the allocator, less than 400 leaked requests."""
+"""KiB of growth between request 100 and the last: room for the allocator, less than 400 leaked requests."""
 
 
 def resident(process):
@@ -49,39 +57,107 @@ def text_of(body, answer):
     return "".join(json.loads(chunk[6:])["choices"][0]["text"] for chunk in chunks)
 
 
+def silent(server, over):
+    """Connects and says nothing, 8 connections at a time, until the server closes them."""
+    while not over.is_set():
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(contextlib.closing(connect(server))) for _ in range(8)]
+            for one in connections:
+                one.settimeout(0.5)
+                with contextlib.suppress(OSError):
+                    one.recv(1)
+
+
+def begun(server, over):
+    """Sends the beginning of a head or of a body, and leaves."""
+    while not over.wait(0.05):
+        for part in (HEAD[:40], WHOLE[:-3]):
+            with connect(server) as connection:
+                connection.sendall(part.encode())
+
+
+def leaves(server, over):
+    """Asks for a long text and leaves after its first bytes."""
+    body = json.dumps({"prompt": PROMPT, "max_tokens": 200, "stream": True, "ignore_eos": True})
+    while not over.wait(0.1):
+        with connect(server) as connection:
+            connection.sendall(f"{HEAD}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+            connection.recv(64)
+
+
+def trickles(server, over):
+    """Sends a request byte by byte, slower than the limit; its answer is 408."""
+    while not over.is_set():
+        with connect(server) as connection:
+            with contextlib.suppress(OSError):
+                for byte in WHOLE.encode():
+                    connection.sendall(bytes([byte]))
+                    if over.wait(0.05):
+                        return
+            text = ""
+            with contextlib.suppress(OSError):
+                text = answer(connection)
+            assert text == "" or text.startswith("HTTP/1.1 408"), text
+
+
 @pytest.mark.slow
 def test_server_many_clients_get_their_answers_in_constant_memory(stories):
     if not Path("/proc/self/status").is_file():
         pytest.skip("memory is read from /proc")
     known = requests_with_answers(stories)
-    server = Server("-m", stories, "--runtime", "onnx", "--queue-size", CLIENTS)
-    wrong, memory, lock, place = [], {}, threading.Lock(), iter(range(REQUESTS))
+    server = Server("-m", stories, "--runtime", "onnx", "--queue-size", 2 * CLIENTS, "--read-limit", 2)
+    wrong, memory, times = [], {}, []
+    lock, place, over = threading.Lock(), iter(range(REQUESTS)), threading.Event()
 
     def client():
         connection = server.connect()
         while (n := next(place, None)) is not None:
             path, body, expected = known[n * 7 % len(known)]
+            begin = time.perf_counter()
             connection.request("POST", path, json.dumps(body))
             answer = connection.getresponse()
             body_text = answer.read().decode()
             with lock:
+                times.append(time.perf_counter() - begin)
                 if answer.status != 200 or text_of(body, body_text) != expected:
                     wrong.append((n, answer.status, body_text))
                 if n in (99, REQUESTS - 1):
                     memory[n] = resident(server.process)
         connection.close()
 
+    def other(each):
+        try:
+            each(server, over)
+        except Exception as error:
+            wrong.append((each.__name__, repr(error)))
+
     try:
+        others = [threading.Thread(target=other, args=(each,)) for each in (silent, begun, leaves, trickles)]
         clients = [threading.Thread(target=client) for _ in range(CLIENTS)]
-        for one in clients:
+        for one in [*others, *clients]:
             one.start()
         for one in clients:
-            one.join(300)
+            one.join(300 + REQUESTS)
+        over.set()
+        for one in others:
+            one.join(30)
         assert not wrong, wrong[:2]
+        assert len(times) == REQUESTS
+        percentiles = statistics.quantiles(times, n=100)
+        print(
+            f"\n{REQUESTS} requests of {CLIENTS} clients: median {1000 * percentiles[49]:.0f} ms, "
+            f"p99 {1000 * percentiles[98]:.0f} ms, longest {1000 * max(times):.0f} ms; memory after 100 requests "
+            f"{memory[99] >> 10} MiB, at the end {memory[REQUESTS - 1] >> 10} MiB"
+        )
         assert memory[REQUESTS - 1] - memory[99] < MOST_GROWTH, memory
+        assert not [one for one in others if one.is_alive()]
+        until = time.monotonic() + 30
+        while server.counter("edgekit_busy") and time.monotonic() < until:
+            time.sleep(0.1)
         assert server.counter("edgekit_queue_length") == server.counter("edgekit_busy") == 0
-        assert server.counter("edgekit_first_token_seconds_count") == REQUESTS
+        assert server.counter("edgekit_first_token_seconds_count") >= REQUESTS
     finally:
+        over.set()
         server.end()
 
 

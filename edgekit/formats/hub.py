@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 NAME = r"[A-Za-z0-9][\w.-]*"
 REFERENCE = re.compile(rf"({NAME}/{NAME})(?::([\w.-]+)|/(.+\.(?:gguf|onnx)))?")
 SCHEME = "hf://"
+FILES = (".gguf", ".onnx", ".safetensors", ".bin", ".pt", ".pth", ".json", ".model", ".vocab", ".toml", ".txt", ".zip")
+"""Ends of files: FOLDER/FILE, of a folder that is not there, is not a repository."""
 WEIGHTS = (".safetensors", ".gguf", ".onnx")
 TIMEOUT = 10
 """Seconds that the Hub has for an answer."""
@@ -58,14 +60,15 @@ def parse(name: str) -> Reference | None:
     """A Hub id; None if the text is a path.
 
     A text is a path if it exists, if the folder that it begins with exists, if it has more parts than OWNER/NAME and
-    does not end in `.gguf` or `.onnx`, or if it is OWNER/NAME with such an end. `hf://` before it makes it a Hub id.
+    does not end in `.gguf` or `.onnx`, or if it is OWNER/NAME with the end of a file. `hf://` before it makes a Hub id
+    of it.
     """
     explicit = name.startswith(SCHEME)
     if not (match := REFERENCE.fullmatch(name.removeprefix(SCHEME))):
         return None
     repository, kind, file = match.groups()
     parts = (file or "").split("/")
-    if repository.endswith((".gguf", ".onnx")) or (file and not all(part.strip(".") for part in parts)):
+    if repository.lower().endswith(FILES) or (file and not all(part.strip(".") for part in parts)):
         return None
     if not explicit and (exists(name) or os.path.isdir(name.partition("/")[0])):
         return None

@@ -49,10 +49,10 @@ class AppState:
             special: whether special tokens that the prompt spells are read as tokens.
         """
         limit = self.settings.max_prompt_tokens
-        ids = model.encode(prompt, special=special)
         if not isinstance(prompt, str):
-            check_ids(ids, model.runtime.vocab_size, param)
-        elif not special:
+            check_ids(prompt, model.runtime.vocab_size, param)  # before `encode`, which does not know the field
+        ids = model.encode(prompt, special=special)
+        if isinstance(prompt, str) and not special:
             self._note_specials(model, prompt)
         if limit is not None and len(ids) > limit:
             raise RequestError(f"the prompt has {len(ids)} tokens; {limit} are allowed", param, status=413)
