@@ -7,7 +7,7 @@ optimum itself, if `config.json` is next to the file.
 
 from pathlib import Path
 
-from edgekit.formats import onnx
+from edgekit.formats import onnx, onnx_graph
 from edgekit.runtimes import _onnx_session
 from edgekit.runtimes._onnx_fused import FusedRuntime
 from edgekit.runtimes._onnx_portable import PortableRuntime
@@ -21,9 +21,11 @@ def load(path: Path, settings: Running) -> FusedRuntime | PortableRuntime:
 
     Raises:
         FileError: the file cannot be read.
-        CheckpointError: not an ONNX model, or not one with either interface; names what is missing.
+        CheckpointError: not an ONNX model, or not one with either interface, or an operator that is in
+            neither; names what is missing.
     """
     path = Path(path)
+    onnx_graph.check(path, onnx.mapped(path))
     session = _onnx_session.session(path, settings)
     files = onnx.files_of(session.get_modelmeta().custom_metadata_map, path)
     config = onnx.config_of(files, path)

@@ -19,6 +19,16 @@ from edgekit.utils.files import open_regular, os_reason, read_bytes
 GRAPH, METADATA_PROPS, KEY, VALUE = 7, 14, 1, 2
 
 
+def mapped(path: Path) -> memoryview:
+    """The file's bytes, not read yet. Raises `FileError`."""
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {os_reason(error)}") from error
+
+
 def metadata(path: Path) -> dict[str, str]:
     """The model's `metadata_props`. The file is mapped, and of the graph nothing is read.
 
@@ -26,16 +36,11 @@ def metadata(path: Path) -> dict[str, str]:
         FileError: the system cannot open the file.
         CheckpointError: not an ONNX model, or damaged.
     """
-    try:
-        with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {os_reason(error)}") from error
+    data = mapped(path)
     entries: dict[str, str] = {}
     graph = False
     try:
-        for number, value in fields(memoryview(data)):
+        for number, value in fields(data):
             graph = graph or number == GRAPH
             if number == METADATA_PROPS:
                 parts = {key: text(part) for key, part in fields(message(value))}
