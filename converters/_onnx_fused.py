@@ -37,6 +37,9 @@ from edgekit.formats.checkpoint import Checkpoint, LlamaConfig
 
 MICROSOFT = "com.microsoft"
 
+MOST_POSITIONS = 1 << 20
+"""Of the tables of rotations, which ONNX Runtime computes when it loads the file."""
+
 # The oldest that have all of these operators: ONNX Runtime 1.20 reads IR version 10 and opset 21.
 IR_VERSION, OPSET = 10, 18
 
@@ -151,6 +154,10 @@ class _Graph:
         """
         config = self.config
         context, half = config.max_position_embeddings, padded(config.head_dim) // 2
+        if context > MOST_POSITIONS:
+            raise CheckpointError(
+                f"a context of {context:,} tokens: a fused graph has a table row for each, at most {MOST_POSITIONS:,}"
+            )
 
         def make() -> list[NDArray]:
             frequencies = np.zeros((1, half), np.float32)

@@ -337,6 +337,9 @@ class Running(Checked):
     reference: bool = setting(
         False, "torch: use the model of transformers: slower; everything else is compared with it."
     )
+    context_length: int | None = setting(
+        None, "Tokens of the context, if fewer than the model has: bounds the memory of its cache.", ge=1
+    )
 
 
 @dataclass(frozen=True)

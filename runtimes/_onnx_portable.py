@@ -47,8 +47,6 @@ class PortableRuntime:
         self._outputs = ["logits", *map(present, self._names)]
         self._positional = "position_ids" in nodes
         self._binding = session.io_binding()
-        self._mask = np.ones((1, self.context_length), np.int64)
-        self._positions = np.arange(self.context_length, dtype=np.int64)[None]
         self._cache = self._empty()
 
     def forward(self, tokens: Sequence[int], *, every: bool = False) -> Logits:
@@ -56,11 +54,12 @@ class PortableRuntime:
         check_forward(self, tokens)
         end = self.length + len(tokens)
         binding, ids = self._binding, np.array([tokens], np.int64)
+        mask, positions = np.ones((1, end), np.int64), np.arange(self.length, end, dtype=np.int64)[None]
         # The outputs of one step are inputs of the next: Python only passes handles.
         binding.bind_cpu_input("input_ids", ids)
-        binding.bind_cpu_input("attention_mask", self._mask[:, :end])
+        binding.bind_cpu_input("attention_mask", mask)
         if self._positional:
-            binding.bind_cpu_input("position_ids", self._positions[:, self.length : end])
+            binding.bind_cpu_input("position_ids", positions)
         if self._branches:
             binding.bind_cpu_input(BRANCH, np.array([self.length > 0]))
         for name, value in zip(self._names, self._cache, strict=True):

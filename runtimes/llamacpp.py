@@ -14,6 +14,7 @@ import re
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from edgekit.formats.checkpoint import LlamaConfig
 from edgekit.formats.generation_config import from_gguf
 from edgekit.formats.gguf import GGUFFile
 from edgekit.formats.gguf_config import llama_config
+from edgekit.inference import context
 from edgekit.inference.runtime import Logits, check_forward, check_rewind
 from edgekit.inference.threads import choose_threads
 from edgekit.runtimes._llamacpp_checks import check_file, probe, trusted
@@ -77,6 +79,7 @@ class LlamaCppRuntime:
         self._free = lambda: None
         self._file, path = file, file.path
         config = llama_config(file)
+        config = replace(config, max_position_embeddings=context.length(config.max_position_embeddings, settings))
         check_file(file)
         check_vocabulary(file)
         if not probed and not trusted(file):
@@ -87,21 +90,20 @@ class LlamaCppRuntime:
         self.vocab_size, self.context_length, self.length = config.vocab_size, config.max_position_embeddings, 0
         _capture_log()
         self._model = _open_model(path)
-        context = None
         try:
             vocab = llama.llama_model_get_vocab(self._model)
             if (rows := llama.llama_vocab_n_tokens(vocab)) != self.vocab_size:
                 raise CheckpointError(f"{path}: {rows} tokens, but the embedding has {self.vocab_size} rows")
-            context = _open_context(path, self._model, config, settings)
+            opened = _open_context(path, self._model, config, settings)
         except BaseException:
             llama.llama_model_free(self._model)
             raise
-        self._context = context
-        self._memory = llama.llama_get_memory(context)
-        self._size = llama.llama_n_batch(context)
+        self._context = opened
+        self._memory = llama.llama_get_memory(opened)
+        self._size = llama.llama_n_batch(opened)
         self._batch = batch = llama.llama_batch_init(self._size, 0, 1)
         # Runs when the runtime is garbage collected, and at the interpreter's exit before the library is unloaded.
-        self._free = weakref.finalize(self, _free, context, self._model, batch)
+        self._free = weakref.finalize(self, _free, opened, self._model, batch)
         # What never changes is written here; a step writes one id, one position and one flag.
         self._tokens = np.ctypeslib.as_array(batch.token, (self._size,))
         self._positions = np.ctypeslib.as_array(batch.pos, (self._size,))
@@ -214,27 +216,15 @@ def _open_context(path: Path, model: int, config: LlamaConfig, settings: Running
     params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.offload_kqv = params.op_offload = False
     params.no_perf = True
-    _check_memory(path, config, 2 if settings.kv_type == "f16" else 4)
-    _errors.clear()
-    context = llama.llama_init_from_model(model, params)
-    if not context:
-        raise RuntimeFailure(f"llama.cpp cannot run {path}: {_reason() or 'it gives no reason'}")
-    return context
-
-
-def _check_memory(path: Path, config: LlamaConfig, width: int) -> None:
-    """Refuse a context whose cache cannot fit: llama.cpp would fill the memory, and the system kill the process."""
     row = config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-    needed = 2 * config.max_position_embeddings * row * width
-    try:
-        have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not known on Windows
-        return
-    if needed > have:
-        raise RuntimeFailure(
-            f"{path}: a context of {config.max_position_embeddings} tokens needs {needed / 1e9:.1f} GB of cache, "
-            f"this machine has {have / 1e9:.1f} GB of memory"
-        )
+    needed = 2 * config.max_position_embeddings * row * (2 if settings.kv_type == "f16" else 4)
+    # llama.cpp would fill the memory, and the system kill the process.
+    context.check(path, config.max_position_embeddings, needed, path.stat().st_size)
+    _errors.clear()
+    opened: int = llama.llama_init_from_model(model, params)
+    if not opened:
+        raise RuntimeFailure(f"llama.cpp cannot run {path}: {_reason() or 'it gives no reason'}")
+    return opened
 
 
 def _free(context: int, model: int, batch: Any) -> None:

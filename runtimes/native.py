@@ -22,6 +22,7 @@ from edgekit.formats.generation_config import from_gguf
 from edgekit.formats.gguf import NUMBER, GGUFFile
 from edgekit.formats.gguf_config import llama_config
 from edgekit.formats.safetensors import WIDTH, Entry
+from edgekit.inference import context
 from edgekit.inference.engine_sampler import EngineSampler
 from edgekit.inference.runtime import check_forward, check_rewind
 from edgekit.inference.threads import choose_threads
@@ -101,10 +102,12 @@ class NativeRuntime:
         count = min(choose_threads(settings.threads, info.step_bytes), MOST_THREADS)
         self._threads = Threads(count) if count > 1 else None
         threads = None if self._threads is None else self._threads.address
-        options = c.Options(kv=c.KV_TYPES[settings.kv_type], threads=threads)
+        length = context.length(info.context, settings)
+        options = c.Options(kv=c.KV_TYPES[settings.kv_type], threads=threads, context=length)
         needed = c.c_size_t()
         status = _engine.ek_model_size(start, size, c.byref(options), c.byref(needed), c.byref(error))
         c.check(status, error, where)
+        context.check(where, length, needed.value, size)
         try:
             self._memory: Any = block(needed.value)
         except RuntimeFailure as failed:
@@ -113,7 +116,7 @@ class NativeRuntime:
         status = _engine.ek_model_open(start, size, c.byref(options), memory, needed, c.byref(model), c.byref(error))
         c.check(status, error, where)
         self._model = model.value
-        self.vocab_size, self.context_length = info.vocabulary, info.context
+        self.vocab_size, self.context_length = info.vocabulary, length
         self._token = (c.c_uint32 * 1)()
         self._token_address = ctypes.addressof(self._token)
         self._logits = (c.c_float * self.vocab_size)()  # of `choose`

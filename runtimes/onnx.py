@@ -5,9 +5,11 @@ optimum's text-generation-with-past, written by edgekit (`--graph portable`, and
 optimum itself, if `config.json` is next to the file.
 """
 
+import dataclasses
 from pathlib import Path
 
 from edgekit.formats import onnx, onnx_graph
+from edgekit.inference import context
 from edgekit.runtimes import _onnx_session
 from edgekit.runtimes._onnx_fused import FusedRuntime
 from edgekit.runtimes._onnx_portable import PortableRuntime
@@ -29,5 +31,7 @@ def load(path: Path, settings: Running) -> FusedRuntime | PortableRuntime:
     session = _onnx_session.session(path, settings)
     files = onnx.files_of(session.get_modelmeta().custom_metadata_map, path)
     config = onnx.config_of(files, path)
+    length = context.length(config.max_position_embeddings, settings)
+    config = dataclasses.replace(config, max_position_embeddings=length)
     fused = any(node.name == "seqlens_k" for node in session.get_inputs())
     return (FusedRuntime if fused else PortableRuntime)(session, files, config, path)

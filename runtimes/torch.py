@@ -4,6 +4,7 @@ It opens what `edgekit.formats.open.open_model` reads: a Hugging Face folder, or
 same tokens at float32; `_torch_fast.py` is the forward pass, `_torch_reference.py` the reference.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +14,7 @@ import torch
 from edgekit.errors import RuntimeFailure, SettingError
 from edgekit.formats.checkpoint import Checkpoint
 from edgekit.formats.open import open_model
+from edgekit.inference import context
 from edgekit.inference.runtime import Logits, check_forward, check_rewind
 from edgekit.inference.threads import choose_threads
 from edgekit.runtimes._torch_fast import FastLlama
@@ -52,6 +54,8 @@ def load(path: Path, settings: Running) -> "TorchRuntime":
     if settings.reference and settings.dtype != "float32":
         raise SettingError(f"the reference is float32: leave out --reference, or --dtype {settings.dtype}")
     checkpoint = open_model(path)
+    length = context.length(checkpoint.config.max_position_embeddings, settings)
+    checkpoint.config = dataclasses.replace(checkpoint.config, max_position_embeddings=length)
     weights = sum(tensor.size for _, tensor in checkpoint)
     threads = choose_threads(settings.threads, BYTES[settings.dtype] * weights)
     torch.set_num_threads(threads)

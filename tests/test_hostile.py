@@ -1,13 +1,19 @@
 """The attack of tests/hostile with fixed seeds, and the guard that readers of foreign bytes run under."""
 
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from edgekit.errors import CheckpointError, DataError, FileError, UsageError
+import edgekit
+from edgekit.errors import CheckpointError, ContextError, DataError, FileError, PromptError, RuntimeFailure, UsageError
+from edgekit.formats import onnx_graph
+from edgekit.formats.onnx import mapped as onnx_mapped
 from edgekit.utils import guard
 
 HOSTILE = Path(__file__).parent / "hostile"
@@ -79,3 +85,63 @@ def test_guard_panic_of_a_rust_library_is_caught(no_tracebacks):
 
     with pytest.raises(DataError, match="words.json is damaged.*PanicException: index out of bounds"):
         read("words.json")
+
+
+def test_load_context_of_a_header_beyond_the_weights_is_refused_in_one_line(packages, tmp_path, bundled):
+    folder = tmp_path / "model"
+    shutil.copytree(bundled, folder)
+    config = json.loads((folder / "config.json").read_bytes()) | {"max_position_embeddings": 10**7}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RuntimeFailure, match=r"10000000 tokens needs [\d.]+ GB of cache.*--context-length 4096"):
+        edgekit.load(folder, runtime="native")
+    for runtime in ("native", "torch"):
+        model = edgekit.load(folder, runtime=runtime, context_length=64)
+        assert model.runtime.context_length == 64 and model.generate("Once", max_new_tokens=2).tokens
+        with pytest.raises(ContextError, match="holds 64"):
+            model.generate([5] * 65)
+
+
+def test_generate_from_ids_outside_the_vocabulary_names_the_id(bundled):
+    model = edgekit.load(bundled)
+    for id in (-1, model.runtime.vocab_size, 10**20):
+        with pytest.raises(PromptError, match=f"{id} is not a token id from 0 to"):
+            model.generate([5, id])
+
+
+OPERATOR = {"Loop": "the operator 'Loop'", "domain": "the domain 'x'", "function": "defines functions",
+            "Split": "a Split into 1 parts", "outside": "'../weights.bin', outside", "missing": "needs 'weights.bin'",
+            "subgraph": "a graph inside its operator"}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", OPERATOR)
+def test_onnx_graph_beyond_the_list_is_refused(packages, tmp_path, change):
+    import onnx
+    from onnx import helper
+
+    def model(node=None, **more):
+        info = helper.make_tensor_value_info("x", 1, [1])
+        node = node or helper.make_node("Identity", ["x"], ["y"])
+        graph = helper.make_graph([node], "g", [info], [helper.make_tensor_value_info("y", 1, [1])])
+        return helper.make_model(graph, **more)
+
+    graph = model().graph
+    made = {
+        "Loop": lambda: model(helper.make_node("Loop", ["x"], ["y"], body=graph)),
+        "domain": lambda: model(helper.make_node("Identity", ["x"], ["y"], domain="x")),
+        "function": lambda: model(functions=[helper.make_function("x", "F", ["a"], ["a"], [], [])]),
+        "Split": lambda: model(helper.make_node("Split", ["x"], ["y"], num_outputs=1)),
+        "subgraph": lambda: model(helper.make_node("Identity", ["x"], ["y"], body=graph)),
+        "outside": model, "missing": model,
+    }[change]()  # fmt: skip
+    if change in ("outside", "missing"):
+        tensor = helper.make_tensor("w", 1, [1], [1.0])
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        entry = tensor.external_data.add()
+        entry.key, entry.value = "location", {"outside": "../weights.bin", "missing": "weights.bin"}[change]
+        made.graph.initializer.append(tensor)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(made.SerializeToString())
+    with pytest.raises(CheckpointError, match=re.escape(OPERATOR[change])):
+        onnx_graph.check(path, onnx_mapped(path))
+    path.write_bytes(model().SerializeToString())
+    onnx_graph.check(path, onnx_mapped(path))

@@ -2,7 +2,8 @@
 
 A graph is a program that came with a model: loops without end, and operators on which ONNX Runtime ends the process. A
 Llama needs few operators, so each of edgekit's two interfaces has a list. The file is walked without the package `onnx`
-(onnx.proto has the numbers of fields); protobuf merges repeated messages, so nothing is skipped because it occurs twice.
+(onnx.proto has the numbers of fields); protobuf merges repeated messages, so what occurs twice is checked
+twice.
 """
 
 import os
@@ -31,8 +32,8 @@ PORTABLE = FUSED | frozenset(
     DynamicQuantizeMatMul Einsum Equal Erf Exp Expand FastGelu Flatten Floor FusedGemm GatherElements GatherND Gelu Gemm
     Greater GreaterOrEqual Identity IsNaN LayerNormalization Less LessOrEqual Log MatMulInteger MatMulIntegerToFloat Max
     Min Mod MultiHeadAttention Neg Not Or Pad Pow QuantizeLinear RMSNormalization Range Reciprocal ReduceMax ReduceMean
-    ReduceMin ReduceSum RotaryEmbedding Round ScatterElements ScatterND Shape Sigmoid Sign SkipLayerNormalization Softmax
-    Sqrt Squeeze Sub Swish Tanh Tile Trilu Where""".split()
+    ReduceMin ReduceSum RotaryEmbedding Round ScatterElements ScatterND Shape Sigmoid Sign SkipLayerNormalization
+    Softmax Sqrt Squeeze Sub Swish Tanh Tile Trilu Where""".split()
 )
 """Of optimum's, torch's and transformers.js' exports of a Llama, quantized or not."""
 BRANCH = "use_cache_branch"
