@@ -29,7 +29,6 @@ TARGETS = {
     "musllinux_1_2_aarch64": "aarch64-linux-musl",
     "musllinux_1_2_armv7l": f"arm-linux-musleabihf {ARMV7}",
     "win_amd64": "x86_64-windows-gnu",
-    "win_arm64": "aarch64-windows-gnu",
     "macosx_11_0_arm64": "aarch64-macos.11.0",
     "macosx_10_13_x86_64": "x86_64-macos.10.13",
 }
