@@ -65,3 +65,43 @@ def test_help_into_a_closed_pipe_is_silent(arguments):
     finally:
         os.close(write)
     assert done.returncode == 1 and done.stderr == b""
+
+
+def closed(streams, *arguments):
+    """(exit status, stdout, stderr) of edgekit started with some of its standard streams closed."""
+    command = 'exec "$@" ' + " ".join({"0": "<&-", "1": ">&-", "2": "2>&-"}[one] for one in streams)
+    done = subprocess.run(
+        ["sh", "-c", command, "sh", sys.executable, "-m", "edgekit", *map(str, arguments)],
+        capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+RUN = ["run", "Once", "--max-new-tokens", "3", "--seed", "1"]
+NO_OUTPUT = "Error: cannot write the output: Bad file descriptor\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+@pytest.mark.parametrize("streams, arguments, status, errors", [
+    ("1", ["--version"], 1, NO_OUTPUT), ("1", ["--help"], 1, NO_OUTPUT), ("1", RUN, 1, NO_OUTPUT),
+    ("1", ["inspect"], 1, NO_OUTPUT), ("1", ["tokenize", "Once"], 1, NO_OUTPUT), ("0", RUN, 0, ""), ("2", RUN, 0, ""),
+    ("12", RUN, 1, ""), ("012", RUN, 1, ""), ("2", ["run", "Once", "-m", "/nowhere"], 1, ""), ("02", RUN, 0, ""),
+])  # fmt: skip
+def test_closed_streams_are_one_line_or_none(streams, arguments, status, errors):
+    got = closed(streams, *arguments)
+    assert (got[0], got[2]) == (status, errors)
+    assert bool(got[1]) == (status == 0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+def test_closed_streams_keep_output_out_of_files(tmp_path):
+    path = tmp_path / "story.gguf"
+    status, out, errors = closed("12", "convert", "--to", "gguf", "--quant", "q8_0", "--no-verify", "-o", path)
+    assert status == 1 and path.read_bytes()[:4] == b"GGUF" and b"story.gguf" not in path.read_bytes()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+@pytest.mark.parametrize("arguments", [["run"], ["tokenize"], ["chat"]])
+def test_closed_input_is_an_empty_one(arguments):
+    status, out, errors = closed("0", *arguments)
+    assert "Traceback" not in errors and errors.count("\n") <= 1 and (status == 0 or errors)

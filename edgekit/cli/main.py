@@ -23,8 +23,8 @@ from edgekit.errors import EdgekitError, FileError
 
 FOLDER = Path(__file__).parent
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Writing to stdout can fail like writing any other file: `edgekit run ... > FILE` on a full disk."""
+NO_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)
+"""Writing to stdout can fail like writing any other file: `run ... > FILE` on a full disk, or `run ... >&-`."""
 
 
 class OneLine(click.ClickException):
@@ -87,7 +87,7 @@ def one_line() -> Iterator[None]:
     except EdgekitError as error:
         raise OneLine(error) from error
     except OSError as error:
-        if error.errno not in DISK_FULL:
+        if error.errno not in NO_OUTPUT:
             raise
         raise OneLine(FileError(f"cannot write the output: {error.strerror}")) from error
     except KeyboardInterrupt:
