@@ -9,11 +9,23 @@ import sys
 from pathlib import Path
 
 import pytest
+import spoilt
 
 import edgekit
-from edgekit.errors import CheckpointError, ContextError, DataError, FileError, PromptError, RuntimeFailure, UsageError
+from edgekit.errors import (
+    CheckpointError,
+    ContextError,
+    DataError,
+    FileError,
+    PromptError,
+    RuntimeFailure,
+    UsageError,
+    VocabularyError,
+)
 from edgekit.formats import onnx_graph
 from edgekit.formats.onnx import mapped as onnx_mapped
+from edgekit.tokenizers import transformers_rules
+from edgekit.tokenizers.huggingface import JsonTokenizer
 from edgekit.utils import guard
 
 HOSTILE = Path(__file__).parent / "hostile"
@@ -76,9 +88,6 @@ def test_guard_with_tracebacks_hides_nothing(monkeypatch):
 
 
 def test_guard_panic_of_a_rust_library_is_caught(no_tracebacks):
-    class PanicException(BaseException):
-        """As pyo3 names it."""
-
     @guard.reads(DataError)
     def read(path: str) -> None:
         raise PanicException("index out of bounds")
@@ -145,3 +154,29 @@ def test_onnx_graph_beyond_the_list_is_refused(packages, tmp_path, change):
         onnx_graph.check(path, onnx_mapped(path))
     path.write_bytes(model().SerializeToString())
     onnx_graph.check(path, onnx_mapped(path))
+
+
+class PanicException(BaseException):
+    """As pyo3 names it."""
+
+
+def test_encode_panic_of_the_library_is_a_prompt_error():
+    tokenizer = JsonTokenizer(spoilt.FILES["tokenizer.json"], len(spoilt.PIECES))
+
+    class Library:
+        def encode(self, *_, **__):
+            raise PanicException("attempt to subtract with overflow")
+
+    assert tokenizer.encode("abc")
+    tokenizer._library = Library()
+    with pytest.raises(PromptError, match="PanicException: attempt to subtract"):
+        tokenizer.encode("abc")
+
+
+def test_open_library_panic_is_a_vocabulary_error(monkeypatch):
+    def panics(_data):
+        raise PanicException("index out of bounds")
+
+    monkeypatch.setattr(transformers_rules.tokenizers.Tokenizer, "from_buffer", panics, raising=False)
+    with pytest.raises(VocabularyError, match=r"tokenizer\.json cannot be read: index out of bounds"):
+        transformers_rules.open_library(b"{}")

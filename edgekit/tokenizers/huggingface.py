@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
-from edgekit.errors import VocabularyError
+from edgekit.errors import PromptError, VocabularyError
 from edgekit.tokenizers import transformers_rules
 from edgekit.tokenizers.base import configured_ids, utf8
 from edgekit.tokenizers.transformers_rules import open_library
+from edgekit.utils.guard import reading
 
 if TYPE_CHECKING:
     from edgekit.tokenizers.base import Decoder
@@ -87,9 +88,12 @@ class JsonTokenizer:
 
     def encode(self, text: str, *, specials: bool = False) -> list[int]:
         utf8(text)
+        # The library panics on some texts and files, with an exception that is no `Exception`.
+        with reading(f"{self.source}, which the text needs,", PromptError):
+            library = self._parsing if specials else self._library
+            ids: list[int] = library.encode(text, add_special_tokens=False).ids
         if specials:
-            return self._parsing.encode(text, add_special_tokens=False).ids
-        ids = self._library.encode(text, add_special_tokens=False).ids
+            return ids
         if self._spelled.isdisjoint(ids):
             return ids
         return [part for id in ids for part in (self._spell(id) if id in self._spelled else [id])]

@@ -17,6 +17,7 @@ from tokenizers import AddedToken
 
 from edgekit.errors import VocabularyError
 from edgekit.tokenizers.base import read_json
+from edgekit.utils.guard import is_panic
 
 ATTRIBUTES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """The named special tokens, in the order in which transformers adds missing ones."""
@@ -320,7 +321,9 @@ def open_library(data: bytes) -> tokenizers.Tokenizer:
     """
     try:
         library = tokenizers.Tokenizer.from_buffer(data)
-    except Exception as error:  # the library raises plain Exception
+    except BaseException as error:  # the library raises plain Exception, and panics with one that is none
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         raise VocabularyError(f"tokenizer.json cannot be read: {' '.join(str(error).split())}") from error
     # A file may contain the settings of its training run; a prompt must not be cut or padded.
     library.no_truncation()

@@ -4,7 +4,7 @@ Readers check shapes, ranges and lengths before they use them, and name what is 
 nobody has thought of, it raises whatever Python raises: a KeyError, an OverflowError, a struct.error. For the user the
 file is the reason, not the parser: the guard turns that into one line with the file's name.
 
-A guard could hide our own mistakes. So tests run with EDGEKIT_TRACEBACKS=1, with which nothing is caught, and the
+A guard could hide our own mistakes. So tests run with EDGEKIT_TRACEBACKS=1, with which only panics are caught, and the
 attack of `tests/hostile` counts what was caught by line.
 """
 
@@ -44,7 +44,9 @@ class reading:
     def __exit__(
         self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if raised is None or isinstance(raised, EdgekitError) or os.environ.get(TRACEBACKS):
+        if raised is None or isinstance(raised, EdgekitError):
+            return
+        if os.environ.get(TRACEBACKS) and not is_panic(raised):
             return
         if isinstance(raised, MemoryError):
             raise self.error(f"{self.where} asks for more memory than there is") from raised

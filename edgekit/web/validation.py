@@ -45,7 +45,7 @@ class RequestError(UsageError):
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
-def as_request_error(error: Exception) -> RequestError:
+def as_request_error(error: BaseException) -> RequestError:
     """Any error as a `RequestError`: 400 if the client can fix it, else 500, without the text of a bug."""
     if isinstance(error, RequestError):
         return error

@@ -63,7 +63,7 @@ class Job:
                 self._work(self)
         except EdgekitError as error:
             return Done(as_request_error(error))
-        except Exception as error:
+        except BaseException as error:  # a panic of a library in Rust is no Exception, and must not end the thread
             log.exception("a request failed")
             return Done(as_request_error(error))
         return Done()
