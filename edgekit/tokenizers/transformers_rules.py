@@ -19,6 +19,7 @@ from edgekit.errors import VocabularyError
 from edgekit.tokenizers.base import read_json
 from edgekit.utils.guard import is_panic
 
+LONGEST_TOKEN = 4096
 ATTRIBUTES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """The named special tokens, in the order in which transformers adds missing ones."""
 
@@ -212,6 +213,8 @@ def _add_tokens(
     present = {_flags(token) for token in existing.values()}
     if all(_flags(token) in present for token in adding):
         return False
+    if any(len(token.content) > LONGEST_TOKEN for token in adding):  # the library would take minutes
+        raise VocabularyError(f"a special token has more than {LONGEST_TOKEN} characters: the files are damaged")
     library.add_tokens(adding)
     return True
 

@@ -17,6 +17,7 @@ from edgekit.tokenizers.llamacpp.bpe import GPT2, IGNORES_MERGES, LOWER, SPLITS,
 from edgekit.tokenizers.llamacpp.ends import ends
 from edgekit.tokenizers.llamacpp.vocabulary import CONTROL, NORMAL, UNKNOWN, USER_DEFINED
 from edgekit.tokenizers.sample_texts import COUNT, sample_texts
+from edgekit.tokenizers.transformers_rules import LONGEST_TOKEN
 
 CUTS = {name: regex for regex, name in SPLITS.items()}
 CUTS["smollm"] = ""
@@ -65,6 +66,8 @@ def files(file: GGUFFile, config: LlamaConfig) -> tuple[dict[str, bytes], str]:
         raise CheckpointError(f"{file.path}: the tokenizer's keys are damaged: {reason}") from error
     for id in np.flatnonzero((types == CONTROL) | (types == USER_DEFINED) | (types == UNKNOWN)):
         special = types[id] != USER_DEFINED
+        if len(texts[id]) > LONGEST_TOKEN:  # the library would take minutes
+            raise CheckpointError(f"{file.path}: token {id} has more than {LONGEST_TOKEN} characters: it is damaged")
         token = AddedToken(texts[id], special=bool(special), normalized=False)
         library.add_special_tokens([token]) if special else library.add_tokens([token])
     if kind == "llama":
