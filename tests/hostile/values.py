@@ -52,7 +52,7 @@ def near(rng: random.Random, value: Any) -> Any:
                 value * 2,
                 value // 2,
                 value ^ 1 << rng.randrange(33),
-                float(value),
+                value * 1.0 if abs(value) < 10**300 else str(value),
                 str(value),
             ]
         )
