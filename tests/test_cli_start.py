@@ -94,6 +94,12 @@ def test_closed_streams_are_one_line_or_none(streams, arguments, status, errors)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+def test_closed_output_ends_the_server_with_one_line():
+    pytest.importorskip("uvicorn")
+    assert closed("1", "serve", "--port", "0") == (1, "", NO_OUTPUT)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
 def test_closed_streams_keep_output_out_of_files(tmp_path):
     path = tmp_path / "story.gguf"
     status, out, errors = closed("12", "convert", "--to", "gguf", "--quant", "q8_0", "--no-verify", "-o", path)

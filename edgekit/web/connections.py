@@ -26,6 +26,9 @@ from edgekit.web.validation import RequestError
 SPARE = 64
 """Connections besides those with a request."""
 
+SETTLE = 0.02
+"""Seconds until a new connection counts: many may be accepted before what they have sent is read."""
+
 MAX_HEAD = 1 << 14
 """Bytes of a request's head."""
 
@@ -50,14 +53,20 @@ def check_head(head: bytes) -> None:
 
 
 class StrictConnection(h11.Connection):
-    """h11's parser behind `check_head`."""
+    """h11's parser behind `check_head`; keeps what was wrong, which uvicorn does not pass on."""
+
+    problem = ""
 
     def next_event(self) -> Any:
-        if self.their_state is h11.IDLE:
-            data = self.trailing_data[0]
-            if end := HEAD_END.search(data):
-                check_head(data[: end.end()])
-        return super().next_event()
+        try:
+            if self.their_state is h11.IDLE:
+                data = self.trailing_data[0]
+                if end := HEAD_END.search(data):
+                    check_head(data[: end.end()])
+            return super().next_event()
+        except h11.RemoteProtocolError as error:
+            self.problem = str(error)[:200]
+            raise
 
 
 class Connection(H11Protocol):
@@ -73,7 +82,7 @@ class Connection(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ):
         super().__init__(config, server_state, app_state, _loop)
-        self.conn = StrictConnection(h11.SERVER, MAX_HEAD)
+        self.conn: StrictConnection = StrictConnection(h11.SERVER, MAX_HEAD)
         self.since = self.loop.time()
         """When it last began to wait for a request."""
         self.begun = False
@@ -90,6 +99,10 @@ class Connection(H11Protocol):
         super().connection_made(transport)  # type: ignore[arg-type]
         self.key = client_key(self.client and self.client[0])
         self._wait(self.settings.read_limit)
+        self.loop.call_later(SETTLE, self._limit)
+
+    def _limit(self) -> None:
+        """Keep to the limits, of which this connection may be the one too many."""
         requests = client_requests(self.settings)
         self._make_room([one for one in self._open(requests + SPARE) if one.key == self.key], requests)
         requests = server_requests(self.settings)
@@ -118,7 +131,7 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(RequestError(msg))
+        self._refuse(RequestError(f"invalid HTTP: {self.conn.problem or msg}"))
 
     def drop(self) -> None:
         """Close it now, even if the client does not take what was sent."""
@@ -140,9 +153,9 @@ class Connection(H11Protocol):
         if excess <= 0:
             return
         idle = [one for one in group if one.idle and one is not self]
-        for one in sorted(idle, key=lambda one: (one.begun, one.since))[:excess]:
+        for one in sorted(idle, key=lambda one: one.since)[:excess]:
             one.drop()
-        if excess - len(idle) > SPARE:
+        if excess - len(idle) > SPARE and not self.transport.is_closing():
             self.drop()
 
     def _wait(self, seconds: float) -> None:

@@ -30,6 +30,7 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, worker: ModelWorker, grace: float, ready: Callable[[], None]):
         super().__init__(config)
         self._worker, self._grace, self._ready, self.status = worker, grace, ready, 0
+        self.failure: OSError | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -49,7 +50,12 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._ready()
+        try:
+            self._ready()
+        except (
+            OSError
+        ) as error:  # the address cannot be printed; raised by `serve`, since uvicorn would log it at length
+            self.failure, self.should_exit = error, True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._worker.close()
@@ -119,4 +125,6 @@ def serve(pool: ModelPool, settings: Serving, *, pages: Path | None, ready: Call
         server = Server(config, app.state.edgekit.worker, settings.grace, lambda: ready(url))
         server.run(sockets=[listening])
     pool.close()
+    if server.failure is not None:
+        raise server.failure
     return server.status
