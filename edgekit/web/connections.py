@@ -153,7 +153,7 @@ class Connection(H11Protocol):
         if excess <= 0:
             return
         idle = [one for one in group if one.idle and one is not self]
-        for one in sorted(idle, key=lambda one: one.since)[:excess]:
+        for one in sorted(idle, key=lambda one: (one.cycle is None, one.since))[:excess]:
             one.drop()
         if excess - len(idle) > SPARE and not self.transport.is_closing():
             self.drop()
