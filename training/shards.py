@@ -121,7 +121,7 @@ def open_shards(folder: Path) -> Shards:
         if (table["corpus"] >= len(corpora)).any():
             raise ValueError("a document has no corpus")
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{folder} is damaged ({error}): delete it and run again") from error
+        raise DataError(f"{folder} is damaged ({' '.join(str(error).split())}): delete it and run again") from error
     return Shards(folder, tuple(manifest["corpora"]), table, shards)
 
 

@@ -96,6 +96,8 @@ def _entry(path: Path, name: str, entry: dict[str, Any], start: int) -> Entry:
     shape = entry["shape"]
     if not all(type(number) is int and 0 <= number < 1 << 60 for number in (*shape, begin, end)) or begin > end:
         raise ValueError("not a place")
+    if not name.isprintable() or not str(entry["dtype"]).isprintable():  # they go into one-line messages
+        raise ValueError("not a name")
     return Entry(path, name, str(entry["dtype"]), tuple(shape), start + begin, end - begin)
 
 

@@ -170,7 +170,7 @@ def _key(rng: random.Random, parts: Parts) -> None:
     elif how == 2:
         parts.keys[at][0] = rng.choice(parts.keys)[0]
     else:
-        parts.keys[at][0] = values.near(rng, parts.keys[at][0])
+        parts.keys[at][0] = str(values.near(rng, parts.keys[at][0]))
     if not parts.keys:
         parts.keys.append(["general.architecture", STRING, b"llama"])
 
@@ -213,7 +213,7 @@ def _tensor(rng: random.Random, parts: Parts) -> None:
             [rng.choice(["x.weight", tensor[0], "rope_freqs.weight", "blk.0.attn_q.bias"]), *tensor[1:]]
         )
     elif how == 2:
-        tensor[0] = values.near(rng, tensor[0])
+        tensor[0] = str(values.near(rng, tensor[0]))
     elif how == 3:
         tensor[1] = [
             rng.choice([0, 1, 2, 64, 1 << 20, 1 << 32, 1 << 63, *tensor[1]])
