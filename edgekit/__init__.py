@@ -8,7 +8,7 @@ for piece in model.stream("Once upon a time", max_new_tokens=80, temperature=0.8
 
 from typing import Any
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 __all__ = ["EdgekitError", "Generation", "Model", "Vocabulary", "__version__", "load"]
 
 _HOMES = {

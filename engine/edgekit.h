@@ -17,7 +17,7 @@
 extern "C" {
 #endif
 
-#define EK_VERSION "0.3.0"
+#define EK_VERSION "0.4.0"
 #define EK_INTERFACE 3 /* grows with every change of this file that breaks programs compiled before */
 #define EK_ALIGNMENT 64
 

@@ -2,9 +2,9 @@
 
 - Time: a connection has `read_limit` seconds to send a head, from its start or the last response. A request, its
   response included, ends at the latest when both of its own limits have passed; the connection is dropped then.
-- Number: over the limit of an address or of the server, the connection without a request that has been idle longest is
-  closed; clients that send nothing cannot keep others out. There are `SPARE` more connections than requests
-  (`limits.py`), so that one is left to ask for /health.
+- Number: over the limit of an address or of the server, a connection without a request is closed: answered ones first,
+  then the oldest silent one, so that clients that send nothing cannot keep others out. There are `SPARE` more
+  connections than requests (`limits.py`), so that one is left to ask for /health.
 - Heads: h11 accepts some forms that proxies read in another way (request smuggling). They are answered with 400.
 """
 
