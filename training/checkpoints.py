@@ -75,7 +75,7 @@ def load(run: Path, recipe: Recipe, *, extend: bool = False) -> dict[str, Any] |
         recipe_now = json.loads(json.dumps(recipe.to_dict()))  # JSON turns tuples into lists
         if key := difference(recipe_then, recipe_now, EXTENDABLE if extend else FREE):
             raise TrainingError(
-                f"{run} was trained with another recipe: {key} was {_at(recipe_then, key)!r}, is "
+                f"{run} was trained with another recipe: {' '.join(key.split())} was {_at(recipe_then, key)!r}, is "
                 f"{_at(recipe.to_dict(), key)!r}; resume with the old one, name another folder with -o, or start over "
                 "with --fresh" + ("; --extend continues with the new one" if key in EXTENDABLE and not extend else "")
             )

@@ -186,7 +186,7 @@ def summary_lines(receipt: Mapping[str, Any]) -> list[str]:
     """A receipt in words. A file may come from anywhere, so nothing about its receipt is taken for granted."""
     try:
         return _lines(receipt)
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError):
+    except (AttributeError, ArithmeticError, KeyError, TypeError, ValueError, IndexError):
         return ["(it cannot be read)"]
 
 

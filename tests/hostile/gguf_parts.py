@@ -141,7 +141,8 @@ def _value(rng: random.Random, parts: Parts) -> None:
         key[1] = rng.choice([*LETTERS, STRING, ARRAY, 13, 99])
         key[2] = (rng.choice([*LETTERS, STRING, ARRAY]), []) if key[1] == ARRAY else values.anything(rng)
     elif key[1] == STRING:
-        key[2] = values.near(rng, key[2].decode("utf-8", "surrogateescape"))
+        text = key[2].decode("utf-8", "surrogateescape") if isinstance(key[2], bytes) else str(key[2])
+        key[2] = values.near(rng, text)
     elif key[1] == ARRAY:
         inner, items = key[2]
         items = list(items)
