@@ -47,8 +47,8 @@ def options(threads: int) -> ort.SessionOptions:
     # A portable graph decodes a third faster with it and starts 50 ms later. A fused graph takes the same time at
     # every level, to start and to decode: there is nothing left to fuse.
     chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # Without VNNI, x86 adds two products of uint8 and int8 in an int16, which overflows: other tokens on such a processor
-    # (microsoft/onnxruntime#6004). Nothing changes where there is VNNI.
+    # Without VNNI, x86 adds two products of uint8 and int8 in an int16, which overflows: other tokens on such a
+    # processor (microsoft/onnxruntime#6004). Nothing changes where there is VNNI.
     chosen.add_session_config_entry("session.x64quantprecision", "1")
     # A memory plan is kept for each shape of the inputs, and here no two steps have the same shapes.
     chosen.enable_mem_pattern = False

@@ -161,9 +161,10 @@ def test_a_name_with_a_zero_is_one_line():
 def test_a_conversion_that_is_stopped_leaves_nothing(tmp_path, number, status):
     """In the middle of writing; `convert` itself is too fast to hit, so its writer waits."""
     code = """
-import sys, time
+import signal, sys, time
 from edgekit.cli.main import main
 from edgekit.utils import files
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background have it ignored
 def waits(*_, **__):
     print("ready", flush=True)
     time.sleep(60)

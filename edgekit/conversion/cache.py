@@ -121,7 +121,7 @@ def _can_write(folder: Path) -> bool:
     """Whether a file can be created there. Asking for permission is not enough: root has it on a read-only disk."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = temporaries.name(folder / "probe")
+        probe = temporaries.name_for(folder / "probe")
         probe.touch()
         probe.unlink()
     except OSError:

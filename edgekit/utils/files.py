@@ -64,13 +64,14 @@ def replacing(path: Path, *, force: bool = True) -> Iterator[Path]:
     Raises:
         FileError: the target exists and `force` is off, or the system refuses to write.
     """
-    from edgekit.utils import temporaries  # here: reading a model should not wait for what it imports
+    # Here: reading a model should not wait for what it imports.
+    from edgekit.utils.temporaries import name_for, remove, sweep
 
     path = Path(path)
-    temporaries.sweep(path.parent)
+    sweep(path.parent)
     if not force and path.exists():
         raise FileError(f"{path} exists already: add --force to replace it, or name another file with -o")
-    temporary = temporaries.name(path)
+    temporary = name_for(path)
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +83,7 @@ def replacing(path: Path, *, force: bool = True) -> Iterator[Path]:
         except OSError as error:
             raise FileError(f"cannot write {path}: {os_reason(error)}") from error
     finally:
-        temporaries.remove(temporary)
+        remove(temporary)
 
 
 def write_bytes(path: Path, data: bytes, *, force: bool = True) -> None:
@@ -110,15 +111,16 @@ def _rename(temporary: Path, path: Path) -> None:
         return
     # A folder cannot be renamed over a full one. Where two cannot be exchanged, the old one goes aside first; if the
     # run ends in between, the next one that writes there brings it back (`temporaries.sweep`).
-    from edgekit.utils import exchange, temporaries
+    from edgekit.utils.exchange import exchange
+    from edgekit.utils.temporaries import name_for, remove
 
-    if exchange.exchange(temporary, path):
+    if exchange(temporary, path):
         return
-    aside = temporaries.name(path, "old")
+    aside = name_for(path, "old")
     os.replace(path, aside)
     try:
         os.replace(temporary, path)
     except OSError:
         os.replace(aside, path)
         raise
-    temporaries.remove(aside)
+    remove(aside)

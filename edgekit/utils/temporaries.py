@@ -26,7 +26,7 @@ A_DAY = 24 * 3600
 """Seconds after which a temporary of another machine, in a shared folder, counts as left behind."""
 
 
-def name(path: Path, kind: str = "tmp") -> Path:
+def name_for(path: Path, kind: str = "tmp") -> Path:
     """A temporary name next to `path`. A `tmp` keeps the suffix, since some writers depend on it."""
     stem, suffix = (path.stem, path.suffix) if kind == "tmp" else (path.name, "")
     owner = f".{_host()}-{os.getpid()}-{_start(os.getpid())}-{secrets.token_hex(4)}.{kind}{suffix}"
@@ -67,7 +67,7 @@ def scratch() -> Iterator[Path]:
     """A folder in the system's place for temporary files, deleted at the end or by a later run."""
     parent = Path(tempfile.gettempdir())
     sweep(parent)
-    folder = name(parent / "edgekit")
+    folder = name_for(parent / "edgekit")
     folder.mkdir(mode=0o700)
     try:
         yield folder

@@ -21,9 +21,11 @@ CLASS = "TokenMonsterTokenizer"
 MODULES = {
     "capcode": "edgekit.tokenizers.tokenmonster.capcode",
     "errors": "edgekit.errors",
+    "exchange": "edgekit.utils.exchange",
     "files": "edgekit.utils.files",
     "matcher": "edgekit.tokenizers.tokenmonster.matcher",
     "out_of_band": "edgekit.tokenizers.tokenmonster.specials",
+    "temporaries": "edgekit.utils.temporaries",
     "tokenmonster": "edgekit.tokenizers.tokenmonster.vocabulary",
     "vocab_file": "edgekit.tokenizers.tokenmonster.vocab_file",
     "unicode13": "edgekit.tokenizers.tokenmonster.unicode13",

@@ -27,7 +27,9 @@ from edgekit.tokenizers.tokenmonster.specials import without_specials
 from edgekit.tokenizers.tokenmonster.unicode13 import nfd  # noqa: F401
 from edgekit.tokenizers.tokenmonster.vocab_file import NONE  # noqa: F401
 from edgekit.tokenizers.tokenmonster.vocabulary import Vocabulary
+from edgekit.utils.exchange import exchange  # noqa: F401
 from edgekit.utils.files import read_bytes, write_bytes
+from edgekit.utils.temporaries import sweep  # noqa: F401
 
 VOCAB_FILE = "tokenmonster.vocab"
 
