@@ -34,7 +34,7 @@ RUN cp -r edgekit edgekit_lm-*.dist-info anyio click h11 idna jinja2 markupsafe 
 
 FROM scratch
 COPY --from=build /image /
-ENV EDGEKIT_CACHE=/tmp/edgekit LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
+ENV EDGEKIT_CACHE=/cache LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
 USER 65534:65534
 EXPOSE 8000
 HEALTHCHECK CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=5)"]

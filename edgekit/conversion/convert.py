@@ -57,7 +57,7 @@ def convert(
         out: the artefact's path; by default `NAME-QUANT.SUFFIX` in the current folder.
         force: replace an existing file.
         verify: compare the artefact with the source on a short text, and put the receipt into it. Takes a fraction of
-            a second for 12 million parameters. If the artefact's runtime is not installed, a note says so.
+            a second for 12 million parameters. If the artefact's runtime is not installed, a note names it.
         strict: refuse a configuration with unknown keys, which otherwise are ignored with a note.
         advice: if the type costs more than 2 % perplexity, measure which larger one does not: seconds for 12 million
             parameters, tens of seconds for 135 million. None: only for models below 500 million.

@@ -58,7 +58,7 @@ def plan(checkpoint: Checkpoint, to: str, settings: Converting | None = None) ->
     Raises:
         UnknownPluginError: no such converter.
         SettingError: a converter that does not write a single file, or a setting that does not apply to it.
-        MissingExtraError: the converter needs a package; if only some types need it, their `note` says so.
+        MissingExtraError: the converter needs a package; if only some types need it, their `note` names it.
     """
     rows, weights = sizes(checkpoint, to, settings or Converting()), sum(t.size for _, t in checkpoint)
     return [_row(to, row, weights) for row in rows]

@@ -82,7 +82,7 @@ int story_run(const void *file, size_t length, const char *prompt, const story_s
     if (status) return status;
     generating.sampling.seed = settings->seed;
     generating.max_new_tokens = settings->max_new_tokens;
-    if (count <= most) { /* else the start says so, before it reads an id */
+    if (count <= most) { /* else the start fails, before it reads an id */
         report->generation = ek_generation_size(model, tokenizer, &generating, report->prompt);
         if (!(block = take(&pool, report->generation, error))) return EK_MEMORY;
     }

@@ -113,7 +113,7 @@ def prove(expected: SourceLogits, path: Path, *, quick: bool = False) -> Proof:
     Args:
         expected: the source's logits.
         quick: a model folder runs in numpy, without waiting for PyTorch; and if the artefact's runtime is not
-            installed, the last note says so instead of an error, and `runtime` stays None.
+            installed, the last note names it instead of an error, and `runtime` stays None.
 
     Raises:
         MissingExtraError: the artefact's runtime is not installed.
