@@ -71,8 +71,10 @@ def _rows(
     scale = extreme(values) / np.float32(-half)
     if bits == 4:
         scale = fitted(values, scale)
-    scale[np.abs(scale) < TINY] = 1  # a block of zeros
+    zeros = np.abs(scale) < TINY  # blocks of zeros
+    scale[zeros] = 1
     levels = (rounded(values, scale, half) + half).astype(np.uint8)
+    scale[zeros] = 0  # with another, kernels subtract the offset of the levels as a rounded sum, which is not 0
     if bits == 4:
         levels = levels[0::2] | levels[1::2] << 4
     packed[first : first + step] = levels.T.reshape(len(part), -1, size * bits // 8)

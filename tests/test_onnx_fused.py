@@ -468,8 +468,7 @@ def test_blocks_quantize_handles_extreme_weights(tmp_path):
         for tensor in onnx.load(path).graph.initializer:
             assert tensor.name.split("_")[-1] != "scale" or np.isfinite(onnx.numpy_helper.to_array(tensor)).all()
         logits = load(path).forward([5, 7, 5], every=True)
-        # Not 0: kernels without VNNI subtract the zero point's part as a rounded sum.
-        assert np.abs(logits[:, 7:9]).max() < 1e-3 and not np.isnan(np.delete(logits, 9, axis=1)).any()
+        assert np.abs(logits[:, 7:9]).max() < 1e-4 and not np.isnan(np.delete(logits, 9, axis=1)).any()
     with pytest.raises(CheckpointError, match=r"lm_head.weight has a value of 3e\+38, more than fp16"):
         to_onnx(folder, tmp_path / "half.onnx", "fp16")
     assert not (tmp_path / "half.onnx").exists()
